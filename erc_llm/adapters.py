@@ -1,0 +1,212 @@
+"""LoRA adapters: attach a fresh one, save it, load it onto the model it belongs to.
+
+In: a base model, and either the shape of an adapter or a folder. Out: a PEFT model, or a folder that plain PEFT loads
+too. Knows nothing of how an adapter is trained, nor of runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from erc_llm.errors import ModelError
+
+if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel
+    from transformers import PreTrainedModel
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+_LORA = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<matrix>[AB])\.weight")
+
+
+def attach_lora(
+    model: PreTrainedModel,
+    *,
+    rank: int,
+    alpha: int,
+    dropout: float,
+    target_modules: str | Sequence[str] = "all-linear",
+    seed: int,
+) -> PeftModel:
+    """Freeze a model and give it a fresh LoRA adapter, which changes nothing until it is trained (B is zero).
+
+    Args:
+        model: The base model, changed in place.
+        rank: Inner dimension of the updates.
+        alpha: Scale of the updates: they are multiplied by alpha / rank (Hu et al., 2021).
+        dropout: Probability by which the adapter's inputs are dropped in training.
+        target_modules: `all-linear` (all but the head), or module names.
+        seed: Fixes the random A matrices; torch's own random state is left as it was.
+
+    Raises:
+        ModelError: The model has no such modules.
+    """
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=target_modules if isinstance(target_modules, str) else list(target_modules),
+    )
+    names = [name for name, _ in model.named_modules()]
+    gpus = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):
+        torch.manual_seed(seed)
+        try:
+            adapted: PeftModel = get_peft_model(model, config)
+        except ValueError as error:
+            raise ModelError(f"lora.target_modules: {error}") from error
+    _shorten_targets(config, names)
+    return adapted
+
+
+def save_adapter(adapted: PeftModel, folder: Path | str, base_model: str | None = None) -> None:
+    """Save the adapter's two files, so that the folder is never seen half-written.
+
+    A new folder appears whole. In an existing one each file is replaced in one step, the weights first.
+
+    Args:
+        adapted: The PEFT model; only its adapter is saved.
+        folder: Where to.
+        base_model: How others find the base model (`LoadedModel.reference`), for `base_model_name_or_path`;
+            without it, the folder that the base was loaded from.
+
+    Raises:
+        ModelError: It cannot be written.
+    """
+    from safetensors import SafetensorError
+
+    target = Path(folder)
+    draft: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        _write_adapter(adapted, draft, base_model)
+        if target.is_dir():
+            for name in (WEIGHTS, CONFIG):
+                os.replace(draft / name, target / name)
+        else:
+            draft.chmod(0o755)
+            draft.rename(target)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{target}: could not write the adapter: {error}") from error
+    finally:
+        if draft is not None:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def load_adapter(model: PreTrainedModel, folder: Path | str, *, trainable: bool = False) -> PeftModel:
+    """Put a saved adapter onto the base model it was trained on.
+
+    Args:
+        model: The base model, changed in place.
+        folder: A folder with `adapter_config.json` and `adapter_model.safetensors`.
+        trainable: Whether training goes on.
+
+    Raises:
+        ModelError: A file is missing or damaged, or the adapter does not fit; the message names the first tensor
+            that does not, with its shape and the expected one.
+    """
+    import torch
+    from peft import PeftModel
+
+    source = Path(folder)
+    config, shapes = _read_adapter(source)
+    if problem := _misfit(model, shapes):
+        raise ModelError(f"{source}: {problem}. It was trained on {config.base_model_name_or_path}; load it on that")
+    try:
+        with warnings.catch_warnings():
+            # PEFT only warns of missing tensors; they are an error here, raised below.
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")
+            adapted = PeftModel.from_pretrained(
+                model, str(source), is_trainable=trainable, torch_device=str(torch.device(model.device))
+            )
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{source}: does not fit the base model: {error}") from error
+    if lacking := sorted(_expected(adapted) - shapes.keys(), key=_natural):
+        adapted.unload()
+        raise ModelError(
+            f"{source}: has no {lacking[0]} and lacks {len(lacking)} tensors that its base model needs. "
+            f"It was trained on {config.base_model_name_or_path}; load it on that"
+        )
+    return adapted
+
+
+def _shorten_targets(config: Any, names: Sequence[str]) -> None:
+    """Say `q_proj` for the q_proj of all layers, where that means the same.
+
+    PEFT spells `all-linear` out module by module; such an adapter would load onto a deeper model without a word.
+    """
+    short = {target.rpartition(".")[2] for target in config.target_modules}
+    if {name for name in names if name.rpartition(".")[2] in short} == set(config.target_modules):
+        config.target_modules = short
+
+
+def _write_adapter(adapted: PeftModel, draft: Path, base_model: str | None) -> None:
+    # Whether embeddings were resized is looked up on the hub unless told; here they never are.
+    adapted.save_pretrained(str(draft), save_embedding_layers=False)
+    (draft / "README.md").unlink(missing_ok=True)  # PEFT's empty model card; ours comes with the export
+    path = draft / CONFIG
+    config: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    if base_model is not None:
+        config["base_model_name_or_path"] = base_model
+    if isinstance(config.get("target_modules"), list):
+        config["target_modules"].sort()  # a set in PEFT: equal adapters would differ in their bytes
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def _read_adapter(folder: Path) -> tuple[PeftConfig, dict[str, tuple[int, ...]]]:
+    from peft import PeftConfig
+    from safetensors import SafetensorError, safe_open
+
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise ModelError(f"{folder}: there is no {name}, expected an adapter folder (a run's adapter/, or PEFT's)")
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder / CONFIG}: is not a PEFT configuration: {error}") from error
+    try:
+        with safe_open(folder / WEIGHTS, framework="pt") as tensors:
+            return config, {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{folder / WEIGHTS}: is damaged or not a safetensors file: {error}") from error
+
+
+def _misfit(model: PreTrainedModel, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    modules = dict(model.named_modules())
+    for name in sorted(shapes, key=_natural):
+        match = _LORA.fullmatch(name)
+        if match is None:
+            continue
+        module = modules.get(match["module"])
+        if module is None:
+            return f"{name} is for a module that the base model does not have"
+        found = shapes[name]
+        width = getattr(module, "in_features" if match["matrix"] == "A" else "out_features", None)
+        expected = (found[0], width) if match["matrix"] == "A" else (width, found[-1])
+        if width is not None and found != expected:
+            return f"{name} has shape {found}, the base model needs {expected}"
+    return None
+
+
+def _expected(adapted: PeftModel) -> set[str]:
+    from peft import get_peft_model_state_dict
+
+    return set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorts layer 2 before layer 10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -1,0 +1,236 @@
+"""The command line: thin commands over the pipeline.
+
+A user's mistake ends with one message and exit code 2, ours with exit code 1. Heavy libraries are imported inside the
+commands that need them, so `--help` is instant.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from erc_llm import __version__
+from erc_llm.errors import ErcError, UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from erc_llm.config import CorpusConfig, RunConfig
+    from erc_llm.corpus import Corpus
+    from erc_llm.predictor import Predictor
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Fine-tune an open LLM to recognise emotion in conversation: one token tree per scene, exact probabilities.",
+)
+
+CorpusPath = Annotated[str, typer.Argument(help="A corpus file or folder; `sample` is the embedded corpus.")]
+HealFrom = Annotated[str | None, typer.Option(help="Original EmoryNLP files, to restore lines `aligned` lacks.")]
+ConfigName = Annotated[str, typer.Option("--config", help="A configuration, for label set, prompt and tokenizer.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for the run and the predictions.")] = Path("runs"),
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, as for train.")] = None,
+) -> None:
+    """Zero-shot, fine-tune, predict and evaluate on the embedded sample corpus, on the CPU."""
+    from erc_llm.demo import run_demo
+
+    run_demo(output, overrides or [], _console())
+
+
+@app.command()
+def data(
+    path: CorpusPath,
+    heal_from: HealFrom = None,
+    config: ConfigName = "sample",
+    json_out: Annotated[Path | None, typer.Option("--json", help="Also write the summary as JSON.")] = None,
+) -> None:
+    """What is in a corpus: splits, labels, speakers, checksums, and anything odd."""
+    import json
+
+    from erc_llm.config import load_config
+    from erc_llm.corpus.summary import print_summary, summarise
+    from erc_llm.files import write_text
+
+    loaded = load_config(config)
+    section = loaded.corpus.model_copy(update={"path": path, "heal_from": heal_from})
+    summary = summarise(_read(section, loaded, cut_selection=False))
+    print_summary(summary, _console())
+    if json_out:
+        write_text(json_out, json.dumps(summary.as_dict(), indent=2, ensure_ascii=False) + "\n")
+
+
+@app.command()
+def render(
+    corpus: CorpusPath,
+    dialogue: Annotated[str | None, typer.Option(help="Id of the scene; the first one by default.")] = None,
+    utterance: Annotated[int | None, typer.Option(help="Number of a line: show exactly its prompt.")] = None,
+    tokens: Annotated[bool, typer.Option(help="Show token by token, with ids.")] = False,
+    heal_from: HealFrom = None,
+    config: ConfigName = "smollm2-135m",
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, as for train.")] = None,
+) -> None:
+    """A prompt exactly as the model gets it, trained tokens highlighted, with token counts."""
+    from erc_llm.config import load_config
+    from erc_llm.prompting.display import print_prompt
+    from erc_llm.models import load_tokenizer
+    from erc_llm.predictor import make_prompter
+
+    loaded = load_config(config, overrides or [])
+    section = loaded.corpus.model_copy(update={"path": corpus, "heal_from": heal_from})
+    read = _read(section, loaded, cut_selection=False)
+    _quiet()
+    prompter = make_prompter(loaded, loaded.label_set(), load_tokenizer(loaded.model.base))
+    print_prompt(prompter, read, dialogue, utterance, tokens, _console())
+
+
+@app.command()
+def train(
+    config: Annotated[str, typer.Argument(help="A YAML file, or the name of one that comes with the package.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, such as lora.rank=32.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run.")] = False,
+) -> None:
+    """Fine-tune an adapter and write a run directory."""
+    from erc_llm.config import load_config
+
+    loaded = load_config(config, overrides or [])
+    _quiet()
+    from erc_llm.pipeline import train as run_training
+
+    run = run_training(loaded, resume=resume, console=_console())
+    _console().print(f"run: {run.folder}   adapter: {run.adapter}")
+
+
+@app.command()
+def predict(
+    source: Annotated[str, typer.Argument(help="A run directory; or a configuration, for its base model zero-shot.")],
+    corpus: Annotated[str | None, typer.Argument(help="A corpus; by default the run's own.")] = None,
+    split: Annotated[str, typer.Option(help="Which split.")] = "dev",
+    out: Annotated[Path, typer.Option(help="Predictions table: .parquet or .jsonl.")] = Path("predictions.parquet"),
+    heal_from: HealFrom = None,
+    interactive: Annotated[bool, typer.Option("--interactive", help="Label lines as you type them.")] = False,
+) -> None:
+    """Label a split and write the predictions table, or label lines one by one."""
+    from erc_llm.pipeline import find_source
+
+    _quiet()
+    from erc_llm.predictor import load
+
+    predictor = load(find_source(source))
+    if interactive:
+        from erc_llm.terminal import talk
+
+        talk(predictor, sys.stdin, _console())
+    else:
+        _predict_split(predictor, corpus, heal_from, split, out)
+
+
+def _predict_split(predictor: Predictor, path: str | None, heal_from: str | None, split: str, out: Path) -> None:
+    from rich.progress import Progress
+
+    from erc_llm.pipeline import predict as predict_split
+    from erc_llm.predictions import write_predictions
+
+    section = predictor.config.corpus
+    if path is not None:
+        section = section.model_copy(update={"path": path, "heal_from": heal_from})
+    read = _read(section, predictor.config, cut_selection=split == "selection")
+    console = _console()
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task(f"scoring {split}", total=len(read.split(split)))
+        table = predict_split(predictor, read, split, on_progress=lambda n: progress.update(task, completed=n))
+    write_predictions(table, out)
+    console.print(f"{len(table)} predictions of {split} ({read.version}) written to {out}")
+
+
+@app.command()
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(help="A predictions table.")],
+    against: Annotated[
+        list[str] | None,
+        typer.Option(help="Another table, `all-neutral` or `prior-random`: the paired difference. Repeatable."),
+    ] = None,
+    draws: Annotated[int, typer.Option(help="Bootstrap draws.", min=100)] = 10_000,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Also write the figures as JSON.")] = None,
+) -> None:
+    """Figures of a predictions table, with intervals from a bootstrap over whole dialogues."""
+    import json
+
+    from erc_llm.evaluation.references import difference, print_differences, reference_by_name
+    from erc_llm.evaluation.report import evaluate as figures_of
+    from erc_llm.evaluation.report import print_evaluation
+    from erc_llm.files import write_text
+    from erc_llm.predictions import read_predictions
+
+    table = read_predictions(predictions)
+    evaluation = figures_of(table, draws=draws)
+    others = [reference_by_name(table, name) or read_predictions(name) for name in against or []]
+    differences = [difference(table, other, draws=draws) for other in others]
+    print_evaluation(evaluation, _console())
+    if differences:
+        print_differences(differences, _console())
+    if json_out:
+        content = evaluation.as_dict() | {"differences": [d.as_dict() for d in differences]}
+        write_text(json_out, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def _read(section: CorpusConfig, config: RunConfig, cut_selection: bool) -> Corpus:
+    from erc_llm.pipeline import open_corpus
+
+    return open_corpus(section, config.label_set(), cut_selection=cut_selection)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console()
+
+
+def _quiet() -> None:
+    """Keep the libraries' notices off the screen; their errors still arrive as exceptions."""
+    import logging
+    import warnings
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.simplefilter("ignore", FutureWarning)
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
+
+
+def main() -> None:
+    """Run the command line and end the process with its exit code."""
+    try:
+        app(standalone_mode=True)
+    except ErcError as error:
+        sys.stderr.write(f"erc-llm: {error}\n")
+        sys.exit(error.exit_code)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        wrong = UserError(f"{where}{error.strerror or error}")
+        sys.stderr.write(f"erc-llm: {wrong}\n")
+        sys.exit(wrong.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("erc-llm: interrupted; `erc-llm train ... --resume` goes on from the last checkpoint\n")
+        sys.exit(130)

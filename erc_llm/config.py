@@ -1,0 +1,227 @@
+"""The configuration of a run: what a YAML file may say, checked as a whole.
+
+In: a YAML file and `key=value` overrides. Out: a frozen `RunConfig`, or one `ConfigError` that lists every mistake.
+The sentence of each field is also its documentation (`erc-llm train --fields`). Inner functions never see these
+records; the pipeline takes the values out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from erc_llm.corpus.labels import EMORYNLP, LabelSet
+from erc_llm.errors import ConfigError
+from erc_llm.resources import configs_dir
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class LabelsConfig(_Section):
+    """A label set of one's own."""
+
+    names: tuple[str, ...] = Field(min_length=2, description="Label names; predictions keep this order.")
+    neutral: str | None = Field(None, description="The label that means no emotion, if there is one.")
+    spellings: dict[str, str] = Field({}, description="Further accepted spelling: label name.")
+
+
+class CorpusConfig(_Section):
+    """Which conversations to train on."""
+
+    path: str = Field("sample", description="A file or a folder of split files; `sample` is the embedded corpus.")
+    heal_from: str | None = Field(None, description="Folder of the original EmoryNLP files, to restore missing lines.")
+    aliases: dict[str, str] = Field({}, description="Speaker name: the name of the same person used instead.")
+    generic: tuple[str, ...] | None = Field(
+        None, description="Names that are not one person (Guy, Woman); scoped to their episode. Default: a built-in list."
+    )
+    labels: LabelsConfig | None = Field(None, description="The label set; the seven of EmoryNLP by default.")
+    selection_fraction: float = Field(0.1, gt=0, lt=0.9, description="Share of train set aside as selection split.")
+    selection_seed: int = Field(13, description="Seed that draws the selection split's episodes.")
+
+
+class PromptConfig(_Section):
+    """How a scene is put into words."""
+
+    template: str = Field("instruct", description="`instruct`, `plain`, or a .jinja file of your own.")
+    context: Literal["past", "full"] = Field("past", description="Lines a question sees: up to its own, or all.")
+    names: Literal["first", "full"] = Field("first", description="Call speakers by first or full name.")
+    trunk_budget: int = Field(2048, ge=64, description="Most tokens of lines in one tree; longer scenes are windowed.")
+    shuffle_labels: bool = Field(False, description="List the labels in another order for each scene and epoch.")
+
+
+class ModelConfig(_Section):
+    """The base model and how it is held."""
+
+    base: str = Field("smollm2-135m-instruct", description="A folder, a hub id, or `smollm2-135m-instruct`.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto: bf16 where the hardware multiplies it fast, else fp32 (CPUs without bf16 units)."
+    )
+    quantisation: Literal["none", "nf4"] = Field("none", description="nf4: QLoRA, 4-bit with double quantisation.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one.")
+
+
+class LoraConfig(_Section):
+    """The adapter."""
+
+    rank: int = Field(16, ge=1, description="Rank of the update matrices.")
+    alpha: int = Field(32, ge=1, description="Scale: the update is multiplied by alpha / rank.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the update; shared by a scene's questions.")
+    target_modules: str | tuple[str, ...] = Field("all-linear", description="Which layers get an update.")
+
+
+class TrainingConfig(_Section):
+    """The optimisation."""
+
+    epochs: float = Field(3, gt=0, description="Passes over the training scenes; a fraction stops within one.")
+    learning_rate: float = Field(6e-4, gt=0, description="Peak learning rate of AdamW.")
+    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="How the rate falls to zero.")
+    warmup: float = Field(0.05, ge=0, lt=1, description="Share of all steps in which the rate rises.")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    tokens_per_step: int = Field(1536, ge=64, description="Token budget of one optimizer step, over all processes.")
+    accumulation: int = Field(1, ge=1, description="Forests a step is split into, one after the other, to save memory.")
+    gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass to save memory.")
+    max_scenes: int | None = Field(None, ge=1, description="Train on that many scenes, drawn by seed; all by default.")
+    evaluations: int = Field(3, ge=0, description="How often, evenly spaced, the selection split is scored; 0: never.")
+    patience: int | None = Field(None, ge=1, description="Stop after that many evaluations without a new best.")
+    checkpoint_minutes: float = Field(10, ge=0, description="A checkpoint to resume from at least that often; 0: every step.")
+    log_every: int = Field(5, ge=1, description="Steps between two lines of the training log.")
+    report_to: tuple[str, ...] = Field((), description="Further loggers: tensorboard, wandb, trackio.")
+
+
+class ScoringConfig(_Section):
+    """How label distributions are computed."""
+
+    tokens_per_forest: int = Field(4096, ge=64, description="Most tokens in one forward; bounds memory.")
+
+
+class RunConfig(_Section):
+    """A run, whole."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9._-]+$", description="The run directory's name.")
+    output: str = Field("runs", description="Folder that run directories are made in.")
+    seed: int = Field(13, ge=0, description="Fixes data order, adapter initialisation and dropout.")
+    corpus: CorpusConfig = CorpusConfig()
+    prompt: PromptConfig = PromptConfig()
+    model: ModelConfig = ModelConfig()
+    lora: LoraConfig = LoraConfig()
+    training: TrainingConfig = TrainingConfig()
+    scoring: ScoringConfig = ScoringConfig()
+
+    @property
+    def sha256(self) -> str:
+        """Hash of everything that can change a result (not where it is written)."""
+        content = self.model_dump(mode="json", exclude={"name", "output"})
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def label_set(self) -> LabelSet:
+        """The label set it names; EmoryNLP's by default."""
+        own = self.corpus.labels
+        return EMORYNLP if own is None else LabelSet(own.names, own.spellings, own.neutral)
+
+    def as_yaml(self) -> str:
+        """The resolved configuration."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load_config(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a configuration.
+
+    Args:
+        source: A YAML file, or the name of one that comes with the package (`sample`, `smollm2-135m`, ...).
+        overrides: `key.sub=value` texts; values are read as YAML.
+
+    Raises:
+        ConfigError: With every mistake of file and overrides, one a line.
+    """
+    path = _find(source)
+    content = _read_yaml(path)
+    mistakes = []
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key:
+            mistakes.append(f"override '{override}': expected key=value, such as lora.rank=32")
+            continue
+        try:
+            _set(content, key.split("."), yaml.safe_load(value))
+        except yaml.YAMLError:
+            mistakes.append(f"override '{override}': the value is not YAML")
+        except TypeError:
+            mistakes.append(f"override '{override}': '{key}' goes into a field that has no fields")
+    try:
+        config = RunConfig.model_validate(_floats(content))
+    except ValidationError as error:
+        mistakes += [_explain(item) for item in error.errors()]
+    if mistakes:
+        count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+        raise ConfigError(f"{path}: {count}\n" + "\n".join(f"  {m}" for m in mistakes))
+    return config
+
+
+def _find(source: str | Path) -> Path:
+    path = Path(source)
+    if path.is_file():
+        return path
+    packaged = configs_dir() / f"{path.stem}.yaml"
+    if packaged.is_file() and path.parent.name in ("", "configs"):
+        return packaged
+    known = sorted(p.stem for p in configs_dir().glob("*.yaml"))
+    raise ConfigError(f"{source}: no such configuration file; those that come with the package: {', '.join(known)}")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ConfigError(f"{place}: broken YAML: {getattr(error, 'problem', error)}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected fields such as `corpus:` and `lora:`, found {type(content).__name__}")
+    return content
+
+
+def _set(content: dict[str, Any], keys: Sequence[str], value: Any) -> None:
+    for key in keys[:-1]:
+        content = content.setdefault(key, {})
+        if not isinstance(content, dict):
+            raise TypeError(key)
+    content[keys[-1]] = value
+
+
+def _floats(content: Any) -> Any:
+    """YAML 1.1 reads 6e-4 as text; people mean a number."""
+    if isinstance(content, Mapping):
+        return {k: _floats(v) for k, v in content.items()}
+    if isinstance(content, str) and re.fullmatch(r"\d+(\.\d*)?e[-+]?\d+", content, re.IGNORECASE):
+        return float(content)
+    return content
+
+
+def _explain(item: Mapping[str, Any]) -> str:
+    field = ".".join(str(part) for part in item["loc"]) or "(whole file)"
+    if item["type"] == "extra_forbidden":
+        return f"{field}: no such field; {_fields_beside(item['loc'])}"
+    found = item.get("input")
+    return f"{field}: {item['msg']}" + ("" if isinstance(found, (dict, list)) else f", found {found!r}")
+
+
+def _fields_beside(location: Sequence[int | str]) -> str:
+    section: Any = RunConfig
+    for part in location[:-1]:
+        section = section.model_fields[part].annotation
+        section = next((t for t in getattr(section, "__args__", ()) if hasattr(t, "model_fields")), section)
+    return "there are " + ", ".join(section.model_fields)

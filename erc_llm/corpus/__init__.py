@@ -1,0 +1,20 @@
+"""Conversations with emotion labels: records, readers, label sets, the embedded sample."""
+
+from erc_llm.corpus.dialogues import Corpus, Dialogue, Utterance, selection_split
+from erc_llm.corpus.labels import EMORYNLP, LabelSet
+from erc_llm.corpus.readers import read_corpus
+from erc_llm.corpus.sample import read_sample
+from erc_llm.corpus.speakers import GENERIC_NAMES, identity
+
+__all__ = [
+    "EMORYNLP",
+    "GENERIC_NAMES",
+    "Corpus",
+    "Dialogue",
+    "LabelSet",
+    "Utterance",
+    "identity",
+    "read_corpus",
+    "read_sample",
+    "selection_split",
+]

@@ -1,0 +1,153 @@
+"""The records every other module speaks of: `Utterance`, `Dialogue`, `Corpus`.
+
+They are frozen and know nothing of files, prompts or models. A dialogue is a scene; its place in time is
+(season, episode, scene); dialogues of a split are kept in that order. A corpus without episodes keeps the order of
+its file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from types import MappingProxyType
+
+from erc_llm.corpus.labels import LabelSet
+from erc_llm.errors import CorpusError
+
+EVERYONE = "#ALL#"  # EmoryNLP's marker for a line that all present speak together
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One turn of a dialogue.
+
+    Attributes:
+        id: Unique within its dialogue.
+        speakers: One or more global identities; `#ALL#` stands for everyone present.
+        text: What was said; may be empty (then it is context only).
+        label: A name of the corpus's label set, or None where nobody labelled it.
+        target: Whether a model is asked about it. Context-only lines (gap-healed or empty) are not.
+    """
+
+    id: str
+    speakers: tuple[str, ...]
+    text: str
+    label: str | None = None
+    target: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Dialogue:
+    """One scene: utterances in the order in which they were said.
+
+    `season`, `episode` and `scene` are None where the data does not tell.
+    """
+
+    id: str
+    utterances: tuple[Utterance, ...]
+    season: int | None = None
+    episode: int | None = None
+    scene: int | None = None
+
+    @property
+    def episode_id(self) -> str | None:
+        """Name of the episode, such as `s01_e15`; None where the data has no episodes."""
+        if self.episode is None:
+            return None
+        return f"s{self.season or 0:02d}_e{self.episode:02d}"
+
+    @property
+    def time(self) -> tuple[int, int, int] | None:
+        """(season, episode, scene), by which dialogues are ordered; None without episodes."""
+        if self.episode is None:
+            return None
+        return (self.season or 0, self.episode, self.scene or 0)
+
+    @property
+    def targets(self) -> tuple[int, ...]:
+        """Positions of the utterances a model is asked about."""
+        return tuple(i for i, u in enumerate(self.utterances) if u.target)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Dialogues by split, with the label set they use.
+
+    Attributes:
+        name: What the user calls it, usually the folder's name.
+        version: `original`, `aligned`, `compm`, or `own` for a user's own data.
+        labels: The label set of every label in it.
+        splits: Split name to dialogues in time order. Names in use: train, selection, dev, test.
+        healed: Whether missing lines were filled in from another version as context.
+        oddities: Sentences about what was found odd while reading, for people.
+        generic: Names that mean another person in every episode; see `erc_llm.corpus.speakers.identity`.
+        files: (name, sha256) of every file that was read; names are `folder/file`, never a machine's whole path.
+    """
+
+    name: str
+    version: str
+    labels: LabelSet
+    splits: Mapping[str, tuple[Dialogue, ...]]
+    healed: bool = False
+    oddities: tuple[str, ...] = ()
+    generic: frozenset[str] = frozenset()
+    files: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "splits", MappingProxyType(dict(self.splits)))
+
+    def split(self, name: str) -> tuple[Dialogue, ...]:
+        """Dialogues of one split.
+
+        Raises:
+            CorpusError: The corpus has no such split; the message lists those it has.
+        """
+        if name not in self.splits:
+            raise CorpusError(f"no split '{name}' in corpus '{self.name}'; it has: {', '.join(self.splits)}")
+        return self.splits[name]
+
+    def dialogues(self) -> Iterator[Dialogue]:
+        """All dialogues, split after split."""
+        for dialogues in self.splits.values():
+            yield from dialogues
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the content (labels, splits, dialogues), independent of the file format it came from."""
+        digest = hashlib.sha256(json.dumps(self.labels.names).encode())
+        for split, dialogues in sorted(self.splits.items()):
+            digest.update(split.encode())
+            for dialogue in dialogues:
+                row = [dialogue.id, dialogue.time, [(u.id, u.speakers, u.text, u.label, u.target) for u in dialogue.utterances]]
+                digest.update(json.dumps(row, ensure_ascii=False).encode())
+        return digest.hexdigest()
+
+
+def selection_split(corpus: Corpus, fraction: float = 0.1, seed: int = 13) -> Corpus:
+    """Cut a `selection` split of whole episodes out of train, for every choice that is made before reporting.
+
+    Episodes are drawn in a seeded order until `fraction` of train's dialogues is reached. Where the data has no
+    episodes, every dialogue counts as an episode of its own.
+
+    Raises:
+        CorpusError: Train is missing or has fewer than two episodes, so that nothing could be left to fit on.
+    """
+    train = corpus.split("train")
+    episode = {d.id: d.episode_id or d.id for d in train}
+    names = sorted(set(episode.values()))
+    if len(names) < 2:
+        raise CorpusError(f"corpus '{corpus.name}': a selection split needs at least two train episodes, found {len(names)}")
+    random.Random(seed).shuffle(names)
+    drawn: set[str] = set()
+    for name in names[:-1]:
+        drawn.add(name)
+        if sum(episode[d.id] in drawn for d in train) >= fraction * len(train):
+            break
+    kept = tuple(d for d in train if episode[d.id] not in drawn)
+    held_out = tuple(d for d in train if episode[d.id] in drawn)
+    splits = {"train": kept, "selection": held_out} | {k: v for k, v in corpus.splits.items() if k != "train"}
+    return replace(corpus, splits=splits)

@@ -1,0 +1,88 @@
+"""The four file formats, told apart by their content; the records that their parsers hand on.
+
+In: a `Source`. Out: the name of its format. Deliberately unknown here: how a format is taken to pieces
+(`json_files`, `text_files`), label sets, aliases, and what makes a corpus odd.
+
+    original   the JSON of EmoryNLP's release 1.0: episodes > scenes > utterances
+    aligned    the CSV of the MELD repository: a row an utterance, Speaker is a Python-style list in a string
+    compm      the text files of CoMPM: speaker, utterance, emotion between tabs; a blank line ends a scene
+    own        JSONL of this project: a dialogue a line (docs/own-corpus.md)
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+from erc_llm.corpus.oddities import show
+from erc_llm.corpus.sources import Source
+from erc_llm.errors import CorpusError
+
+DESCRIPTIONS = {
+    "original": "EmoryNLP JSON",
+    "aligned": "CSV as in the MELD repository",
+    "compm": "CoMPM text",
+    "own": "JSONL, one dialogue a line",
+}
+COLUMNS = ("Utterance", "Speaker", "Emotion", "Scene_ID", "Utterance_ID", "Season", "Episode")
+DELIMITERS = ",\t;"
+NUMBER_LIMIT = 999_999  # larger season, episode, scene or utterance numbers are taken for damage
+
+
+@dataclass(frozen=True, slots=True)
+class RawUtterance:
+    """An utterance as its file has it; `line` is where its label stands, or where it begins if it has none."""
+
+    id: str | None
+    speakers: tuple[str, ...]
+    text: str
+    label: str | None
+    line: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RawDialogue:
+    """A dialogue as its file has it; `split` only where the record itself names one."""
+
+    id: str | None
+    utterances: tuple[RawUtterance, ...]
+    season: int | None = None
+    episode: int | None = None
+    scene: int | None = None
+    split: str | None = None
+    line: int | None = None
+
+
+def recognise(source: Source) -> str:
+    """Name of the format: a key of `DESCRIPTIONS`. Looks at the content only.
+
+    Raises:
+        CorpusError: The file is empty or in none of the four formats.
+    """
+    text = source.text.lstrip()
+    first = text.partition("\n")[0]
+    if not text:
+        raise CorpusError("the file is empty", source.path)
+    if text.startswith("{"):
+        try:
+            return "original" if "episodes" in json.loads(first) else "own"
+        except (ValueError, RecursionError):
+            return "original" if re.search(r'"episodes"\s*:', text) else "own"
+    if csv_delimiter(first) is not None:
+        return "aligned"
+    if "\t" in first:
+        return "compm"
+    known = "; ".join(f"{name}: {what}" for name, what in DESCRIPTIONS.items())
+    raise CorpusError(
+        f"not a format this program reads; it begins with {show(first)}. Expected one of {known}", source.path
+    )
+
+
+def csv_delimiter(header: str) -> str | None:
+    """What separates the columns of a header line that names at least two of ours; None for any other line."""
+    for delimiter in DELIMITERS:
+        names = {name.strip(' "').casefold() for name in header[:4096].split(delimiter)}
+        if len(names & {column.casefold() for column in COLUMNS}) >= 2:
+            return delimiter
+    return None

@@ -1,0 +1,57 @@
+"""The closed set of labels a corpus uses.
+
+EmoryNLP's seven by default; any other set by configuration. Knows spellings, not files and not tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from erc_llm.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """Label names in their canonical order, with the spellings accepted for each.
+
+    Attributes:
+        names: Canonical names; predictions and probabilities use this order.
+        spellings: Further accepted spelling to canonical name. Matching ignores case and outer spaces.
+        neutral: The label that means "no emotion", where there is one.
+    """
+
+    names: tuple[str, ...]
+    spellings: Mapping[str, str] = field(default_factory=dict, hash=False)
+    neutral: str | None = None
+
+    def __post_init__(self) -> None:
+        folded = [name.strip().casefold() for name in self.names]
+        if len(self.names) < 2 or len(set(folded)) != len(folded) or "" in folded:
+            raise ConfigError(f"labels: expected at least two different, non-empty names, found {list(self.names)}")
+        for spelling, name in self.spellings.items():
+            if name not in self.names:
+                raise ConfigError(f"labels.spellings: '{spelling}' stands for '{name}', which is not among {list(self.names)}")
+        if self.neutral is not None and self.neutral not in self.names:
+            raise ConfigError(f"labels.neutral: '{self.neutral}' is not among {list(self.names)}")
+        table = {s.strip().casefold(): n for s, n in self.spellings.items()}
+        table |= dict(zip(folded, self.names, strict=True))
+        object.__setattr__(self, "_table", table)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def index(self, name: str) -> int:
+        """Position of a canonical name."""
+        return self.names.index(name)
+
+    def match(self, spelling: str) -> str | None:
+        """Canonical name of a spelling; None if it is not one of ours."""
+        table: dict[str, str] = self._table  # type: ignore[attr-defined]
+        return table.get(spelling.strip().casefold())
+
+
+EMORYNLP = LabelSet(
+    names=("Joyful", "Mad", "Neutral", "Peaceful", "Powerful", "Sad", "Scared"),
+    neutral="Neutral",
+)

@@ -1,0 +1,238 @@
+"""From files to a `Corpus`: the one entrance for data.
+
+In: a file or a directory of split files in one of four formats, told apart by content. Out: a `Corpus` whose labels
+belong to the label set, whose ids are unique and whose dialogues stand in time order. What cannot be used is an error
+with file and line; what is merely strange is a sentence in `Corpus.oddities`. Deliberately unknown here: how a format
+is taken to pieces, prompts and models.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from erc_llm.corpus.dialogues import Corpus, Dialogue, Utterance
+from erc_llm.corpus.formats import DESCRIPTIONS, RawDialogue, RawUtterance, recognise
+from erc_llm.corpus.healing import heal
+from erc_llm.corpus.json_files import parse_original, parse_own
+from erc_llm.corpus.labels import EMORYNLP, LabelSet
+from erc_llm.corpus.oddities import Oddities, show
+from erc_llm.corpus.sources import SPLIT_WORDS, WHOLE, Source, open_sources
+from erc_llm.corpus.speakers import GENERIC_NAMES, resolve
+from erc_llm.corpus.text_files import parse_aligned, parse_compm
+from erc_llm.errors import CorpusError
+
+LONG_UTTERANCE = 1_000  # words; spoken turns hardly reach a hundred, so more is worth a second look
+
+PARSERS: Mapping[str, Callable[[Source, Oddities], Iterator[RawDialogue]]] = {
+    "original": parse_original,
+    "aligned": parse_aligned,
+    "compm": parse_compm,
+    "own": parse_own,
+}
+
+
+def read_corpus(
+    path: Path | str,
+    *,
+    labels: LabelSet = EMORYNLP,
+    heal_from: Path | str | None = None,
+    aliases: Mapping[str, str] | None = None,
+    generic: Collection[str] = GENERIC_NAMES,
+    name: str | None = None,
+) -> Corpus:
+    """Read a corpus file, or a directory of split files, in any of the four formats.
+
+    The split of a file is told by its name: train or trn; dev, val or valid; test or tst; selection. In our JSONL, a
+    dialogue's own `split` wins. The dialogues of a file that tells none are the split `all`. Several files of one split
+    are read one after the other, in the order of their names.
+
+    Args:
+        path: File or directory; a directory's own files only.
+        labels: The label set; anything outside it is an error.
+        heal_from: The EmoryNLP JSON file or folder whose lines fill the gaps of version `aligned` as context.
+        aliases: A name as the data has it, to the name to use instead.
+        generic: Names that mean another person in every episode, kept in `Corpus.generic`.
+        name: What to call the corpus; the file's or folder's name by default.
+
+    Raises:
+        CorpusError: See the message: what was found, in which file and line, what was expected, what to do.
+    """
+    oddities = Oddities()
+    sources = open_sources(path, oddities)
+    version = _common_format(sources, Path(path))
+    builder = _Builder(labels, aliases or {}, oddities)
+    for source in sources:
+        for raw in PARSERS[version](source, oddities):
+            builder.add(raw, source)
+    splits = builder.splits(Path(path))
+    folder = Path(path).is_dir()
+    corpus = Corpus(
+        name=name or (Path(path).resolve().name if folder else Path(path).stem),
+        version=version,
+        labels=labels,
+        splits=splits,
+        oddities=oddities.sentences(),
+        generic=frozenset(generic),
+        files=tuple((source.name, source.sha256) for source in sources),
+    )
+    if heal_from is None:
+        return corpus
+    return heal(corpus, read_corpus(heal_from, labels=labels, aliases=aliases, generic=generic))
+
+
+def _common_format(sources: list[Source], path: Path) -> str:
+    found = {source.path.name: recognise(source) for source in sources}
+    if len(set(found.values())) > 1:
+        listed = "; ".join(f"{file} is {DESCRIPTIONS[form]}" for file, form in found.items())
+        raise CorpusError(
+            f"the files of a folder must share one format; found: {listed}. Give one file, or part them", path
+        )
+    return next(iter(found.values()))
+
+
+class _Builder:
+    """Turns raw dialogues into records, file after file, and sees to it that ids are unique throughout the corpus."""
+
+    def __init__(self, labels: LabelSet, aliases: Mapping[str, str], oddities: Oddities) -> None:
+        self._labels = labels
+        self._aliases = aliases
+        self._oddities = oddities
+        self._splits: defaultdict[str, list[Dialogue]] = defaultdict(list)
+        self._ids: set[str] = set()
+        self._names: set[str] = set()
+
+    def add(self, raw: RawDialogue, source: Source) -> None:
+        """Check one dialogue and append it to its split."""
+        split = raw.split or source.split or WHOLE
+        name = raw.id or f"{split}_{len(self._splits[split]) + 1:04d}"
+        place = f"{source.name}:{raw.line}" if raw.line else source.name
+        if not raw.utterances:
+            self._oddities.add("dialogue without utterances, left out", f"{show(name)} ({place})")
+            return
+        if raw.episode is None and (raw.season is not None or raw.scene is not None):
+            self._oddities.add("season and scene mean nothing without an episode", f"{show(name)} ({place})")
+        unique = self._unique(name, self._ids, "dialogue", place)
+        ids: set[str] = set()
+        utterances = tuple(self._utterance(u, i, unique, ids, source) for i, u in enumerate(raw.utterances))
+        dialogue = Dialogue(unique, utterances, raw.season, raw.episode, raw.scene)
+        _check_encodable(unique, source, raw.line)
+        self._splits[split].append(dialogue)
+
+    def splits(self, path: Path) -> dict[str, tuple[Dialogue, ...]]:
+        """Splits in their usual order, dialogues in time order.
+
+        Raises:
+            CorpusError: There is no dialogue at all.
+        """
+        filled = {split: dialogues for split, dialogues in self._splits.items() if dialogues}
+        if not filled:
+            raise CorpusError("the corpus is empty: no dialogue in it; expected at least one with an utterance", path)
+        for alias in sorted(self._aliases.keys() - self._names):
+            self._oddities.add("alias for a name that no utterance has", show(alias))
+        usual = [*SPLIT_WORDS, WHOLE]
+        order = sorted(filled, key=lambda split: (usual.index(split) if split in usual else len(usual), split))
+        numbered = _number_scenes({split: filled[split] for split in order}, path)
+        self._report_time(numbered)
+        return {split: self._in_time_order(split, dialogues) for split, dialogues in numbered.items()}
+
+    def _utterance(self, raw: RawUtterance, index: int, dialogue: str, ids: set[str], source: Source) -> Utterance:
+        place = f"{source.name}:{raw.line}" if raw.line else source.name
+        name = self._unique(raw.id or f"{dialogue}_u{index + 1:03d}", ids, "utterance", place)
+        label = None if raw.label is None else self._labels.match(raw.label)
+        if raw.label is not None and label is None:
+            message = (
+                f"label {show(raw.label)} of utterance {show(name)} is not one of {', '.join(self._labels.names)}; "
+                "correct it, or describe your own label set under `corpus.labels` (docs/own-corpus.md)"
+            )
+            raise CorpusError(message, source.path, raw.line)
+        self._names.update(name.strip() for name in raw.speakers)
+        speakers = resolve(raw.speakers, self._aliases)
+        if not speakers or any(_is_blank(speaker) for speaker in speakers):
+            raise CorpusError(f"utterance {show(name)} has no speaker; expected a name", source.path, raw.line)
+        _check_encodable("".join((name, raw.text, *speakers)), source, raw.line)
+        if len(raw.text) > LONG_UTTERANCE and (words := len(raw.text.split())) > LONG_UTTERANCE:
+            self._oddities.add(
+                f"utterance of more than {LONG_UTTERANCE:,} words", f"{words:,} in {show(name)} ({place})"
+            )
+        if _is_blank(raw.text):
+            self._oddities.add("empty utterance, kept as context and without its label", f"{show(name)} ({place})")
+            return Utterance(name, speakers, raw.text, label=None, target=False)
+        return Utterance(name, speakers, raw.text, label)
+
+    def _unique(self, name: str, taken: set[str], kind: str, place: str) -> str:
+        unique, copy = name, 1
+        while unique in taken:
+            copy += 1
+            unique = f"{name}_{copy}"
+        if unique != name:
+            self._oddities.add(f"{kind} id met again, renamed", f"{show(name)} to {show(unique)} ({place})")
+        taken.add(unique)
+        return unique
+
+    def _in_time_order(self, split: str, dialogues: list[Dialogue]) -> tuple[Dialogue, ...]:
+        times = [dialogue.time for dialogue in dialogues if dialogue.time is not None]
+        if 0 < len(times) < len(dialogues):
+            self._oddities.add("some dialogues tell no episode, so the order of the file is kept", split)
+        if len(times) < len(dialogues):
+            return tuple(dialogues)
+        return tuple(sorted(dialogues, key=lambda dialogue: dialogue.time or ()))
+
+    def _report_time(self, splits: Mapping[str, list[Dialogue]]) -> None:
+        homes: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        moments: dict[tuple[int, int, int], str] = {}
+        for split, dialogues in splits.items():
+            for dialogue in dialogues:
+                if dialogue.episode_id is None or dialogue.time is None:
+                    continue
+                homes[dialogue.episode_id][split] = None
+                if dialogue.time in moments:
+                    self._oddities.add(
+                        "two dialogues in one place in time", f"{show(moments[dialogue.time])} and {show(dialogue.id)}"
+                    )
+                moments.setdefault(dialogue.time, dialogue.id)
+        for episode, found in sorted(homes.items()):
+            if len(found) > 1:
+                self._oddities.add("episode in more than one split", f"{episode} in {' and '.join(found)}")
+
+
+def _number_scenes(splits: Mapping[str, list[Dialogue]], path: Path) -> dict[str, list[Dialogue]]:
+    """Where an episode's dialogues have no scene numbers, give them those of their order in the file."""
+    seen: defaultdict[str, set[bool]] = defaultdict(set)
+    for dialogues in splits.values():
+        for dialogue in dialogues:
+            if dialogue.episode_id is not None:
+                seen[dialogue.episode_id].add(dialogue.scene is None)
+    for episode, kinds in seen.items():
+        if len(kinds) > 1:
+            message = (
+                f"episode {episode}: some dialogues have a scene number and some have none; give it to all or to none"
+            )
+            raise CorpusError(message, path)
+    counts: defaultdict[str, int] = defaultdict(int)
+    numbered: dict[str, list[Dialogue]] = {}
+    for split, dialogues in splits.items():
+        numbered[split] = []
+        for dialogue in dialogues:
+            if dialogue.episode_id is not None and dialogue.scene is None:
+                counts[dialogue.episode_id] += 1
+                dialogue = replace(dialogue, scene=counts[dialogue.episode_id])
+            numbered[split].append(dialogue)
+    return numbered
+
+
+def _is_blank(text: str) -> bool:
+    """Nothing visible: empty, spaces, control characters, invisible marks."""
+    return not any(character.isprintable() and not character.isspace() for character in text)
+
+
+def _check_encodable(text: str, source: Source, line: int | None) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        found = show(text[error.start : error.end])
+        raise CorpusError(
+            f"half of a surrogate pair: {found}; expected valid Unicode text", source.path, line
+        ) from None

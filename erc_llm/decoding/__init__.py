@@ -1,0 +1,1 @@
+"""Token trees become label distributions."""

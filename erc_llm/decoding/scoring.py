@@ -1,0 +1,235 @@
+"""Exact label distributions for every target of a scene, from one forward over its token tree.
+
+In: a model and token trees with all labels as answers. Out: a `LabelScores` per question. Trees are batched into
+forests under a token budget; a tree that alone exceeds it is scored in pieces on its trunk's KV cache. Knows nothing
+of text, training or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from erc_llm.errors import ModelError
+from erc_llm.prompting.forest import (
+    Forest,
+    answer_log_likelihoods,
+    forest_logits,
+    pack,
+    require_tree_attention,
+    rows_of,
+)
+from erc_llm.prompting.tree import Question, TokenTree
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache, PreTrainedModel
+
+
+@dataclass(frozen=True, eq=False)
+class LabelScores:
+    """What the model says of one target.
+
+    Attributes:
+        target: Position of the utterance in its dialogue.
+        log_likelihoods: (labels,) log-probability of each label followed by its end tokens, in label order.
+    """
+
+    target: int
+    log_likelihoods: np.ndarray
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """(labels,) the log-likelihoods normalised over the label set."""
+        shifted = np.exp(self.log_likelihoods - self.log_likelihoods.max())
+        normalised: np.ndarray = shifted / shifted.sum()
+        return normalised
+
+    @property
+    def label_mass(self) -> float:
+        """Probability that free generation would give one of the labels and end there: a diagnostic, 0 to 1."""
+        return float(np.exp(self.log_likelihoods).sum())
+
+
+def score_trees(
+    model: PreTrainedModel,
+    trees: Sequence[TokenTree],
+    *,
+    tokens_per_forest: int = 4096,
+    on_progress: Callable[[int], None] | None = None,
+) -> list[list[LabelScores]]:
+    """Scores of every question of every tree, in the order of `trees`.
+
+    Args:
+        model: A causal LM loaded with the `erc_tree` attention; put into eval mode here.
+        trees: Token trees whose questions carry all labels as answers.
+        tokens_per_forest: Most tokens in one forward; bounds memory.
+        on_progress: Called with the number of trees finished so far.
+
+    Raises:
+        ModelError: The model does not run tree attention.
+    """
+    require_tree_attention(model)
+    was_training = model.training
+    model.eval()
+    scores: dict[int, list[LabelScores]] = {}
+    try:
+        with torch.inference_mode():
+            for group in batch_by_rows([rows_of(t) for t in trees], tokens_per_forest):
+                if len(group) == 1 and rows_of(trees[group[0]]) > tokens_per_forest:
+                    scores[group[0]] = _score_on_cache(model, trees[group[0]], tokens_per_forest)
+                else:
+                    scores.update(zip(group, _score_forest(model, [trees[i] for i in group]), strict=True))
+                if on_progress:
+                    on_progress(len(scores))
+    finally:
+        model.train(was_training)
+    return [scores[i] for i in range(len(trees))]
+
+
+def batch_by_rows(rows: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Group indices, largest first, so that no group exceeds `budget` rows unless it is a single one."""
+    order = sorted(range(len(rows)), key=lambda i: -rows[i])
+    used: set[int] = set()
+    for position, first in enumerate(order):
+        if first in used:
+            continue
+        group, total = [first], rows[first]
+        for other in order[position + 1 :]:
+            if other not in used and total + rows[other] <= budget:
+                group.append(other)
+                used.add(other)
+                total += rows[other]
+        used.add(first)
+        yield group
+
+
+def _score_forest(model: PreTrainedModel, trees: Sequence[TokenTree]) -> list[list[LabelScores]]:
+    forest = pack(trees).to(model.device)
+    values = answer_log_likelihoods(forest_logits(model, forest), forest).double().cpu().numpy()
+    results, position = [], 0
+    for tree in trees:
+        scored = []
+        for question in tree.questions:
+            scored.append(_scores(question, values[position : position + len(question.answers)]))
+            position += len(question.answers)
+        results.append(scored)
+    return results
+
+
+def _scores(question: Question, values: np.ndarray) -> LabelScores:
+    ordered = np.empty(len(question.labels))
+    ordered[list(question.labels)] = values
+    return LabelScores(question.target, ordered)
+
+
+def _score_on_cache(model: PreTrainedModel, tree: TokenTree, budget: int) -> list[LabelScores]:
+    """Trunk first, `budget` tokens at a time, into a KV cache; then the questions on it, as many as fit at a time."""
+    from transformers import DynamicCache
+
+    cache = DynamicCache(config=model.config)
+    for start in range(0, tree.trunk, budget):
+        extend_trunk(model, cache, tree.token_ids[start : min(start + budget, tree.trunk)])
+    sizes = [q.stop - q.start for q in tree.questions]
+    results: dict[int, LabelScores] = {}
+    for group in batch_by_rows(sizes, budget):
+        for i, values in zip(group, score_questions(model, cache, tree, [tree.questions[i] for i in group]), strict=True):
+            results[i] = values
+    return [results[i] for i in range(len(tree.questions))]
+
+
+def extend_trunk(model: PreTrainedModel, cache: DynamicCache, ids: np.ndarray) -> None:
+    """Read further trunk tokens into the cache; (tokens,) ids, positions go on where the cache ends."""
+    past = cache.get_seq_length()
+    tokens = torch.as_tensor(ids, device=model.device)[None]
+    positions = torch.arange(past, past + tokens.shape[1], device=model.device)
+    mask = torch.arange(past + tokens.shape[1], device=model.device)[None, :] <= positions[:, None]
+    model(
+        input_ids=tokens,
+        position_ids=positions[None],
+        attention_mask=mask[None, None],
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+
+
+def score_questions(
+    model: PreTrainedModel, cache: DynamicCache, tree: TokenTree, questions: Sequence[Question]
+) -> list[LabelScores]:
+    """Scores of some of a tree's questions, read on a KV cache.
+
+    The cache may hold any beginning of the trunk; the rest is read in the same forward. Afterwards it holds exactly the
+    trunk, ready for the next questions or the next line.
+    """
+    past = cache.get_seq_length()
+    assert past <= tree.trunk, f"the cache holds {past} positions, the trunk has {tree.trunk}"
+    branch = branches_only(tree, questions)
+    forest = pack([branch]).to(model.device)
+    logits = model(
+        input_ids=forest.input_ids[:, past:],
+        position_ids=forest.position_ids[:, past:],
+        attention_mask=_mask_behind(forest, past),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=forest.logit_rows - past,
+    ).logits[0]
+    cache.crop(tree.trunk - cache.get_seq_length())
+    values = answer_log_likelihoods(logits.float(), forest).double().cpu().numpy()
+    sizes = np.cumsum([0] + [len(q.answers) for q in branch.questions])
+    return [_scores(q, values[sizes[i] : sizes[i + 1]]) for i, q in enumerate(branch.questions)]
+
+
+def _mask_behind(forest: Forest, past: int) -> torch.Tensor:
+    """(1, 1, rows - past, rows) what a single tree's rows from `past` on may attend to."""
+    layout = forest.layouts[0]
+    rows = torch.arange(past, layout.trunk, device=forest.input_ids.device)
+    causal = torch.arange(layout.stop, device=rows.device)[None, :] <= rows[:, None]
+    assert layout.mask is not None
+    return torch.cat([causal[None, None], layout.mask], dim=2)
+
+
+def verify_tree_attention(model: PreTrainedModel, tree: TokenTree, tolerance: float) -> None:
+    """Check on one real prompt that the packed forward equals the plain causal one; for models nobody has tried yet.
+
+    Raises:
+        ModelError: They differ by more than `tolerance` nats: this architecture does not run token trees.
+    """
+    question = tree.questions[-1]
+    packed = score_trees(model, [branches_only(tree, [question])])[0][0].log_likelihoods
+    with torch.inference_mode():
+        for label, path in zip(question.labels, question.answers, strict=True):
+            ids = torch.from_numpy(tree.token_ids[tree.root_path(path[-1])]).to(model.device)
+            logits = model(input_ids=ids[None], use_cache=False, logits_to_keep=len(path) + 1).logits[0].float()
+            steps = logits[:-1].log_softmax(-1).gather(1, ids[-len(path) :, None])
+            difference = abs(float(steps.sum()) - float(packed[label]))
+            if not difference <= tolerance:
+                raise ModelError(
+                    f"{type(model).__name__} gives another answer on a token tree than on a plain prompt "
+                    f"(log-likelihoods differ by {difference:.3g} nats, expected at most {tolerance}); "
+                    "its layers are not supported"
+                )
+
+
+def branches_only(tree: TokenTree, questions: Sequence[Question]) -> TokenTree:
+    """The same trunk with only some of its questions."""
+    keep = np.concatenate([np.arange(tree.trunk), *(np.arange(q.start, q.stop) for q in questions)])
+    new = np.full(len(tree), -1, dtype=np.int64)
+    new[keep] = np.arange(len(keep))
+    parent = tree.parent[keep]
+    moved = tuple(
+        Question(
+            q.target,
+            int(new[q.start]),
+            int(new[q.stop - 1]) + 1,
+            int(new[q.last]),
+            q.labels,
+            tuple(tuple(int(new[n]) for n in path) for path in q.answers),
+            q.weight,
+        )
+        for q in questions
+    )
+    return TokenTree(tree.token_ids[keep], np.where(parent >= 0, new[parent], -1), tree.trunk, moved)

@@ -1,0 +1,60 @@
+"""Where a model computes, and in what precision.
+
+In: what a user asked for. Out: a torch device, a torch dtype and the reason. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Literal
+
+from erc_llm.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+def choose_device(device: str = "auto") -> torch.device:
+    """The device of this process: under `accelerate launch` each process takes the GPU of its local rank.
+
+    Raises:
+        ModelError: The device is unknown to torch, or not there.
+    """
+    import torch
+
+    if device == "auto":
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ModelError(f"device: '{device}' is not a device; use auto, cpu, cuda or cuda:N") from error
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ModelError(
+            f"device: '{device}' was asked for, torch {torch.__version__} sees no such GPU; use device=cpu"
+        )
+    return chosen
+
+
+def choose_precision(precision: Precision, device: torch.device) -> tuple[torch.dtype, str]:
+    """What to multiply in on a device, and why.
+
+    `auto` is bf16 where the hardware multiplies it. A CPU without AVX512-BF16 or AMX emulates it, about eight times
+    slower than fp32, so it gets fp32; so does a GPU older than Ampere.
+    """
+    import torch
+
+    if precision != "auto":
+        return (torch.bfloat16 if precision == "bf16" else torch.float32), "asked for"
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return torch.bfloat16, "this GPU multiplies bf16"
+        return torch.float32, "this GPU does not multiply bf16"
+    if device.type == "cpu":
+        # Private in torch, and absent from some builds: without them nothing is known, and fp32 is always right.
+        for probe, unit in (("_is_amx_tile_supported", "AMX"), ("_is_avx512_bf16_supported", "AVX512-BF16")):
+            if getattr(torch.cpu, probe, lambda: False)():
+                return torch.bfloat16, f"this CPU has {unit}"
+        return torch.float32, "this CPU has neither AMX nor AVX512-BF16"
+    return torch.float32, f"nothing is known of bf16 on {device.type}"

@@ -1,0 +1,1 @@
+"""Predictions tables become evidence: figures with intervals, references, differences."""

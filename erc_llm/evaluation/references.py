@@ -1,0 +1,241 @@
+"""References that need no model, and how much one table is better than another on the same targets.
+
+Goes in: predictions tables. Comes out: tables with the same rows and a reference's answers, and differences in weighted
+F1 (over all labels, Neutral included) with intervals from a paired bootstrap over whole dialogues. Opens no file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from erc_llm import metrics
+from erc_llm.errors import PredictionsError
+from erc_llm.evaluation.report import printable
+from erc_llm.metrics import Estimate
+from erc_llm.predictions import Predictions, PredictionsInfo
+
+PRIOR_RANDOM = "prior-random"
+CONSTANT = "all-"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Weighted F1 of system `a` minus that of system `b`, on the same targets; fractions between -1 and 1.
+
+    Attributes:
+        a: Name of the one system.
+        b: Name of the other.
+        weighted_f1_a: Its weighted F1.
+        weighted_f1_b: Its weighted F1.
+        estimate: a minus b with the 95 % interval; no interval where all targets are from one dialogue.
+        targets: Targets with a gold label, on which both are scored.
+        dialogues: Their dialogues.
+        notes: Sentences about what differs between the tables beside the answers.
+    """
+
+    a: str
+    b: str
+    weighted_f1_a: float
+    weighted_f1_b: float
+    estimate: Estimate
+    targets: int
+    dialogues: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> str:
+        """`better`, `worse` or `not shown`, by the side of zero on which the whole interval lies."""
+        if self.estimate.low is not None and self.estimate.low > 0:
+            return "better"
+        if self.estimate.high is not None and self.estimate.high < 0:
+            return "worse"
+        return "not shown"
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as plain values that JSON can hold."""
+        return asdict(self) | {"verdict": self.verdict}
+
+
+def constant_reference(predictions: Predictions, label: str) -> Predictions:
+    """The same rows, all answered with `label` (case is ignored); the system is called `all-<label>`.
+
+    Raises:
+        PredictionsError: The label is not in the table's label set.
+    """
+    folded = {name.casefold(): name for name in predictions.info.labels}
+    name = folded.get(label.strip().casefold())
+    if name is None:
+        raise PredictionsError(f"'{label}' is not among the labels {', '.join(predictions.info.labels)}")
+    return _reference(predictions, CONSTANT + name, (name,) * len(predictions), None)
+
+
+def prior_random_reference(
+    predictions: Predictions, train_shares: Sequence[float] | None = None, seed: int = 0
+) -> Predictions:
+    """The same rows, each answered with a label drawn by its share in train; the system is called `prior-random`.
+
+    Its probabilities are the shares, so that its log-likelihood is that of knowing the label distribution only.
+
+    Args:
+        predictions: The table whose rows are answered.
+        train_shares: Shares or counts in train, in the order of `info.labels`; None takes `info.train_shares`.
+        seed: Of the draw.
+
+    Raises:
+        PredictionsError: No shares are known, or they do not fit the labels.
+    """
+    shares = predictions.info.train_shares if train_shares is None else train_shares
+    if shares is None:
+        raise PredictionsError("the table does not know the label shares of train, which prior-random draws from")
+    weights = np.asarray(shares, dtype=np.float64)
+    n = len(predictions.info.labels)
+    if weights.shape != (n,) or not np.isfinite(weights).all() or (weights < 0).any() or weights.sum() <= 0:
+        raise PredictionsError(f"label shares of train: expected {n} numbers of at least 0, found {list(shares)}")
+    weights = weights / weights.sum()
+    drawn = np.random.default_rng(seed).choice(n, size=len(predictions), p=weights)
+    names = tuple(predictions.info.labels[i] for i in drawn)
+    return _reference(predictions, PRIOR_RANDOM, names, np.tile(weights, (len(predictions), 1)), seed)
+
+
+def reference_by_name(predictions: Predictions, name: str, seed: int = 0) -> Predictions | None:
+    """The reference called `all-<label>` or `prior-random`; None where `name` is neither, for example a file.
+
+    Raises:
+        PredictionsError: As the two builders.
+    """
+    folded = name.casefold()
+    if folded == PRIOR_RANDOM:
+        return prior_random_reference(predictions, seed=seed)
+    if folded in {CONSTANT + label.casefold() for label in predictions.info.labels}:
+        return constant_reference(predictions, name[len(CONSTANT) :])
+    return None
+
+
+def difference(a: Predictions, b: Predictions, *, draws: int = 10_000, seed: int = 0) -> Difference:
+    """How much better `a` is than `b` in weighted F1 on the same targets, with a paired 95 % interval.
+
+    The rows of `b` may stand in another order and its labels too. Rows without gold are left out.
+
+    Raises:
+        PredictionsError: Targets, gold labels or label sets differ, or no row has a gold label.
+    """
+    order = _matching_rows(a, b)
+    rows = np.flatnonzero(a.gold_index >= 0)
+    if not len(rows):
+        raise PredictionsError("no row has a gold label, so there is nothing to compare; predict a labelled split")
+    gold, dialogue, n = a.gold_index[rows], a.dialogue_index[rows], len(a.info.labels)
+    answers = a.predicted_index[rows], _in_labels_of(a.info, b)[order][rows]
+    f1_a, f1_b = (float(metrics.scores_from_confusion(metrics.confusion(gold, p, n)).weighted_f1) for p in answers)
+    dialogues = len(np.unique(dialogue))
+    if dialogues > 1:
+        estimate = metrics.paired_difference(gold, *answers, dialogue, n, draws, seed)
+    else:
+        estimate = Estimate(f1_a - f1_b)
+    return Difference(a.info.system, b.info.system, f1_a, f1_b, estimate, len(rows), dialogues, _notes(a.info, b.info))
+
+
+def print_differences(differences: Sequence[Difference], console: Console) -> None:
+    """Print how one system compares with others, a row each: weighted F1, difference, interval, verdict."""
+    if not differences:
+        return
+    first = differences[0]
+    targets = f"{first.targets:,} targets in {first.dialogues:,} dialogues"
+    title = f"Weighted F1 in %, {printable(first.a, console)} against others on the same {targets}"
+    console.print()
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("Against", overflow="fold")
+    for column in ("Its F1", "Our F1", "Difference", "95 % interval"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("Verdict", no_wrap=True)
+    colours = {"better": "bold green", "worse": "bold red", "not shown": "yellow"}
+    for d in differences:
+        low, high = d.estimate.low, d.estimate.high
+        interval = "none" if low is None or high is None else f"{100 * low:+.2f} to {100 * high:+.2f}"
+        scores = f"{100 * d.weighted_f1_b:.2f}", f"{100 * d.weighted_f1_a:.2f}", f"{100 * d.estimate.value:+.2f}"
+        table.add_row(Text(printable(d.b, console)), *scores, interval, Text(d.verdict, colours[d.verdict]))
+    console.print(Text(title, "bold"))
+    console.print(table)
+    console.print(Text("'better' and 'worse': the whole paired interval lies on that side of zero.", "dim"))
+    for note in dict.fromkeys(note for d in differences for note in d.notes):
+        console.print(Text(f"Note: {printable(note, console)}", "yellow"))
+
+
+def _reference(
+    predictions: Predictions,
+    system: str,
+    predicted: tuple[str, ...],
+    probabilities: NDArray[np.float64] | None,
+    seed: int | None = None,
+) -> Predictions:
+    """The rows of a table with other answers, and metadata that no longer claims a model gave them."""
+    kept = predictions.info
+    info = PredictionsInfo(
+        system=system,
+        labels=kept.labels,
+        corpus_sha256=kept.corpus_sha256,
+        corpus_name=kept.corpus_name,
+        corpus_version=kept.corpus_version,
+        split=kept.split,
+        healed=kept.healed,
+        seed=seed,
+        train_shares=kept.train_shares,
+        created_with=kept.created_with,
+    )
+    return replace(
+        predictions,
+        info=info,
+        predicted=predicted,
+        invalid=np.zeros(len(predictions), dtype=np.bool_),
+        raw_answer=None,
+        log_likelihoods=None,
+        probabilities=probabilities,
+        label_mass=None,
+    )
+
+
+def _matching_rows(a: Predictions, b: Predictions) -> NDArray[np.int64]:
+    """For each row of `a` the row of `b` with the same target, after checking that the two can be compared."""
+    if set(a.info.labels) != set(b.info.labels):
+        found = f"{', '.join(a.info.labels)} and {', '.join(b.info.labels)}"
+        raise PredictionsError(f"{_pair(a, b)} have different label sets: {found}")
+    rows = {key: i for i, key in enumerate(b.keys)}
+    only_a, only_b = [key for key in a.keys if key not in rows], set(rows) - set(a.keys)
+    if only_a or only_b:
+        raise PredictionsError(
+            f"{_pair(a, b)} are about different targets: {len(only_a)} only in the first, {len(only_b)} only in the "
+            "second; predict the same split of the same corpus with both"
+        )
+    order = np.array([rows[key] for key in a.keys], dtype=np.int64)
+    gold_a, gold_b = (table.gold or (None,) * len(table) for table in (a, b))
+    differing = [key for key, gold, i in zip(a.keys, gold_a, order, strict=True) if gold != gold_b[i]]
+    if differing:
+        raise PredictionsError(f"{_pair(a, b)} have other gold labels in {len(differing)} rows, first {differing[0]}")
+    return order
+
+
+def _pair(a: Predictions, b: Predictions) -> str:
+    return f"the tables of {a.info.system} and {b.info.system}"
+
+
+def _in_labels_of(info: PredictionsInfo, table: Predictions) -> NDArray[np.int64]:
+    """The predicted indices of `table` in the label order of `info`."""
+    to = np.array([*(info.labels.index(label) for label in table.info.labels), metrics.INVALID], dtype=np.int64)
+    found: NDArray[np.int64] = to[table.predicted_index]
+    return found
+
+
+def _notes(a: PredictionsInfo, b: PredictionsInfo) -> tuple[str, ...]:
+    if a.corpus_sha256 == b.corpus_sha256:
+        return ()
+    return (
+        f"{a.system} and {b.system} answered from different corpora with the same targets "
+        f"(hashes {a.corpus_sha256[:12]} and {b.corpus_sha256[:12]}).",
+    )

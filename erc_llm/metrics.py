@@ -1,0 +1,249 @@
+"""Figures of merit of a classifier, and how sure one can be of them.
+
+Goes in: integer label indices `gold` and `predicted`, shape (targets,); probabilities, shape (targets, labels); the
+index of each target's dialogue, shape (targets,). Comes out: confusion counts, scores, intervals.
+An *invalid* prediction is the index -1: it is no label, so it always counts as wrong.
+This module knows nothing of files, label names, prompts or models.
+
+Weighted F1 here is over *all* labels, Neutral included, as the papers on EmoryNLP report it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from erc_llm.errors import InternalError
+
+Integers = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Figure = Literal["weighted_f1", "macro_f1", "accuracy"]
+
+FIGURES: tuple[Figure, ...] = ("weighted_f1", "macro_f1", "accuracy")
+INVALID = -1
+
+_CELLS_PER_CHUNK = 4_000_000  # bounds the memory of a bootstrap: 32 MB a chunk
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one or many confusion matrices; `...` are the leading axes of the input.
+
+    Attributes:
+        weighted_f1: (...) F1 averaged over all labels, weighted by their support.
+        macro_f1: (...) plain mean of F1 over all labels, those without support included.
+        accuracy: (...) share of targets with the right label.
+        precision: (..., labels).
+        recall: (..., labels).
+        f1: (..., labels).
+        support: (..., labels) number of targets with that gold label.
+    """
+
+    weighted_f1: Floats
+    macro_f1: Floats
+    accuracy: Floats
+    precision: Floats
+    recall: Floats
+    f1: Floats
+    support: Floats
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95 % interval; `low` and `high` are None where none could be computed."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The three headline figures, each between 0 and 1, with their intervals."""
+
+    weighted_f1: Estimate
+    macro_f1: Estimate
+    accuracy: Estimate
+
+
+def confusion(gold: Integers, predicted: Integers, n: int) -> Integers:
+    """Count targets by gold label (row) and predicted label (column), shape (n, n + 1).
+
+    The last column holds the invalid predictions (index -1), so that a row's sum is the label's support.
+
+    Raises:
+        InternalError: The vectors differ in length, or an index is outside the label set.
+    """
+    one_cluster = np.zeros(len(gold), dtype=np.int64)
+    counts: Integers = _confusions(gold, predicted, one_cluster, n, clusters=1)[0]
+    return counts
+
+
+def scores_from_confusion(confusion: NDArray[Any]) -> Scores:
+    """Scores of confusion counts of shape (..., n, n), or (..., n, n + 1) with a last column of invalid predictions.
+
+    The definitions are scikit-learn's `precision_recall_fscore_support(labels=range(n), zero_division=0)`: what would
+    be divided by zero is zero. Weighted F1 and macro F1 are over all n labels, Neutral included; a label that never
+    occurs has weight zero in the first and counts as zero in the second.
+
+    Raises:
+        InternalError: The last two axes are neither (n, n) nor (n, n + 1).
+    """
+    counts = np.asarray(confusion, dtype=np.float64)
+    if counts.ndim < 2 or counts.shape[-1] - counts.shape[-2] not in (0, 1):
+        raise InternalError(f"a confusion matrix must be (..., n, n) or (..., n, n + 1), found shape {counts.shape}")
+    n = counts.shape[-2]
+    hits = np.diagonal(counts[..., :n], axis1=-2, axis2=-1)
+    support, answered = counts.sum(axis=-1), counts[..., :n].sum(axis=-2)
+    f1 = _ratio(2 * hits, support + answered)
+    total = support.sum(axis=-1)
+    return Scores(
+        weighted_f1=_ratio((f1 * support).sum(axis=-1), total),
+        macro_f1=f1.mean(axis=-1),
+        accuracy=_ratio(hits.sum(axis=-1), total),
+        precision=_ratio(hits, answered),
+        recall=_ratio(hits, support),
+        f1=f1,
+        support=support,
+    )
+
+
+def bootstrap_over_dialogues(
+    gold: Integers,
+    predicted: Integers,
+    dialogue_index: Integers,
+    n_labels: int,
+    draws: int = 10_000,
+    seed: int = 0,
+) -> Headline:
+    """Headline figures with percentile 95 % intervals from resampling whole dialogues.
+
+    Utterances of a scene share speakers, topic and context, so they are not independent; dialogues nearly are. Each
+    draw takes as many dialogues as there are, with replacement: the randomised cluster bootstrap of C. A. Field and
+    A. H. Welsh, "Bootstrapping clustered data", J. R. Statist. Soc. B 69 (2007) 369-390.
+
+    Args:
+        gold: (targets,) label indices.
+        predicted: (targets,) label indices, -1 where invalid.
+        dialogue_index: (targets,) any integer per dialogue.
+        n_labels: Size of the label set.
+        draws: Number of resamples.
+        seed: Of the resampling.
+
+    Raises:
+        InternalError: Fewer than two dialogues, or vectors that do not fit together.
+    """
+    per_dialogue = _per_dialogue(gold, (predicted,), dialogue_index, n_labels)
+    point = scores_from_confusion(per_dialogue.sum(axis=0)[0])
+    resampled = [scores_from_confusion(chunk[:, 0]) for chunk in _resample(per_dialogue, draws, seed)]
+    estimates = {
+        figure: _estimate(float(getattr(point, figure)), np.concatenate([getattr(s, figure) for s in resampled]))
+        for figure in FIGURES
+    }
+    return Headline(**estimates)
+
+
+def paired_difference(
+    gold: Integers,
+    predicted_a: Integers,
+    predicted_b: Integers,
+    dialogue_index: Integers,
+    n_labels: int,
+    draws: int = 10_000,
+    seed: int = 0,
+    figure: Figure = "weighted_f1",
+) -> Estimate:
+    """How much better `a` is than `b` on the same targets (a minus b), with its percentile 95 % interval.
+
+    Both are scored on the same resampled dialogues in every draw, so what makes a dialogue hard for both cancels out.
+    Weighted F1 is over all labels, Neutral included. Arguments and errors as in `bootstrap_over_dialogues`.
+    """
+    per_dialogue = _per_dialogue(gold, (predicted_a, predicted_b), dialogue_index, n_labels)
+    point = getattr(scores_from_confusion(per_dialogue.sum(axis=0)), figure)
+    chunks = [getattr(scores_from_confusion(chunk), figure) for chunk in _resample(per_dialogue, draws, seed)]
+    resampled = np.concatenate(chunks)
+    return _estimate(float(point[0] - point[1]), resampled[:, 0] - resampled[:, 1])
+
+
+def negative_log_likelihood(probabilities: Floats, gold: Integers) -> float:
+    """Mean of -ln p(gold label) in nats; probabilities are (targets, labels).
+
+    Probabilities are kept above the float64 epsilon, as scikit-learn's `log_loss` does, so that one confident mistake
+    cannot make the mean infinite.
+    """
+    _check_probabilities(probabilities, gold)
+    of_gold = probabilities[np.arange(len(gold)), gold]
+    return float(-np.log(np.clip(of_gold, np.finfo(np.float64).eps, 1.0)).mean())
+
+
+def expected_calibration_error(probabilities: Floats, gold: Integers, bins: int = 15) -> float:
+    """Mean distance between how sure the likeliest label is and how often it is right, over equally wide bins.
+
+    The weighted sum over bins of |accuracy - mean confidence| of C. Guo et al., "On Calibration of Modern Neural
+    Networks" (ICML 2017), who use 15 bins. Probabilities are (targets, labels).
+    """
+    _check_probabilities(probabilities, gold)
+    confidence = probabilities.max(axis=1)
+    surplus = (probabilities.argmax(axis=1) == gold) - confidence
+    bin_index = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    return float(np.abs(np.bincount(bin_index, weights=surplus, minlength=bins)).sum() / len(gold))
+
+
+def _check_probabilities(probabilities: Floats, gold: Integers) -> None:
+    if probabilities.ndim != 2 or len(probabilities) != len(gold) or len(gold) == 0:
+        raise InternalError(f"expected probabilities for {len(gold)} targets, found shape {probabilities.shape}")
+
+
+def _ratio(numerator: Floats, denominator: Floats) -> Floats:
+    ratio: Floats = np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
+    return ratio
+
+
+def _confusions(gold: Integers, predicted: Integers, cluster: Integers, n: int, clusters: int) -> Integers:
+    """Confusion counts of each cluster, shape (clusters, n, n + 1); `cluster` holds 0 ... clusters - 1."""
+    gold, predicted = np.asarray(gold, dtype=np.int64), np.asarray(predicted, dtype=np.int64)
+    if not gold.shape == predicted.shape == cluster.shape or gold.ndim != 1:
+        raise InternalError(f"vectors do not fit together: {gold.shape}, {predicted.shape}, {cluster.shape}")
+    if gold.size and (gold.min() < 0 or gold.max() >= n or predicted.min() < INVALID or predicted.max() >= n):
+        raise InternalError(f"a label index is outside 0..{n - 1} (predictions may also be {INVALID})")
+    column = np.where(predicted == INVALID, n, predicted)
+    cell = (cluster * n + gold) * (n + 1) + column
+    counts = np.bincount(cell, minlength=clusters * n * (n + 1)).reshape(clusters, n, n + 1)
+    return counts.astype(np.int64, copy=False)
+
+
+def _per_dialogue(gold: Integers, predictions: tuple[Integers, ...], dialogue_index: Integers, n: int) -> Integers:
+    """Confusion counts by dialogue and prediction vector, shape (dialogues, vectors, n, n + 1)."""
+    names, dialogue = np.unique(np.asarray(dialogue_index), return_inverse=True)
+    if len(names) < 2:
+        raise InternalError(f"resampling dialogues needs at least two of them, found {len(names)}")
+    return np.stack([_confusions(gold, predicted, dialogue, n, len(names)) for predicted in predictions], axis=1)
+
+
+def _resample(per_dialogue: Integers, draws: int, seed: int) -> Iterator[Floats]:
+    """Summed confusion counts of resampled dialogues, in chunks of shape (draws of the chunk, vectors, n, n + 1)."""
+    if draws < 1:
+        raise InternalError(f"a bootstrap needs at least one draw, found {draws}")
+    dialogues, shape = len(per_dialogue), per_dialogue.shape[1:]
+    flat = per_dialogue.reshape(dialogues, -1).astype(np.float64)  # float64: integers have no BLAS product
+    rng = np.random.default_rng(seed)
+    size = max(1, _CELLS_PER_CHUNK // max(flat.shape))
+    for start in range(0, draws, size):
+        yield (_times_drawn(dialogues, min(size, draws - start), rng) @ flat).reshape(-1, *shape)
+
+
+def _times_drawn(dialogues: int, draws: int, rng: np.random.Generator) -> Floats:
+    """How often each dialogue is drawn in each draw, shape (draws, dialogues); rows sum to `dialogues`."""
+    drawn = rng.integers(dialogues, size=(draws, dialogues))
+    drawn += np.arange(draws)[:, None] * dialogues
+    counts = np.bincount(drawn.ravel(), minlength=draws * dialogues)
+    return counts.reshape(draws, dialogues).astype(np.float64)
+
+
+def _estimate(value: float, resampled: Floats) -> Estimate:
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return Estimate(value, float(low), float(high))

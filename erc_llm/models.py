@@ -1,0 +1,279 @@
+"""Loading language models: from a name to a model on its device, with what a manifest must say about it.
+
+In: a folder, a hub id or a built-in alias; precision, quantisation, device, attention. Out: a `LoadedModel`, or one
+`ModelError` that says where the model was looked for and what to do. Knows nothing of prompts, corpora or training.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from erc_llm.devices import Precision, choose_device, choose_precision
+from erc_llm.errors import ModelError
+from erc_llm.wheels import BASE_MODELS, ENCODERS, WheelModel, converted_model, quiet_loading, weights_sha256
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Quantisation = Literal["nf4"]
+
+# Hub repositories also hold other formats, other frameworks' weights and demos; only this is downloaded.
+_HUB_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "vocab*",
+    "merges.txt",
+)
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedModel:
+    """A base model, ready for use, and what there is to know about it.
+
+    Attributes:
+        model: A `PreTrainedModel` (a `PeftModel` once an adapter is on it), in eval mode, on `device`; frozen if
+            quantised.
+        tokenizer: Its tokenizer; always with a pad token.
+        name: The name it was asked for by.
+        reference: How others find it: a hub id, or the folder that was given. Exported adapters carry it.
+        path: The folder it was read from.
+        device: Where it is.
+        dtype: What matrices are multiplied in.
+        precision_reason: Why that dtype, in a few words.
+        quantisation: `nf4`, or None.
+        weights_sha256: Hash of the weights as stored, before quantisation.
+        description: What to call it beside a figure.
+    """
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    reference: str
+    path: Path
+    device: torch.device
+    dtype: torch.dtype
+    precision_reason: str
+    quantisation: Quantisation | None
+    weights_sha256: str
+    description: str
+
+
+def load_base_model(
+    name: str,
+    *,
+    precision: Precision = "auto",
+    quantisation: Quantisation | None = None,
+    device: str = "auto",
+    attention: str | None = None,
+) -> LoadedModel:
+    """Load a causal language model and its tokenizer.
+
+    Args:
+        name: A folder, a hub id, or an alias such as `smollm2-135m-instruct`.
+        precision: What to multiply in; see `choose_precision` for `auto`.
+        quantisation: `nf4` holds the weights of all linear layers but the head in 4 bits (QLoRA: NF4, double
+            quantisation) and everything else in fp32, as `peft.prepare_model_for_kbit_training` does; activations
+            are then fp32 outside autocast. Works on the CPU too.
+        device: `auto` takes this process's GPU where there is one; else anything torch understands.
+        attention: transformers' `attn_implementation`; None for the library's choice.
+
+    Raises:
+        ModelError: The model is missing, cannot be downloaded or read, or its weights are incomplete.
+    """
+    source = resolve_base_model(name)
+    wheel = BASE_MODELS.get(name)
+    folder = source if isinstance(source, Path) else _download(source, wheel, weights=True)
+    place = choose_device(device)
+    dtype, reason = choose_precision(precision, place)
+    with quiet_loading():
+        model = _load_weights(folder, dtype, place, attention, quantisation)
+        tokenizer = _read_tokenizer(folder)
+    description = _describe(folder, name)
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        name=name,
+        reference=wheel.hub_id if wheel else str(source),
+        path=folder,
+        device=place,
+        dtype=dtype,
+        precision_reason=reason,
+        quantisation=quantisation,
+        weights_sha256=weights_sha256(folder),
+        description=f"{description}, quantised to NF4" if quantisation else description,
+    )
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """A base model's tokenizer alone, with a pad token; from a hub model only the small files are downloaded.
+
+    Raises:
+        ModelError: The model is missing, or has no tokenizer that can be read.
+    """
+    source = resolve_base_model(name)
+    return _read_tokenizer(
+        source if isinstance(source, Path) else _download(source, BASE_MODELS.get(name), weights=False)
+    )
+
+
+def resolve_base_model(name: str) -> Path | str:
+    """Where a base model is: a folder, or the hub id to download.
+
+    An alias is a folder made from its wheel, or its hub id where the wheel is not installed.
+
+    Raises:
+        ModelError: The name is neither an alias, nor a folder with a model, nor a possible hub id.
+    """
+    wheel = BASE_MODELS.get(name)
+    if wheel is None:
+        return _folder_or_hub_id(name, BASE_MODELS)
+    found = wheel.locate()
+    return converted_model(wheel, found) if found else wheel.hub_id
+
+
+def resolve_encoder(name: str) -> Path | str:
+    """Where an encoder is: a folder, or the hub id to download; `all-minilm-l6-v2` is taken from its wheel.
+
+    Raises:
+        ModelError: The name is neither an alias, nor a folder with a model, nor a possible hub id.
+    """
+    wheel = ENCODERS.get(name)
+    if wheel is None:
+        return _folder_or_hub_id(name, ENCODERS)
+    return wheel.locate() or wheel.hub_id
+
+
+def _folder_or_hub_id(name: str, aliases: Mapping[str, WheelModel]) -> Path | str:
+    folder = Path(name).expanduser()
+    if name and folder.is_dir():
+        if (folder / "config.json").is_file():
+            return folder
+        if (folder / "adapter_config.json").is_file():
+            raise ModelError(f"{folder}: holds an adapter, not a model; give the base model it belongs to")
+        raise ModelError(f"{folder}: there is no config.json, expected a folder written by save_pretrained")
+    if folder.is_file():
+        raise ModelError(f"{folder}: is a file, expected a folder written by save_pretrained")
+    if not _HUB_ID.fullmatch(name):
+        raise ModelError(
+            f"'{name}': there is no such folder, and it is not a hub id. Give a folder with a model, a hub id such as "
+            f"meta-llama/Llama-2-7b-chat-hf, or one of {', '.join(aliases)}"
+        )
+    return name
+
+
+def _download(hub_id: str, wheel: WheelModel | None, weights: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        wanted = [*_HUB_FILES, "model*.safetensors*"] if weights else list(_HUB_FILES)
+        folder = Path(snapshot_download(hub_id, allow_patterns=wanted))
+        if weights and not any(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(hub_id, allow_patterns=[*_HUB_FILES, "pytorch_model*"]))
+    # The hub client also lets through the errors of whichever HTTP library it uses.
+    except Exception as error:
+        hint = f". It also comes as a wheel: {wheel.install}" if wheel else ""
+        raise ModelError(
+            f"'{hub_id}': there is no such folder under {Path.cwd()}; {_why_not(hub_id, error)}{hint}"
+        ) from error
+    return folder
+
+
+def _why_not(hub_id: str, error: Exception) -> str:
+    from huggingface_hub import constants
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    if isinstance(error, GatedRepoError):
+        return "the hub wants its licence accepted: do that on the model's page, then log in with `hf auth login`"
+    if isinstance(error, RepositoryNotFoundError):
+        return f"the hub at {constants.ENDPOINT} has no such model (or it is private: `hf auth login`)"
+    return (
+        f"it is not in the hub's cache ({constants.HF_HUB_CACHE}) and {constants.ENDPOINT} did not give it: "
+        f"{_first_line(error)} Run `hf download {hub_id}` where there is a network, or give a folder"
+    )
+
+
+def _load_weights(
+    folder: Path, dtype: torch.dtype, device: torch.device, attention: str | None, quantisation: Quantisation | None
+) -> PreTrainedModel:
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    options: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}, "local_files_only": True}
+    if attention is not None:
+        options["attn_implementation"] = attention
+    if quantisation is not None:
+        options["quantization_config"] = _nf4(dtype)
+    try:
+        loading: Any = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options)
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise ModelError(f"{folder}: cannot be loaded as a causal language model: {_first_line(error)}") from error
+    model: PreTrainedModel = loading[0]
+    if missing := sorted(loading[1]["missing_keys"]):
+        raise ModelError(
+            f"{folder}: the weights lack {len(missing)} tensors of {type(model).__name__}, the first is {missing[0]}; "
+            f"expected a complete causal language model"
+        )
+    if quantisation is not None:
+        _prepare_quantised(model)
+    model.eval()
+    return model
+
+
+def _nf4(dtype: torch.dtype) -> Any:
+    if find_spec("bitsandbytes") is None:
+        raise ModelError("quantisation: nf4 needs bitsandbytes, which is not installed: pip install 'erc-llm[qlora]'")
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+
+
+def _prepare_quantised(model: PreTrainedModel) -> None:
+    from bitsandbytes.nn import Linear4bit
+    from peft import prepare_model_for_kbit_training
+
+    # Gradient checkpointing is the trainer's choice, not a matter of loading.
+    prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            # Else the first forward in eval mode repacks the weights for AVX512-BF16, in place, and the backward of
+            # later training reads them as if they were not: silently wrong LoRA gradients.
+            module.support_avx512bf16_for_cpu = False
+
+
+def _read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    # tokenizers raises bare Exception for a damaged tokenizer.json.
+    except Exception as error:
+        raise ModelError(f"{folder}: its tokenizer cannot be loaded: {_first_line(error)}") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    return tokenizer
+
+
+def _describe(folder: Path, name: str) -> str:
+    try:
+        return str(json.loads((folder / "erc_llm.json").read_text("utf-8"))["description"])
+    except (OSError, ValueError, KeyError):
+        return folder.name if Path(name).expanduser().is_dir() else name
+
+
+def _first_line(error: Exception) -> str:
+    line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    return line if line.endswith((".", "!")) else f"{line}."

@@ -1,0 +1,365 @@
+"""The road from conversations to evidence: open a corpus, train, predict. Commands and the demo are thin over it.
+
+In: a `RunConfig`. Out: a run directory, or a predictions table. The only place that knows all the parts.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from erc_llm.config import CorpusConfig, RunConfig, load_config
+from erc_llm.corpus import Corpus, Dialogue, LabelSet, read_corpus, read_sample, selection_split
+from erc_llm.corpus.speakers import GENERIC_NAMES
+from erc_llm.errors import CorpusError, RunError
+from erc_llm.files import write_text
+from erc_llm.predictions import Answer, Predictions, PredictionsInfo
+from erc_llm.runs import (
+    ADAPTER,
+    Manifest,
+    Run,
+    commit,
+    process_count,
+    process_rank,
+    read_run,
+    versions,
+    write_manifest,
+)
+
+if TYPE_CHECKING:
+    from erc_llm.decoding.scoring import LabelScores
+    from erc_llm.predictor import Predictor
+    from erc_llm.prompting.examples import Prompter
+    from erc_llm.prompting.tree import TokenTree
+
+SAMPLE = "sample"
+
+
+def open_corpus(config: CorpusConfig, labels: LabelSet, *, cut_selection: bool = True) -> Corpus:
+    """Read the corpus a configuration names; cut its selection split out of train unless told not to."""
+    if config.path == SAMPLE:
+        corpus = read_sample()
+    else:
+        generic = GENERIC_NAMES if config.generic is None else config.generic
+        corpus = read_corpus(
+            config.path, labels=labels, heal_from=config.heal_from, aliases=config.aliases, generic=generic
+        )
+    if cut_selection and "train" in corpus.splits and "selection" not in corpus.splits:
+        corpus = selection_split(corpus, config.selection_fraction, config.selection_seed)
+    return corpus
+
+
+def train(config: RunConfig, *, resume: bool = False, console: Console | None = None) -> Run:
+    """Train an adapter and write its run directory.
+
+    Args:
+        config: The run.
+        resume: Go on with an unfinished run of the same configuration.
+        console: Where progress is shown.
+
+    Raises:
+        RunError: The run directory is taken, or holds a run of another configuration.
+        CorpusError: There is nothing to train on.
+    """
+    from erc_llm.predictor import load_model, make_prompter
+
+    console = console or Console()
+    folder = Path(config.output) / config.name
+    if _claim(folder, config, resume):
+        console.print(f"{folder} is finished already")
+        return read_run(folder)
+    labels = config.label_set()
+    corpus = open_corpus(config.corpus, labels)
+    scenes = training_scenes(corpus, config.training.max_scenes, config.seed)
+    loaded = load_model(config)
+    prompter = make_prompter(config, labels, loaded.tokenizer)
+    manifest = _manifest(config, corpus, labels, scenes, prompter.template.sha256, loaded)
+    if process_rank() == 0:
+        write_text(folder / "config.yaml", config.as_yaml(), RunError)
+        write_manifest(folder, manifest)
+    console.print(f"{loaded.description}, {loaded.precision_reason}; {len(scenes)} training scenes; run {folder}")
+    _fit(config, folder, corpus, scenes, prompter, loaded, console, resume)
+    if process_rank() == 0:
+        write_manifest(folder, _finished(manifest))
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return read_run(folder)
+
+
+def _claim(folder: Path, config: RunConfig, resume: bool) -> bool:
+    """Whether the run is finished already; refuses a folder that belongs to something else."""
+    if process_rank() != 0 or not folder.exists() or not any(folder.iterdir()):
+        return False
+    if not (folder / "manifest.json").is_file():
+        raise RunError(f"{folder}: exists and is not a run; choose another name=")
+    run = read_run(folder)
+    if not resume:
+        raise RunError(f"{folder}: this run exists ({run.manifest.status}); add --resume, or choose another name=")
+    if run.manifest.config_sha256 != config.sha256:
+        changed = ", ".join(_changed(run.config.model_dump(), config.model_dump()))
+        raise RunError(f"{folder}: cannot resume with another configuration; changed: {changed}")
+    return run.manifest.status == "finished"
+
+
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    changed = []
+    for key in new:
+        before, after = old.get(key), new[key]
+        if isinstance(before, dict) and isinstance(after, dict):
+            changed += _changed(before, after, f"{prefix}{key}.")
+        elif before != after:
+            changed.append(f"{prefix}{key}")
+    return [name for name in changed if name not in ("name", "output")]
+
+
+def training_scenes(corpus: Corpus, most: int | None, seed: int) -> tuple[Dialogue, ...]:
+    """Train scenes that have labelled targets; `most` of them, drawn by seed, where a number is given.
+
+    Raises:
+        CorpusError: There are none.
+    """
+    scenes = [d for d in corpus.split("train") if any(d.utterances[k].label is not None for k in d.targets)]
+    if not scenes:
+        raise CorpusError(f"corpus '{corpus.name}': no labelled utterance in train, so there is nothing to train on")
+    if most is not None and most < len(scenes):
+        chosen = set(random.Random(f"scenes/{seed}").sample(range(len(scenes)), most))
+        scenes = [d for i, d in enumerate(scenes) if i in chosen]
+    return tuple(scenes)
+
+
+def train_shares(scenes: Sequence[Dialogue], labels: LabelSet) -> tuple[float, ...]:
+    """Share of each label among the labelled targets, in label order; they sum to 1."""
+    counts = [0] * len(labels)
+    for dialogue in scenes:
+        for k in dialogue.targets:
+            label = dialogue.utterances[k].label
+            if label is not None:
+                counts[labels.index(label)] += 1
+    return tuple(count / sum(counts) for count in counts)
+
+
+def _manifest(
+    config: RunConfig, corpus: Corpus, labels: LabelSet, scenes: Sequence[Dialogue], template: str, loaded: Any
+) -> Manifest:
+    return Manifest(
+        run_id=f"{config.name}-{config.sha256[:8]}",
+        status="training",
+        seed=config.seed,
+        context=config.prompt.context,
+        labels=labels.names,
+        neutral=labels.neutral,
+        train_shares=train_shares(scenes, labels),
+        config_sha256=config.sha256,
+        corpus_name=corpus.name,
+        corpus_version=corpus.version,
+        corpus_sha256=corpus.sha256,
+        healed=corpus.healed,
+        template_sha256=template,
+        base_model=loaded.description,
+        base_model_sha256=loaded.weights_sha256,
+        versions=versions(),
+        commit=commit(),
+    )
+
+
+def _finished(manifest: Manifest) -> Manifest:
+    from dataclasses import replace
+
+    return replace(manifest, status="finished")
+
+
+def _fit(
+    config: RunConfig,
+    folder: Path,
+    corpus: Corpus,
+    scenes: Sequence[Dialogue],
+    prompter: Prompter,
+    loaded: Any,
+    console: Console,
+    resume: bool,
+) -> None:
+    import torch
+
+    from erc_llm.adapters import attach_lora, save_adapter
+    from erc_llm.prompting.forest import rows_of
+    from erc_llm.tuning.callbacks import CheckpointCallback, LogCallback, SelectionCallback
+    from erc_llm.tuning.schedule import plan
+    from erc_llm.tuning.trainer import TrainingPlan, fit
+
+    training, lora = config.training, config.lora
+    sizes = [sum(rows_of(tree) for tree in prompter.trees(d, "gold")) for d in scenes]
+    parts = training.accumulation * process_count()
+    schedule = plan(
+        sizes, epochs=training.epochs, tokens_per_step=training.tokens_per_step, parts=parts, seed=config.seed
+    )
+    tokens = [sum(sizes[s] for batch in step for s in batch.scenes) for step in schedule.steps]
+    model = attach_lora(
+        loaded.model,
+        rank=lora.rank,
+        alpha=lora.alpha,
+        dropout=lora.dropout,
+        target_modules=lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules),
+        seed=config.seed,
+    )
+    main = process_rank() == 0
+
+    def save(model: Any) -> None:
+        save_adapter(model, folder / ADAPTER, loaded.reference)
+
+    def evaluate(model: Any) -> dict[str, float]:
+        return score_figures(model, prompter, corpus.split("selection"), config.scoring.tokens_per_forest)
+
+    steps = evaluation_steps(len(schedule.steps), training.evaluations)
+    callbacks = [
+        LogCallback(folder, tokens, training.epochs, main, console),
+        SelectionCallback(folder, steps, evaluate, save, training.patience, main, console),
+        CheckpointCallback(training.checkpoint_minutes),
+    ]
+    fit(
+        model,
+        loaded.tokenizer,
+        schedule,
+        _trees_of(config, scenes, prompter),
+        TrainingPlan(
+            learning_rate=training.learning_rate,
+            schedule=training.schedule,
+            warmup=training.warmup,
+            weight_decay=training.weight_decay,
+            max_grad_norm=training.max_grad_norm,
+            accumulation=training.accumulation,
+            gradient_checkpointing=training.gradient_checkpointing,
+            bf16=loaded.dtype == torch.bfloat16,
+            use_cpu=loaded.device.type == "cpu",
+            seed=config.seed,
+            log_every=training.log_every,
+            report_to=training.report_to,
+            run_name=config.name,
+        ),
+        folder,
+        callbacks,
+        resume,
+    )
+    if not steps and main:
+        save(model)
+
+
+def _trees_of(
+    config: RunConfig, scenes: Sequence[Dialogue], prompter: Prompter
+) -> Callable[[int, int], list[TokenTree]]:
+    from erc_llm.prompting.examples import shuffled_labels
+
+    def trees_of(scene: int, epoch: int) -> list[TokenTree]:
+        dialogue = scenes[scene]
+        order = None
+        if config.prompt.shuffle_labels:
+            order = shuffled_labels(prompter.labels, config.seed, epoch, dialogue.id)
+        return prompter.trees(dialogue, "gold", label_order=order)
+
+    return trees_of
+
+
+def evaluation_steps(total: int, evaluations: int) -> frozenset[int]:
+    """Steps after which the selection split is scored: evenly spaced, the last one always among them."""
+    return frozenset(round(total * (i + 1) / evaluations) for i in range(evaluations)) - {0}
+
+
+def score_figures(model: Any, prompter: Prompter, dialogues: Sequence[Dialogue], tokens: int) -> dict[str, float]:
+    """Figures on labelled dialogues with the model as it is: weighted and macro F1, accuracy, mean label NLL in nats."""
+    import numpy as np
+
+    from erc_llm.decoding.scoring import score_trees
+    from erc_llm.metrics import confusion, scores_from_confusion
+
+    trees = [(d, tree) for d in dialogues for tree in prompter.trees(d, "gold_all")]
+    scored = score_trees(model, [tree for _, tree in trees], tokens_per_forest=tokens)
+    gold, predicted, nll = [], [], []
+    for (dialogue, _), scores in zip(trees, scored, strict=True):
+        for score in scores:
+            label = dialogue.utterances[score.target].label
+            assert label is not None
+            gold.append(prompter.labels.index(label))
+            predicted.append(int(score.log_likelihoods.argmax()))
+            nll.append(-float(np.log(max(score.probabilities[gold[-1]], 1e-12))))
+    if not gold:
+        raise CorpusError("the selection split has no labelled utterance; set training.evaluations=0 or a larger split")
+    figures = scores_from_confusion(confusion(np.array(gold), np.array(predicted), len(prompter.labels)))
+    return {
+        "weighted_f1": float(figures.weighted_f1),
+        "macro_f1": float(figures.macro_f1),
+        "accuracy": float(figures.accuracy),
+        "nll": float(np.mean(nll)),
+    }
+
+
+def predict(
+    predictor: Predictor,
+    corpus: Corpus,
+    split: str,
+    *,
+    on_progress: Callable[[int], None] | None = None,
+) -> Predictions:
+    """The predictions table of one split."""
+    dialogues = corpus.split(split)
+    scores = predictor.scores(dialogues, on_progress)
+    names = predictor.labels.names
+    answers = {
+        (d.id, d.utterances[s.target].id): _answer(s, names)
+        for d, scene in zip(dialogues, scores, strict=True)
+        for s in scene
+    }
+    generic = predictor.config.corpus.generic
+    return Predictions.from_corpus(
+        _info(predictor, corpus, split),
+        dialogues,
+        answers,
+        corpus.dialogues(),
+        GENERIC_NAMES if generic is None else generic,
+    )
+
+
+def _answer(scores: LabelScores, names: Sequence[str]) -> Answer:
+    return Answer(
+        predicted=names[int(scores.log_likelihoods.argmax())],
+        log_likelihoods=scores.log_likelihoods.tolist(),
+        probabilities=scores.probabilities.tolist(),
+        label_mass=min(scores.label_mass, 1.0),
+    )
+
+
+def _info(predictor: Predictor, corpus: Corpus, split: str) -> PredictionsInfo:
+    manifest = predictor.run.manifest if predictor.run else None
+    config = predictor.config
+    shares = manifest.train_shares if manifest else None
+    if shares is None and "train" in corpus.splits:
+        shares = train_shares(corpus.split("train"), predictor.labels)
+    return PredictionsInfo(
+        system=config.name if manifest else f"{config.model.base} zero-shot",
+        labels=predictor.labels.names,
+        corpus_sha256=corpus.sha256,
+        corpus_name=corpus.name,
+        corpus_version=corpus.version,
+        split=split,
+        healed=corpus.healed,
+        run_id=manifest.run_id if manifest else None,
+        seed=config.seed,
+        context=config.prompt.context,
+        template_sha256=predictor.prompter.template.sha256,
+        base_model=predictor.loaded.description,
+        base_model_sha256=predictor.loaded.weights_sha256,
+        config_sha256=config.sha256,
+        train_shares=shares,
+        created_with=versions(),
+    )
+
+
+def find_source(source: str) -> RunConfig | Path:
+    """A run directory as it is; anything else as a configuration of a base model."""
+    path = Path(source)
+    if path.is_dir() or os.sep in source and not path.suffix:
+        return path
+    return load_config(source)

@@ -1,0 +1,198 @@
+"""The public Python API: a loaded model that labels conversations, whole or line by line.
+
+    predictor = erc_llm.load("runs/smollm2-135m")
+    for line in predictor.predict(dialogue):
+        print(line.speaker, line.label, line.probabilities[line.label])
+
+In: `Dialogue` records or single lines. Out: `LabelledUtterance` records. Knows nothing of files but how to load a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from erc_llm.adapters import load_adapter
+from erc_llm.config import RunConfig
+from erc_llm.corpus.dialogues import Dialogue, Utterance
+from erc_llm.corpus.labels import LabelSet
+from erc_llm.decoding.scoring import LabelScores, score_questions, score_trees, verify_tree_attention
+from erc_llm.errors import ConfigError, ModelError
+from erc_llm.models import LoadedModel, load_base_model
+from erc_llm.prompting.examples import Prompter, PromptOptions
+from erc_llm.prompting.forest import ATTENTION
+from erc_llm.prompting.templates import load_prompt
+from erc_llm.prompting.tree import TreeBuilder, WindowCutter
+from erc_llm.runs import Run, read_run
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache, PreTrainedTokenizerBase
+
+# Packed and plain forwards sum in another order; in nats, several times what was seen.
+_TOLERANCE = {"float32": 1e-2, "bfloat16": 1.0, "float16": 0.5}
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledUtterance:
+    """One target with its distribution over the labels.
+
+    Attributes:
+        utterance: What was asked about.
+        label: The most probable label.
+        probabilities: Label name to probability; they sum to 1.
+        log_likelihoods: Label name to log-probability of the label and its end tokens, in nats.
+        label_mass: Probability that free generation would answer with one of the labels, 0 to 1.
+    """
+
+    utterance: Utterance
+    label: str
+    probabilities: Mapping[str, float]
+    log_likelihoods: Mapping[str, float]
+    label_mass: float
+
+    @property
+    def speaker(self) -> str:
+        """Who speaks, for display."""
+        return ", ".join(self.utterance.speakers)
+
+
+class Predictor:
+    """A base model, with or without an adapter, and its prompt.
+
+    Attributes:
+        labels: The label set it answers with.
+        config: The configuration it was made by.
+        loaded: The base model, with the adapter inside.
+        run: The run it came from; None for a base model alone.
+    """
+
+    def __init__(self, config: RunConfig, labels: LabelSet, loaded: LoadedModel, run: Run | None = None) -> None:
+        self.config = config
+        self.labels = labels
+        self.loaded = loaded
+        self.run = run
+        self.prompter = make_prompter(config, labels, loaded.tokenizer)
+        probe = Dialogue("probe", (Utterance("1", ("Ada",), "Hello."), Utterance("2", ("Ben",), "Oh, it is you.")))
+        tolerance = _TOLERANCE.get(str(loaded.dtype).removeprefix("torch."), 1.0)
+        verify_tree_attention(loaded.model, self.prompter.trees(probe, "all")[0], tolerance)
+
+    def scores(
+        self, dialogues: Sequence[Dialogue], on_progress: Callable[[int], None] | None = None
+    ) -> list[list[LabelScores]]:
+        """Scores of every target of every dialogue; `on_progress` gets the number of trees finished so far."""
+        trees = [(i, tree) for i, d in enumerate(dialogues) for tree in self.prompter.trees(d, "all")]
+        budget = self.config.scoring.tokens_per_forest
+        scored = score_trees(
+            self.loaded.model, [tree for _, tree in trees], tokens_per_forest=budget, on_progress=on_progress
+        )
+        results: list[list[LabelScores]] = [[] for _ in dialogues]
+        for (i, _), scores in zip(trees, scored, strict=True):
+            results[i] += scores
+        return results
+
+    def predict(self, dialogue: Dialogue) -> list[LabelledUtterance]:
+        """Every target of the dialogue, labelled, in order."""
+        return [self._labelled(dialogue.utterances[s.target], s) for s in self.scores([dialogue])[0]]
+
+    def live(self) -> LiveSession:
+        """A session that labels each line as it is said.
+
+        Raises:
+            ConfigError: The model was trained with context `full`, which needs lines that are not said yet.
+        """
+        if self.config.prompt.context != "past":
+            raise ConfigError("prompt.context: a live session needs `past`; this model reads the `full` scene")
+        return LiveSession(self)
+
+    def _labelled(self, utterance: Utterance, scores: LabelScores) -> LabelledUtterance:
+        names = self.labels.names
+        probabilities = scores.probabilities
+        return LabelledUtterance(
+            utterance,
+            names[int(probabilities.argmax())],
+            dict(zip(names, probabilities.tolist(), strict=True)),
+            dict(zip(names, scores.log_likelihoods.tolist(), strict=True)),
+            scores.label_mass,
+        )
+
+
+class LiveSession:
+    """One conversation, line by line, on the trunk's KV cache. Gives what batch prediction gives."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+        self._prompter = predictor.prompter
+        self._utterances: list[Utterance] = []
+        self._lines: list[tuple[int, ...]] = []
+        self._cutter = WindowCutter(self._prompter.options.trunk_budget)
+        self._cache: DynamicCache | None = None
+
+    def say(self, speaker: str | Sequence[str], text: str) -> LabelledUtterance:
+        """Take the next line and label it."""
+        import torch
+        from transformers import DynamicCache
+
+        speakers = (speaker,) if isinstance(speaker, str) else tuple(speaker)
+        utterance = Utterance(f"u{len(self._utterances) + 1:03d}", speakers, text)
+        self._utterances.append(utterance)
+        number = len(self._utterances)
+        name = self._prompter.names(self._utterances)[-1]
+        self._lines.append(self._prompter.line_ids(number, name, text))
+        model = self._predictor.loaded.model
+        if self._cutter.add(len(self._lines[-1])) or self._cache is None:
+            self._cache = DynamicCache(config=model.config)
+        builder = TreeBuilder()
+        after = builder.add_trunk("instruction", self._prompter.head_ids(self._predictor.labels.names))
+        for line in self._lines[self._cutter.start :]:
+            after = builder.add_trunk("line", line)
+        answers = list(enumerate(self._prompter.answer_ids))
+        builder.add_question(number - 1, after, self._prompter.question_ids(number, name, text), answers)
+        tree = builder.build()
+        model.eval()
+        with torch.inference_mode():
+            scores = score_questions(model, self._cache, tree, tree.questions)[0]
+        return self._predictor._labelled(utterance, scores)
+
+
+def make_prompter(config: RunConfig, labels: LabelSet, tokenizer: PreTrainedTokenizerBase) -> Prompter:
+    """The prompter a configuration describes."""
+    options = PromptOptions(config.prompt.context, config.prompt.names, config.prompt.trunk_budget)
+    return Prompter(tokenizer, load_prompt(config.prompt.template), labels, options)
+
+
+def load_model(config: RunConfig) -> LoadedModel:
+    """The base model a configuration names, ready for token trees."""
+    model = config.model
+    return load_base_model(
+        model.base,
+        precision=model.precision,
+        quantisation=None if model.quantisation == "none" else model.quantisation,
+        device=model.device,
+        attention=ATTENTION,
+    )
+
+
+def load(source: str | Path | RunConfig) -> Predictor:
+    """A predictor from a run directory, a run's adapter folder, or a configuration (the base model, zero-shot).
+
+    Raises:
+        RunError: No such run, or one that is not finished or of another format.
+        ModelError: The base model is missing, or not the one the adapter was trained on.
+    """
+    if isinstance(source, RunConfig):
+        return Predictor(source, source.label_set(), load_model(source))
+    folder = Path(source)
+    if (folder / "adapter_config.json").is_file() and (folder.parent / "manifest.json").is_file():
+        folder = folder.parent
+    run = read_run(folder)
+    loaded = load_model(run.config)
+    expected = run.manifest.base_model_sha256
+    if loaded.weights_sha256 != expected:
+        raise ModelError(
+            f"{folder}: its adapter was trained on a base model with hash {expected[:12]}, "
+            f"'{run.config.model.base}' here has {loaded.weights_sha256[:12]}"
+        )
+    model = load_adapter(loaded.model, run.adapter)
+    return Predictor(run.config, run.config.label_set(), replace(loaded, model=model), run)

@@ -1,0 +1,1 @@
+"""Scenes become token trees: templates, encoding, trees, and the forest a model reads."""

@@ -1,0 +1,111 @@
+"""Text to token ids, with data kept apart from markup.
+
+Two ways in: `markup` encodes our own and the chat template's text, special tokens recognised; `data` encodes names,
+lines and label words, which can never become a special token or a template marker. Each piece is tokenised on its own
+and the ids are joined by the caller. Knows no prompt and no tree.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from tokenizers import Tokenizer
+
+from erc_llm.errors import PromptError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# What chat templates use to mark turns: <|x|>, </s>, <<SYS>>, [INST], and whole lines such as "### Response:".
+_MARKER = re.compile(r"<<[^<>\s]+>>|<[^<>\s]{1,40}>|\[/?[A-Z_]{2,}\]|^[^\S\n]*\S[^\n]*:[^\S\n]*$", re.MULTILINE)
+
+
+def markers_in(glue: str) -> tuple[str, ...]:
+    """Turn markers that stand in a chat template's own text."""
+    return tuple(sorted({m.strip() for m in _MARKER.findall(glue)}))
+
+
+def one_line(text: str) -> str:
+    """The text on one line: control and invisible characters dropped, white space runs made one space.
+
+    So that an utterance can neither forge another speaker's line nor hide a marker between invisible characters.
+    """
+    kept = []
+    for char in text:
+        category = unicodedata.category(char)
+        if char.isspace() or category in ("Zl", "Zp"):
+            kept.append(" ")
+        elif category not in ("Cc", "Cf", "Cs", "Co", "Cn"):
+            kept.append(char)
+    return " ".join("".join(kept).split())
+
+
+class TextEncoder:
+    """Encodes markup and data for one tokenizer.
+
+    Args:
+        tokenizer: A fast tokenizer.
+        markers: Textual markers of the active template, made harmless in data.
+
+    Raises:
+        PromptError: The tokenizer has no fast backend, so its added tokens cannot be switched off for data.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, markers: Iterable[str] = ()) -> None:
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise PromptError(f"{type(tokenizer).__name__} has no fast backend; erc-llm needs a tokenizer.json")
+        self.tokenizer = tokenizer
+        self._markup = backend
+        self._added = frozenset(tokenizer.added_tokens_decoder)
+        self._data = _without_added_tokens(backend)
+        added = (str(token.content) for token in tokenizer.added_tokens_decoder.values())
+        self.markers = tuple(sorted({m for m in (*added, *markers) if len(m.strip()) > 1}, key=len, reverse=True))
+        # A metaspace tokenizer puts a space before whatever it gets; behind a newline it does not.
+        first = self._data.encode("a", add_special_tokens=False).tokens[0]
+        self._anchor = "\n" if first.startswith("▁") else ""
+        self.data = lru_cache(maxsize=100_000)(self._encode_data)
+
+    def markup(self, text: str) -> tuple[int, ...]:
+        """Ids of trusted text; added tokens written in it become themselves. No BOS or EOS is put around it."""
+        return self._encode(self._markup, text)
+
+    def _encode_data(self, text: str) -> tuple[int, ...]:
+        """Ids of data, none of which is an added token. The text should come from `harmless`."""
+        ids = self._encode(self._data, text)
+        if self._added.isdisjoint(ids):
+            return ids
+        single = (self._encode(self._data, char) for char in text)
+        return tuple(i for piece in single if self._added.isdisjoint(piece) for i in piece)
+
+    def _encode(self, backend: Tokenizer, text: str) -> tuple[int, ...]:
+        if not text:
+            return ()
+        if not self._anchor:
+            return tuple(backend.encode(text, add_special_tokens=False).ids)
+        anchor = backend.encode(self._anchor, add_special_tokens=False).ids
+        ids = backend.encode(self._anchor + text, add_special_tokens=False).ids
+        if ids[: len(anchor)] != anchor:  # the anchor merged with the text; only possible behind another newline
+            return tuple(backend.encode(text, add_special_tokens=False).ids)
+        return tuple(ids[len(anchor) :])
+
+    def harmless(self, text: str) -> str:
+        """The text on one line with every marker broken by a space: `<|im_end|>` becomes `< |im_end|>`."""
+        text = one_line(text)
+        if any(m in unicodedata.normalize("NFKC", text) for m in self.markers):
+            text = unicodedata.normalize("NFKC", text)
+        for marker in self.markers:
+            text = text.replace(marker, f"{marker[0]} {marker[1:].lstrip()}")
+        return text
+
+
+def _without_added_tokens(backend: Tokenizer) -> Tokenizer:
+    state = json.loads(backend.to_str())
+    state["added_tokens"] = []
+    state["truncation"] = state["padding"] = None
+    return Tokenizer.from_str(json.dumps(state))

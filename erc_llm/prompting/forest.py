@@ -1,0 +1,271 @@
+"""Several token trees in one row without padding, and the attention that keeps them apart.
+
+In: token trees. Out: a `Forest` of tensors, and answer log-likelihoods from a model's forward over it. The projections
+of the model run packed over the whole row; attention runs tree by tree (a causal trunk; branches attend to their trunk
+prefix and to their own ancestors), never over the square of the row. Knows nothing of text and labels' meaning.
+
+The attention is registered with transformers as `erc_tree`. Called without a forest it is transformers' own `sdpa`, so
+the same loaded model also serves plain batches, caches and `generate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from erc_llm.errors import InternalError, ModelError
+from erc_llm.prompting.tree import IntArray, TokenTree
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+ATTENTION = "erc_tree"
+
+
+@dataclass(frozen=True, eq=False)
+class TreeLayout:
+    """Where one tree lies in the packed row, and which columns its branch rows may attend to.
+
+    Attributes:
+        start: First row of the tree.
+        trunk: Number of its trunk rows.
+        stop: One past its last row.
+        mask: (1, 1, branch rows, rows of this tree) True where attention is allowed; None without branches.
+    """
+
+    start: int
+    trunk: int
+    stop: int
+    mask: torch.Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Forest:
+    """Packed trees, ready for a forward.
+
+    A tree's nodes are rows here, except the last token of each answer: it is predicted, never read.
+
+    Attributes:
+        input_ids: (1, rows).
+        position_ids: (1, rows), each node's depth in its tree.
+        layouts: One per tree.
+        logit_rows: (logit rows,) the rows whose logits predict an answer token.
+        edge_row: (edges,) index into `logit_rows` of each answer token's parent.
+        edge_token: (edges,) the answer token's id.
+        pair_edge: (pairs,) edges, answer by answer; answers that begin alike share edges.
+        pair_answer: (pairs,) which answer each pair belongs to; answers counted over trees, questions, labels.
+        answers: Number of answers.
+        weights: (answers,) weight of each answer's question.
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    layouts: tuple[TreeLayout, ...]
+    logit_rows: torch.Tensor
+    edge_row: torch.Tensor
+    edge_token: torch.Tensor
+    pair_edge: torch.Tensor
+    pair_answer: torch.Tensor
+    answers: int
+    weights: torch.Tensor
+
+    @property
+    def rows(self) -> int:
+        """Number of tokens the model reads."""
+        return self.input_ids.shape[1]
+
+    def to(self, device: torch.device | str) -> Forest:
+        """The same forest with its tensors on `device`."""
+        layouts = tuple(
+            TreeLayout(t.start, t.trunk, t.stop, None if t.mask is None else t.mask.to(device)) for t in self.layouts
+        )
+        moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, torch.Tensor)}
+        return Forest(**(vars(self) | moved | {"layouts": layouts}))
+
+
+def read_nodes(tree: TokenTree) -> IntArray:
+    """The nodes a forward must read: all but the last token of each answer (unless another answer goes on there)."""
+    has_child = np.zeros(len(tree), dtype=np.bool_)
+    has_child[tree.parent[tree.parent >= 0]] = True
+    unread = [path[-1] for q in tree.questions for path in q.answers if not has_child[path[-1]]]
+    keep = np.ones(len(tree), dtype=np.bool_)
+    keep[unread] = False
+    return np.flatnonzero(keep)
+
+
+def rows_of(tree: TokenTree) -> int:
+    """How many rows the tree takes in a forest."""
+    return len(read_nodes(tree))
+
+
+class _Edges:
+    """Collects answer tokens with the rows that predict them, over all trees."""
+
+    def __init__(self) -> None:
+        self.parents: list[int] = []
+        self.tokens: list[int] = []
+        self.pair_edge: list[int] = []
+        self.pair_answer: list[int] = []
+        self.weights: list[float] = []
+
+    def add(self, tree: TokenTree, row: IntArray) -> None:
+        for question in tree.questions:
+            edge_of: dict[int, int] = {}
+            for path in question.answers:
+                for node in path:
+                    if node not in edge_of:
+                        edge_of[node] = len(self.parents)
+                        self.parents.append(int(row[tree.parent[node]]))
+                        self.tokens.append(int(tree.token_ids[node]))
+                    self.pair_edge.append(edge_of[node])
+                    self.pair_answer.append(len(self.weights))
+                self.weights.append(question.weight)
+
+
+def pack(trees: Sequence[TokenTree]) -> Forest:
+    """Lay trees side by side in one row."""
+    ids, positions, layouts, edges, start = [], [], [], _Edges(), 0
+    for tree in trees:
+        nodes = read_nodes(tree)
+        row = np.full(len(tree), -1, dtype=np.int64)
+        row[nodes] = start + np.arange(len(nodes))
+        ids.append(tree.token_ids[nodes])
+        positions.append(tree.depth[nodes])
+        mask = None
+        if len(nodes) > tree.trunk:
+            mask = torch.from_numpy(_branch_mask(tree, nodes))[None, None]
+        layouts.append(TreeLayout(start, tree.trunk, start + len(nodes), mask))
+        edges.add(tree, row)
+        start += len(nodes)
+    logit_rows, edge_row = np.unique(np.array(edges.parents, dtype=np.int64), return_inverse=True)
+    return Forest(
+        input_ids=torch.from_numpy(np.concatenate(ids))[None],
+        position_ids=torch.from_numpy(np.concatenate(positions))[None],
+        layouts=tuple(layouts),
+        logit_rows=torch.from_numpy(logit_rows),
+        edge_row=torch.from_numpy(edge_row.astype(np.int64)),
+        edge_token=torch.tensor(edges.tokens, dtype=torch.int64),
+        pair_edge=torch.tensor(edges.pair_edge, dtype=torch.int64),
+        pair_answer=torch.tensor(edges.pair_answer, dtype=torch.int64),
+        answers=len(edges.weights),
+        weights=torch.tensor(edges.weights, dtype=torch.float32),
+    )
+
+
+def _branch_mask(tree: TokenTree, nodes: IntArray) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """(branch rows, rows): what each branch row may attend to, without building the trunk's square."""
+    row = np.full(len(tree), -1, dtype=np.int64)
+    row[nodes] = np.arange(len(nodes))
+    branch = nodes[tree.trunk :]
+    mask = np.zeros((len(branch), len(nodes)), dtype=np.bool_)
+    for i, node in enumerate(branch):
+        above = int(tree.parent[node])
+        if above < tree.trunk:
+            mask[i, : above + 1] = True
+        else:
+            mask[i] = mask[row[above] - tree.trunk]
+        mask[i, tree.trunk + i] = True
+    return mask
+
+
+def forest_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    forest: Forest | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention over a forest, tree by tree; without a forest, transformers' `sdpa`.
+
+    Shapes: `query` (1, heads, rows, width), `key` and `value` (1, key heads, rows, width).
+
+    Raises:
+        ModelError: The model asks for something a tree cannot express (a sliding window, capped scores, sinks).
+    """
+    if forest is None:
+        return sdpa_attention_forward(  # type: ignore[no-any-return]
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    for name in ("sliding_window", "softcap", "s_aux"):
+        if kwargs.get(name) is not None:
+            raise ModelError(f"this model's attention uses '{name}', which a token tree cannot express; use another model")
+    if query.shape[2] != forest.rows:
+        raise InternalError(f"attention got {query.shape[2]} rows for a forest of {forest.rows}")
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    # split, not slices: the backward of a slice writes zeros over the whole row, that of split is one concatenation.
+    branch_sizes = [size for t in forest.layouts for size in (t.trunk, t.stop - t.start - t.trunk)]
+    tree_sizes = [t.stop - t.start for t in forest.layouts]
+    queries = query.split(branch_sizes, dim=2)
+    keys, values = key.split(tree_sizes, dim=2), value.split(tree_sizes, dim=2)
+    attend = partial(functional.scaled_dot_product_attention, dropout_p=dropout, scale=scaling)
+    parts = []
+    for i, tree in enumerate(forest.layouts):
+        trunk, branches = queries[2 * i], queries[2 * i + 1]
+        parts.append(attend(trunk, keys[i][:, :, : tree.trunk], values[i][:, :, : tree.trunk], is_causal=True))
+        if tree.mask is not None:
+            parts.append(attend(branches, keys[i], values[i], attn_mask=tree.mask))
+    return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(ATTENTION, forest_attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+
+
+def require_tree_attention(model: PreTrainedModel) -> None:
+    """Refuse a model whose attention is not ours: others would silently ignore or misread the forest.
+
+    Raises:
+        ModelError: The model was loaded with another attention implementation.
+    """
+    found = getattr(model.config, "_attn_implementation", None)
+    if found != ATTENTION:
+        raise ModelError(
+            f"the model runs attention '{found}', which would be silently wrong on a token tree; "
+            f"load it with attention='{ATTENTION}'"
+        )
+
+
+# A 4-d mask is returned as it is by transformers' mask building; ours carries nothing, since the layout rides along as
+# `forest`. Without it, restarting position ids would be taken for packed documents.
+_NO_MASK = torch.zeros(1, 1, 1, 1, dtype=torch.bool)
+
+
+def forest_logits(model: PreTrainedModel, forest: Forest) -> torch.Tensor:
+    """(logit rows, vocabulary) float32 logits at the rows that predict an answer token."""
+    require_tree_attention(model)
+    output = model(
+        input_ids=forest.input_ids,
+        position_ids=forest.position_ids,
+        attention_mask=_NO_MASK.to(forest.input_ids.device),
+        logits_to_keep=forest.logit_rows,
+        use_cache=False,
+        forest=forest,
+    )
+    logits: torch.Tensor = output.logits[0].float()
+    return logits
+
+
+def answer_log_likelihoods(logits: torch.Tensor, forest: Forest) -> torch.Tensor:
+    """(answers,) sum of log-probabilities over each answer's tokens, end tokens included.
+
+    `logits` is (logit rows, vocabulary) as from `forest_logits`.
+    """
+    normaliser = logits.logsumexp(dim=-1)
+    edges = logits[forest.edge_row, forest.edge_token] - normaliser[forest.edge_row]
+    total = torch.zeros(forest.answers, dtype=edges.dtype, device=edges.device)
+    return total.index_add(0, forest.pair_answer, edges[forest.pair_edge])

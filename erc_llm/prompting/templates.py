@@ -1,0 +1,176 @@
+"""Prompt templates (ours, Jinja) and the frame a chat template (the model's) puts around them.
+
+A prompt template has named blocks: `system`, `line`, `question`, `answer`, and for base models `end`. A `Frame` is what
+stands around user text and answer once the chat template is cut: head, bridge, lead, end. Knows no dialogue.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+
+from erc_llm.errors import PromptError
+from erc_llm.prompting.encoding import TextEncoder, markers_in
+from erc_llm.resources import prompts_dir
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+BLOCKS = ("system", "line", "question", "answer")
+_SYSTEM, _USER, _ANSWER = "ERCSYSTEMSENTINEL", "ERCUSERSENTINEL", "ERCANSWERSENTINEL"
+
+
+class PromptTemplate:
+    """One prompt template, rendered block by block.
+
+    Attributes:
+        name: Its file's stem.
+        chat: Whether the model's chat template goes around it (no `end` block) or it stands alone (with one).
+        sha256: Hash of its source.
+    """
+
+    def __init__(self, name: str, source: str) -> None:
+        self.name = name
+        self.sha256 = hashlib.sha256(source.encode()).hexdigest()
+        environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+        try:
+            self._template = environment.from_string(source)
+        except jinja2.TemplateSyntaxError as error:
+            raise PromptError(f"prompt '{name}', line {error.lineno}: {error.message}") from error
+        missing = [block for block in BLOCKS if block not in self._template.blocks]
+        if missing:
+            raise PromptError(f"prompt '{name}' lacks the blocks {missing}; a prompt needs {list(BLOCKS)}")
+        self.chat = "end" not in self._template.blocks
+
+    def render(self, block: str, values: Mapping[str, Any]) -> str:
+        """Text of one block.
+
+        Raises:
+            PromptError: The block uses a variable it is not given.
+        """
+        try:
+            return "".join(self._template.blocks[block](self._template.new_context(dict(values))))
+        except jinja2.UndefinedError as error:
+            raise PromptError(f"prompt '{self.name}', block '{block}': {error}; it is given {sorted(values)}") from error
+
+
+def load_prompt(name: str) -> PromptTemplate:
+    """A template that comes with the package (`instruct`, `plain`) or a file of the user's own.
+
+    Raises:
+        PromptError: There is no such template; the message lists those there are.
+    """
+    path = Path(name) if name.endswith(".jinja") else prompts_dir() / f"{name}.jinja"
+    if not path.is_file():
+        known = sorted(p.stem for p in prompts_dir().glob("*.jinja"))
+        raise PromptError(f"no prompt template '{name}' (looked for {path}); there are {known}, or give a .jinja file")
+    return PromptTemplate(path.stem, path.read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Ids and texts that stand around user text and answer.
+
+    The prompt of one target is head + user text + bridge, its answer is lead + label + end. The lead is where an
+    answer's leading space lives, and nowhere else: white space that the template puts right before an answer is
+    tokenised together with the label, as it would be in running text.
+
+    Attributes:
+        head: Text before the user text (BOS, system turn, user header).
+        bridge: Text between the user text and the answer (end of the user turn, assistant header).
+        lead: White space before the label.
+        end: Text after the label, up to the token that ends a turn.
+        after: What the chat template still puts behind `end`; nobody generates or reads it.
+        encoder: Encodes around these texts, with the template's markers made harmless in data.
+        bos: Ids put before everything because the tokenizer would and the template does not.
+    """
+
+    head: str
+    bridge: str
+    lead: str
+    end: str
+    after: str
+    encoder: TextEncoder
+    bos: tuple[int, ...] = ()
+
+    def head_ids(self, system: str) -> tuple[int, ...]:
+        """Ids of BOS, where it is due, and head; the system text in it is data to the tokenizer."""
+        before, _, behind = self.head.partition(_SYSTEM)
+        system = "\n".join(self.encoder.harmless(line) for line in system.split("\n"))
+        return self.bos + self.encoder.markup(before) + self.encoder.data(system) + self.encoder.markup(behind)
+
+
+def cut_frame(tokenizer: PreTrainedTokenizerBase, template: PromptTemplate) -> Frame:
+    """The frame that a tokenizer's chat template (or a plain prompt's own blocks) puts around a prompt.
+
+    Raises:
+        PromptError: The chat template is missing or cannot be cut uniquely, with the reason.
+    """
+    if not template.chat:
+        return _plain_frame(tokenizer, template)
+    if not getattr(tokenizer, "chat_template", None):
+        raise PromptError(
+            f"prompt '{template.name}' needs a chat template and this tokenizer has none; use `prompt.template=plain`"
+        )
+    rendered, with_system = _render_sentinels(tokenizer)
+    head, bridge, tail = _cut(rendered)
+    encoder = TextEncoder(tokenizer, markers_in("\n".join((head, bridge, tail))))
+    if not with_system:
+        head += f"{_SYSTEM}\n\n"
+    stripped = bridge.rstrip(" ")
+    end, after = _cut_end(tail, tokenizer)
+    return Frame(head, stripped, bridge[len(stripped) :], end, after, encoder)
+
+
+def _plain_frame(tokenizer: PreTrainedTokenizerBase, template: PromptTemplate) -> Frame:
+    first = tokenizer("a")["input_ids"][:1]
+    bos = (tokenizer.bos_token_id,) if tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id] else ()
+    return Frame(_SYSTEM, "", " ", template.render("end", {}), "", TextEncoder(tokenizer), bos)
+
+
+def _render_sentinels(tokenizer: PreTrainedTokenizerBase) -> tuple[str, bool]:
+    """The chat template around three sentinels; and whether it took the system message."""
+    user, answer = {"role": "user", "content": _USER}, {"role": "assistant", "content": _ANSWER}
+    system = {"role": "system", "content": _SYSTEM}
+    for messages in ([system, user, answer], [user, answer]):
+        try:
+            text = str(tokenizer.apply_chat_template(messages, tokenize=False))
+        except (jinja2.TemplateError, ValueError, TypeError) as error:
+            reason = str(error)
+            continue
+        if len(messages) == 2 or text.count(_SYSTEM) == 1:
+            return text, len(messages) == 3
+    raise PromptError(f"the model's chat template failed on a plain conversation: {reason}")
+
+
+def _cut(rendered: str) -> tuple[str, str, str]:
+    for name, sentinel in (("user", _USER), ("assistant", _ANSWER)):
+        found = rendered.count(sentinel)
+        if found != 1:
+            raise PromptError(f"the model's chat template repeats or drops the {name} text ({found} times); cannot cut it")
+    head, _, rest = rendered.partition(_USER)
+    bridge, sentinel, tail = rest.partition(_ANSWER)
+    if not sentinel or (_SYSTEM in rendered and _SYSTEM not in head):
+        raise PromptError("the model's chat template does not keep the order system, user, assistant; cannot cut it")
+    if not bridge.strip() and not tail.strip():
+        raise PromptError("the model's chat template marks neither the user's end nor the answer's; cannot cut it")
+    return head, bridge, tail
+
+
+def _cut_end(tail: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    """Split what follows an answer behind the first token that ends a turn; all of it where none does."""
+    ends = [tail.find(m) + len(m) for m in _end_markers(tokenizer) if m in tail]
+    if not tail:
+        raise PromptError("the model's chat template puts nothing after an answer, so a label would have no end")
+    cut = min(ends, default=len(tail))
+    return tail[:cut], tail[cut:]
+
+
+def _end_markers(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Special tokens of the tokenizer: the first one behind an answer is what stops generation."""
+    return [str(t.content) for t in tokenizer.added_tokens_decoder.values() if t.special]

@@ -1,0 +1,173 @@
+"""Run directories: what `train` leaves behind, and how it is read again.
+
+    runs/NAME/
+      config.yaml       the resolved configuration
+      manifest.json     format version, hashes of corpus, template, base model and config; versions; seed; commit
+      adapter/          the adapter of the best selection score, as plain PEFT reads it
+      training.jsonl    loss, learning rate, tokens a second, step by step
+      selection.jsonl   scores on the selection split, evaluation by evaluation
+      checkpoints/      what `--resume` goes on from; removed when the training is finished
+
+Knows no model and no prompt.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from erc_llm.config import RunConfig, load_config
+from erc_llm.errors import RunError
+from erc_llm.files import write_text
+
+RUN_FORMAT = 1
+ADAPTER = "adapter"
+TRAINING_LOG = "training.jsonl"
+SELECTION_LOG = "selection.jsonl"
+_PACKAGES = ("erc-llm", "torch", "transformers", "peft", "trl", "accelerate", "tokenizers", "bitsandbytes", "numpy")
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a run was made from and with.
+
+    Attributes:
+        run_id: Name of the run and the beginning of its config's hash.
+        status: `training` until the adapter is final, then `finished`.
+        context: `past` or `full`.
+        train_shares: Share of each label among the trained targets, in label order.
+    """
+
+    run_id: str
+    status: str
+    seed: int
+    context: str
+    labels: tuple[str, ...]
+    neutral: str | None
+    train_shares: tuple[float, ...]
+    config_sha256: str
+    corpus_name: str
+    corpus_version: str
+    corpus_sha256: str
+    healed: bool
+    template_sha256: str
+    base_model: str
+    base_model_sha256: str
+    versions: Mapping[str, str]
+    commit: str | None
+    format_version: int = RUN_FORMAT
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run directory that was read."""
+
+    folder: Path
+    config: RunConfig
+    manifest: Manifest
+
+    @property
+    def adapter(self) -> Path:
+        """Folder of the adapter."""
+        return self.folder / ADAPTER
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write or replace the manifest of a run directory."""
+    write_text(folder / "manifest.json", json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n", RunError)
+
+
+def read_run(folder: Path | str) -> Run:
+    """Read a run directory.
+
+    Raises:
+        RunError: It is missing or incomplete, or of a format this version does not read.
+    """
+    folder = Path(folder)
+    manifest = folder / "manifest.json"
+    if not folder.is_dir():
+        raise RunError(f"{folder}: no such run directory; `erc-llm train CONFIG` makes one")
+    if not manifest.is_file() or not (folder / "config.yaml").is_file():
+        raise RunError(f"{folder}: not a run directory: it needs manifest.json and config.yaml")
+    try:
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{manifest}: broken JSON ({error}); train again") from error
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if version != RUN_FORMAT:
+        raise RunError(f"{manifest}: run format {version}, this version of erc-llm reads {RUN_FORMAT}; train again")
+    try:
+        for name in ("labels", "train_shares"):
+            content[name] = tuple(content[name])
+        read = Manifest(**content)
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{manifest}: a field is missing or unknown: {error}") from error
+    return Run(folder, load_config(folder / "config.yaml"), read)
+
+
+def append_line(path: Path, record: Mapping[str, Any]) -> None:
+    """Append one JSON line to a log; a line cut by a kill is dropped by `read_lines`."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(dict(record), ensure_ascii=False) + "\n")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a log; nothing where there is no log yet."""
+    if not path.is_file():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
+
+
+def rewind_log(path: Path, step: int) -> None:
+    """Keep a log's records up to `step`, so that a resumed training does not write them twice."""
+    kept = [r for r in read_lines(path) if r["step"] <= step]
+    if path.is_file():
+        write_text(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept), RunError)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that can change a result."""
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str | None:
+    """The commit of the source checkout this package runs from, with `+` where files differ; None if installed."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        ask = {"cwd": root, "capture_output": True, "text": True, "timeout": 10, "check": True}
+        name = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], **ask).stdout.strip()  # type: ignore[call-overload]
+        changed = subprocess.run(["git", "status", "--porcelain"], **ask).stdout.strip()  # type: ignore[call-overload]
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return name + ("+" if changed else "")
+
+
+def process_rank() -> int:
+    """This process's number among those of one training, 0 for the main one; as launchers set it."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def process_count() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))

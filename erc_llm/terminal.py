@@ -1,0 +1,68 @@
+"""Predictions for people at a terminal: a coloured scene, and a conversation labelled as it is typed.
+
+In: labelled utterances or typed lines `Name: text`. Out: rich text. Knows no model but the predictor it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from erc_llm.predictor import LabelledUtterance, Predictor
+
+# EmoryNLP's labels in the colours of Willcox's feeling wheel; other labels take the rest in order.
+_COLOURS = {
+    "Joyful": "yellow",
+    "Mad": "red",
+    "Neutral": "white",
+    "Peaceful": "green",
+    "Powerful": "magenta",
+    "Sad": "blue",
+    "Scared": "cyan",
+}
+_OTHERS = ("bright_yellow", "bright_red", "bright_green", "bright_magenta", "bright_blue", "bright_cyan")
+
+
+def colour(label: str, labels: Sequence[str]) -> str:
+    """The colour a label is shown in."""
+    return _COLOURS.get(label) or _OTHERS[labels.index(label) % len(_OTHERS)]
+
+
+def print_scene(lines: Iterable[LabelledUtterance], console: Console) -> None:
+    """One scene: speaker and text, then the predicted label with its probability, and the gold label where it differs."""
+    for line in lines:
+        labels = list(line.probabilities)
+        style = colour(line.label, labels)
+        text = Text()
+        text.append(f"{line.label:>9} {line.probabilities[line.label]:4.0%} ", style=f"bold {style}")
+        text.append(f"{line.speaker}: ", style="bold")
+        text.append(line.utterance.text, style=style)
+        gold = line.utterance.label
+        if gold is not None:
+            text.append("  ✓" if gold == line.label else f"  (gold: {gold})", style="dim")
+        console.print(text, soft_wrap=False)
+
+
+def talk(predictor: Predictor, source: Iterable[str], console: Console) -> None:
+    """Label typed lines `Name: text` as they come; an empty line begins a new conversation."""
+    console.print("Type lines as `Name: text`; an empty line begins a new conversation, end of input leaves.")
+    session = predictor.live()
+    for typed in source:
+        if not typed.strip():
+            session = predictor.live()
+            console.print("[dim]new conversation[/]")
+            continue
+        name, colon, text = typed.partition(":")
+        if not colon or not name.strip() or not text.strip():
+            console.print("expected `Name: text`, such as `Ada: You came back!`", style="red")
+            continue
+        line = session.say(name.strip(), text.strip())
+        shown = sorted(line.probabilities.items(), key=lambda item: -item[1])[:3]
+        answer = Text("  ")
+        for label, probability in shown:
+            answer.append(f"{label} {probability:.0%}  ", style=colour(label, list(line.probabilities)))
+        console.print(answer)

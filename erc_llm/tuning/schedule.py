@@ -1,0 +1,89 @@
+"""The whole order of a training, fixed before it starts: which scenes make up each optimizer step.
+
+In: scene sizes and a seed. Out: a `Schedule`, a flat list of forests. Since step k is always the same list of scenes,
+resuming is starting at step k, and any number of processes trains on the same steps. Knows no model and no text.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The scenes of one forest: one forward and backward.
+
+    Attributes:
+        epoch: Pass over the data it belongs to, from 0.
+        scenes: Indices of its scenes.
+    """
+
+    epoch: int
+    scenes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Every optimizer step of a training.
+
+    Attributes:
+        steps: For each step its forests, as many as processes times accumulation.
+    """
+
+    steps: tuple[tuple[Batch, ...], ...]
+
+    def batches(self) -> list[Batch]:
+        """All forests in the order in which they are dealt to processes."""
+        return [batch for step in self.steps for batch in step]
+
+
+def plan(sizes: Sequence[int], *, epochs: float, tokens_per_step: int, parts: int, seed: int) -> Schedule:
+    """Deal scenes to optimizer steps.
+
+    Scenes are shuffled anew for each epoch; a step takes scenes in that order until the next one would exceed its
+    token budget, so that conversations stay whole and steps stay full. A step's scenes do not depend on `parts` unless
+    it would have fewer scenes than parts.
+
+    Args:
+        sizes: Tokens of each scene; scenes of size 0 have nothing to train on and are left out.
+        epochs: Passes over the scenes; a fraction cuts the last pass.
+        tokens_per_step: Token budget of one step; a larger scene gets a step of its own.
+        parts: Forests per step (processes times accumulation); each gets at least one scene.
+        seed: Fixes the order.
+    """
+    usable = [i for i, size in enumerate(sizes) if size > 0]
+    parts = min(parts, max(1, len(usable)))
+    steps: list[tuple[Batch, ...]] = []
+    for epoch in range(math.ceil(epochs)):
+        order = list(usable)
+        random.Random(f"{seed}/{epoch}").shuffle(order)
+        if epochs < epoch + 1:
+            order = order[: max(parts, round(len(order) * (epochs - epoch)))]
+        steps += [_split(epoch, scenes, sizes, parts) for scenes in _fill(order, sizes, tokens_per_step, parts)]
+    return Schedule(tuple(steps))
+
+
+def _fill(order: Sequence[int], sizes: Sequence[int], budget: int, least: int) -> list[list[int]]:
+    steps: list[list[int]] = [[]]
+    used = 0
+    for scene in order:
+        if used + sizes[scene] > budget and len(steps[-1]) >= least:
+            steps.append([])
+            used = 0
+        steps[-1].append(scene)
+        used += sizes[scene]
+    if len(steps) > 1 and len(steps[-1]) < least:
+        last = steps.pop()
+        steps[-1] += last
+    return steps
+
+
+def _split(epoch: int, scenes: Sequence[int], sizes: Sequence[int], parts: int) -> tuple[Batch, ...]:
+    """Split a step's scenes into forests of about equal size: largest first, each to the emptiest forest."""
+    forests: list[list[int]] = [[] for _ in range(parts)]
+    for scene in sorted(scenes, key=lambda s: (-sizes[s], s)):
+        min(forests, key=lambda f: sum(sizes[s] for s in f)).append(scene)
+    return tuple(Batch(epoch, tuple(forest)) for forest in forests)

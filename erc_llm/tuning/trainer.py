@@ -1,0 +1,173 @@
+"""Fits a LoRA adapter on token trees through TRL's `SFTTrainer`.
+
+In: a PEFT model, a `Schedule`, a function that builds a scene's trees, and a function that scores the selection split.
+Out: the adapter of the best selection score in `<folder>/adapter`, a training log, checkpoints to resume from. Knows
+nothing of prompts, corpora and metrics: trees and scores are handed in.
+
+The loss of a step is the weighted mean, over its targets, of the negative log-likelihood of the label's tokens (end
+tokens included), whatever the number of forests and processes the step is split into.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from datasets import Dataset
+from transformers import TrainerCallback, set_seed
+from trl import SFTConfig, SFTTrainer
+
+from erc_llm.prompting.forest import Forest, answer_log_likelihoods, forest_logits, pack, require_tree_attention
+from erc_llm.prompting.tree import TokenTree
+from erc_llm.tuning.checkpoints import CHECKPOINTS, latest_checkpoint
+from erc_llm.tuning.schedule import Batch, Schedule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from peft import PeftModel
+    from transformers import PreTrainedTokenizerBase
+
+TreesOf = Callable[[int, int], list[TokenTree]]  # (scene, epoch) -> its trees with gold answers
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPlan:
+    """The numbers of an optimisation; see `TrainingConfig` for their meaning and units."""
+
+    learning_rate: float
+    schedule: str
+    warmup: float
+    weight_decay: float
+    max_grad_norm: float
+    accumulation: int
+    gradient_checkpointing: bool
+    bf16: bool
+    use_cpu: bool
+    seed: int
+    log_every: int
+    report_to: tuple[str, ...]
+    run_name: str
+
+
+class TreeTrainer(SFTTrainer):
+    """TRL's trainer on forests instead of padded rows."""
+
+    def __init__(self, batches: Sequence[Batch], trees_of: TreesOf, **kwargs: Any) -> None:
+        rows = Dataset.from_dict({"batch": list(range(len(batches)))})
+        super().__init__(train_dataset=rows, data_collator=_Collator(batches, trees_of), **kwargs)
+        self.loss_is_scaled_for_ga = True  # compute_loss divides by the whole step's weight
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
+        # The schedule is the order; shuffling it here would break resuming.
+        return torch.utils.data.SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor | None:
+        """Sum of target weights over the whole optimizer step, accumulation and processes included."""
+        weight = torch.stack([batch["forest"].weights.sum() for batch in batch_samples]).sum().to(device)
+        total: torch.Tensor = self.accelerator.gather(weight).sum()
+        return total
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: Mapping[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """This forest's share of the step's loss: weighted label negative log-likelihood over the step's weight."""
+        assert num_items_in_batch is not None
+        assert not return_outputs
+        forest: Forest = inputs["forest"]
+        likelihoods = answer_log_likelihoods(forest_logits(model, forest), forest)
+        loss = -(likelihoods * forest.weights).sum() / num_items_in_batch
+        # DDP averages gradients over processes; the loss is a sum over them.
+        return loss * self.accelerator.num_processes
+
+
+class _Collator:
+    """Builds the forest of one batch."""
+
+    def __init__(self, batches: Sequence[Batch], trees_of: TreesOf) -> None:
+        self._batches = batches
+        self._trees_of = trees_of
+
+    def __call__(self, rows: list[dict[str, int]]) -> dict[str, Any]:
+        trees = []
+        for row in rows:
+            batch = self._batches[row["batch"]]
+            trees += [tree for scene in batch.scenes for tree in self._trees_of(scene, batch.epoch)]
+        forest = pack(trees)
+        return {"input_ids": forest.input_ids, "forest": forest}
+
+
+def fit(
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    schedule: Schedule,
+    trees_of: TreesOf,
+    plan: TrainingPlan,
+    folder: Path,
+    callbacks: Sequence[TrainerCallback],
+    resume: bool = False,
+) -> int:
+    """Train the adapter; returns the number of optimizer steps made in all.
+
+    Args:
+        model: The base model with its adapter attached.
+        tokenizer: Its tokenizer.
+        schedule: Every step of the training.
+        trees_of: Builds the trees of a scene for an epoch.
+        plan: The numbers of the optimisation.
+        folder: The run directory.
+        callbacks: Progress, log, selection scores, checkpoint times.
+        resume: Go on from the latest complete checkpoint in the run directory, if there is one.
+    """
+    require_tree_attention(model)
+    arguments = SFTConfig(
+        output_dir=str(folder / CHECKPOINTS),
+        num_train_epochs=1,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=plan.accumulation,
+        learning_rate=plan.learning_rate,
+        lr_scheduler_type=plan.schedule,
+        warmup_steps=plan.warmup,
+        weight_decay=plan.weight_decay,
+        max_grad_norm=plan.max_grad_norm,
+        gradient_checkpointing=plan.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        bf16=plan.bf16,
+        use_cpu=plan.use_cpu,
+        seed=plan.seed,
+        data_seed=plan.seed,
+        logging_steps=plan.log_every,
+        logging_first_step=True,
+        save_strategy="no",  # the checkpoint callback decides, by time
+        save_total_limit=2,
+        report_to=list(plan.report_to),
+        run_name=plan.run_name,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        max_length=None,
+        packing=False,
+    )
+    trainer = TreeTrainer(
+        schedule.batches(),
+        trees_of,
+        model=model,
+        args=arguments,
+        processing_class=tokenizer,
+        callbacks=list(callbacks),
+    )
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+    set_seed(plan.seed)
+    checkpoint = latest_checkpoint(folder) if resume else None
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return int(trainer.state.global_step)

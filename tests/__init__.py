@@ -1,0 +1,1 @@
+"""Tests mirror the package; `tiny_models` makes the stand-ins they run on."""

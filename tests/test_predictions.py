@@ -1,0 +1,479 @@
+"""The predictions table: what it takes from a corpus, what it refuses, and that files give back what they got."""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from erc_llm.corpus.dialogues import Dialogue, Utterance
+from erc_llm.errors import PredictionsError
+from erc_llm.predictions import (
+    Answer,
+    Predictions,
+    PredictionsInfo,
+    history_lengths,
+    read_predictions,
+    write_predictions,
+)
+
+LABELS = ("Joyful", "Neutral", "Sad")
+INFO = PredictionsInfo(
+    system="tuned",
+    labels=LABELS,
+    corpus_sha256="ab" * 32,
+    corpus_name="series",
+    corpus_version="own",
+    split="dev",
+    healed=True,
+    run_id="run-1",
+    seed=13,
+    context="past",
+    template_sha256="cd" * 32,
+    base_model="tiny",
+    prior="train shares",
+    train_shares=(0.25, 0.5, 0.25),
+    created_with={"erc-llm": "0.1"},
+)
+SUFFIXES = (".parquet", ".jsonl")
+
+
+def line(id: str, speaker: str, label: str | None = "Neutral", text: str = "hi", target: bool = True) -> Utterance:
+    return Utterance(id, tuple(speaker.split("+")), text, label, target)
+
+
+FIRST = Dialogue("a", (line("1", "Ann", "Joyful"), line("2", "Bob", "Sad"), line("3", "Ann")), 1, 1, 1)
+SECOND = Dialogue("b", (line("1", "Ann", None), line("2", "Ann"), line("3", "Bob+Cy"), line("4", "Dee")), 1, 1, 2)
+OTHER_SPLIT = Dialogue("c", (line("1", "Bob"), line("2", "Cy+Bob"), line("3", "Bob", text=" ")), 1, 1, 0)
+
+
+def answers(*dialogues: Dialogue, **given: Any) -> dict[tuple[str, str], Answer]:
+    return {(d.id, d.utterances[i].id): Answer("Neutral", **given) for d in dialogues for i in d.targets}
+
+
+def columns(rows: int = 2, **others: Any) -> dict[str, Any]:
+    required = {"dialogue_id": ["a"] * rows, "utterance_id": [str(i) for i in range(rows)], "predicted": ["Sad"] * rows}
+    return required | others
+
+
+def test_the_corpus_fills_the_columns_of_every_target() -> None:
+    table = Predictions.from_corpus(INFO, [FIRST, SECOND], answers(FIRST, SECOND), history=[FIRST, SECOND, OTHER_SPLIT])
+    assert table.keys == (("a", "1"), ("a", "2"), ("a", "3"), ("b", "1"), ("b", "2"), ("b", "3"), ("b", "4"))
+    assert table.position is not None
+    assert table.position.tolist() == [0, 1, 2, 0, 1, 2, 3]
+    assert table.episode == ("s01_e01",) * 7
+    assert table.scene_order is not None
+    assert table.scene_order.tolist() == [0, 0, 0, 1, 1, 1, 1]
+    assert table.speakers is not None
+    assert table.speakers[5] == ("Bob", "Cy")
+    assert table.gold == ("Joyful", "Sad", "Neutral", None, "Neutral", "Neutral", "Neutral")
+    assert table.dialogue_index.tolist() == [0, 0, 0, 1, 1, 1, 1]
+    assert table.missing == ("raw_answer", "log_likelihoods", "probabilities", "label_mass")
+
+
+def test_the_previous_gold_label_is_of_the_same_speaker_in_the_same_dialogue() -> None:
+    table = Predictions.from_corpus(INFO, [FIRST, SECOND], answers(FIRST, SECOND))
+    # Ann's line b/1 opens a new scene; before b/2 she spoke an unlabelled line; Bob and Dee speak for the first time.
+    assert table.previous_gold_same_speaker == (None, None, "Joyful", None, None, None, None)
+
+
+def test_history_counts_lines_of_strictly_earlier_scenes_of_the_whole_corpus() -> None:
+    table = Predictions.from_corpus(INFO, [FIRST, SECOND], answers(FIRST, SECOND), history=[SECOND, FIRST, OTHER_SPLIT])
+    assert table.history_length is not None
+    # c, of another split and earlier in time, has two lines of Bob with words in them
+    assert table.history_length.tolist() == [0, 2, 0, 2, 2, 3, 0]
+    assert table.first_seen is not None
+    assert table.first_seen.tolist() == [True, False, True, False, False, False, True]
+
+
+def test_scenes_of_the_same_time_are_no_history_of_each_other() -> None:
+    twin = replace(FIRST, id="twin")
+    assert history_lengths([FIRST, twin])[twin] == {"Ann": 0, "Bob": 0}
+
+
+def test_without_times_history_follows_the_given_order() -> None:
+    one, two = (Dialogue(name, (line("1", "Ann"),)) for name in "xy")
+    assert history_lengths([two, one]) == {two: {"Ann": 0}, one: {"Ann": 1}}
+
+
+def test_a_generic_name_has_no_history_in_another_episode() -> None:
+    scenes = [Dialogue(str(e), (line("1", "Guy"), line("2", "Ann")), 1, e, s) for e, s in ((1, 1), (1, 2), (2, 1))]
+    lengths = history_lengths(scenes, generic={"Guy"})
+    assert [lengths[d]["Guy"] for d in scenes] == [0, 1, 0]
+    assert [lengths[d]["Ann"] for d in scenes] == [0, 1, 2]
+
+
+def test_context_only_lines_have_no_row_and_no_history_means_missing_columns() -> None:
+    scene = Dialogue("a", (line("1", "Ann", "Sad", target=False), line("2", "Ann")))
+    table = Predictions.from_corpus(INFO, [scene], answers(scene))
+    assert table.keys == (("a", "2"),)
+    assert table.previous_gold_same_speaker == ("Sad",)
+    assert {"history_length", "first_seen", "episode"} <= set(table.missing)
+
+
+def test_every_target_needs_an_answer_and_every_answer_a_target() -> None:
+    given = answers(FIRST)
+    with pytest.raises(PredictionsError, match="1 answers belong to no target"):
+        Predictions.from_corpus(INFO, [FIRST], given | {("a", "9"): Answer("Sad")})
+    del given["a", "2"]
+    with pytest.raises(PredictionsError, match=r"1 of 3 targets have no answer, the first is \('a', '2'\)"):
+        Predictions.from_corpus(INFO, [FIRST], given)
+
+
+def test_history_must_hold_the_predicted_dialogues() -> None:
+    with pytest.raises(PredictionsError, match="'b' is not among those given as history"):
+        Predictions.from_corpus(INFO, [SECOND], answers(SECOND), history=[FIRST])
+
+
+def test_an_invalid_answer_has_index_minus_one_whatever_it_falls_back_to() -> None:
+    given = answers(FIRST) | {("a", "1"): Answer(None, invalid=True), ("a", "2"): Answer("Sad", invalid=True)}
+    assert Predictions.from_corpus(INFO, [FIRST], given).predicted_index.tolist() == [-1, -1, 1]
+
+
+def test_arrays_of_a_table_are_read_only() -> None:
+    table = Predictions.from_columns(INFO, columns(probabilities=[[0.5, 0.25, 0.25]] * 2))
+    assert table.probabilities is not None
+    with pytest.raises(ValueError, match="read-only"):
+        table.probabilities[0, 0] = 1.0
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ({"predicted": None}, "no column predicted"),
+        ({"utterance_id": ["7", "7"]}, r"target \('a', '7'\) stands in 2 rows"),
+        (
+            {"predicted": ["Sad", "Bored"]},
+            r"column 'predicted', row 2: 'Bored' is not among the labels Joyful, Neutral",
+        ),
+        ({"gold": ["Bored", None]}, r"column 'gold', row 1"),
+        ({"predicted": ["Sad", None], "invalid": [False, False]}, "row 2: no label, yet not marked invalid"),
+        ({"probabilities": [[0.5, 0.5], None]}, "row 1: expected 3 numbers, one per label, found 2"),
+        ({"log_likelihoods": [None, [-1.0] * 4]}, "'log_likelihoods', row 2: expected 3 numbers"),
+        ({"probabilities": [[0.5, 0.25, 0.25], [0.5, 0.25, 0.252]]}, "row 2: .* sum of 1.002"),
+        ({"probabilities": [None, [1.5, -0.5, 0.0]]}, "row 2: .* negative"),
+        ({"probabilities": [None, [float("nan"), 0.5, 0.5]]}, "row 2: expected a number, found nan"),
+        ({"log_likelihoods": [None, [float("inf"), -1, -1]]}, "row 2: expected a number, found inf"),
+        ({"label_mass": ["much", 0.9]}, "'label_mass', row 1: expected a number, found 'much'"),
+        ({"position": [1, None]}, "'position', row 2: expected a whole number"),
+        ({"position": [1, 2**70]}, "'position', row 2: expected a whole number"),
+        ({"invalid": [1, 0]}, "'invalid', row 1: expected true or false"),
+        ({"speakers": ["Ann", ["Bob"]]}, "'speakers', row 1: expected a list of texts"),
+        ({"text": ["fine", "\ud800"]}, "'text', row 2: .* not valid Unicode"),
+        ({"text": ["only one"]}, "column 'text' has 1 rows, 'dialogue_id' has 2"),
+    ],
+)
+def test_a_table_that_breaks_its_rules_cannot_be_built(broken: dict[str, Any], message: str) -> None:
+    with pytest.raises(PredictionsError, match=message):
+        Predictions.from_columns(INFO, columns(**broken))
+
+
+def test_probabilities_may_miss_their_sum_by_rounding() -> None:
+    table = Predictions.from_columns(INFO, columns(probabilities=[[0.333, 0.333, 0.3335], None]))
+    assert table.probabilities is not None
+    assert np.isnan(table.probabilities[1]).all()
+
+
+@pytest.mark.parametrize("labels", [(), ("One",), ("Sad", "Sad"), ("Sad", "")])
+def test_a_label_set_needs_two_different_names(labels: tuple[str, ...]) -> None:
+    with pytest.raises(PredictionsError, match="at least two different names"):
+        replace(INFO, labels=labels, train_shares=None)
+
+
+# ---------------------------------------------------------------------------------------------------------- files
+
+words = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
+labels = st.sampled_from(LABELS)
+weights = st.lists(st.floats(0.01, 1), min_size=3, max_size=3)
+
+
+def probabilities(values: list[float]) -> list[float]:
+    return [value / sum(values) for value in values]
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> Predictions:
+    """Any table: each optional column there or not, nulls wherever a row may have one."""
+    n = draw(st.integers(0, 5))
+    keys = draw(st.lists(st.tuples(words, words), min_size=n, max_size=n, unique=True))
+    whole = st.integers(-(2**63), 2**63 - 1)
+    floats = st.floats(max_value=0, allow_nan=False)
+    rows = {
+        "position": whole,
+        "episode": st.none() | words,
+        "scene_order": whole,
+        "speakers": st.lists(words, max_size=3),
+        "text": words,
+        "gold": st.none() | labels,
+        "previous_gold_same_speaker": st.none() | labels,
+        "history_length": whole,
+        "first_seen": st.booleans(),
+        "raw_answer": st.none() | words,
+        "log_likelihoods": st.none() | st.lists(floats, min_size=3, max_size=3),
+        "probabilities": st.none() | weights.map(probabilities),
+        "label_mass": st.none() | st.floats(0, 1),
+    }
+    invalid = draw(st.lists(st.booleans(), min_size=n, max_size=n))
+    drawn: dict[str, Any] = {
+        "dialogue_id": [key[0] for key in keys],
+        "utterance_id": [key[1] for key in keys],
+        "predicted": [draw(st.none() | labels) if i else draw(labels) for i in invalid],
+        "invalid": invalid,
+    }
+    for name, values in rows.items():
+        drawn[name] = draw(st.none() | st.lists(values, min_size=n, max_size=n))
+    info = replace(INFO, system=draw(words), prior=draw(st.none() | words), seed=draw(st.none() | st.integers(0, 9)))
+    return Predictions.from_columns(info, drawn)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(tables())
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_gives_back_what_was_written(tmp_path: Path, suffix: str, table: Predictions) -> None:
+    path = tmp_path / f"table{suffix}"
+    write_predictions(table, path)
+    again = read_predictions(path)
+    assert again.info == table.info
+    assert again.columns() == table.columns()
+    assert again.missing == table.missing
+    assert os.listdir(tmp_path) == [path.name]
+
+
+@pytest.fixture
+def table() -> Predictions:
+    given = answers(FIRST, SECOND, probabilities=[0.2, 0.5, 0.3], log_likelihoods=[-3, -2, -2.5], label_mass=0.4)
+    return Predictions.from_corpus(INFO, [FIRST, SECOND], given, history=[FIRST, SECOND])
+
+
+def test_the_content_tells_the_format(tmp_path: Path, table: Predictions) -> None:
+    write_predictions(table, tmp_path / "new" / "folder" / "table.jsonl")
+    (tmp_path / "new" / "folder" / "table.jsonl").rename(tmp_path / "renamed.parquet")
+    assert read_predictions(tmp_path / "renamed.parquet").columns() == table.columns()
+
+
+def test_others_can_read_the_files(tmp_path: Path, table: Predictions) -> None:
+    write_predictions(table, tmp_path / "t.parquet")
+    write_predictions(table, tmp_path / "t.jsonl")
+    stored = pq.read_table(tmp_path / "t.parquet")
+    assert json.loads(stored.schema.metadata[b"erc_llm"])["corpus_version"] == "own"
+    assert stored.schema.field("probabilities").type == pa.list_(pa.float64())
+    head, first, *_ = map(json.loads, (tmp_path / "t.jsonl").read_text("utf-8").splitlines())
+    assert head["info"]["labels"] == list(LABELS)
+    assert first["gold"] == "Joyful"
+
+
+class FullDisk:
+    """A file on a disk with room for `room` bytes."""
+
+    def __init__(self, file: Any, room: int) -> None:
+        self.file, self.room = file, room
+
+    def write(self, content: Any) -> int:
+        self.room -= len(bytes(content))
+        if self.room < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return self.file.write(content)  # type: ignore[no-any-return]
+
+    def __enter__(self) -> FullDisk:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("room", [0, 300])
+@pytest.mark.parametrize("before", [None, b"an older table"])
+def test_a_full_disk_leaves_nothing_half_written(
+    tmp_path: Path, table: Predictions, monkeypatch: pytest.MonkeyPatch, suffix: str, room: int, before: bytes | None
+) -> None:
+    path, real_open = tmp_path / f"table{suffix}", builtins.open
+    if before is not None:
+        path.write_bytes(before)
+
+    def open_on_full_disk(name: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        file = real_open(name, mode, *args, **kwargs)
+        return FullDisk(file, room) if "w" in mode else file
+
+    monkeypatch.setattr(builtins, "open", open_on_full_disk)
+    with pytest.raises(PredictionsError, match=r"table\.\w+: cannot be written: No space left on device") as caught:
+        write_predictions(table, path)
+    monkeypatch.undo()
+    assert caught.value.exit_code == 2
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == ([] if before is None else [before])
+
+
+def test_a_disk_that_is_full_only_when_flushed_leaves_nothing(
+    tmp_path: Path, table: Predictions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(PredictionsError, match="No space left"):
+        write_predictions(table, tmp_path / "table.parquet")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_rename_that_fails_keeps_the_older_table(
+    tmp_path: Path, table: Predictions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "table.parquet").write_bytes(b"an older table")
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(PredictionsError, match="No space left"):
+        write_predictions(table, tmp_path / "table.parquet")
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"an older table"]
+
+
+def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path, table: Predictions) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PredictionsError, match="cannot be written"):
+        write_predictions(table, tmp_path / "file" / "table.parquet")
+    with pytest.raises(PredictionsError, match="cannot be written"):
+        write_predictions(table, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_missing_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(PredictionsError, match=r"nothing\.parquet: no such file"):
+        read_predictions(tmp_path / "nothing.parquet")
+    with pytest.raises(PredictionsError, match="cannot be read"):
+        read_predictions(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\n", b"dialogue_id,predicted\n1,Sad\n", b"\x00" * 50, "Grüße".encode("latin-1")]
+)
+def test_another_kind_of_file_says_so(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "t.parquet").write_bytes(content)
+    with pytest.raises(PredictionsError, match="neither Parquet nor JSONL"):
+        read_predictions(tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_truncated_file_never_passes_for_a_whole_one(tmp_path: Path, table: Predictions, suffix: str) -> None:
+    path = tmp_path / f"t{suffix}"
+    write_predictions(table, path)
+    whole = path.read_bytes()
+    for size in range(1, len(whole) - 1, 37):
+        path.write_bytes(whole[:size])
+        with pytest.raises(PredictionsError, match=r"t\.\w+: .*(cut off|neither Parquet nor JSONL)"):
+            read_predictions(path)
+
+
+def test_jsonl_cut_between_two_lines_is_noticed(tmp_path: Path, table: Predictions) -> None:
+    path = tmp_path / "t.jsonl"
+    write_predictions(table, path)
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-2]))
+    with pytest.raises(PredictionsError, match=r"promises 7 rows, found 5; the file is cut off"):
+        read_predictions(path)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_damaged_file_is_never_a_traceback(
+    tmp_path: Path, table: Predictions, suffix: str, data: st.DataObject
+) -> None:
+    path = tmp_path / f"t{suffix}"
+    write_predictions(table, path)
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    message = None
+    try:
+        read_predictions(path)
+    except PredictionsError as error:
+        message = str(error)
+    assert message is None or str(path) in message
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (['{"rows": 0}'], "expected the metadata"),
+        (['{"info": []}'], "format version None"),
+        (['{"info": {"format_version": 2}}'], "format version 2; this version of erc-llm reads 1"),
+        (['{"info": {"format_version": 1}}'], "system: Field required.*labels: Field required"),
+        ([{"labels": "Sad"}], "metadata: labels"),
+        ([{"labels": ["Sad"]}], "at least two different names"),
+        ([{"context": "future"}], "metadata: context"),
+        ([{}, "[1]"], "line 2: expected a JSON object"),
+        ([{}, '{"dialogue_id": "a"'], "line 2: not JSON"),
+        ([{}, "[" * 100_000], "line 2: not JSON"),
+        ([{}, '{"dialogue_id": "a", "utterance_id": "1"}'], "no column predicted"),
+        ([{}, '{"dialogue_id": "a", "utterance_id": 1, "predicted": "Sad"}'], "row 1: expected text, found 1"),
+    ],
+)
+def test_a_wrong_jsonl_says_what_is_wrong(tmp_path: Path, lines: list[Any], message: str) -> None:
+    info = {**INFO.as_dict(), "train_shares": None}
+    written = [each if isinstance(each, str) else json.dumps({"info": info | each}) for each in lines]
+    (tmp_path / "t.jsonl").write_text("\n".join(written), "utf-8")
+    with pytest.raises(PredictionsError, match=message):
+        read_predictions(tmp_path / "t.jsonl")
+
+
+def write_parquet(path: Path, metadata: bool = True, **others: Any) -> None:
+    values = {name: column for name, column in columns(**others).items() if column is not None}
+    stored = pa.table(values)
+    if metadata:
+        stored = stored.replace_schema_metadata({b"erc_llm": json.dumps(INFO.as_dict()).encode()})
+    pq.write_table(stored, path)
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        ({"metadata": False}, "without the metadata 'erc_llm'"),
+        ({"dialogue_id": None}, "no column dialogue_id"),
+        ({"utterance_id": None, "predicted": None}, "no column utterance_id, predicted"),
+        ({"predicted": [1, 2]}, "'predicted', row 1: expected text, found 1"),
+        ({"predicted": ["Sad", "Bored"]}, "'Bored' is not among the labels"),
+        ({"utterance_id": ["1", "1"]}, "stands in 2 rows"),
+        ({"probabilities": [[0.5, 0.4, 0.0], [1.0, 0.0, 0.0]]}, "found a sum of 0.9"),
+        ({"probabilities": [[1.0], [1.0]]}, "expected 3 numbers, one per label, found 1"),
+    ],
+)
+def test_a_wrong_parquet_says_what_is_wrong(tmp_path: Path, others: dict[str, Any], message: str) -> None:
+    write_parquet(tmp_path / "t.parquet", **others)
+    with pytest.raises(PredictionsError, match=rf"t\.parquet: .*{message}"):
+        read_predictions(tmp_path / "t.parquet")
+
+
+def test_optional_columns_may_lack_and_strange_ones_are_ignored(tmp_path: Path) -> None:
+    path = tmp_path / "split=dev" / "t.parquet"  # a folder that pyarrow would take for a partition
+    path.parent.mkdir()
+    write_parquet(path, remark=["mine", "too"], gold=["Sad", None])
+    table = read_predictions(path)
+    assert table.gold == ("Sad", None)
+    assert table.missing[:3] == ("position", "episode", "scene_order")
+    assert "probabilities" in table.missing
+    assert "remark" not in table.columns()
+
+
+def test_importing_the_table_and_the_figures_loads_no_heavy_library() -> None:
+    heavy = ("pyarrow", "sklearn", "pandas", "torch", "transformers", "scipy", "matplotlib")
+    code = f"import sys, erc_llm.predictions, erc_llm.metrics; print([m for m in {heavy} if m in sys.modules])"
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
+    assert done.stdout.strip() == "[]"
