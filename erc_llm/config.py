@@ -41,7 +41,8 @@ class CorpusConfig(_Section):
     heal_from: str | None = Field(None, description="Folder of the original EmoryNLP files, to restore missing lines.")
     aliases: dict[str, str] = Field({}, description="Speaker name: the name of the same person used instead.")
     generic: tuple[str, ...] | None = Field(
-        None, description="Names that are not one person (Guy, Woman); scoped to their episode. Default: a built-in list."
+        None,
+        description="Names that are nobody in particular (Guy); scoped to their episode. Default: a list.",
     )
     labels: LabelsConfig | None = Field(None, description="The label set; the seven of EmoryNLP by default.")
     selection_fraction: float = Field(0.1, gt=0, lt=0.9, description="Share of train set aside as selection split.")
@@ -89,11 +90,11 @@ class TrainingConfig(_Section):
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     tokens_per_step: int = Field(1536, ge=64, description="Token budget of one optimizer step, over all processes.")
     accumulation: int = Field(1, ge=1, description="Forests a step is split into, one after the other, to save memory.")
-    gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass to save memory.")
+    gradient_checkpointing: bool = Field(False, description="Recompute activations backwards to save memory.")
     max_scenes: int | None = Field(None, ge=1, description="Train on that many scenes, drawn by seed; all by default.")
     evaluations: int = Field(3, ge=0, description="How often, evenly spaced, the selection split is scored; 0: never.")
     patience: int | None = Field(None, ge=1, description="Stop after that many evaluations without a new best.")
-    checkpoint_minutes: float = Field(10, ge=0, description="A checkpoint to resume from at least that often; 0: every step.")
+    checkpoint_minutes: float = Field(10, ge=0, description="Time between checkpoints to resume from; 0: every step.")
     log_every: int = Field(5, ge=1, description="Steps between two lines of the training log.")
     report_to: tuple[str, ...] = Field((), description="Further loggers: tensorboard, wandb, trackio.")
 

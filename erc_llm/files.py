@@ -14,7 +14,7 @@ from typing import IO
 from erc_llm.errors import UserError
 
 
-def write_whole(path: Path, write: Callable[[IO[bytes]], None], error: type[UserError] = UserError) -> None:
+def write_whole(path: Path, write: Callable[[IO[bytes]], object], error: type[UserError] = UserError) -> None:
     """Write a file under its name only once it is complete; missing folders are made.
 
     Raises:
@@ -38,4 +38,4 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], None], error: type[User
 
 def write_text(path: Path, text: str, error: type[UserError] = UserError) -> None:
     """`write_whole` for a text in UTF-8."""
-    write_whole(path, lambda file: file.write(text.encode()) and None, error)
+    write_whole(path, lambda file: file.write(text.encode()), error)

@@ -269,7 +269,7 @@ def evaluation_steps(total: int, evaluations: int) -> frozenset[int]:
 
 
 def score_figures(model: Any, prompter: Prompter, dialogues: Sequence[Dialogue], tokens: int) -> dict[str, float]:
-    """Figures on labelled dialogues with the model as it is: weighted and macro F1, accuracy, mean label NLL in nats."""
+    """Weighted and macro F1, accuracy and mean label NLL (nats) of the model as it is, on labelled dialogues."""
     import numpy as np
 
     from erc_llm.decoding.scoring import score_trees
@@ -360,6 +360,6 @@ def _info(predictor: Predictor, corpus: Corpus, split: str) -> PredictionsInfo:
 def find_source(source: str) -> RunConfig | Path:
     """A run directory as it is; anything else as a configuration of a base model."""
     path = Path(source)
-    if path.is_dir() or os.sep in source and not path.suffix:
+    if path.is_dir() or (os.sep in source and not path.suffix):
         return path
     return load_config(source)

@@ -155,12 +155,16 @@ def commit() -> str | None:
     if not (root / ".git").exists():
         return None
     try:
-        ask = {"cwd": root, "capture_output": True, "text": True, "timeout": 10, "check": True}
-        name = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], **ask).stdout.strip()  # type: ignore[call-overload]
-        changed = subprocess.run(["git", "status", "--porcelain"], **ask).stdout.strip()  # type: ignore[call-overload]
+        name = _git(root, "rev-parse", "--short=12", "HEAD")
+        changed = _git(root, "status", "--porcelain")
     except (OSError, subprocess.SubprocessError):
         return None
     return name + ("+" if changed else "")
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", *arguments]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
 
 
 def process_rank() -> int:

@@ -33,7 +33,7 @@ def colour(label: str, labels: Sequence[str]) -> str:
 
 
 def print_scene(lines: Iterable[LabelledUtterance], console: Console) -> None:
-    """One scene: speaker and text, then the predicted label with its probability, and the gold label where it differs."""
+    """One scene: predicted label with its probability, speaker, text, and the gold label where it differs."""
     for line in lines:
         labels = list(line.probabilities)
         style = colour(line.label, labels)

@@ -66,3 +66,9 @@ def test_the_models_that_setup_installs_are_the_ones_errors_name() -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
     for model in [*BASE_MODELS.values(), *ENCODERS.values()]:
         assert model.install.rpartition(" ")[2] in makefile
+
+
+def test_the_version_is_said_once_and_the_same() -> None:
+    from erc_llm import __version__
+
+    assert __version__ == _project()["project"]["version"]

@@ -122,7 +122,11 @@ class Corpus:
         for split, dialogues in sorted(self.splits.items()):
             digest.update(split.encode())
             for dialogue in dialogues:
-                row = [dialogue.id, dialogue.time, [(u.id, u.speakers, u.text, u.label, u.target) for u in dialogue.utterances]]
+                row = [
+                    dialogue.id,
+                    dialogue.time,
+                    [(u.id, u.speakers, u.text, u.label, u.target) for u in dialogue.utterances],
+                ]
                 digest.update(json.dumps(row, ensure_ascii=False).encode())
         return digest.hexdigest()
 
@@ -140,7 +144,7 @@ def selection_split(corpus: Corpus, fraction: float = 0.1, seed: int = 13) -> Co
     episode = {d.id: d.episode_id or d.id for d in train}
     names = sorted(set(episode.values()))
     if len(names) < 2:
-        raise CorpusError(f"corpus '{corpus.name}': a selection split needs at least two train episodes, found {len(names)}")
+        raise CorpusError(f"corpus '{corpus.name}': cannot cut a selection split, train has {len(names)} episode")
     random.Random(seed).shuffle(names)
     drawn: set[str] = set()
     for name in names[:-1]:

@@ -31,7 +31,7 @@ class LabelSet:
             raise ConfigError(f"labels: expected at least two different, non-empty names, found {list(self.names)}")
         for spelling, name in self.spellings.items():
             if name not in self.names:
-                raise ConfigError(f"labels.spellings: '{spelling}' stands for '{name}', which is not among {list(self.names)}")
+                raise ConfigError(f"labels.spellings: '{spelling}' stands for '{name}', not one of {list(self.names)}")
         if self.neutral is not None and self.neutral not in self.names:
             raise ConfigError(f"labels.neutral: '{self.neutral}' is not among {list(self.names)}")
         table = {s.strip().casefold(): n for s, n in self.spellings.items()}

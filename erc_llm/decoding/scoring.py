@@ -136,7 +136,9 @@ def _score_on_cache(model: PreTrainedModel, tree: TokenTree, budget: int) -> lis
     sizes = [q.stop - q.start for q in tree.questions]
     results: dict[int, LabelScores] = {}
     for group in batch_by_rows(sizes, budget):
-        for i, values in zip(group, score_questions(model, cache, tree, [tree.questions[i] for i in group]), strict=True):
+        for i, values in zip(
+            group, score_questions(model, cache, tree, [tree.questions[i] for i in group]), strict=True
+        ):
             results[i] = values
     return [results[i] for i in range(len(tree.questions))]
 

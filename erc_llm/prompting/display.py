@@ -150,7 +150,9 @@ def _counts(trees: Sequence[TokenTree], lines: int) -> Table:
     questions = sum(len(tree.questions) for tree in trees)
     for kind in _STYLES:
         table.add_row(kind, str(counts[kind]))
-    paths = sum(len(tree.root_path(path[-1])) for tree in trees for q in tree.questions for path in q.answers or [()] if path)
+    paths = sum(
+        len(tree.root_path(path[-1])) for tree in trees for q in tree.questions for path in q.answers or [()] if path
+    )
     table.add_row("tree", str(sum(counts.values())), f"{lines} lines, {questions} questions")
     if paths:
         table.add_row("one prompt per question", str(paths), f"{paths / sum(counts.values()):.1f} times as many")

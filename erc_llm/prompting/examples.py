@@ -24,7 +24,7 @@ Context = Literal["past", "full"]
 Names = Literal["first", "full"]
 Answers = Literal["gold", "all", "gold_all", "none"]
 
-_TITLES = frozenset("mr mrs ms miss dr prof aunt uncle the sir lady officer judge nurse father sister".split())
+_TITLES = frozenset("mr mrs ms miss dr prof aunt uncle the sir lady officer judge nurse father sister".split())  # noqa: SIM905
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,8 @@ class Prompter:
         Args:
             dialogue: The scene.
             answers: `gold` asks about labelled targets and hangs their label on (training); `all` hangs every label
-                on every target (scoring); `gold_all` every label on labelled targets only (selection scores); `none` ends at the answer's header (generation).
+                on every target (scoring), `gold_all` on labelled targets only (selection scores); `none` ends at the
+                answer's header (generation).
             weights: Ask about these positions only, with these weights; by default about all targets with 1.
             label_order: The order in which the prompt lists the labels; the canonical one by default.
         """
@@ -131,9 +132,7 @@ class Prompter:
         if answers in ("gold", "gold_all"):
             asked = {k: w for k, w in asked.items() if utterances[k].label is not None}
         names = self.names(utterances)
-        lines = [
-            self.line_ids(k + 1, name, u.text) for k, (name, u) in enumerate(zip(names, utterances, strict=True))
-        ]
+        lines = [self.line_ids(k + 1, name, u.text) for k, (name, u) in enumerate(zip(names, utterances, strict=True))]
         head = self.head_ids(tuple(label_order or self.labels.names))
         trees = []
         for window in self.windows(lines):

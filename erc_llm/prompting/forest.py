@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,9 +24,6 @@ from transformers.masking_utils import sdpa_mask
 
 from erc_llm.errors import InternalError, ModelError
 from erc_llm.prompting.tree import IntArray, TokenTree
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 ATTENTION = "erc_tree"
 
@@ -196,12 +193,12 @@ def forest_attention(
         ModelError: The model asks for something a tree cannot express (a sliding window, capped scores, sinks).
     """
     if forest is None:
-        return sdpa_attention_forward(  # type: ignore[no-any-return]
+        return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     for name in ("sliding_window", "softcap", "s_aux"):
         if kwargs.get(name) is not None:
-            raise ModelError(f"this model's attention uses '{name}', which a token tree cannot express; use another model")
+            raise ModelError(f"the model's attention uses '{name}', which a token tree cannot express; use another")
     if query.shape[2] != forest.rows:
         raise InternalError(f"attention got {query.shape[2]} rows for a forest of {forest.rows}")
     groups = query.shape[1] // key.shape[1]
@@ -226,13 +223,13 @@ AttentionInterface.register(ATTENTION, forest_attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
-def require_tree_attention(model: PreTrainedModel) -> None:
+def require_tree_attention(model: torch.nn.Module) -> None:
     """Refuse a model whose attention is not ours: others would silently ignore or misread the forest.
 
     Raises:
         ModelError: The model was loaded with another attention implementation.
     """
-    found = getattr(model.config, "_attn_implementation", None)
+    found = getattr(getattr(model, "config", None), "_attn_implementation", None)
     if found != ATTENTION:
         raise ModelError(
             f"the model runs attention '{found}', which would be silently wrong on a token tree; "
@@ -245,7 +242,7 @@ def require_tree_attention(model: PreTrainedModel) -> None:
 _NO_MASK = torch.zeros(1, 1, 1, 1, dtype=torch.bool)
 
 
-def forest_logits(model: PreTrainedModel, forest: Forest) -> torch.Tensor:
+def forest_logits(model: torch.nn.Module, forest: Forest) -> torch.Tensor:
     """(logit rows, vocabulary) float32 logits at the rows that predict an answer token."""
     require_tree_attention(model)
     output = model(

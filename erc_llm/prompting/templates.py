@@ -56,7 +56,7 @@ class PromptTemplate:
         try:
             return "".join(self._template.blocks[block](self._template.new_context(dict(values))))
         except jinja2.UndefinedError as error:
-            raise PromptError(f"prompt '{self.name}', block '{block}': {error}; it is given {sorted(values)}") from error
+            raise PromptError(f"prompt '{self.name}', block '{block}': {error}; given are {sorted(values)}") from error
 
 
 def load_prompt(name: str) -> PromptTemplate:
@@ -152,7 +152,7 @@ def _cut(rendered: str) -> tuple[str, str, str]:
     for name, sentinel in (("user", _USER), ("assistant", _ANSWER)):
         found = rendered.count(sentinel)
         if found != 1:
-            raise PromptError(f"the model's chat template repeats or drops the {name} text ({found} times); cannot cut it")
+            raise PromptError(f"the model's chat template shows the {name} text {found} times; cannot cut it")
     head, _, rest = rendered.partition(_USER)
     bridge, sentinel, tail = rest.partition(_ANSWER)
     if not sentinel or (_SYSTEM in rendered and _SYSTEM not in head):

@@ -26,8 +26,6 @@ from erc_llm.tuning.checkpoints import CHECKPOINTS, latest_checkpoint
 from erc_llm.tuning.schedule import Batch, Schedule
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
 
@@ -57,13 +55,14 @@ class TreeTrainer(SFTTrainer):
     """TRL's trainer on forests instead of padded rows."""
 
     def __init__(self, batches: Sequence[Batch], trees_of: TreesOf, **kwargs: Any) -> None:
+        self._batches = batches
         rows = Dataset.from_dict({"batch": list(range(len(batches)))})
         super().__init__(train_dataset=rows, data_collator=_Collator(batches, trees_of), **kwargs)
-        self.loss_is_scaled_for_ga = True  # compute_loss divides by the whole step's weight
+        self.loss_is_scaled_for_ga = True  # type: ignore[assignment]  # compute_loss divides by the whole step's weight
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
         # The schedule is the order; shuffling it here would break resuming.
-        return torch.utils.data.SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+        return torch.utils.data.SequentialSampler(range(len(self._batches)))
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor | None:
         """Sum of target weights over the whole optimizer step, accumulation and processes included."""
@@ -76,16 +75,17 @@ class TreeTrainer(SFTTrainer):
         model: torch.nn.Module,
         inputs: Mapping[str, Any],
         return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
         """This forest's share of the step's loss: weighted label negative log-likelihood over the step's weight."""
         assert num_items_in_batch is not None
         assert not return_outputs
         forest: Forest = inputs["forest"]
         likelihoods = answer_log_likelihoods(forest_logits(model, forest), forest)
-        loss = -(likelihoods * forest.weights).sum() / num_items_in_batch
+        loss: torch.Tensor = -(likelihoods * forest.weights).sum() / num_items_in_batch
         # DDP averages gradients over processes; the loss is a sum over them.
-        return loss * self.accelerator.num_processes
+        scaled: torch.Tensor = loss * self.accelerator.num_processes
+        return scaled
 
 
 class _Collator:

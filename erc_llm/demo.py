@@ -1,0 +1,66 @@
+"""The main job on the embedded sample, start to end, in minutes on a CPU: zero-shot, train, predict, evaluate, look.
+
+In: a folder to write to. Out: a run directory, three files beside it, and what a newcomer wants to see on the screen.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from erc_llm.config import RunConfig, load_config
+from erc_llm.evaluation.references import difference, print_differences, reference_by_name
+from erc_llm.evaluation.report import evaluate, print_evaluation
+from erc_llm.predictions import write_predictions
+
+SPLIT = "test"
+
+
+def run_demo(output: Path, overrides: Sequence[str], console: Console) -> None:
+    """Run the demo; an earlier demo's run in `output` is replaced.
+
+    Args:
+        output: Folder for the run directory and the predictions tables.
+        overrides: `key=value`, on top of the packaged configuration `sample`.
+        console: Where to show it.
+    """
+    from erc_llm.pipeline import open_corpus, predict, train
+    from erc_llm.predictor import load
+    from erc_llm.terminal import print_scene
+
+    started = time.perf_counter()
+    config = load_config("sample", [f"output={output}", "name=demo", *overrides])
+    _clear(config)
+    corpus = open_corpus(config.corpus, config.label_set())
+    console.rule("1  zero-shot: the base model as it is")
+    base = load(config)
+    zero_shot = predict(base, corpus, SPLIT)
+    write_predictions(zero_shot, output / "demo-zero-shot.parquet")
+    console.print(f"weighted F1 {100 * evaluate(zero_shot).headline.weighted_f1.value:.2f} on {len(zero_shot)} lines")
+    del base
+    console.rule("2  fine-tuning a LoRA adapter")
+    run = train(config, console=console)
+    console.rule("3  the tuned model on scenes it has never seen")
+    tuned = load(run.folder)
+    predictions = predict(tuned, corpus, SPLIT)
+    write_predictions(predictions, output / "demo.parquet")
+    print_evaluation(evaluate(predictions), console)
+    neutral = reference_by_name(predictions, "all-neutral")
+    others = [zero_shot] if neutral is None else [zero_shot, neutral]
+    print_differences([difference(predictions, other) for other in others], console)
+    console.rule("4  one scene")
+    print_scene(tuned.predict(corpus.split(SPLIT)[1]), console)
+    console.rule()
+    console.print(f"adapter: {run.adapter}   predictions: {output / 'demo.parquet'}")
+    console.print(f"talk to it: erc-llm predict {run.folder} --interactive")
+    console.print(f"done in {(time.perf_counter() - started) / 60:.1f} minutes")
+
+
+def _clear(config: RunConfig) -> None:
+    folder = Path(config.output) / config.name
+    if (folder / "manifest.json").is_file():
+        shutil.rmtree(folder)

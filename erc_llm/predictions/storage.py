@@ -1,0 +1,133 @@
+"""Predictions tables as files: Parquet, or JSONL for reading by eye."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import IO, Any
+
+from erc_llm.errors import PredictionsError
+from erc_llm.files import write_whole
+from erc_llm.predictions.columns import KINDS
+from erc_llm.predictions.table import FORMAT_VERSION, REQUIRED, Predictions, PredictionsInfo
+
+_KEY = b"erc_llm"  # of the metadata in the Parquet schema
+
+
+def write_predictions(predictions: Predictions, path: Path | str) -> None:
+    """Write a table: JSONL if the name ends in `.jsonl`, Parquet otherwise. Missing columns are left out.
+
+    JSONL starts with a line `{"info": metadata, "rows": number of rows}`; each further line is a row. Missing folders
+    are made. The file appears under its name only when it is complete.
+
+    Raises:
+        PredictionsError: The file cannot be written, for example because no space is left.
+    """
+    path = Path(path)
+    write = _write_jsonl if path.suffix.lower() == ".jsonl" else _write_parquet
+    write_whole(path, lambda file: write(predictions, file), PredictionsError)
+
+
+def read_predictions(path: Path | str) -> Predictions:
+    """Read a table that `write_predictions` wrote; the content tells which format it has.
+
+    Optional columns that are not there become None and are listed in `Predictions.missing`.
+
+    Raises:
+        PredictionsError: No such file, not a predictions table, cut off, of another format version, without a needed
+            column, or with values that break a rule. The message names the file.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise PredictionsError(f"{path}: no such file; `erc-llm predict` writes predictions tables") from None
+    except OSError as error:
+        raise PredictionsError(f"{path}: cannot be read: {error.strerror or error}") from None
+    read = _read_jsonl if content.lstrip()[:1] == b"{" else _read_parquet
+    try:
+        info, columns = read(content)
+        return Predictions.from_columns(info, columns)
+    except PredictionsError as error:
+        raise PredictionsError(f"{path}: {error}") from error
+
+
+def _write_jsonl(predictions: Predictions, file: IO[bytes]) -> None:
+    columns = predictions.columns()
+    head = {"info": predictions.info.as_dict(), "rows": len(predictions)}
+    rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+    for record in (head, *rows):
+        file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+
+
+def _write_parquet(predictions: Predictions, file: IO[bytes]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    types = {
+        "text": pa.string(),
+        "texts": pa.list_(pa.string()),
+        "integer": pa.int64(),
+        "flag": pa.bool_(),
+        "number": pa.float64(),
+        "numbers": pa.list_(pa.float64()),
+    }
+    columns = predictions.columns()
+    metadata = {_KEY: json.dumps(predictions.info.as_dict(), ensure_ascii=False).encode()}
+    schema = pa.schema([(name, types[KINDS[name]]) for name in columns], metadata=metadata)
+    pq.write_table(pa.table(columns, schema=schema), file, write_page_checksum=True)
+
+
+def _read_jsonl(content: bytes) -> tuple[PredictionsInfo, dict[str, list[Any]]]:
+    records = []
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            records.append(json.loads(line))
+        except (ValueError, RecursionError) as error:
+            raise PredictionsError(f"line {number}: not JSON ({error}); the file is damaged or cut off") from None
+        if not isinstance(records[-1], dict):
+            raise PredictionsError(f"line {number}: expected a JSON object")
+    head, rows = records[0], records[1:]
+    if "info" not in head:
+        raise PredictionsError('line 1: expected the metadata, {"info": ...}; this is no predictions table')
+    if head.get("rows", len(rows)) != len(rows):
+        raise PredictionsError(f"the first line promises {head['rows']} rows, found {len(rows)}; the file is cut off")
+    names = {name for row in rows for name in row} if rows else set(REQUIRED)
+    return _read_info(head["info"]), {name: [row.get(name) for row in rows] for name in names}
+
+
+def _read_parquet(content: bytes) -> tuple[PredictionsInfo, dict[str, list[Any]]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if content[:4] != b"PAR1":
+        raise PredictionsError("neither Parquet nor JSONL; expected a table written by `erc-llm predict`")
+    try:
+        file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+        names = [name for name in KINDS if name in file.schema_arrow.names]
+        table = file.read(columns=names)
+        columns = {name: table.column(name).to_pylist() for name in names}
+        metadata = json.loads((file.schema_arrow.metadata or {}).get(_KEY, b"null"))
+    except (pa.ArrowException, OSError, ValueError, KeyError, RecursionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise PredictionsError(f"damaged or cut off ({reason}); make it again with `erc-llm predict`") from None
+    if metadata is None:
+        raise PredictionsError(f"Parquet without the metadata '{_KEY.decode()}'; this is no predictions table")
+    return _read_info(metadata), columns
+
+
+def _read_info(record: object) -> PredictionsInfo:
+    from pydantic import TypeAdapter, ValidationError
+
+    version = record.get("format_version") if isinstance(record, dict) else None
+    if version != FORMAT_VERSION:
+        raise PredictionsError(
+            f"format version {version!r}; this version of erc-llm reads {FORMAT_VERSION}; make the table again"
+        )
+    try:
+        return TypeAdapter(PredictionsInfo).validate_json(json.dumps(record), strict=True)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise PredictionsError(f"metadata: {problems}") from None

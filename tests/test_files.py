@@ -1,0 +1,81 @@
+"""Files appear whole or not at all: no space, no permission, a writer that fails, a folder in the way."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from erc_llm.errors import PredictionsError, RunError, UserError
+from erc_llm.files import write_text, write_whole
+
+
+def _no_space(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_file_appears_with_its_folders(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "text.txt"
+    write_text(path, "Zoë ist da\n")
+    assert path.read_bytes() == "Zoë ist da\n".encode()
+    assert os.listdir(path.parent) == ["text.txt"]
+
+
+def test_no_space_while_writing_leaves_nothing(tmp_path: Path) -> None:
+    def half(file: IO[bytes]) -> None:
+        file.write(b"the first half")
+        file.flush()
+        assert len(os.listdir(tmp_path)) == 1
+        _no_space()
+
+    with pytest.raises(UserError, match=r"table\.parquet.*No space left") as caught:
+        write_whole(tmp_path / "table.parquet", half)
+    assert caught.value.exit_code == 2
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_no_space_at_the_last_moment_keeps_the_old_file(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_text("old", encoding="utf-8")
+    monkeypatch.setattr(os, call, _no_space)
+    with pytest.raises(RunError, match="No space left"):
+        write_text(path, "new", RunError)
+    assert path.read_text(encoding="utf-8") == "old"
+    assert os.listdir(tmp_path) == ["manifest.json"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_device_without_space_is_reported(tmp_path: Path) -> None:
+    """A real ENOSPC from the kernel: the temporary name is made a link to /dev/full."""
+    path = tmp_path / "text.txt"
+    (tmp_path / f".text.txt.{os.getpid()}.partial").symlink_to("/dev/full")
+    with pytest.raises(UserError, match="No space left"):
+        write_text(path, "x" * 100_000)
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_error_is_of_the_class_that_was_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    with pytest.raises(PredictionsError, match="cannot be written"):
+        write_text(tmp_path / "file" / "table.jsonl", "x", PredictionsError)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with pytest.raises(RunError, match="folder: cannot be written"):
+        write_text(folder, "x", RunError)
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+
+
+def test_a_writer_that_fails_otherwise_leaves_nothing_either(tmp_path: Path) -> None:
+    def broken(file: IO[bytes]) -> None:
+        file.write(b"half")
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_whole(tmp_path / "x", broken)
+    assert os.listdir(tmp_path) == []
