@@ -88,7 +88,7 @@ class TrainingConfig(_Section):
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of all steps in which the rate rises.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
-    tokens_per_step: int = Field(1536, ge=64, description="Token budget of one optimizer step, over all processes.")
+    tokens_per_step: int = Field(768, ge=64, description="Token budget of one optimizer step, over all processes.")
     accumulation: int = Field(1, ge=1, description="Forests a step is split into, one after the other, to save memory.")
     gradient_checkpointing: bool = Field(False, description="Recompute activations backwards to save memory.")
     max_scenes: int | None = Field(None, ge=1, description="Train on that many scenes, drawn by seed; all by default.")
@@ -120,8 +120,9 @@ class RunConfig(_Section):
 
     @property
     def sha256(self) -> str:
-        """Hash of everything that can change a result (not where it is written)."""
-        content = self.model_dump(mode="json", exclude={"name", "output"})
+        """Hash of every field that can change a result. Paths are left out: what they hold has hashes of its own."""
+        paths: dict[str, Any] = {"name": True, "output": True, "corpus": {"path", "heal_from"}, "model": {"base", "device"}}
+        content = self.model_dump(mode="json", exclude=paths)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def label_set(self) -> LabelSet:

@@ -81,6 +81,7 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
     prompter = make_prompter(config, labels, loaded.tokenizer)
     manifest = _manifest(config, corpus, labels, scenes, prompter.template.sha256, loaded)
     if process_rank() == 0:
+        _check_same(folder, manifest)
         write_text(folder / "config.yaml", config.as_yaml(), RunError)
         write_manifest(folder, manifest)
     console.print(f"{loaded.description}, {loaded.precision_reason}; {len(scenes)} training scenes; run {folder}")
@@ -106,6 +107,17 @@ def _claim(folder: Path, config: RunConfig, resume: bool) -> bool:
     return run.manifest.status == "finished"
 
 
+def _check_same(folder: Path, manifest: Manifest) -> None:
+    """Refuse to go on with a run on another corpus, prompt or base model than it began with."""
+    if not (folder / "manifest.json").is_file():
+        return
+    began = read_run(folder).manifest
+    for name in ("corpus_sha256", "template_sha256", "base_model_sha256"):
+        old, new = getattr(began, name), getattr(manifest, name)
+        if old != new:
+            raise RunError(f"{folder}: cannot resume, {name} was {old[:12]} and is {new[:12]} now; choose another name=")
+
+
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
     changed = []
     for key in new:
@@ -114,7 +126,7 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -
             changed += _changed(before, after, f"{prefix}{key}.")
         elif before != after:
             changed.append(f"{prefix}{key}")
-    return [name for name in changed if name not in ("name", "output")]
+    return [name for name in changed if name not in ("name", "output", "corpus.path", "corpus.heal_from", "model.base")]
 
 
 def training_scenes(corpus: Corpus, most: int | None, seed: int) -> tuple[Dialogue, ...]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from erc_llm.corpus.dialogues import EVERYONE, Dialogue, Utterance
 from erc_llm.corpus.labels import LabelSet
+from erc_llm.errors import PromptError
 from erc_llm.prompting.templates import PromptTemplate, cut_frame
 from erc_llm.prompting.tree import TokenTree, TreeBuilder, Window, cut_windows
 
@@ -65,6 +66,8 @@ class Prompter:
         end = encoder.markup(self.frame.end)
         texts = [template.render("answer", {"label": encoder.harmless(name)}) for name in labels.names]
         self.answer_ids = tuple(encoder.data(self.frame.lead + text) + end for text in texts)
+        if not end or len(set(self.answer_ids)) < len(labels):
+            raise PromptError(f"prompt '{template.name}': answers must differ and have an end; they are {texts}")
         self._bridge = encoder.markup(self.frame.bridge)
         self.head_ids = lru_cache(maxsize=10_000)(self._head_ids)
 

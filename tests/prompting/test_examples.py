@@ -300,5 +300,5 @@ def test_golden_prompt_and_trained_tokens() -> None:
     assert forest.position_ids[0, forest.logit_rows].tolist() == GOLDEN_POSITIONS
 
 
-GOLDEN_NODES: list[int] = []
-GOLDEN_POSITIONS: list[int] = []  # of the token before each trained one
+GOLDEN_NODES = [102, 103, 104, 122, 123, 124, 125, 126, 127]
+GOLDEN_POSITIONS = [66, 67, 68, 106, 107, 108, 109, 110, 111]  # of the token before each trained one

@@ -201,7 +201,8 @@ def test_a_plain_prompt_is_bos_and_its_own_blocks() -> None:
     for tree in prompter.trees(SCENE, "all"):
         for question, label, ids in paths(tree):
             system, user = user_text(prompter, SCENE, question.target)
-            assert decode(tokenizer, ids) == f"<s>{system}{user} {EMORYNLP.names[label]}{end}"
+            answer = prompter.template.render("answer", {"label": EMORYNLP.names[label]})
+            assert decode(tokenizer, ids) == f"<s>{system}{user} {answer}{end}"
 
 
 # Templates without a system role.
@@ -234,13 +235,13 @@ CONTENT = "message['content']"
 @pytest.mark.parametrize(
     ("chat_template", "reason"),
     [
-        (CHATML_TEMPLATE.replace(CONTENT, f"{CONTENT} + {CONTENT}"), r"repeats or drops the user text \(2 times\)"),
-        (CHATML_TEMPLATE.replace(CONTENT, "message['role']"), r"repeats or drops the user text \(0 times\)"),
-        (CHATML_TEMPLATE.replace(CONTENT, f"{CONTENT} | lower"), r"repeats or drops the user text \(0 times\)"),
-        pytest.param(CHATML_TEMPLATE.replace(CONTENT, f"{CONTENT} | upper"), r"user text",
+        (CHATML_TEMPLATE.replace(CONTENT, f"{CONTENT} + {CONTENT}"), "user text 2 times"),
+        (CHATML_TEMPLATE.replace(CONTENT, "message['role']"), "user text 0 times"),
+        (CHATML_TEMPLATE.replace(CONTENT, f"{CONTENT} | lower"), "user text 0 times"),
+        pytest.param(CHATML_TEMPLATE.replace(CONTENT, f"{CONTENT} | upper"), "user text",
                      marks=pytest.mark.xfail(strict=True, reason="the sentinels are upper case themselves")),
         ("{% for message in messages if message['role'] != 'assistant' %}{{ message['content'] }}#{% endfor %}",
-         r"repeats or drops the assistant text \(0 times\)"),
+         "assistant text 0 times"),
         ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + message['content'] }}{% endfor %}",
          "nothing after an answer"),
         ("{% for message in messages %}{{ message['content'] }}{% endfor %}", "marks neither"),
@@ -311,6 +312,12 @@ def test_a_template_that_is_not_utf8_is_one_message(tmp_path: Path) -> None:
     file.write_bytes(SOURCE.encode("utf-16"))
     with pytest.raises(PromptError, match="UTF-8"):
         load_prompt(str(file))
+
+
+def test_answers_that_cannot_be_told_apart_are_refused() -> None:
+    template = PromptTemplate("mine", SOURCE.replace("{{ label }}", "{{ label[0] }}"))
+    with pytest.raises(PromptError, match="'mine'.*differ"):
+        Prompter(chatml_tokenizer(), template, EMORYNLP)
 
 
 def test_the_hash_is_that_of_the_source() -> None:

@@ -322,8 +322,6 @@ def test_tensorboard_gets_its_events(tiny_llama: TinyModel, tmp_path: Path) -> N
 
 
 LAUNCHED = """
-import torch
-torch.nn.parallel.DistributedDataParallel.config = property(lambda s: s.module.config)
 import sys
 from erc_llm.cli import main
 sys.argv = ["erc-llm", "train", sys.argv[1]]

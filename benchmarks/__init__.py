@@ -1,0 +1,1 @@
+"""What this project claims about speed and memory, measured beside what people use today: `python -m benchmarks`."""

@@ -1,0 +1,98 @@
+"""`python -m benchmarks`: measures, prints the tables, writes them as JSON and Markdown."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks import breakdown, denormals, matmul, scoring, training
+from benchmarks.measure import Job, Result
+from benchmarks.report import as_markdown, print_sheets
+from benchmarks.workload import Settings
+from erc_llm.errors import ErcError, UserError
+from erc_llm.files import write_text
+
+# Minutes per round on two cores without bf16 units; the peers read every scene once per utterance, or seven times.
+TRAINING_SCENES, SCORING_SCENES = 16, 8
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("what", nargs="?", default="all", choices=("training", "scoring", "matmul", "all"))
+    parser.add_argument("--corpus", help="corpus; default: `aligned` in $ERC_LLM_EMORYNLP, else the embedded sample")
+    parser.add_argument("--config", default="smollm2-135m", help="configuration of prompt, model, adapter, training")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one of its fields")
+    parser.add_argument("--run", help="score with this run's adapter and configuration instead of the base model")
+    scenes = f"scenes drawn for each part; default: {TRAINING_SCENES} in training, {SCORING_SCENES} in scoring"
+    parser.add_argument("--scenes", type=int, help=scenes)
+    parser.add_argument("--pairs", type=int, default=3, help="rounds, in each of which every side runs once")
+    parser.add_argument("--padding-free", action="store_true", help="also train with TRL's padding-free batches")
+    parser.add_argument("--profile", action="store_true", help="also show which operators take the time")
+    parser.add_argument("--denormals", action="store_true", help="also time a step with denormals flushed to zero")
+    parser.add_argument("--out", type=Path, default=Path("docs/results/benchmarks.json"), help="the JSON file")
+    return parser
+
+
+def measure_all(options: argparse.Namespace, console: Console) -> Result:
+    """Everything that was asked for, as one report."""
+    corpus = options.corpus or _default_corpus()
+    settings = Settings(corpus, options.config, tuple(options.set), options.run)
+    began = time.monotonic()
+
+    def on_run(number: int, job: Job, result: Result) -> None:
+        minutes = (time.monotonic() - began) / 60
+        console.print(f"[{minutes:5.1f} min] round {number + 1}, {job.name}: {result['seconds']:.1f} s", markup=False)
+
+    report: Result = {
+        # A folder says nothing to others; what it is called does.
+        "settings": {**asdict(settings), "corpus": None, "run": None}
+        | {"corpus_name": Path(corpus).name, "run_name": Path(options.run).name if options.run else None},
+        "rounds": options.pairs,
+        "matmul": matmul.measure(settings),
+    }
+    training_scenes, scoring_scenes = options.scenes or TRAINING_SCENES, options.scenes or SCORING_SCENES
+    if options.what in ("training", "all"):
+        report["training"] = training.compare(settings, training_scenes, options.pairs, options.padding_free, on_run)
+    if options.what in ("scoring", "all"):
+        report["scoring"] = scoring.compare(settings, scoring_scenes, options.pairs, on_run)
+    report["shares"] = matmul.shares(report["matmul"], report)
+    if options.denormals:
+        report["denormals"] = denormals.compare(settings, training_scenes, options.pairs, on_run)
+    if options.profile:
+        report["profile"] = breakdown.measure(settings, training_scenes)
+    return report
+
+
+def _default_corpus() -> str:
+    folder = os.environ.get("ERC_LLM_EMORYNLP")
+    return str(Path(folder) / "aligned") if folder else "sample"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run; exit code 2 is the user's mistake."""
+    options = _parser().parse_args(arguments)
+    console = Console()
+    try:
+        if options.pairs < 1 or (options.scenes is not None and options.scenes < 1):
+            raise UserError("--pairs and --scenes count from 1")
+        report = measure_all(options, console)
+        print_sheets(report, console)
+        write_text(options.out, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+        write_text(options.out.with_suffix(".md"), as_markdown(report))
+    except ErcError as error:
+        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False)
+        return error.exit_code
+    console.print(f"written to {options.out} and {options.out.with_suffix('.md')}", highlight=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

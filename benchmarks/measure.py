@@ -1,0 +1,202 @@
+"""How to compare two ways of doing the same work honestly.
+
+In: jobs, each a function of this package and its arguments. Out: their results, one fresh process per run, so that
+neither side inherits the other's memory, patched model or warm caches. Rounds alternate (A B, B A, A B), so that a
+machine that slows down slows both; figures are medians over rounds of the ratio within a round. Knows nothing of
+models.
+
+The process that starts the jobs must stay small: Linux hands a parent's peak memory on to its children.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from erc_llm.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+Result = dict[str, Any]  # crosses processes as JSON
+
+
+class JobError(UserError):
+    """A job's process ended without a result."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One side of a comparison.
+
+    Attributes:
+        name: What it is called in tables.
+        function: Where it is, as `module:function`; returns a JSON-able dict.
+        arguments: Its keyword arguments, JSON-able.
+    """
+
+    name: str
+    function: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """A figure of one side over that of another, round by round.
+
+    Attributes:
+        values: One ratio per round.
+    """
+
+    values: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The middle round's ratio."""
+        return median(self.values)
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f}" + (
+            f" ({min(self.values):.2f} to {max(self.values):.2f})" if self.values[1:] else ""
+        )
+
+
+def run_job(job: Job) -> Result:
+    """Run a job in a fresh process.
+
+    Raises:
+        JobError: It failed; the message ends with the last lines that it wrote.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        request, answer = Path(folder) / "request.json", Path(folder) / "answer.json"
+        request.write_text(json.dumps({"function": job.function, "arguments": dict(job.arguments)}), "utf-8")
+        command = [sys.executable, "-m", "benchmarks.measure", str(request), str(answer)]
+        environment = os.environ | {"TOKENIZERS_PARALLELISM": "false"}
+        process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if process.returncode != 0 or not answer.is_file():
+            tail = "\n".join((process.stderr or process.stdout).strip().splitlines()[-8:])
+            raise JobError(f"{job.name}: ended with exit code {process.returncode}:\n{tail}")
+        result: Result = json.loads(answer.read_text("utf-8"))
+        return result
+
+
+def run_alternating(
+    jobs: Sequence[Job], rounds: int, on_run: Callable[[int, Job, Result], None] | None = None
+) -> dict[str, list[Result]]:
+    """Run every job once per round, every other round backwards; results by name, in round order."""
+    results: dict[str, list[Result]] = {job.name: [] for job in jobs}
+    for number in range(rounds):
+        for job in jobs if number % 2 == 0 else jobs[::-1]:
+            result = run_job(job)
+            results[job.name].append(result)
+            if on_run:
+                on_run(number, job, result)
+    return results
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
+    """Ours over theirs, within each round."""
+    return Ratio(tuple(a / b for a, b in zip(ours, theirs, strict=True)))
+
+
+def speeds(results: Sequence[Result], count: str) -> list[float]:
+    """`count` per second of each run."""
+    return [result[count] / result["seconds"] for result in results]
+
+
+def summary(results: Sequence[Result], count: str) -> Result:
+    """Medians of one side over its runs; `count` names what it is paid for."""
+    return {
+        f"{count}_per_second": median(speeds(results, count)),
+        "tokens_per_second": median(speeds(results, "tokens")),
+        "seconds": median(result["seconds"] for result in results),
+        "tokens": median(result["tokens"] for result in results),
+        "peak_mb": max(result["peak_mb"] for result in results),
+        "before_mb": max(result["before_mb"] for result in results),
+    }
+
+
+class Meter:
+    """Measures one stretch of work on a model: seconds, tokens that the model embeds (padding too), peak memory.
+
+    Use as a context manager, or call `start` and `stop`.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._device: torch.device = model.device
+        self._embeddings = model.get_input_embeddings()
+        self._tokens = 0
+        self._began = 0.0
+        self._result: Result = {}
+
+    def __enter__(self) -> Meter:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Begin; whatever was done before is warm-up."""
+        self._tokens, self._result = 0, {"before_mb": peak_mb(self._device)}
+        self._hook = self._embeddings.register_forward_pre_hook(self._count)
+        self._wait()
+        self._began = time.perf_counter()
+
+    def stop(self) -> None:
+        """End."""
+        self._wait()
+        self._result["seconds"] = time.perf_counter() - self._began
+        self._hook.remove()
+        self._result |= {"tokens": self._tokens, "peak_mb": peak_mb(self._device)}
+
+    def result(self, **figures: Any) -> Result:
+        """What was measured, and further figures of the same run."""
+        return self._result | figures
+
+    def _count(self, _: Any, inputs: tuple[Any, ...]) -> None:
+        self._tokens += inputs[0].numel()
+
+    def _wait(self) -> None:
+        import torch
+
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+
+def peak_mb(device: torch.device) -> float:
+    """Peak memory so far, in MB: a GPU's allocations, or this process's resident set."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def main(request: str, answer: str) -> int:
+    """What the fresh process does."""
+    job = json.loads(Path(request).read_text("utf-8"))
+    module, _, name = job["function"].partition(":")
+    try:
+        result = getattr(import_module(module), name)(**job["arguments"])
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    Path(answer).write_text(json.dumps(result), "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

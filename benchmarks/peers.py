@@ -1,0 +1,209 @@
+"""The peers: one prompt per utterance, as people train and label today, on transformers' own `sdpa` attention.
+
+In: token trees. Out: the very same prompts, answers and targets as plain rows (root paths), and what TRL's SFTTrainer,
+`generate` and log-likelihood requests make of them. Knows nothing of forests: nothing here shares a prefix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import TrainerCallback
+
+    from erc_llm.prompting.tree import TokenTree
+    from erc_llm.tuning.trainer import TrainingPlan
+
+IGNORED = -100  # of transformers' losses
+NEW_TOKENS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One utterance's prompt.
+
+    Attributes:
+        ids: From the first token to the answer's header: the question's root path.
+        answers: Token ids of its answers, end tokens included, in the order of `labels`.
+        labels: Label index of each answer.
+    """
+
+    ids: tuple[int, ...]
+    answers: tuple[tuple[int, ...], ...]
+    labels: tuple[int, ...]
+
+
+def prompts_of(trees: Sequence[TokenTree]) -> list[Prompt]:
+    """Every question of every tree as a prompt of its own, in order."""
+    return [
+        Prompt(
+            tuple(tree.token_ids[tree.root_path(question.last)].tolist()),
+            tuple(tuple(tree.token_ids[list(path)].tolist()) for path in question.answers),
+            question.labels,
+        )
+        for tree in trees
+        for question in tree.questions
+    ]
+
+
+def training_rows(trees: Sequence[TokenTree]) -> list[dict[str, list[int]]]:
+    """Gold trees as rows for TRL: ids, and labels that leave out everything but the answer."""
+    return [
+        {"input_ids": [*p.ids, *answer], "labels": [IGNORED] * len(p.ids) + list(answer)}
+        for p in prompts_of(trees)
+        for answer in p.answers
+    ]
+
+
+def fit_trl(
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[dict[str, list[int]]],
+    plan: TrainingPlan,
+    batch_size: int,
+    padding_free: bool,
+    folder: Path,
+    callbacks: Sequence[TrainerCallback],
+) -> None:
+    """One epoch of plain SFTTrainer: length-grouped batches of `batch_size` rows, padded or as one flat row."""
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    arguments = SFTConfig(
+        output_dir=str(folder),
+        num_train_epochs=1,
+        per_device_train_batch_size=batch_size,
+        gradient_accumulation_steps=plan.accumulation,
+        train_sampling_strategy="group_by_length",
+        padding_free=padding_free,
+        learning_rate=plan.learning_rate,
+        lr_scheduler_type=plan.schedule,
+        warmup_steps=plan.warmup,
+        weight_decay=plan.weight_decay,
+        max_grad_norm=plan.max_grad_norm,
+        gradient_checkpointing=plan.gradient_checkpointing,
+        bf16=plan.bf16,
+        use_cpu=plan.use_cpu,
+        seed=plan.seed,
+        logging_steps=plan.log_every,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        max_length=None,
+    )
+    SFTTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_list(list(rows)),
+        processing_class=tokenizer,
+        callbacks=list(callbacks),
+    ).train()
+
+
+def by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """Indices in batches of like length, longest first."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+def generate_answers(
+    model: Any, tokenizer: Any, prompts: Sequence[Prompt], batch_size: int, constrained: bool
+) -> list[list[int]]:
+    """Greedy answers of `generate`, left-padded, length-sorted; at most ten new tokens, ended by the end of turn.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        prompts: One per utterance.
+        batch_size: Prompts at once.
+        constrained: Only beginnings of the prompts' answers are allowed, by `prefix_allowed_tokens_fn`.
+    """
+    import torch
+
+    model.eval()
+    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    longest = max((len(a) for p in prompts for a in p.answers), default=0)
+    answers: list[list[int]] = [[] for _ in prompts]
+    with torch.inference_mode():
+        for batch in by_length([len(p.ids) for p in prompts], batch_size):
+            rows, mask = _padded([prompts[i].ids for i in batch], pad, model.device, left=True)
+            width = rows.shape[1]
+            options: dict[str, Any] = {"max_new_tokens": NEW_TOKENS}
+            if constrained:
+                allowed = [_allowed_after(prompts[i].answers, eos) for i in batch]
+                options = {
+                    "max_new_tokens": longest + 1,
+                    "prefix_allowed_tokens_fn": lambda row, ids, a=allowed, w=width: a[row](ids[w:].tolist()),
+                }
+            output = model.generate(
+                input_ids=rows, attention_mask=mask, do_sample=False, eos_token_id=eos, pad_token_id=pad, **options
+            )
+            for i, new in zip(batch, output[:, width:].tolist(), strict=True):
+                answers[i] = new
+    return answers
+
+
+def _allowed_after(answers: Sequence[Sequence[int]], eos: int) -> Callable[[Sequence[int]], list[int]]:
+    """What may follow the tokens generated so far; after a whole answer, or its end of turn, only that."""
+
+    def allowed(done: Sequence[int]) -> list[int]:
+        if eos in done:
+            return [eos]
+        return sorted({a[len(done)] for a in answers if len(a) > len(done) and list(a[: len(done)]) == list(done)}) or [
+            eos
+        ]
+
+    return allowed
+
+
+def answered_label(prompt: Prompt, generated: Sequence[int], eos: int) -> int | None:
+    """The label that generated tokens spell up to the end of turn; None if they spell none."""
+    for label, answer in zip(prompt.labels, prompt.answers, strict=True):
+        until = answer.index(eos) + 1 if eos in answer else len(answer)
+        if tuple(generated[:until]) == answer[:until]:
+            return label
+    return None
+
+
+def answer_token_log_likelihoods(model: Any, prompts: Sequence[Prompt], batch_size: int) -> list[list[list[float]]]:
+    """Log-likelihood requests as lm-evaluation-harness makes them: one full sequence per prompt and answer.
+
+    Its model call gives logits at every position, which are normalised as a whole; requests are sorted by length and
+    right-padded, the last token of each is not read. Returns log-probabilities by prompt, answer and answer token.
+    """
+    import torch
+
+    model.eval()
+    requests = [(i, k) for i, p in enumerate(prompts) for k in range(len(p.answers))]
+    sequences = [prompts[i].ids + prompts[i].answers[k] for i, k in requests]
+    results: list[list[list[float]]] = [[[] for _ in p.answers] for p in prompts]
+    with torch.inference_mode():
+        for batch in by_length([len(s) for s in sequences], batch_size):
+            rows, mask = _padded([sequences[j][:-1] for j in batch], 0, model.device, left=False)
+            steps = model(input_ids=rows, attention_mask=mask, use_cache=False).logits.float().log_softmax(-1)
+            for row, j in enumerate(batch):
+                i, k = requests[j]
+                answer = torch.tensor(prompts[i].answers[k], device=steps.device)
+                stop = len(sequences[j]) - 1
+                results[i][k] = steps[row, stop - len(answer) : stop].gather(1, answer[:, None])[:, 0].tolist()
+    return results
+
+
+def _padded(sequences: Sequence[Sequence[int]], pad: int, device: Any, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """(rows, width) ids and their attention mask."""
+    import torch
+
+    width = max(map(len, sequences))
+    ids = torch.full((len(sequences), width), pad, dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        place = slice(width - len(sequence), width) if left else slice(0, len(sequence))
+        ids[row, place] = torch.tensor(sequence)
+        mask[row, place] = 1
+    return ids.to(device), mask.to(device)

@@ -1,0 +1,204 @@
+"""The benchmarks' figures for people: tables in the terminal, and the same rows as Markdown for the README.
+
+In: the sections that were measured. Out: rich tables, or Markdown. Computes nothing but shares of what is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.measure import Ratio, Result
+
+_SHOWN_FLIPS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """One table: a title, column names, rows of texts, and sentences below it."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+def sheets(report: Result) -> list[Sheet]:
+    """The tables of all sections that were measured."""
+    makers = {
+        "training": _training,
+        "scoring": _scoring,
+        "matmul": _matmul,
+        "denormals": _denormals,
+    }
+    found = [make(report[name]) for name, make in makers.items() if name in report]
+    if report.get("shares"):
+        found.append(_shares(report["shares"], report["matmul"]["dtype"]))
+    for use, operators in report.get("profile", {}).items():
+        rows = tuple((o["operator"], f"{o['share']:.1%}", str(o["calls"])) for o in operators)
+        found.append(Sheet(f"Where {use} time goes", ("operator", "own time", "calls"), rows))
+    return found
+
+
+def print_sheets(report: Result, console: Console) -> None:
+    """Everything, in the terminal."""
+    for sheet in sheets(report):
+        table = Table(title=sheet.title, title_justify="left", title_style="bold")
+        for i, column in enumerate(sheet.columns):
+            table.add_column(column, justify="left" if i == 0 else "right")
+        for row in sheet.rows:
+            table.add_row(*row)
+        console.print(table)
+        for note in sheet.notes:
+            console.print(f"  {note}", markup=False, highlight=False)
+    console.print(_conditions(report), style="dim")
+
+
+def as_markdown(report: Result) -> str:
+    """The same, for the README."""
+    parts = []
+    for sheet in sheets(report):
+        align = ["---", *["---:"] * (len(sheet.columns) - 1)]
+        lines = [f"| {' | '.join(row)} |" for row in (sheet.columns, align, *sheet.rows)]
+        parts.append(f"**{sheet.title}**\n\n" + "\n".join(lines) + "".join(f"\n\n{note}" for note in sheet.notes))
+    return "\n\n".join(parts) + f"\n\n{_conditions(report)}\n"
+
+
+def _training(section: Result) -> Sheet:
+    setup, sides, peers = section["setup"], section["sides"], section["peers"]
+    rows = []
+    for name, side in sides.items():
+        peer = peers.get(name)
+        compared = ("", "", "")
+        if peer:
+            time = str(Ratio(tuple(peer["time_ratio_rounds"])))
+            compared = (time, f"{peer['token_ratio']:.2f}", f"{peer['quotient']:.2f}")
+        rows.append((name, *_speed(side), *compared, *_memory(side)))
+    return Sheet(
+        f"Training, {setup['utterances']} labelled utterances of {setup['scenes']} scenes, {setup['dtype']}",
+        ("", "utterances/s", "tokens/s", "time ratio", "token ratio", "quotient", "peak MB", "before MB"),
+        tuple(rows),
+        (
+            f"Ratios are the peer's over the token tree's; {setup['tokens_per_step']} tokens a forward on both sides, "
+            f"which is {setup['trl_rows_per_step']} rows for TRL. Tokens are those the model reads, padding included.",
+        ),
+    )
+
+
+def _scoring(section: Result) -> Sheet:
+    setup, agreement = section["setup"], section["agreement"]
+    rows = []
+    for name, side in section["sides"].items():
+        same = agreement.get(name, {}).get("same")
+        rows.append((name, *_speed(side), _ratio(section, name), "" if same is None else f"{same:.1%}", *_memory(side)))
+    best = "best of both generate"
+    rows.append((best, "", "", _ratio(section, best), "", "", ""))
+    sizes = ", ".join(f"{size} for {name}" for name, size in setup["batch_sizes"].items())
+    notes = [
+        f"Batch sizes, the fastest of a quick try: {sizes}; {setup['tokens_per_forest']} tokens a forest.",
+        f"Free generation gave no label in {agreement['generate']['no_label']:.1%}. Our log-likelihoods and those of "
+        f"the requests differ by at most {agreement['largest_difference']:.2g} nats.",
+    ]
+    for name, found in agreement.items():
+        if isinstance(found, dict) and "flips" in found:
+            notes += _flips(name, found["flips"])
+    return Sheet(
+        f"Scoring, {setup['utterances']} utterances of {setup['scenes']} scenes, {setup['dtype']}",
+        ("", "utterances/s", "tokens/s", "tree is faster", "same label", "peak MB", "before MB"),
+        tuple(rows),
+        tuple(notes),
+    )
+
+
+def _flips(peer: str, flips: Sequence[Result]) -> list[str]:
+    if not flips:
+        return []
+    lines = [f"{len(flips)} other labels by {peer}; log-likelihoods of (our label, its label):"]
+    for flip in flips[:_SHOWN_FLIPS]:
+        if flip["theirs"] is None:
+            lines.append(f"utterance {flip['utterance']}: {flip['ours']}, it gave no label")
+            continue
+        whole, token = flip["sequence"], flip["token"]
+        line = f"utterance {flip['utterance']}: {flip['ours']}, {flip['theirs']}: whole {whole[0]:.3f}, {whole[1]:.3f}"
+        lines.append(f"{line}; the token where they part {token[0]:.3f}, {token[1]:.3f}")
+    if len(flips) > _SHOWN_FLIPS:
+        lines.append(f"and {len(flips) - _SHOWN_FLIPS} more, in the JSON file")
+    return lines
+
+
+def _matmul(section: Result) -> Sheet:
+    rows = []
+    for use, count in section["rows"].items():
+        speeds = [f"{section['gflops'][dtype]['reached'][use]:.0f}" for dtype in section["gflops"]]
+        rows.append((f"all layers, {count} rows ({use})", *speeds))
+    first, second = section["gflops"].values()
+    rows += [(shape, f"{speed:.0f}", f"{second['shapes'][shape]:.0f}") for shape, speed in first["shapes"].items()]
+    return Sheet(
+        "Matrix multiplication at the model's shapes, GFLOP/s (rows x inputs x outputs)",
+        ("", *section["gflops"]),
+        tuple(rows),
+        (f"The model is multiplied in {section['dtype']}: {section['dtype_reason']}.",),
+    )
+
+
+def _shares(shares: Result, dtype: str) -> Sheet:
+    rows = tuple(
+        (
+            use,
+            f"{s['tokens_per_second']:.0f}",
+            f"{s['gflops']:.0f}",
+            f"{s['share']:.0%}",
+            f"{s['share_of_bfloat16']:.0%}",
+        )
+        for use, s in shares.items()
+    )
+    return Sheet(
+        "Share of the machine's multiply speed",
+        ("", "tokens/s", "GFLOP/s", f"of {dtype}", "of bfloat16"),
+        rows,
+        (
+            "Counted: 4 floating point operations per non-embedding parameter and token in training, 2 in scoring; "
+            "not counted: the language-model head, attention, the adapter.",
+        ),
+    )
+
+
+def _denormals(section: Result) -> Sheet:
+    rows = tuple((name, f"{seconds:.2f}") for name, seconds in section["seconds"].items())
+    return Sheet(
+        f"A training step after {section['steps_before']} steps, with and without denormal numbers",
+        ("", "seconds"),
+        rows,
+        (
+            f"Kept over flushed: {Ratio(tuple(section['ratio_rounds']))}; "
+            f"{section['denormal_gradients']:.2%} of the adapter's gradient entries are denormal.",
+        ),
+    )
+
+
+def _speed(side: Result) -> tuple[str, str]:
+    return f"{side['utterances_per_second']:.2f}", f"{side['tokens_per_second']:.0f}"
+
+
+def _memory(side: Result) -> tuple[str, str]:
+    return f"{side['peak_mb']:.0f}", f"{side['before_mb']:.0f}"
+
+
+def _ratio(section: Result, name: str) -> str:
+    found = section["ratios"].get(name)
+    return f"{Ratio(tuple(found['rounds']))}x" if found else ""
+
+
+def _conditions(report: Result) -> str:
+    matmul, settings = report["matmul"], report["settings"]
+    machine = matmul["machine"]
+    where = machine["gpu"] or f"{machine['processor']}, {machine['threads']} threads"
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    rounds = report["rounds"]
+    return (
+        f"{matmul['model']} on {where}; {versions}; corpus {settings['corpus_name']}; "
+        f"{rounds} alternating round{'s' if rounds > 1 else ''}, medians (and range)."
+    )

@@ -1,0 +1,191 @@
+"""Training: one token tree per scene against TRL's SFTTrainer with one prompt per utterance.
+
+Same scenes, prompt, full past context, targets, LoRA adapter, precision and token budget of a step; both through a
+trainer's whole loop. Ours builds its trees inside the loop, theirs reads prepared ids. In: settings. Out: a section
+of the report.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.measure import Job, Meter, Result, ratio, run_alternating, speeds, summary
+from benchmarks.peers import fit_trl, training_rows
+from benchmarks.workload import Settings, Workload, open_workload
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import TrainerCallback
+
+    from erc_llm.tuning.trainer import TrainingPlan
+
+TREE, TRL, PADDING_FREE = "token tree", "TRL, length-grouped", "TRL, padding-free"
+
+
+def compare(
+    settings: Settings, scenes: int | None, rounds: int, padding_free: bool, on_run: Callable[[int, Job, Result], None]
+) -> Result:
+    """Run all sides; speeds in labelled utterances per second."""
+    arguments = {"settings": asdict(settings), "scenes": scenes}
+    jobs = [
+        Job(TREE, "benchmarks.training:run_tree", arguments),
+        Job(TRL, "benchmarks.training:run_trl", {**arguments, "padding_free": False}),
+    ]
+    if padding_free:
+        jobs.append(Job(PADDING_FREE, "benchmarks.training:run_trl", {**arguments, "padding_free": True}))
+    results = run_alternating(jobs, rounds, on_run)
+    ours = results[TREE]
+    section: Result = {
+        "setup": {k: ours[0][k] for k in ("scenes", "utterances", "dtype", "tokens_per_step")}
+        | {"trl_rows_per_step": results[TRL][0]["batch_size"]},
+        "sides": {name: summary(runs, "utterances") for name, runs in results.items()},
+        "peers": {},
+        "runs": results,
+    }
+    for name in [job.name for job in jobs[1:]]:
+        theirs = results[name]
+        time = ratio(speeds(ours, "utterances"), speeds(theirs, "utterances"))
+        tokens = theirs[0]["tokens"] / ours[0]["tokens"]
+        section["peers"][name] = {
+            "time_ratio": time.median,
+            "time_ratio_rounds": time.values,
+            "token_ratio": tokens,
+            "token_ratio_without_padding": theirs[0]["prompt_tokens"] / ours[0]["tokens"],
+            "quotient": time.median / tokens,
+        }
+    return section
+
+
+def run_tree(settings: Mapping[str, Any], scenes: int | None) -> Result:
+    """One epoch over the scenes as token trees."""
+    from erc_llm.prompting.forest import ATTENTION, answer_log_likelihoods, forest_logits, pack, rows_of
+    from erc_llm.tuning.schedule import plan
+    from erc_llm.tuning.trainer import fit
+
+    work = open_workload(settings, "train", scenes, ATTENTION)
+    model = adapted(work)
+    trees = [work.prompter.trees(d, "gold") for d in work.dialogues]
+    sizes = [sum(map(rows_of, scene)) for scene in trees]
+    training = work.config.training
+    schedule = plan(
+        sizes, epochs=1, tokens_per_step=training.tokens_per_step, parts=training.accumulation, seed=work.config.seed
+    )
+    forest = pack([t for scene in schedule.batches()[0].scenes for t in trees[scene]]).to(model.device)
+    _warm_up(model, lambda: -answer_log_likelihoods(forest_logits(model, forest), forest).mean())
+    meter = Meter(model)
+    with tempfile.TemporaryDirectory() as folder:
+        fit(
+            model,
+            work.loaded.tokenizer,
+            schedule,
+            lambda scene, epoch: work.prompter.trees(work.dialogues[scene], "gold"),
+            training_plan(work),
+            Path(folder),
+            [clock(meter)],
+        )
+    targets = sum(len(tree.questions) for scene in trees for tree in scene)
+    return meter.result(utterances=targets, steps=len(schedule.steps), **_facts(work))
+
+
+def run_trl(settings: Mapping[str, Any], scenes: int | None, padding_free: bool) -> Result:
+    """One epoch over the same targets, each with a prompt of its own, in TRL's trainer."""
+    import torch
+
+    work = open_workload(settings, "train", scenes, "sdpa")
+    model = adapted(work)
+    rows = training_rows([t for d in work.dialogues for t in work.prompter.trees(d, "gold")])
+    lengths = [len(row["input_ids"]) for row in rows]
+    per_forward = work.config.training.tokens_per_step / work.config.training.accumulation
+    batch_size = max(1, round(per_forward * len(rows) / sum(lengths)))
+    longest = rows[lengths.index(max(lengths))]
+    row = {name: torch.tensor([ids] * batch_size, device=model.device) for name, ids in longest.items()}
+    _warm_up(model, lambda: model(**row, use_cache=False).loss)
+    meter = Meter(model)
+    with tempfile.TemporaryDirectory() as folder:
+        fit_trl(
+            model,
+            work.loaded.tokenizer,
+            rows,
+            training_plan(work),
+            batch_size,
+            padding_free,
+            Path(folder),
+            [clock(meter)],
+        )
+    return meter.result(utterances=len(rows), prompt_tokens=sum(lengths), batch_size=batch_size, **_facts(work))
+
+
+def adapted(work: Workload) -> Any:
+    """The model with a fresh adapter, as a training begins."""
+    from erc_llm.adapters import attach_lora
+
+    lora = work.config.lora
+    return attach_lora(
+        work.loaded.model,
+        rank=lora.rank,
+        alpha=lora.alpha,
+        dropout=lora.dropout,
+        target_modules=lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules),
+        seed=work.config.seed,
+    )
+
+
+def training_plan(work: Workload) -> TrainingPlan:
+    """The configuration's numbers, for both trainers."""
+    import torch
+
+    from erc_llm.tuning.trainer import TrainingPlan
+
+    training = work.config.training
+    return TrainingPlan(
+        learning_rate=training.learning_rate,
+        schedule=training.schedule,
+        warmup=training.warmup,
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        accumulation=training.accumulation,
+        gradient_checkpointing=training.gradient_checkpointing,
+        bf16=work.loaded.dtype == torch.bfloat16,
+        use_cpu=work.loaded.device.type == "cpu",
+        seed=work.config.seed,
+        log_every=training.log_every,
+        report_to=(),
+        run_name="benchmark",
+    )
+
+
+def clock(meter: Meter) -> TrainerCallback:
+    """Starts the meter when the training loop begins and stops it when that ends."""
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):
+        """The meter's two events; a class here, so that the process that starts jobs need not import torch."""
+
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            """Start."""
+            meter.start()
+
+        def on_train_end(self, *_: Any, **__: Any) -> None:
+            """Stop."""
+            meter.stop()
+
+    return Clock()
+
+
+def _warm_up(model: Any, loss: Callable[[], torch.Tensor]) -> None:
+    """One forward and backward, so that no side pays for what is done once."""
+    model.train()
+    loss().backward()
+    model.zero_grad(set_to_none=True)
+
+
+def _facts(work: Workload) -> Result:
+    return {
+        "scenes": len(work.dialogues),
+        "dtype": str(work.loaded.dtype).removeprefix("torch."),
+        "tokens_per_step": work.config.training.tokens_per_step,
+    }

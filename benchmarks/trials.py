@@ -1,0 +1,55 @@
+"""The trials behind the defaults, as a table re-made from their run directories.
+
+In: folders with a run's small files (`config.yaml`, `manifest.json`, `selection.jsonl`, `training.jsonl`). Out: one
+Markdown row per trial: what differs from the packaged configuration, and its scores on the selection split.
+
+    python -m benchmarks.trials docs/results/trials
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from erc_llm.config import RunConfig
+from erc_llm.runs import SELECTION_LOG, read_lines, read_run
+
+_SHOWN_ELSEWHERE = ("name", "output", "corpus.path", "training.max_scenes", "training.epochs", "training.evaluations")
+
+
+def differences(found: Mapping[str, Any], default: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """`key=value` for every field of `found` that differs from `default`."""
+    changed = []
+    for key, value in found.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and isinstance(default.get(key), dict):
+            changed += differences(value, default[key], f"{name}.")
+        elif value != default.get(key) and name not in _SHOWN_ELSEWHERE:
+            changed.append(f"{name}={Path(value).name if key == 'template' else value}")
+    return changed
+
+
+def row(folder: Path) -> str:
+    """One trial as a Markdown table row."""
+    run = read_run(folder)
+    training = run.config.training
+    scores = read_lines(folder / SELECTION_LOG)
+    best = max(scores, key=lambda record: float(record["weighted_f1"]))
+    changed = ", ".join(differences(run.config.model_dump(), RunConfig().model_dump())) or "as packaged"
+    figures = (f"{100 * best['weighted_f1']:.2f}", f"{100 * best['macro_f1']:.2f}", f"{best['nll']:.3f}")
+    budget = f"{training.max_scenes or 'all'} scenes, {training.epochs:g} epochs"
+    return f"| {folder.name} | {changed} | {budget} | {scores[-1]['step']} | {' | '.join(figures)} |"
+
+
+def main(folders: list[str]) -> None:
+    """Print the table of all trials below the given folders."""
+    print("| trial | differs from the defaults by | budget | steps | weighted F1 | macro F1 | NLL (nats) |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for folder in sorted(path.parent for name in folders for path in Path(name).rglob("manifest.json")):
+        print(row(folder))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or ["docs/results/trials"])
