@@ -79,7 +79,7 @@ def _default_corpus() -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run; exit code 2 is the user's mistake."""
     options = _parser().parse_args(arguments)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     try:
         if options.pairs < 1 or (options.scenes is not None and options.scenes < 1):
             raise UserError("--pairs and --scenes count from 1")

@@ -155,9 +155,8 @@ def _allowed_after(answers: Sequence[Sequence[int]], eos: int) -> Callable[[Sequ
     def allowed(done: Sequence[int]) -> list[int]:
         if eos in done:
             return [eos]
-        return sorted({a[len(done)] for a in answers if len(a) > len(done) and list(a[: len(done)]) == list(done)}) or [
-            eos
-        ]
+        fitting = [a for a in answers if len(a) > len(done) and list(a[: len(done)]) == list(done)]
+        return sorted({a[len(done)] for a in fitting}) or [eos]
 
     return allowed
 

@@ -76,10 +76,10 @@ def _training(section: Result) -> Sheet:
         if peer:
             time = str(Ratio(tuple(peer["time_ratio_rounds"])))
             compared = (time, f"{peer['token_ratio']:.2f}", f"{peer['quotient']:.2f}")
-        rows.append((name, *_speed(side), *compared, *_memory(side)))
+        rows.append((name, *_speed(side), *compared, _memory(side)))
     return Sheet(
         f"Training, {setup['utterances']} labelled utterances of {setup['scenes']} scenes, {setup['dtype']}",
-        ("", "utterances/s", "tokens/s", "time ratio", "token ratio", "quotient", "peak MB", "before MB"),
+        ("", "utterances/s", "tokens/s", "time ratio", "token ratio", "quotient", "peak MB"),
         tuple(rows),
         (
             f"Ratios are the peer's over the token tree's; {setup['tokens_per_step']} tokens a forward on both sides, "
@@ -93,9 +93,9 @@ def _scoring(section: Result) -> Sheet:
     rows = []
     for name, side in section["sides"].items():
         same = agreement.get(name, {}).get("same")
-        rows.append((name, *_speed(side), _ratio(section, name), "" if same is None else f"{same:.1%}", *_memory(side)))
+        rows.append((name, *_speed(side), _ratio(section, name), "" if same is None else f"{same:.1%}", _memory(side)))
     best = "best of both generate"
-    rows.append((best, "", "", _ratio(section, best), "", "", ""))
+    rows.append((best, "", "", _ratio(section, best), "", ""))
     sizes = ", ".join(f"{size} for {name}" for name, size in setup["batch_sizes"].items())
     notes = [
         f"Batch sizes, the fastest of a quick try: {sizes}; {setup['tokens_per_forest']} tokens a forest.",
@@ -107,7 +107,7 @@ def _scoring(section: Result) -> Sheet:
             notes += _flips(name, found["flips"])
     return Sheet(
         f"Scoring, {setup['utterances']} utterances of {setup['scenes']} scenes, {setup['dtype']}",
-        ("", "utterances/s", "tokens/s", "tree is faster", "same label", "peak MB", "before MB"),
+        ("", "utterances/s", "tokens/s", "tree is faster", "same label", "peak MB"),
         tuple(rows),
         tuple(notes),
     )
@@ -116,7 +116,9 @@ def _scoring(section: Result) -> Sheet:
 def _flips(peer: str, flips: Sequence[Result]) -> list[str]:
     if not flips:
         return []
-    lines = [f"{len(flips)} other labels by {peer}; log-likelihoods of (our label, its label):"]
+    lines = [f"{len(flips)} other labels by {peer}; log-likelihoods of (our label, its label)."]
+    if peer.startswith("generate"):
+        lines.append("It takes the likelier token where two labels part; we compare the labels whole.")
     for flip in flips[:_SHOWN_FLIPS]:
         if flip["theirs"] is None:
             lines.append(f"utterance {flip['utterance']}: {flip['ours']}, it gave no label")
@@ -183,8 +185,8 @@ def _speed(side: Result) -> tuple[str, str]:
     return f"{side['utterances_per_second']:.2f}", f"{side['tokens_per_second']:.0f}"
 
 
-def _memory(side: Result) -> tuple[str, str]:
-    return f"{side['peak_mb']:.0f}", f"{side['before_mb']:.0f}"
+def _memory(side: Result) -> str:
+    return f"{side['peak_mb']:.0f} (loaded: {side['before_mb']:.0f})"
 
 
 def _ratio(section: Result, name: str) -> str:

@@ -163,16 +163,22 @@ def test_a_missing_file_with_another_suffix_is_missing(tmp_path: Path, monkeypat
     assert "no such" in _complaint("sample.json")
 
 
-def test_the_hash_ignores_where_a_run_is_written_and_nothing_that_trains_it() -> None:
+def test_the_hash_ignores_where_things_are_and_nothing_else_that_trains() -> None:
+    """What lies at a path has a hash of its own in the manifest."""
     base = RunConfig()
-    assert base.model_copy(update={"name": "other", "output": "elsewhere"}).sha256 == base.sha256
+    for same in (
+        {"name": "other", "output": "elsewhere"},
+        {"corpus": {"path": "elsewhere", "heal_from": "there"}},
+        {"model": {"base": "elsewhere"}},
+    ):
+        assert RunConfig.model_validate(same).sha256 == base.sha256, same
     for change in (
         {"seed": 14},
         {"lora": {"rank": 8}},
         {"prompt": {"context": "full"}},
         {"training": {"learning_rate": 5e-4}},
         {"corpus": {"selection_seed": 14}},
-        {"model": {"base": "another"}},
+        {"model": {"quantisation": "nf4"}},
     ):
         assert RunConfig.model_validate(change).sha256 != base.sha256, change
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from erc_llm.config import RunConfig
 from erc_llm.corpus import read_corpus
 from erc_llm.errors import ConfigError, CorpusError, ModelError, RunError
 from erc_llm.pipeline import evaluation_steps, open_corpus, predict, train, train_shares, training_scenes
-from erc_llm.predictions import read_predictions, write_predictions
+from erc_llm.predictions import Predictions, read_predictions, write_predictions
 from erc_llm.predictor import load
+from erc_llm.prompting.examples import Prompter
 from erc_llm.runs import Run, append_line, read_lines, read_run, write_manifest
 from tests.tiny_models import TinyModel, random_llama, save_tiny
 from tests.tiny_runs import as_json, dialogue, tiny_config, write_corpus
@@ -50,6 +52,11 @@ def _same(finished: Run, output: Path, **sections: Any) -> RunConfig:
     for name, values in sections.items():
         content[name] = content[name] | values if isinstance(values, dict) else values
     return RunConfig.model_validate(content)
+
+
+def _rows(table: Predictions) -> list[dict[str, Any]]:
+    columns = table.columns()
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def test_a_run_directory_explains_itself(finished: Run, tiny_llama: TinyModel, corpus: Path) -> None:
@@ -103,9 +110,6 @@ def test_the_selection_split_is_never_trained_on(
     assert held_out
     trained: set[str] = set()
     scored: set[str] = set()
-    original = pipeline.Prompter.trees if hasattr(pipeline, "Prompter") else None
-    from erc_llm.prompting.examples import Prompter
-
     original = Prompter.trees
 
     def spy(self: Any, scene: Any, answers: Any, **options: Any) -> Any:
@@ -157,7 +161,6 @@ def test_resuming_a_finished_run_changes_nothing(finished: Run, run: Path) -> No
     assert (run / "adapter" / "adapter_model.safetensors").read_bytes() == before
 
 
-@pytest.mark.xfail(strict=True, reason="_claim compares the configuration only, not the hashes in the manifest")
 @pytest.mark.parametrize("changed", ["corpus", "model"])
 def test_resuming_on_other_data_or_another_model_is_refused(
     changed: str, tiny_llama: TinyModel, tmp_path: Path
@@ -167,8 +170,7 @@ def test_resuming_on_other_data_or_another_model_is_refused(
     model = Path(shutil.copytree(tiny_llama.folder, tmp_path / "model"))
     config = tiny_config(model, data, tmp_path)
     started = train(config, console=QUIET)
-    status = json.loads((started.folder / "manifest.json").read_text(encoding="utf-8")) | {"status": "training"}
-    (started.folder / "manifest.json").write_text(json.dumps(status), encoding="utf-8")
+    write_manifest(started.folder, replace(started.manifest, status="training"))
     if changed == "corpus":
         write_corpus(tmp_path / "corpus", train=12)
     else:
@@ -211,7 +213,7 @@ def test_predictions_are_written_with_where_they_come_from(finished: Run, tmp_pa
     seen: list[int] = []
     table = predict(predictor, data, "dev", on_progress=seen.append)
     targets = [(d.id, u.id, u.label) for d in data.split("dev") for u in d.utterances]
-    rows = table.rows()
+    rows = _rows(table)
     assert [(r["dialogue_id"], r["utterance_id"], r["gold"]) for r in rows] == targets
     assert seen[-1] == len(data.split("dev"))
     for row in rows:
@@ -233,7 +235,7 @@ def test_the_predictions_of_unlabelled_lines_have_no_gold(finished: Run, tmp_pat
     folder = write_corpus(tmp_path / "corpus", labels=False)
     table = predict(load(finished.folder), read_corpus(folder), "dev")
     assert len(table) > 0
-    assert {row["gold"] for row in table.rows()} == {None}
+    assert table.gold is None
 
 
 def test_scores_do_not_depend_on_the_token_budget(finished: Run) -> None:
@@ -263,13 +265,11 @@ def test_an_adapter_of_another_shape_does_not_fit(run: Path, tiny_llama: TinyMod
     shutil.rmtree(run / "adapter")
     wider = random_llama(tiny_llama.tokenizer, hidden=128)
     save_adapter(attach_lora(wider, rank=4, alpha=8, dropout=0.0, seed=1), run / "adapter")
-    with pytest.raises(ModelError, match=r"lora_A.*128.*64"):
+    with pytest.raises(ModelError, match=r"lora_A.*256.*128"):
         load(run)
 
 
-def test_another_base_model_under_the_same_name_is_refused(
-    tiny_llama: TinyModel, corpus: Path, tmp_path: Path
-) -> None:
+def test_another_base_model_under_the_same_name_is_refused(tiny_llama: TinyModel, corpus: Path, tmp_path: Path) -> None:
     model = Path(shutil.copytree(tiny_llama.folder, tmp_path / "model"))
     run = train(tiny_config(model, corpus, tmp_path, training={"evaluations": 0}), console=QUIET)
     assert run.manifest.base_model_sha256[:12]
@@ -298,8 +298,7 @@ def test_layers_that_do_not_exist_leave_no_run(tiny_llama: TinyModel, corpus: Pa
 
 @pytest.mark.xfail(strict=True, reason="load does not look at the manifest's status, though its docstring says so")
 def test_an_unfinished_run_is_not_loaded_unawares(run: Path) -> None:
-    manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
-    (run / "manifest.json").write_text(json.dumps(manifest | {"status": "training"}), encoding="utf-8")
+    write_manifest(run, replace(read_run(run).manifest, status="training"))
     with pytest.raises(RunError, match="--resume"):
         load(run)
 
@@ -351,6 +350,7 @@ def test_a_base_model_without_a_chat_template_takes_the_plain_prompt(
     assert len(predict(load(run.folder), read_corpus(corpus), "dev")) > 0
 
 
+@pytest.mark.xfail(strict=True, reason="they are written under checkpoints/, which is removed when the run is finished")
 def test_tensorboard_events_outlive_the_training(tiny_llama: TinyModel, corpus: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     training = {"report_to": ["tensorboard"], "evaluations": 0}
@@ -435,19 +435,14 @@ def test_own_labels_reach_the_predictions(tiny_llama: TinyModel, tmp_path: Path)
     predictor = load(run.folder)
     data = read_corpus(folder, labels=predictor.labels)
     table = predict(predictor, data, "dev")
-    assert {row["predicted"] for row in table.rows()} <= {"calm", "cross"}
+    assert set(table.predicted) <= {"calm", "cross"}
     assert table.info.labels == ("calm", "cross")
 
 
 def test_an_interrupted_log_is_taken_up_where_the_checkpoint_stands(finished: Run, run: Path) -> None:
     """No checkpoint: the training starts anew and its logs do too."""
-    write_manifest(run, read_run(run).manifest.__class__(**(_fields(run) | {"status": "training"})))
+    write_manifest(run, replace(finished.manifest, status="training"))
     append_line(run / "training.jsonl", {"step": 99, "loss": 1.0})
     again = train(_same(finished, run.parent), resume=True, console=QUIET)
     expected = [record["step"] for record in read_lines(finished.folder / "training.jsonl")]
     assert [record["step"] for record in read_lines(again.folder / "training.jsonl")] == expected
-
-
-def _fields(run: Path) -> dict[str, Any]:
-    manifest = read_run(run).manifest
-    return {name: getattr(manifest, name) for name in manifest.__dataclass_fields__}

@@ -55,7 +55,7 @@ def write_corpus(folder: Path, train: int = 10, dev: int = 3, labels: bool = Tru
     return folder
 
 
-def tiny_config(model: TinyModel | Path, corpus: Path, output: Path, **sections: Any) -> RunConfig:
+def tiny_config(model: TinyModel | Path, corpus: Path, output: Path, /, **sections: Any) -> RunConfig:
     """A run of a few steps on the CPU in fp32; `sections` are merged in, section by section."""
     folder = model.folder if isinstance(model, TinyModel) else model
     content: dict[str, Any] = {

@@ -37,7 +37,8 @@ from tests.tiny_models import TinyModel
 TOLERANCE = 1e-4
 PREFIXES = LabelSet(("Sadness", "Sad", "Mad", "Sad and Mad"))
 WORDS = ["Who left the window open?", "I did.", "It is freezing in here.", "Oh", "You could have woken me."]
-SCENES = [scene(*[("Mara" if k % 2 else "Tomas", WORDS[(k + s) % 5]) for k in range(n)]) for s, n in enumerate((1, 7, 4))]
+LINES = [("Mara" if k % 2 else "Tomas", WORDS[k % 5]) for k in range(12)]
+SCENES = [scene(*LINES[:1]), scene(*LINES[1:8]), scene(*LINES[8:])]
 
 
 @pytest.fixture(scope="module", params=["chatml", "llama2"])
@@ -76,8 +77,10 @@ def assert_close(found: list[list[LabelScores]], expected: list[list[LabelScores
 
 @pytest.mark.parametrize("labels", [EMORYNLP, PREFIXES], ids=["seven", "prefixes"])
 @pytest.mark.parametrize("context", ["past", "full"])
-def test_scores_equal_brute_force_over_label_strings(tiny: TinyModel, model: Any, labels: LabelSet, context: str) -> None:
-    prompter = Prompter(tiny.tokenizer, load_prompt("instruct"), labels, PromptOptions(context=context))  # type: ignore[arg-type]
+def test_scores_equal_brute_force_over_label_strings(
+    tiny: TinyModel, model: Any, labels: LabelSet, context: Any
+) -> None:
+    prompter = Prompter(tiny.tokenizer, load_prompt("instruct"), labels, PromptOptions(context=context))
     plain, checked = tiny.model, 0
     for dialogue, scores in zip(SCENES, score_trees(model, trees_of(tiny, labels, context=context)), strict=True):
         (open_tree,) = prompter.trees(dialogue, "none")
@@ -154,7 +157,7 @@ def test_scores_are_in_label_order_whatever_the_order_of_the_answers(model: Any)
     for order in ((0, 1, 2), (2, 0, 1)):
         builder.add_question(0, after, [("question", [8])], [(label, answers[label]) for label in order])
     ((first, second),) = score_trees(model, [builder.build()])
-    assert np.abs(first.log_likelihoods - second.log_likelihoods).max() <= 1e-6
+    assert np.abs(first.log_likelihoods - second.log_likelihoods).max() <= TOLERANCE
     expected = [brute_force(model, [5, 6, 7, 8], answers[label]) for label in range(3)]
     assert np.abs(first.log_likelihoods - expected).max() <= TOLERANCE
 
@@ -272,7 +275,7 @@ def test_a_sliding_window_is_refused() -> None:
         score_trees(tiny_mistral(window=4), [random_tree(0)])
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="the cache path has no forest, so no guard: torch's own error")
+@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="the guard is on the forest path only")
 def test_a_sliding_window_is_refused_on_the_cache_too() -> None:
     with pytest.raises(ModelError, match="sliding_window"):
         score_trees(tiny_mistral(window=4), [random_tree(1)], tokens_per_forest=8)

@@ -42,7 +42,7 @@ def hostile_texts() -> st.SearchStrategy[str]:
     """Fragments of markup, invisible characters and anything else, put together at random."""
     fragments = [*CHATML_MARKERS, *LLAMA2_MARKERS, *EMORYNLP.names, *HOSTILE]
     letters = sorted({c for marker in (*CHATML_MARKERS, *LLAMA2_MARKERS) for c in marker})
-    invisible = ["\u200b", "\u200d", "\u2060", "\u202e", "\u00ad", "\ufeff", "\u0301", "\ufe0f", "\x00", "\n", "\r", " ", "\u2581"]
+    invisible = "\u200b\u200d\u2060\u202e\u00ad\ufeff\u0301\ufe0f\x00\n\r \u2581"
     piece = st.one_of(
         st.sampled_from(fragments),
         st.text(st.sampled_from([*letters, *invisible]), max_size=12),
@@ -53,7 +53,7 @@ def hostile_texts() -> st.SearchStrategy[str]:
 
 
 SPEAKERS = ("Monica Geller", "Monica Bing", "monica", "Mrs. Geller", "Mara", "The Director", EVERYONE, "Jo Jo Ann")
-_WORDS = "I you did not see that coming oh no really the toast is burning again Tomas Mara why ? ! ... happy sad".split()
+_WORDS = ("I", "you", "did not", "see that", "oh no", "the toast is burning", "Tomas", "Mara", "?", "!", "...", "sad")
 
 
 @st.composite

@@ -49,7 +49,8 @@ def shown(prompter: Prompter, *scenes: Dialogue, style: bool = False, **asked: A
 @pytest.mark.parametrize("target", [0, 1])
 def test_one_lines_prompt_is_shown_to_the_byte(prompter: Prompter, target: int) -> None:
     (tree,) = prompter.trees(SCENE, "gold")
-    exact = decode(prompter.frame.encoder.tokenizer, tree.token_ids[tree.root_path(tree.questions[target].answers[0][-1])])
+    path = tree.root_path(tree.questions[target].answers[0][-1])
+    exact = decode(prompter.frame.encoder.tokenizer, tree.token_ids[path])
     text = shown(prompter, SCENE, utterance=target + 1)
     assert text.startswith(exact)
     assert "[bold]window[/bold] open? < |im_end|>" in text

@@ -28,7 +28,7 @@ def make_prompter(**options: Any) -> Prompter:
 
 
 # Two budgets: scenes in one window, and scenes cut into several.
-PAST = [make_prompter(context="past", trunk_budget=budget, names=names) for budget in (2048, 64) for names in ("first", "full")]  # fmt: skip
+PAST = [make_prompter(trunk_budget=budget, names=names) for budget in (2048, 64) for names in ("first", "full")]
 FULL = [make_prompter(context="full", trunk_budget=budget) for budget in (2048, 64)]
 
 
@@ -47,8 +47,8 @@ def text_of(ids: Sequence[int]) -> str:
 @relaxed
 @given(dialogue=dialogues(), prompter=st.sampled_from([*PAST, *FULL]), data=st.data())
 def test_no_gold_label_is_among_what_any_question_reads(dialogue: Dialogue, prompter: Prompter, data: Any) -> None:
-    labels = data.draw(st.lists(st.sampled_from(EMORYNLP.names), min_size=len(dialogue.utterances), max_size=len(dialogue.utterances)))  # fmt: skip
-    lines = [replace(u, label=label) for u, label in zip(dialogue.utterances, labels, strict=True)]
+    labels = st.sampled_from(EMORYNLP.names)
+    lines = [replace(u, label=data.draw(labels)) for u in dialogue.utterances]
     relabelled = replace(dialogue, utterances=tuple(lines))
     unlabelled = replace(dialogue, utterances=tuple(replace(u, label=None) for u in lines))
     for answers in ("all", "none"):
@@ -292,7 +292,8 @@ def test_golden_prompt_and_trained_tokens() -> None:
     shown = []
     for question in tree.questions:
         path = tree.root_path(question.answers[0][-1]).tolist()
-        shown.append("".join(f"[{text_of(tree.token_ids[[n]])}]" if n in trained else text_of(tree.token_ids[[n]]) for n in path))  # fmt: skip
+        texts = {node: text_of(tree.token_ids[[node]]) for node in path}
+        shown.append("".join(f"[{text}]" if node in trained else text for node, text in texts.items()))
     assert shown == GOLDEN_TEXTS
     assert sorted(trained) == GOLDEN_NODES
     forest = pack(trees)

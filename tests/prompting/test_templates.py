@@ -107,7 +107,7 @@ def test_what_is_left_behind_an_answer_is_at_most_white_space(tokenizer: Any) ->
     assert cut_frame(tokenizer, load_prompt("instruct")).after.strip() == ""
 
 
-def seams_crossed(tokenizer: Any, tree: TokenTree, question: Question, ids: list[int]) -> list[tuple[list[str], list[str]]]:
+def merged_seams(tokenizer: Any, tree: TokenTree, question: Question, ids: list[int]) -> list[tuple[Any, Any]]:
     """Where joined ids differ from tokenising in one piece: (tokens joined, tokens in one piece) at every such seam.
 
     Fails where they differ anywhere but at a seam between two pieces.
@@ -130,7 +130,7 @@ def test_joined_ids_are_those_of_the_whole_text(tokenizer: Any) -> None:
     prompter = Prompter(tokenizer, load_prompt("instruct"), EMORYNLP)
     (tree,) = prompter.trees(SCENE, "gold")
     for question, _, ids in paths(tree):
-        assert seams_crossed(tokenizer, tree, question, ids) == []
+        assert merged_seams(tokenizer, tree, question, ids) == []
 
 
 def test_a_merge_across_a_seam_is_not_made() -> None:
@@ -141,7 +141,7 @@ def test_a_merge_across_a_seam_is_not_made() -> None:
     prompter = Prompter(tokenizer, template, LabelSet(("Mad", "Sad")))
     (tree,) = prompter.trees(scene(("Mara", "Hm", "Mad")), "gold")
     ((question, _, ids),) = paths(tree)
-    assert seams_crossed(tokenizer, tree, question, ids) == [(["▁Mad", "."], ["▁Mad."])]
+    assert merged_seams(tokenizer, tree, question, ids) == [(["▁Mad", "."], ["▁Mad."])]
     end = prompter.frame.encoder.markup(".\n")
     assert all(answer[-len(end) :] == end for answer in prompter.answer_ids)
 
@@ -207,7 +207,8 @@ def test_a_plain_prompt_is_bos_and_its_own_blocks() -> None:
 
 # Templates without a system role.
 
-NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + CHATML_TEMPLATE
+_REFUSE = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+NO_SYSTEM = _REFUSE + CHATML_TEMPLATE
 DROPS_SYSTEM = CHATML_TEMPLATE.replace("messages %}", "messages if message['role'] != 'system' %}", 1)
 
 
@@ -231,19 +232,25 @@ def test_without_a_system_role_the_instruction_opens_the_user_turn(chat_template
 CONTENT = "message['content']"
 
 
-# fmt: off
 @pytest.mark.parametrize(
     ("chat_template", "reason"),
     [
         (CHATML_TEMPLATE.replace(CONTENT, f"{CONTENT} + {CONTENT}"), "user text 2 times"),
         (CHATML_TEMPLATE.replace(CONTENT, "message['role']"), "user text 0 times"),
         (CHATML_TEMPLATE.replace(CONTENT, f"{CONTENT} | lower"), "user text 0 times"),
-        pytest.param(CHATML_TEMPLATE.replace(CONTENT, f"{CONTENT} | upper"), "user text",
-                     marks=pytest.mark.xfail(strict=True, reason="the sentinels are upper case themselves")),
-        ("{% for message in messages if message['role'] != 'assistant' %}{{ message['content'] }}#{% endfor %}",
-         "assistant text 0 times"),
-        ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + message['content'] }}{% endfor %}",
-         "nothing after an answer"),
+        pytest.param(
+            CHATML_TEMPLATE.replace(CONTENT, f"{CONTENT} | upper"),
+            "user text",
+            marks=pytest.mark.xfail(strict=True, reason="the sentinels are upper case themselves"),
+        ),
+        (
+            "{% for message in messages if message['role'] != 'assistant' %}{{ message['content'] }}#{% endfor %}",
+            "assistant text 0 times",
+        ),
+        (
+            "{% for message in messages %}{{ '<|im_start|>' + message['role'] + message['content'] }}{% endfor %}",
+            "nothing after an answer",
+        ),
         ("{% for message in messages %}{{ message['content'] }}{% endfor %}", "marks neither"),
         ("{% for message in messages | reverse %}{{ message['content'] + '<|im_end|>' }}{% endfor %}", "order"),
         ("{{ raise_exception('only tools') }}", "failed on a plain conversation: only tools"),
@@ -251,7 +258,6 @@ CONTENT = "message['content']"
         (None, r"needs a chat template.*prompt\.template=plain"),
     ],
 )
-# fmt: on
 def test_a_template_that_cannot_be_cut_is_refused_with_the_reason(chat_template: str | None, reason: str) -> None:
     with pytest.raises(PromptError, match=reason):
         cut_frame(with_chat_template(chat_template), load_prompt("instruct"))
@@ -299,11 +305,13 @@ def test_a_syntax_error_names_its_line(broken: str, line: int) -> None:
 
 
 @pytest.mark.xfail(strict=True, raises=(TypeError, ZeroDivisionError), reason="only undefined variables are caught")
-@pytest.mark.parametrize("wrong", ["{{ text + 1 }}", "{{ 1 / 0 }}", "{% include 'other' %}", "{{ labels | join(1, 2, 3) }}"])
+@pytest.mark.parametrize(
+    "wrong", ["{{ text + 1 }}", "{{ 1 / 0 }}", "{% include 'other' %}", "{{ text | join(1, 2, 3) }}"]
+)
 def test_whatever_a_template_does_wrong_is_one_message(wrong: str) -> None:
     template = PromptTemplate("mine", SOURCE.replace("{{ text }}", wrong))
     with pytest.raises(PromptError, match="'mine', block 'line'"):
-        template.render("line", {"name": "Mara", "text": "Hi", "labels": ["a"]})
+        template.render("line", {"name": "Mara", "text": "Hi"})
 
 
 @pytest.mark.xfail(strict=True, raises=UnicodeDecodeError, reason="the file is read without a guard")
@@ -316,7 +324,7 @@ def test_a_template_that_is_not_utf8_is_one_message(tmp_path: Path) -> None:
 
 def test_answers_that_cannot_be_told_apart_are_refused() -> None:
     template = PromptTemplate("mine", SOURCE.replace("{{ label }}", "{{ label[0] }}"))
-    with pytest.raises(PromptError, match="'mine'.*differ"):
+    with pytest.raises(PromptError, match=r"'mine'.*differ"):
         Prompter(chatml_tokenizer(), template, EMORYNLP)
 
 

@@ -106,11 +106,8 @@ def _on_file_operation(folder: Path, happened: Callable[[], Any]) -> None:
     watched = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
-        if event == "open":
-            written = isinstance(args[1], str) and args[1][:1] in "wax"
-        else:
-            written = event in watched
-        if written and isinstance(args[0], (str, os.PathLike)) and str(folder) in str(args[0]):
+        opened = event == "open" and isinstance(args[1], str) and args[1][:1] in "wax"
+        if (opened or event in watched) and isinstance(args[0], (str, os.PathLike)) and str(folder) in str(args[0]):
             happened()
 
     sys.addaudithook(hook)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -58,7 +59,7 @@ def test_steps_are_full(sizes: list[int], budget: int, seed: int) -> None:
     """Two neighbouring steps of an epoch never fit into one budget together."""
     steps = _steps(plan(sizes, epochs=1, tokens_per_step=budget, parts=1, seed=seed))
     used = [sum(sizes[scene] for scene in step) for step in steps]
-    assert all(left + right > budget for left, right in zip(used, used[1:], strict=False))
+    assert all(left + right > budget for left, right in pairwise(used))
 
 
 @given(sizes=SIZES, budget=BUDGET, parts=PARTS, seed=SEED, epochs=st.floats(0.05, 3.0))

@@ -340,7 +340,13 @@ def test_two_processes_train_the_same_adapter_as_one(tiny_llama: TinyModel, tmp_
     (tmp_path / "run.yaml").write_text(config.as_yaml(), encoding="utf-8")
     (tmp_path / "launched.py").write_text(LAUNCHED, encoding="utf-8")
     root = Path(__file__).parents[2]
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(root / "accelerate_config.yaml")]
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        str(root / "accelerate_config.yaml"),
+    ]
     command += ["--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
     done = subprocess.run(
         [*command, str(tmp_path / "launched.py"), str(tmp_path / "run.yaml")],
@@ -351,7 +357,11 @@ def test_two_processes_train_the_same_adapter_as_one(tiny_llama: TinyModel, tmp_
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    one, two = (load_file(folder / "adapter_model.safetensors") for folder in (alone.adapter, tmp_path / "two/tiny/adapter"))
+    one, two = (
+        load_file(folder / "adapter_model.safetensors") for folder in (alone.adapter, tmp_path / "two/tiny/adapter")
+    )
     for name, weight in one.items():
         assert torch.allclose(two[name], weight, atol=1e-5), name
-    assert len(read_lines(alone.folder / "training.jsonl")) == len(read_lines(tmp_path / "two/tiny/training.jsonl")) >= 2
+    assert (
+        len(read_lines(alone.folder / "training.jsonl")) == len(read_lines(tmp_path / "two/tiny/training.jsonl")) >= 2
+    )

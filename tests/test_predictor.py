@@ -1,0 +1,256 @@
+"""The public Python API: whole scenes, a live session that says the same, and runs that cannot be loaded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from erc_llm.adapters import attach_lora, save_adapter
+from erc_llm.config import RunConfig
+from erc_llm.corpus.dialogues import EVERYONE, Dialogue, Utterance
+from erc_llm.corpus.labels import EMORYNLP
+from erc_llm.errors import ConfigError, ModelError, RunError
+from erc_llm.files import write_text
+from erc_llm.models import LoadedModel
+from erc_llm.predictor import LabelledUtterance, Predictor, load, load_model
+from erc_llm.runs import Manifest, write_manifest
+from tests.prompting.scenes import SPEAKERS, dialogue_of, hostile_texts, scene
+from tests.tiny_models import TinyModel
+
+TOLERANCE = 1e-4
+LINES = [
+    ("Mara Lind", "Who left the window open?"),
+    ("Tomas", "I did. The smoke had to go somewhere."),
+    ("Mara Other", "It is freezing in here."),
+    (EVERYONE, "Oh!"),
+    ("Tomas", "You could have woken me, and you did not."),
+]
+
+
+def config_of(tiny: TinyModel, **sections: Any) -> RunConfig:
+    model = {"base": str(tiny.folder), "precision": "fp32", "device": "cpu"}
+    return RunConfig.model_validate({"model": model} | sections)
+
+
+@pytest.fixture(scope="module", params=["chatml", "llama2", "base"])
+def tiny(
+    request: pytest.FixtureRequest, tiny_llama: TinyModel, tiny_llama2_style: TinyModel, tiny_llama2_base: TinyModel
+) -> TinyModel:
+    return {"chatml": tiny_llama, "llama2": tiny_llama2_style, "base": tiny_llama2_base}[request.param]
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny: TinyModel) -> LoadedModel:
+    return load_model(config_of(tiny))
+
+
+def predictor_of(tiny: TinyModel, loaded: LoadedModel, trunk_budget: int = 2048, tokens: int = 4096) -> Predictor:
+    template = "instruct" if tiny.tokenizer.chat_template else "plain"
+    prompt = {"template": template, "trunk_budget": trunk_budget}
+    return Predictor(config_of(tiny, prompt=prompt, scoring={"tokens_per_forest": tokens}), EMORYNLP, loaded)
+
+
+def say_all(predictor: Predictor, dialogue: Dialogue) -> list[LabelledUtterance]:
+    session = predictor.live()
+    return [session.say(u.speakers, u.text) for u in dialogue.utterances]
+
+
+def assert_same(live: list[LabelledUtterance], batch: list[LabelledUtterance]) -> None:
+    assert len(live) == len(batch)
+    for ours, theirs in zip(live, batch, strict=True):
+        assert (ours.utterance.text, ours.speaker, ours.label) == (theirs.utterance.text, theirs.speaker, theirs.label)
+        assert ours.log_likelihoods == pytest.approx(dict(theirs.log_likelihoods), abs=TOLERANCE, rel=0)
+        assert ours.probabilities == pytest.approx(dict(theirs.probabilities), abs=TOLERANCE, rel=0)
+
+
+@pytest.mark.parametrize(("trunk_budget", "windows"), [(2048, 1), (64, 3)])
+def test_a_live_session_equals_batch(tiny: TinyModel, loaded: LoadedModel, trunk_budget: int, windows: int) -> None:
+    predictor = predictor_of(tiny, loaded, trunk_budget)
+    dialogue = scene(*[(who, f"{text} {k}") for k, (who, text) in enumerate(LINES * 2)])
+    assert len(predictor.prompter.trees(dialogue, "all")) >= windows
+    assert_same(say_all(predictor, dialogue), predictor.predict(dialogue))
+
+
+@settings(max_examples=5, deadline=None)
+@given(said=st.lists(st.tuples(st.sampled_from(SPEAKERS), hostile_texts()), min_size=1, max_size=6))
+def test_a_live_session_equals_batch_whatever_is_said(tiny_llama: TinyModel, said: list[tuple[str, str]]) -> None:
+    predictor = chatml_predictor(tiny_llama)
+    assert_same(say_all(predictor, scene(*said)), predictor.predict(scene(*said)))
+
+
+_CHATML: list[Predictor] = []
+
+
+def chatml_predictor(tiny: TinyModel) -> Predictor:
+    """One predictor with a small trunk budget for all examples; its model is only read."""
+    if not _CHATML:
+        _CHATML.append(predictor_of(tiny, load_model(config_of(tiny)), trunk_budget=64))
+    return _CHATML[0]
+
+
+def test_what_was_said_before_counts_and_sessions_are_apart(tiny_llama: TinyModel) -> None:
+    predictor = chatml_predictor(tiny_llama)
+    first, second = predictor.live(), predictor.live()
+    first.say("Mara", "Who left the window open?")
+    second.say("Mara", "What a lovely morning!")
+    one, other = (session.say("Tomas", "I did.") for session in (first, second))
+    assert max(abs(one.log_likelihoods[k] - other.log_likelihoods[k]) for k in EMORYNLP.names) > 10 * TOLERANCE
+
+
+def test_a_line_too_long_for_a_window_is_labelled_live_as_in_batch(tiny_llama: TinyModel) -> None:
+    predictor = chatml_predictor(tiny_llama)
+    long = " ".join(["freezing"] * 2000)
+    dialogue = scene(("Mara", "Oh"), ("Tomas", long), ("Mara", "Hm"))
+    assert_same(say_all(predictor, dialogue), predictor.predict(dialogue))
+
+
+def test_a_small_forest_budget_changes_no_prediction(tiny: TinyModel, loaded: LoadedModel) -> None:
+    dialogue = scene(*LINES)
+    usual = predictor_of(tiny, loaded).predict(dialogue)
+    assert_same(predictor_of(tiny, loaded, tokens=64).predict(dialogue), usual)
+
+
+def test_a_prediction_says_what_it_is(tiny_llama: TinyModel) -> None:
+    predictor = chatml_predictor(tiny_llama)
+    lines = [Utterance("a", ("Mara", "Tomas"), "Oh", "Sad"), Utterance("b", ("Mara",), "Hm", target=False)]
+    (only,) = predictor.predict(dialogue_of(lines))
+    assert only.speaker == "Mara, Tomas"
+    assert only.utterance.text == "Oh"
+    assert tuple(only.probabilities) == tuple(only.log_likelihoods) == EMORYNLP.names
+    assert only.label == max(only.probabilities, key=only.probabilities.__getitem__)
+    assert sum(only.probabilities.values()) == pytest.approx(1)
+    assert 0 < only.label_mass <= 1
+
+
+def test_several_dialogues_keep_their_order(tiny_llama: TinyModel) -> None:
+    predictor = chatml_predictor(tiny_llama)
+    dialogues = [scene(*(LINES[k:] * 2)) for k in range(3)]
+    progress: list[int] = []
+    together = predictor.scores(dialogues, on_progress=progress.append)
+    assert [[s.target for s in scores] for scores in together] == [list(d.targets) for d in dialogues]
+    for dialogue, scores in zip(dialogues, together, strict=True):
+        for one, alone in zip(scores, predictor.scores([dialogue])[0], strict=True):
+            assert one.log_likelihoods == pytest.approx(alone.log_likelihoods, abs=TOLERANCE, rel=0)
+    assert progress[-1] == sum(len(predictor.prompter.trees(d, "all")) for d in dialogues)
+
+
+def test_a_model_that_reads_the_full_scene_refuses_to_go_live(tiny_llama: TinyModel) -> None:
+    loaded = chatml_predictor(tiny_llama).loaded
+    predictor = Predictor(config_of(tiny_llama, prompt={"context": "full"}), EMORYNLP, loaded)
+    with pytest.raises(ConfigError, match=r"prompt\.context.*`past`.*`full`"):
+        predictor.live()
+
+
+def test_a_model_with_another_attention_is_no_predictor(tiny_llama: TinyModel) -> None:
+    loaded = chatml_predictor(tiny_llama).loaded
+    with pytest.raises(ModelError, match="sdpa"):
+        Predictor(config_of(tiny_llama), EMORYNLP, replace(loaded, model=tiny_llama.model))
+
+
+# Loading.
+
+
+@pytest.fixture(scope="module")
+def run(tiny_llama: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run whose adapter visibly changes the model."""
+    folder = tmp_path_factory.mktemp("runs") / "small"
+    make_run(folder, tiny_llama)
+    return folder
+
+
+def make_run(folder: Path, tiny: TinyModel, **changed: Any) -> None:
+    import torch
+
+    config = config_of(tiny, name=folder.name)
+    loaded = load_model(config)
+    adapted = attach_lora(loaded.model, rank=2, alpha=4, dropout=0.0, seed=1)
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "lora_B" in name:
+                weight.fill_(0.05)
+    folder.mkdir()
+    save_adapter(adapted, folder / "adapter", base_model=loaded.reference)
+    write_text(folder / "config.yaml", config.as_yaml(), RunError)
+    fields = {
+        "run_id": "small", "status": "finished", "seed": 13, "context": "past", "labels": EMORYNLP.names,
+        "neutral": "Neutral", "train_shares": (1 / 7,) * 7, "config_sha256": config.sha256, "corpus_name": "sample",
+        "corpus_version": "own", "corpus_sha256": "0" * 64, "healed": False, "template_sha256": "0" * 64,
+        "base_model": loaded.reference, "base_model_sha256": loaded.weights_sha256, "versions": {}, "commit": None,
+    }  # fmt: skip
+    write_manifest(folder, Manifest(**(fields | changed)))
+
+
+def test_a_run_is_loaded_with_its_adapter(run: Path, tiny_llama: TinyModel) -> None:
+    import erc_llm
+
+    predictor = erc_llm.load(run)
+    assert predictor.run is not None
+    assert predictor.run.folder == run
+    dialogue = scene(*LINES)
+    bare, tuned = (p.predict(dialogue)[0].log_likelihoods for p in (load(config_of(tiny_llama)), predictor))
+    assert max(abs(bare[k] - tuned[k]) for k in EMORYNLP.names) > 10 * TOLERANCE
+    from_adapter = load(run / "adapter").predict(dialogue)[0].log_likelihoods
+    assert from_adapter == pytest.approx(dict(tuned), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: None, "no such run directory"),
+        (lambda folder: folder.mkdir(), "not a run directory"),
+    ],
+)
+def test_what_is_no_run_is_refused(tmp_path: Path, make: Any, message: str) -> None:
+    make(tmp_path / "run")
+    with pytest.raises(RunError, match=message):
+        load(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{", "broken JSON"), ("[]", "run format None"), ('{"format_version": 99}', "run format 99"),
+     ('{"format_version": 1}', "missing or unknown")],
+)  # fmt: skip
+def test_a_damaged_manifest_is_refused(tmp_path: Path, run: Path, content: str, message: str) -> None:
+    (tmp_path / "manifest.json").write_text(content)
+    (tmp_path / "config.yaml").write_text((run / "config.yaml").read_text())
+    with pytest.raises(RunError, match=message):
+        load(tmp_path)
+
+
+def test_another_base_model_is_refused(tmp_path: Path, tiny_llama: TinyModel) -> None:
+    make_run(tmp_path / "run", tiny_llama, base_model_sha256="f" * 64)
+    with pytest.raises(ModelError, match="trained on a base model with hash ffffffffffff"):
+        load(tmp_path / "run")
+
+
+def test_a_missing_base_model_is_refused() -> None:
+    with pytest.raises(ModelError, match="there is no such folder"):
+        load(RunConfig.model_validate({"model": {"base": "./no/such/folder"}}))
+
+
+def test_a_run_without_its_adapter_is_refused(tmp_path: Path, tiny_llama: TinyModel) -> None:
+    make_run(tmp_path / "run", tiny_llama)
+    for file in (tmp_path / "run" / "adapter").iterdir():
+        file.unlink()
+    with pytest.raises(ModelError, match="adapter"):
+        load(tmp_path / "run")
+
+
+@pytest.mark.xfail(strict=True, reason="load() never looks at the manifest's status, although its docstring says so")
+def test_a_run_that_is_not_finished_is_refused(tmp_path: Path, tiny_llama: TinyModel) -> None:
+    make_run(tmp_path / "run", tiny_llama, status="training")
+    with pytest.raises(RunError, match="not finished"):
+        load(tmp_path / "run")
+
+
+@pytest.mark.xfail(strict=True, reason="load() does not compare the template's hash")
+def test_a_run_trained_on_another_prompt_is_refused(tmp_path: Path, tiny_llama: TinyModel) -> None:
+    make_run(tmp_path / "run", tiny_llama, template_sha256="f" * 64)
+    with pytest.raises(RunError, match="template"):
+        load(tmp_path / "run")
