@@ -121,7 +121,7 @@ class RunConfig(_Section):
     @property
     def sha256(self) -> str:
         """Hash of every field that can change a result. Paths are left out: what they hold has hashes of its own."""
-        paths: dict[str, Any] = {"name": True, "output": True, "corpus": {"path", "heal_from"}, "model": {"base", "device"}}
+        paths: Any = {"name": True, "output": True, "corpus": {"path", "heal_from"}, "model": {"base", "device"}}
         content = self.model_dump(mode="json", exclude=paths)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

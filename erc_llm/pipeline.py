@@ -115,7 +115,9 @@ def _check_same(folder: Path, manifest: Manifest) -> None:
     for name in ("corpus_sha256", "template_sha256", "base_model_sha256"):
         old, new = getattr(began, name), getattr(manifest, name)
         if old != new:
-            raise RunError(f"{folder}: cannot resume, {name} was {old[:12]} and is {new[:12]} now; choose another name=")
+            raise RunError(
+                f"{folder}: cannot resume: {name} was {old[:12]}, now it is {new[:12]}; choose another name="
+            )
 
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
