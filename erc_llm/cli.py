@@ -56,6 +56,7 @@ def demo(
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, as for train.")] = None,
 ) -> None:
     """Zero-shot, fine-tune, predict and evaluate on the embedded sample corpus, on the CPU."""
+    _quiet()
     from erc_llm.demo import run_demo
 
     run_demo(output, overrides or [], _console())

@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,9 @@ from erc_llm.files import write_text
 from erc_llm.predictions import Answer, Predictions, PredictionsInfo
 from erc_llm.runs import (
     ADAPTER,
+    FINISHED,
+    TEMPLATE,
+    TRAINING,
     Manifest,
     Run,
     commit,
@@ -67,7 +71,7 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
         RunError: The run directory is taken, or holds a run of another configuration.
         CorpusError: There is nothing to train on.
     """
-    from erc_llm.predictor import load_model, make_prompter
+    from erc_llm.predictor import check_length, load_model, make_prompter
 
     console = console or Console()
     folder = Path(config.output) / config.name
@@ -79,15 +83,19 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
     scenes = training_scenes(corpus, config.training.max_scenes, config.seed)
     loaded = load_model(config)
     prompter = make_prompter(config, labels, loaded.tokenizer)
+    check_length(prompter, loaded)
     manifest = _manifest(config, corpus, labels, scenes, prompter.template.sha256, loaded)
     if process_rank() == 0:
         _check_same(folder, manifest)
         write_text(folder / "config.yaml", config.as_yaml(), RunError)
+        write_text(folder / TEMPLATE, prompter.template.source, RunError)
         write_manifest(folder, manifest)
-    console.print(f"{loaded.description}, {loaded.precision_reason}; {len(scenes)} training scenes; run {folder}")
+    precision = str(loaded.dtype).removeprefix("torch.")
+    console.print(f"{loaded.description}, in {precision} ({loaded.precision_reason})")
+    console.print(f"{len(scenes)} training scenes, {len(corpus.split('selection'))} for selection; run {folder}")
     _fit(config, folder, corpus, scenes, prompter, loaded, console, resume)
     if process_rank() == 0:
-        write_manifest(folder, _finished(manifest))
+        write_manifest(folder, replace(manifest, status=FINISHED))
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return read_run(folder)
 
@@ -104,7 +112,7 @@ def _claim(folder: Path, config: RunConfig, resume: bool) -> bool:
     if run.manifest.config_sha256 != config.sha256:
         changed = ", ".join(_changed(run.config.model_dump(), config.model_dump()))
         raise RunError(f"{folder}: cannot resume with another configuration; changed: {changed}")
-    return run.manifest.status == "finished"
+    return run.manifest.status == FINISHED
 
 
 def _check_same(folder: Path, manifest: Manifest) -> None:
@@ -162,7 +170,7 @@ def _manifest(
 ) -> Manifest:
     return Manifest(
         run_id=f"{config.name}-{config.sha256[:8]}",
-        status="training",
+        status=TRAINING,
         seed=config.seed,
         context=config.prompt.context,
         labels=labels.names,
@@ -179,12 +187,6 @@ def _manifest(
         versions=versions(),
         commit=commit(),
     )
-
-
-def _finished(manifest: Manifest) -> Manifest:
-    from dataclasses import replace
-
-    return replace(manifest, status="finished")
 
 
 def _fit(

@@ -19,13 +19,13 @@ from erc_llm.config import RunConfig
 from erc_llm.corpus.dialogues import Dialogue, Utterance
 from erc_llm.corpus.labels import LabelSet
 from erc_llm.decoding.scoring import LabelScores, score_questions, score_trees, verify_tree_attention
-from erc_llm.errors import ConfigError, ModelError
+from erc_llm.errors import ConfigError, ModelError, RunError
 from erc_llm.models import LoadedModel, load_base_model
 from erc_llm.prompting.examples import Prompter, PromptOptions
 from erc_llm.prompting.forest import ATTENTION
 from erc_llm.prompting.templates import load_prompt
 from erc_llm.prompting.tree import TreeBuilder, WindowCutter
-from erc_llm.runs import Run, read_run
+from erc_llm.runs import FINISHED, Run, read_run
 
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedTokenizerBase
@@ -73,7 +73,8 @@ class Predictor:
         self.labels = labels
         self.loaded = loaded
         self.run = run
-        self.prompter = make_prompter(config, labels, loaded.tokenizer)
+        self.prompter = make_prompter(config, labels, loaded.tokenizer, None if run is None else run.template)
+        check_length(self.prompter, loaded)
         probe = Dialogue("probe", (Utterance("1", ("Ada",), "Hello."), Utterance("2", ("Ben",), "Oh, it is you.")))
         tolerance = _TOLERANCE.get(str(loaded.dtype).removeprefix("torch."), 1.0)
         verify_tree_attention(loaded.model, self.prompter.trees(probe, "all")[0], tolerance)
@@ -128,12 +129,16 @@ class LiveSession:
         self._lines: list[tuple[int, ...]] = []
         self._cutter = WindowCutter(self._prompter.options.trunk_budget)
         self._cache: DynamicCache | None = None
+        self._failed = False
 
     def say(self, speaker: str | Sequence[str], text: str) -> LabelledUtterance:
         """Take the next line and label it."""
         import torch
         from transformers import DynamicCache
 
+        if self._failed:
+            raise ConfigError("this live session broke off in an earlier line; begin a new one")
+        self._failed = True  # until this line is through
         speakers = (speaker,) if isinstance(speaker, str) else tuple(speaker)
         utterance = Utterance(f"u{len(self._utterances) + 1:03d}", speakers, text)
         self._utterances.append(utterance)
@@ -153,13 +158,34 @@ class LiveSession:
         model.eval()
         with torch.inference_mode():
             scores = score_questions(model, self._cache, tree, tree.questions)[0]
+        self._failed = False
         return self._predictor._labelled(utterance, scores)
 
 
-def make_prompter(config: RunConfig, labels: LabelSet, tokenizer: PreTrainedTokenizerBase) -> Prompter:
-    """The prompter a configuration describes."""
+def make_prompter(
+    config: RunConfig, labels: LabelSet, tokenizer: PreTrainedTokenizerBase, template: Path | None = None
+) -> Prompter:
+    """The prompter a configuration describes; a run's own copy of the template goes before the configuration's."""
     options = PromptOptions(config.prompt.context, config.prompt.names, config.prompt.trunk_budget)
-    return Prompter(tokenizer, load_prompt(config.prompt.template), labels, options)
+    source = config.prompt.template if template is None else str(template)
+    return Prompter(tokenizer, load_prompt(source), labels, options)
+
+
+def check_length(prompter: Prompter, loaded: LoadedModel) -> None:
+    """Refuse a trunk budget that, with instruction, question and answer, exceeds the positions of the model.
+
+    Raises:
+        ConfigError: With the largest budget that fits.
+    """
+    positions = getattr(loaded.model.config, "max_position_embeddings", None)
+    question = sum(len(ids) for _, ids in prompter.question_ids(1, "somebody", ""))
+    around = len(prompter.head_ids(prompter.labels.names)) + question + max(map(len, prompter.answer_ids))
+    budget = prompter.options.trunk_budget
+    if positions is not None and budget + around > positions:
+        raise ConfigError(
+            f"prompt.trunk_budget: {budget} tokens of lines and {around} around them exceed the {positions} positions "
+            f"of {loaded.name}; use at most {positions - around}"
+        )
 
 
 def load_model(config: RunConfig) -> LoadedModel:
@@ -187,6 +213,8 @@ def load(source: str | Path | RunConfig) -> Predictor:
     if (folder / "adapter_config.json").is_file() and (folder.parent / "manifest.json").is_file():
         folder = folder.parent
     run = read_run(folder)
+    if run.manifest.status != FINISHED:
+        raise RunError(f"{folder}: its training is not finished; go on with `erc-llm train ... --resume`")
     loaded = load_model(run.config)
     expected = run.manifest.base_model_sha256
     if loaded.weights_sha256 != expected:
@@ -195,4 +223,7 @@ def load(source: str | Path | RunConfig) -> Predictor:
             f"'{run.config.model.base}' here has {loaded.weights_sha256[:12]}"
         )
     model = load_adapter(loaded.model, run.adapter)
-    return Predictor(run.config, run.config.label_set(), replace(loaded, model=model), run)
+    predictor = Predictor(run.config, run.config.label_set(), replace(loaded, model=model), run)
+    if predictor.prompter.template.sha256 != run.manifest.template_sha256:
+        raise RunError(f"{run.template}: not the prompt this adapter was trained with; restore it")
+    return predictor

@@ -2,6 +2,7 @@
 
     runs/NAME/
       config.yaml       the resolved configuration
+      prompt.jinja      the prompt template, so that the adapter stays usable when the packaged one changes
       manifest.json     format version, hashes of corpus, template, base model and config; versions; seed; commit
       adapter/          the adapter of the best selection score, as plain PEFT reads it
       training.jsonl    loss, learning rate, tokens a second, step by step
@@ -28,7 +29,9 @@ from erc_llm.errors import RunError
 from erc_llm.files import write_text
 
 RUN_FORMAT = 1
+TRAINING, FINISHED = "training", "finished"
 ADAPTER = "adapter"
+TEMPLATE = "prompt.jinja"
 TRAINING_LOG = "training.jsonl"
 SELECTION_LOG = "selection.jsonl"
 _PACKAGES = ("erc-llm", "torch", "transformers", "peft", "trl", "accelerate", "tokenizers", "bitsandbytes", "numpy")
@@ -77,6 +80,11 @@ class Run:
     def adapter(self) -> Path:
         """Folder of the adapter."""
         return self.folder / ADAPTER
+
+    @property
+    def template(self) -> Path:
+        """The prompt template it was trained with."""
+        return self.folder / TEMPLATE
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

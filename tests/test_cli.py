@@ -38,11 +38,16 @@ class Done:
 Command = Callable[..., Done]
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
-def erc(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+def erc(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cache: Path) -> Command:
     """`erc-llm ARGUMENTS` in this process, through the entry point the shell calls."""
     monkeypatch.setenv("COLUMNS", "300")  # long paths in one line
-    monkeypatch.setenv("ERC_LLM_CACHE", os.environ.get("ERC_LLM_CACHE", "cache-not-used"))
+    monkeypatch.setenv("ERC_LLM_CACHE", str(cache))
 
     def command(*arguments: object, typed: str = "") -> Done:
         monkeypatch.setattr(sys, "argv", ["erc-llm", *map(str, arguments)])

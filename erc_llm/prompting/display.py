@@ -46,7 +46,8 @@ def print_prompt(
         CorpusError: There is no such scene or line, or the line is not a target.
     """
     dialogue = _find(corpus, dialogue_id)
-    labelled = any(dialogue.utterances[k].label is not None for k in dialogue.targets)
+    shown = dialogue.targets if utterance is None else [k for k in dialogue.targets if k == utterance - 1]
+    labelled = any(dialogue.utterances[k].label is not None for k in shown)
     trees = prompter.trees(dialogue, "gold" if labelled else "none")
     if not trees:
         raise CorpusError(f"dialogue '{dialogue.id}' has no target to ask about")
@@ -58,6 +59,8 @@ def print_prompt(
 
 
 def _find(corpus: Corpus, dialogue_id: str | None) -> Dialogue:
+    if not any(True for _ in corpus.dialogues()):
+        raise CorpusError(f"corpus '{corpus.name}' has no dialogue")
     for dialogue in corpus.dialogues():
         if dialogue_id is None or dialogue.id == dialogue_id:
             return dialogue

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _MARKER = re.compile(r"<<[^<>\s]+>>|<[^<>\s]{1,40}>|\[/?[A-Z_]{2,}\]|^[^\S\n]*\S[^\n]*:[^\S\n]*$", re.MULTILINE)
 
 
+_METASPACE = "▁"  # U+2581, which SentencePiece-like tokenizers read as a space
+
+
 def markers_in(glue: str) -> tuple[str, ...]:
     """Turn markers that stand in a chat template's own text."""
     return tuple(sorted({m.strip() for m in _MARKER.findall(glue)}))
@@ -37,10 +40,9 @@ def one_line(text: str) -> str:
     """
     kept = []
     for char in text:
-        category = unicodedata.category(char)
-        if char.isspace() or category in ("Zl", "Zp"):
+        if char.isspace() or char == _METASPACE:
             kept.append(" ")
-        elif category not in ("Cc", "Cf", "Cs", "Co", "Cn"):
+        elif unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Co"):
             kept.append(char)
     return " ".join("".join(kept).split())
 
@@ -62,13 +64,16 @@ class TextEncoder:
             raise PromptError(f"{type(tokenizer).__name__} has no fast backend; erc-llm needs a tokenizer.json")
         self.tokenizer = tokenizer
         self._markup = backend
-        self._added = frozenset(tokenizer.added_tokens_decoder)
+        # Some vocabularies add plain white space; that is no markup.
+        added = {i: str(token.content) for i, token in tokenizer.added_tokens_decoder.items() if token.content.strip()}
+        self._added = frozenset(added)
         self._data = _without_added_tokens(backend)
-        added = (str(token.content) for token in tokenizer.added_tokens_decoder.values())
-        self.markers = tuple(sorted({m for m in (*added, *markers) if len(m.strip()) > 1}, key=len, reverse=True))
+        self.markers = tuple(
+            sorted({m for m in (*added.values(), *markers) if len(m.strip()) > 1}, key=len, reverse=True)
+        )
         # A metaspace tokenizer puts a space before whatever it gets; behind a newline it does not.
         first = self._data.encode("a", add_special_tokens=False).tokens[0]
-        self._anchor = "\n" if first.startswith("▁") else ""
+        self._anchor = "\n" if first.startswith(_METASPACE) else ""
         self.data = lru_cache(maxsize=100_000)(self._encode_data)
 
     def markup(self, text: str) -> tuple[int, ...]:
@@ -95,12 +100,16 @@ class TextEncoder:
         return tuple(ids[len(anchor) :])
 
     def harmless(self, text: str) -> str:
-        """The text on one line with every marker broken by a space: `<|im_end|>` becomes `< |im_end|>`."""
-        text = one_line(text)
+        """The text on one line with every marker broken: `<|im_end|>` becomes `< |im_end|>`."""
+        return self.break_markers(one_line(text))
+
+    def break_markers(self, text: str) -> str:
+        """The text with a space put behind, or taken from behind, the first character of every marker."""
         if any(m in unicodedata.normalize("NFKC", text) for m in self.markers):
             text = unicodedata.normalize("NFKC", text)
         for marker in self.markers:
-            text = text.replace(marker, f"{marker[0]} {marker[1:].lstrip()}")
+            broken = marker[0] + (marker[1:].lstrip() if marker[1].isspace() else f" {marker[1:]}")
+            text = text.replace(marker, broken)
         return text
 
 

@@ -10,10 +10,12 @@ import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain, count
 from typing import TYPE_CHECKING, Literal
 
 from erc_llm.corpus.dialogues import EVERYONE, Dialogue, Utterance
 from erc_llm.corpus.labels import LabelSet
+from erc_llm.corpus.speakers import is_generic
 from erc_llm.errors import PromptError
 from erc_llm.prompting.templates import PromptTemplate, cut_frame
 from erc_llm.prompting.tree import TokenTree, TreeBuilder, Window, cut_windows
@@ -25,7 +27,33 @@ Context = Literal["past", "full"]
 Names = Literal["first", "full"]
 Answers = Literal["gold", "all", "gold_all", "none"]
 
-_TITLES = frozenset("mr mrs ms miss dr prof aunt uncle the sir lady officer judge nurse father sister".split())  # noqa: SIM905
+# Titles and descriptions that begin a name of two words without being anybody's first name.
+_NOT_FIRST_NAMES = frozenset(
+    [
+        "mr",
+        "mrs",
+        "ms",
+        "miss",
+        "dr",
+        "prof",
+        "aunt",
+        "uncle",
+        "the",
+        "sir",
+        "lady",
+        "officer",
+        "judge",
+        "father",
+        "sister",
+        "fake",
+        "young",
+        "old",
+        "little",
+        "big",
+        "other",
+        "casting",
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +97,8 @@ class Prompter:
         if not end or len(set(self.answer_ids)) < len(labels):
             raise PromptError(f"prompt '{template.name}': answers must differ and have an end; they are {texts}")
         self._bridge = encoder.markup(self.frame.bridge)
+        if not any(ids for _, ids in self.question_ids(1, "Ada", "Hello.")):
+            raise PromptError(f"prompt '{template.name}': a question needs words, or a chat template around it")
         self.head_ids = lru_cache(maxsize=10_000)(self._head_ids)
 
     def _head_ids(self, order: tuple[str, ...]) -> tuple[int, ...]:
@@ -93,19 +123,20 @@ class Prompter:
             "text": encoder.harmless(text),
             "context": self.options.context,
         }
-        return encoder.data(self.template.render(block, values))
+        # Once more as a whole: a name and our own colon may have made a marker together.
+        return encoder.data(encoder.break_markers(self.template.render(block, values)))
 
     def names(self, utterances: Sequence[Utterance]) -> list[str]:
         """How the prompt calls the speaker of each line; a name never depends on a later line."""
         if self.options.names == "full":
             return [_join(u.speakers) for u in utterances]
-        owner: dict[str, str] = {}
         called: dict[str, str] = {}
         for utterance in utterances:
             for speaker in utterance.speakers:
                 if speaker not in called:
-                    first = first_name(speaker)
-                    called[speaker] = first if owner.setdefault(first.casefold(), speaker) == speaker else speaker
+                    numbered = (f"{speaker} {number}" for number in count(2))
+                    taken = set(called.values())
+                    called[speaker] = next(n for n in chain((first_name(speaker), speaker), numbered) if n not in taken)
         return [_join([called[s] for s in u.speakers]) for u in utterances]
 
     def windows(self, lines: Sequence[Sequence[int]]) -> tuple[Window, ...]:
@@ -179,9 +210,10 @@ class Prompter:
 
 
 def first_name(speaker: str) -> str:
-    """First name of a full name; the whole name where it begins with a title ("Mrs. Geller")."""
+    """First name of a person's full name; anything else as it is ("Mrs. Geller", "Fake Monica", "Woman On Train")."""
     words = speaker.split()
-    if len(words) < 2 or words[0].rstrip(".").casefold() in _TITLES:
+    described = len(words) != 2 or not all(w.isalpha() and w.istitle() for w in words)
+    if described or words[0].casefold() in _NOT_FIRST_NAMES or any(is_generic(word) for word in words):
         return speaker
     return words[0]
 

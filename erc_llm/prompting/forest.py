@@ -183,22 +183,25 @@ def forest_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     forest: Forest | None = None,
+    tree: bool = False,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention over a forest, tree by tree; without a forest, transformers' `sdpa`.
+
+    `tree` says that the mask of a call without a forest is a tree's, as in scoring on a KV cache.
 
     Shapes: `query` (1, heads, rows, width), `key` and `value` (1, key heads, rows, width).
 
     Raises:
         ModelError: The model asks for something a tree cannot express (a sliding window, capped scores, sinks).
     """
+    for name in ("sliding_window", "softcap", "s_aux"):
+        if (forest is not None or tree) and kwargs.get(name) is not None:
+            raise ModelError(f"the model's attention uses '{name}', which a token tree cannot express; use another")
     if forest is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    for name in ("sliding_window", "softcap", "s_aux"):
-        if kwargs.get(name) is not None:
-            raise ModelError(f"the model's attention uses '{name}', which a token tree cannot express; use another")
     if query.shape[2] != forest.rows:
         raise InternalError(f"attention got {query.shape[2]} rows for a forest of {forest.rows}")
     groups = query.shape[1] // key.shape[1]
@@ -211,11 +214,11 @@ def forest_attention(
     keys, values = key.split(tree_sizes, dim=2), value.split(tree_sizes, dim=2)
     attend = partial(functional.scaled_dot_product_attention, dropout_p=dropout, scale=scaling)
     parts = []
-    for i, tree in enumerate(forest.layouts):
+    for i, layout in enumerate(forest.layouts):
         trunk, branches = queries[2 * i], queries[2 * i + 1]
-        parts.append(attend(trunk, keys[i][:, :, : tree.trunk], values[i][:, :, : tree.trunk], is_causal=True))
-        if tree.mask is not None:
-            parts.append(attend(branches, keys[i], values[i], attn_mask=tree.mask))
+        parts.append(attend(trunk, keys[i][:, :, : layout.trunk], values[i][:, :, : layout.trunk], is_causal=True))
+        if layout.mask is not None:
+            parts.append(attend(branches, keys[i], values[i], attn_mask=layout.mask))
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
 
 

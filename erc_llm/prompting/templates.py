@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BLOCKS = ("system", "line", "question", "answer")
-_SYSTEM, _USER, _ANSWER = "ERCSYSTEMSENTINEL", "ERCUSERSENTINEL", "ERCANSWERSENTINEL"
+# In mixed case, so that a template that changes the case of what it is given is noticed.
+_SYSTEM, _USER, _ANSWER = "ErcSystemSentinel", "ErcUserSentinel", "ErcAnswerSentinel"
+_RENDERING = (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
 
 
 class PromptTemplate:
@@ -30,12 +32,14 @@ class PromptTemplate:
 
     Attributes:
         name: Its file's stem.
+        source: Its text.
         chat: Whether the model's chat template goes around it (no `end` block) or it stands alone (with one).
         sha256: Hash of its source.
     """
 
     def __init__(self, name: str, source: str) -> None:
         self.name = name
+        self.source = source
         self.sha256 = hashlib.sha256(source.encode()).hexdigest()
         environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
         try:
@@ -51,11 +55,11 @@ class PromptTemplate:
         """Text of one block.
 
         Raises:
-            PromptError: The block uses a variable it is not given.
+            PromptError: The block cannot be rendered: it uses a variable it is not given, or the like.
         """
         try:
             return "".join(self._template.blocks[block](self._template.new_context(dict(values))))
-        except jinja2.UndefinedError as error:
+        except _RENDERING as error:
             raise PromptError(f"prompt '{self.name}', block '{block}': {error}; given are {sorted(values)}") from error
 
 
@@ -69,7 +73,11 @@ def load_prompt(name: str) -> PromptTemplate:
     if not path.is_file():
         known = sorted(p.stem for p in prompts_dir().glob("*.jinja"))
         raise PromptError(f"no prompt template '{name}' (looked for {path}); there are {known}, or give a .jinja file")
-    return PromptTemplate(path.stem, path.read_text(encoding="utf-8"))
+    try:
+        source = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise PromptError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
+    return PromptTemplate(path.stem, source)
 
 
 @dataclass(frozen=True)
@@ -119,7 +127,7 @@ def cut_frame(tokenizer: PreTrainedTokenizerBase, template: PromptTemplate) -> F
         )
     rendered, with_system = _render_sentinels(tokenizer)
     head, bridge, tail = _cut(rendered)
-    encoder = TextEncoder(tokenizer, markers_in("\n".join((head, bridge, tail))))
+    encoder = TextEncoder(tokenizer, markers_in("\n".join((head.replace(_SYSTEM, "\n"), bridge, tail))))
     if not with_system:
         head += f"{_SYSTEM}\n\n"
     stripped = bridge.rstrip(" ")
@@ -140,7 +148,7 @@ def _render_sentinels(tokenizer: PreTrainedTokenizerBase) -> tuple[str, bool]:
     for messages in ([system, user, answer], [user, answer]):
         try:
             text = str(tokenizer.apply_chat_template(messages, tokenize=False))
-        except (jinja2.TemplateError, ValueError, TypeError) as error:
+        except _RENDERING as error:
             reason = str(error)
             continue
         if len(messages) == 2 or text.count(_SYSTEM) == 1:
@@ -163,7 +171,7 @@ def _cut(rendered: str) -> tuple[str, str, str]:
 
 
 def _cut_end(tail: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
-    """Split what follows an answer behind the first token that ends a turn; all of it where none does."""
+    """Split what follows an answer behind the first special token, which ends a turn; without one, all is its end."""
     ends = [tail.find(m) + len(m) for m in _end_markers(tokenizer) if m in tail]
     if not tail:
         raise PromptError("the model's chat template puts nothing after an answer, so a label would have no end")

@@ -19,7 +19,7 @@ from erc_llm.prompting.tree import TokenTree
 from tests.prompting.scenes import decode, dialogue_of, dialogues, scene, utterances
 from tests.tiny_models import chatml_tokenizer, llama2_style_tokenizer
 
-relaxed = settings(max_examples=40, deadline=None)
+relaxed = settings(max_examples=25, deadline=None)
 TOKENIZER = chatml_tokenizer()
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from erc_llm.prompting.tree import TreeBuilder, Window, WindowCutter, cut_windows
 from tests.prompting.random_trees import random_tree
 
-relaxed = settings(max_examples=60, deadline=None)
+relaxed = settings(max_examples=40, deadline=None)
 
 
 @relaxed
