@@ -121,8 +121,12 @@ def train(
     _quiet()
     from erc_llm.pipeline import train as run_training
 
-    run = run_training(loaded, resume=resume, console=_console())
-    _console().print(f"run: {run.folder}   adapter: {run.adapter}")
+    try:
+        run = run_training(loaded, resume=resume, console=_console())
+    except KeyboardInterrupt:
+        typer.echo("erc-llm: interrupted; the same command with --resume goes on from the last checkpoint", err=True)
+        raise typer.Exit(130) from None
+    typer.echo(f"run: {run.folder}   adapter: {run.adapter}")
 
 
 @app.command()
@@ -135,36 +139,43 @@ def predict(
     interactive: Annotated[bool, typer.Option("--interactive", help="Label lines as you type them.")] = False,
 ) -> None:
     """Label a split and write the predictions table, or label lines one by one."""
-    from erc_llm.pipeline import find_source
+    from erc_llm.pipeline import find_source, say_oddities
+    from erc_llm.runs import read_run
 
     _quiet()
-    from erc_llm.predictor import load
-
-    predictor = load(find_source(source))
     if interactive:
+        from erc_llm.predictor import load
         from erc_llm.terminal import talk
 
-        talk(predictor, sys.stdin, _console())
-    else:
-        _predict_split(predictor, corpus, heal_from, split, out)
+        talk(load(find_source(source)), sys.stdin, _console())
+        return
+    if out.suffix not in (".parquet", ".jsonl"):
+        raise UserError(f"--out {out}: expected a name that ends in .parquet or .jsonl")
+    found = find_source(source)
+    config = read_run(found).config if isinstance(found, Path) else found
+    section = config.corpus
+    if corpus is not None:
+        section = section.model_copy(update={"path": corpus, "heal_from": heal_from})
+    read = _read(section, config, cut_selection=split == "selection")
+    read.split(split)  # a wrong name is told before the model is loaded
+    say_oddities(read, _console())
+    from erc_llm.predictor import load
+
+    _predict_split(load(found), read, split, out)
 
 
-def _predict_split(predictor: Predictor, path: str | None, heal_from: str | None, split: str, out: Path) -> None:
+def _predict_split(predictor: Predictor, read: Corpus, split: str, out: Path) -> None:
     from rich.progress import Progress
 
     from erc_llm.pipeline import predict as predict_split
     from erc_llm.predictions import write_predictions
 
-    section = predictor.config.corpus
-    if path is not None:
-        section = section.model_copy(update={"path": path, "heal_from": heal_from})
-    read = _read(section, predictor.config, cut_selection=split == "selection")
     console = _console()
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
         task = progress.add_task(f"scoring {split}", total=len(read.split(split)))
         table = predict_split(predictor, read, split, on_progress=lambda n: progress.update(task, completed=n))
     write_predictions(table, out)
-    console.print(f"{len(table)} predictions of {split} ({read.version}) written to {out}")
+    typer.echo(f"{len(table)} predictions of {split} ({read.version}) written to {out}")
 
 
 @app.command()
@@ -234,6 +245,3 @@ def main() -> None:
         wrong = UserError(f"{where}{error.strerror or error}")
         sys.stderr.write(f"erc-llm: {wrong}\n")
         sys.exit(wrong.exit_code)
-    except KeyboardInterrupt:
-        sys.stderr.write("erc-llm: interrupted; `erc-llm train ... --resume` goes on from the last checkpoint\n")
-        sys.exit(130)

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from erc_llm.corpus.labels import EMORYNLP, LabelSet
 from erc_llm.errors import ConfigError
@@ -23,7 +22,7 @@ from erc_llm.resources import configs_dir
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class LabelsConfig(_Section):
@@ -32,6 +31,14 @@ class LabelsConfig(_Section):
     names: tuple[str, ...] = Field(min_length=2, description="Label names; predictions keep this order.")
     neutral: str | None = Field(None, description="The label that means no emotion, if there is one.")
     spellings: dict[str, str] = Field({}, description="Further accepted spelling: label name.")
+
+    @model_validator(mode="after")
+    def _is_a_label_set(self) -> LabelsConfig:
+        try:
+            LabelSet(self.names, self.spellings, self.neutral)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return self
 
 
 class CorpusConfig(_Section):
@@ -96,7 +103,9 @@ class TrainingConfig(_Section):
     patience: int | None = Field(None, ge=1, description="Stop after that many evaluations without a new best.")
     checkpoint_minutes: float = Field(10, ge=0, description="Time between checkpoints to resume from; 0: every step.")
     log_every: int = Field(5, ge=1, description="Steps between two lines of the training log.")
-    report_to: tuple[str, ...] = Field((), description="Further loggers: tensorboard, wandb, trackio.")
+    report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
+        (), description="Further loggers: tensorboard, wandb, trackio."
+    )
 
 
 class ScoringConfig(_Section):
@@ -118,12 +127,25 @@ class RunConfig(_Section):
     training: TrainingConfig = TrainingConfig()
     scoring: ScoringConfig = ScoringConfig()
 
+    def result_fields(self) -> dict[str, Any]:
+        """Every field that can change a result.
+
+        Not how it is shown and saved, and no paths: what they hold (corpus, template, model) has hashes of its own.
+        """
+        left_out: Any = {
+            "name": True,
+            "output": True,
+            "corpus": {"path", "heal_from"},
+            "prompt": {"template"},
+            "model": {"base"},
+            "training": {"log_every", "report_to", "checkpoint_minutes"},
+        }
+        return self.model_dump(mode="json", exclude=left_out)
+
     @property
     def sha256(self) -> str:
-        """Hash of every field that can change a result. Paths are left out: what they hold has hashes of its own."""
-        paths: Any = {"name": True, "output": True, "corpus": {"path", "heal_from"}, "model": {"base", "device"}}
-        content = self.model_dump(mode="json", exclude=paths)
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        """Hash of `result_fields`."""
+        return hashlib.sha256(json.dumps(self.result_fields(), sort_keys=True).encode()).hexdigest()
 
     def label_set(self) -> LabelSet:
         """The label set it names; EmoryNLP's by default."""
@@ -155,14 +177,14 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
             continue
         try:
             _set(content, key.split("."), yaml.safe_load(value))
-        except yaml.YAMLError:
-            mistakes.append(f"override '{override}': the value is not YAML")
+        except (yaml.YAMLError, ValueError):
+            mistakes.append(f"override '{override}': the value is not YAML: {value}")
         except TypeError:
             mistakes.append(f"override '{override}': '{key}' goes into a field that has no fields")
     try:
-        config = RunConfig.model_validate(_floats(content))
+        config = RunConfig.model_validate(content)
     except ValidationError as error:
-        mistakes += [_explain(item) for item in error.errors()]
+        mistakes += dict.fromkeys(_explain(item) for item in error.errors())
     if mistakes:
         count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
         raise ConfigError(f"{path}: {count}\n" + "\n".join(f"  {m}" for m in mistakes))
@@ -173,7 +195,7 @@ def _find(source: str | Path) -> Path:
     path = Path(source)
     if path.is_file():
         return path
-    packaged = configs_dir() / f"{path.stem}.yaml"
+    packaged = configs_dir() / f"{path.name.removesuffix('.yaml')}.yaml"
     if packaged.is_file() and path.parent.name in ("", "configs"):
         return packaged
     known = sorted(p.stem for p in configs_dir().glob("*.yaml"))
@@ -189,6 +211,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}:{mark.line + 1}" if mark else str(path)
         raise ConfigError(f"{place}: broken YAML: {getattr(error, 'problem', error)}") from error
+    except ValueError as error:  # a date or number that YAML recognises and Python cannot make
+        raise ConfigError(f"{path}: broken YAML: {error}{_place_of_bad_scalar(path)}; put it in quotes") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -198,23 +222,32 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _set(content: dict[str, Any], keys: Sequence[str], value: Any) -> None:
     for key in keys[:-1]:
-        content = content.setdefault(key, {})
+        if content.get(key) is None:
+            content[key] = {}
+        content = content[key]
         if not isinstance(content, dict):
             raise TypeError(key)
     content[keys[-1]] = value
 
 
-def _floats(content: Any) -> Any:
-    """YAML 1.1 reads 6e-4 as text; people mean a number."""
-    if isinstance(content, Mapping):
-        return {k: _floats(v) for k, v in content.items()}
-    if isinstance(content, str) and re.fullmatch(r"\d+(\.\d*)?e[-+]?\d+", content, re.IGNORECASE):
-        return float(content)
-    return content
+def _place_of_bad_scalar(path: Path) -> str:
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            yaml.safe_load(line.partition(":")[2])
+        except ValueError:
+            return f" in line {number}: {line.strip()}"
+        except yaml.YAMLError:
+            continue
+    return ""
 
 
 def _explain(item: Mapping[str, Any]) -> str:
-    field = ".".join(str(part) for part in item["loc"]) or "(whole file)"
+    location = item["loc"]
+    if location[:2] == ("lora", "target_modules"):  # one field of two types, one mistake
+        return (
+            f"lora.target_modules: expected `all-linear`, a pattern, or a list of layer names, found {item['input']!r}"
+        )
+    field = ".".join(str(part) for part in location) or "(whole file)"
     if item["type"] == "extra_forbidden":
         return f"{field}: no such field; {_fields_beside(item['loc'])}"
     found = item.get("input")

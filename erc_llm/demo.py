@@ -55,8 +55,8 @@ def run_demo(output: Path, overrides: Sequence[str], console: Console) -> None:
     console.rule("4  one scene")
     print_scene(tuned.predict(corpus.split(SPLIT)[1]), console)
     console.rule()
-    console.print(f"adapter: {run.adapter}   predictions: {output / 'demo.parquet'}")
-    console.print(f"talk to it: erc-llm predict {run.folder} --interactive")
+    console.print(f"adapter: {run.adapter}   predictions: {output / 'demo.parquet'}", markup=False, soft_wrap=True)
+    console.print(f"talk to it: erc-llm predict {run.folder} --interactive", markup=False, soft_wrap=True)
     console.print(f"done in {(time.perf_counter() - started) / 60:.1f} minutes")
 
 

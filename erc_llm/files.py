@@ -1,6 +1,7 @@
 """Files that appear whole or not at all.
 
-Everything this package writes goes through here: to a temporary name in the same folder, flushed, then renamed.
+To a temporary name in the same folder, flushed, then renamed. Adapters have their own way of the same kind, and logs
+are appended to.
 """
 
 from __future__ import annotations

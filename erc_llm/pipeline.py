@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from erc_llm.config import CorpusConfig, RunConfig, load_config
-from erc_llm.corpus import Corpus, Dialogue, LabelSet, read_corpus, read_sample, selection_split
+from erc_llm.corpus import EMORYNLP, Corpus, Dialogue, LabelSet, read_corpus, read_sample, selection_split
 from erc_llm.corpus.speakers import GENERIC_NAMES
-from erc_llm.errors import CorpusError, RunError
+from erc_llm.errors import ConfigError, CorpusError, RunError
 from erc_llm.files import write_text
 from erc_llm.predictions import Answer, Predictions, PredictionsInfo
 from erc_llm.runs import (
@@ -48,6 +48,8 @@ SAMPLE = "sample"
 def open_corpus(config: CorpusConfig, labels: LabelSet, *, cut_selection: bool = True) -> Corpus:
     """Read the corpus a configuration names; cut its selection split out of train unless told not to."""
     if config.path == SAMPLE:
+        if labels != EMORYNLP:
+            raise ConfigError("corpus.labels: the sample corpus has EmoryNLP's labels; give corpus.path, or no labels")
         corpus = read_sample()
     else:
         generic = GENERIC_NAMES if config.generic is None else config.generic
@@ -76,15 +78,19 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
     console = console or Console()
     folder = Path(config.output) / config.name
     if _claim(folder, config, resume):
-        console.print(f"{folder} is finished already")
+        console.print(f"{folder} is finished already", markup=False, soft_wrap=True)
         return read_run(folder)
     labels = config.label_set()
-    corpus = open_corpus(config.corpus, labels)
+    corpus = open_corpus(config.corpus, labels, cut_selection=config.training.evaluations > 0)
+    say_oddities(corpus, console)
     scenes = training_scenes(corpus, config.training.max_scenes, config.seed)
+    if config.training.evaluations:
+        _check_selection(corpus)
     loaded = load_model(config)
     prompter = make_prompter(config, labels, loaded.tokenizer)
     check_length(prompter, loaded)
     manifest = _manifest(config, corpus, labels, scenes, prompter.template.sha256, loaded)
+    model = _with_adapter(config, loaded)
     if process_rank() == 0:
         _check_same(folder, manifest)
         write_text(folder / "config.yaml", config.as_yaml(), RunError)
@@ -92,27 +98,63 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
         write_manifest(folder, manifest)
     precision = str(loaded.dtype).removeprefix("torch.")
     console.print(f"{loaded.description}, in {precision} ({loaded.precision_reason})")
-    console.print(f"{len(scenes)} training scenes, {len(corpus.split('selection'))} for selection; run {folder}")
-    _fit(config, folder, corpus, scenes, prompter, loaded, console, resume)
+    held_out = len(corpus.splits.get("selection", ()))
+    console.print(f"{len(scenes)} training scenes, {held_out} for selection")
+    _fit(config, folder, corpus, scenes, prompter, loaded, model, console, resume)
     if process_rank() == 0:
         write_manifest(folder, replace(manifest, status=FINISHED))
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        for left in (folder / "checkpoints", *folder.glob(f".{ADAPTER}-*")):
+            shutil.rmtree(left, ignore_errors=True)
     return read_run(folder)
 
 
 def _claim(folder: Path, config: RunConfig, resume: bool) -> bool:
     """Whether the run is finished already; refuses a folder that belongs to something else."""
-    if process_rank() != 0 or not folder.exists() or not any(folder.iterdir()):
+    if not folder.exists() or all(_is_beginning(path) for path in folder.iterdir()):
         return False
+    if process_rank() != 0:  # the main process has looked, and may have begun to write
+        return resume and (folder / "manifest.json").is_file() and read_run(folder).manifest.status == FINISHED
     if not (folder / "manifest.json").is_file():
         raise RunError(f"{folder}: exists and is not a run; choose another name=")
     run = read_run(folder)
     if not resume:
         raise RunError(f"{folder}: this run exists ({run.manifest.status}); add --resume, or choose another name=")
     if run.manifest.config_sha256 != config.sha256:
-        changed = ", ".join(_changed(run.config.model_dump(), config.model_dump()))
+        changed = ", ".join(_changed(run.config.result_fields(), config.result_fields()))
         raise RunError(f"{folder}: cannot resume with another configuration; changed: {changed}")
     return run.manifest.status == FINISHED
+
+
+def _is_beginning(path: Path) -> bool:
+    """Whether a file is one that a run writes before its manifest, or a draft of one that a kill left."""
+    return path.name in ("config.yaml", TEMPLATE) or (path.name.startswith(".") and path.name.endswith(".partial"))
+
+
+def _check_selection(corpus: Corpus) -> None:
+    if not any(d.utterances[k].label is not None for d in corpus.split("selection") for k in d.targets):
+        raise CorpusError("the selection split has no labelled utterance; label some, or set training.evaluations=0")
+
+
+def say_oddities(corpus: Corpus, console: Console, most: int = 5) -> None:
+    """Tell people what was odd about the corpus they gave, the first few sentences of it."""
+    for sentence in corpus.oddities[:most]:
+        console.print(f"note: {sentence}", style="yellow", markup=False, highlight=False)
+    if len(corpus.oddities) > most:
+        console.print(f"note: and {len(corpus.oddities) - most} more; `erc-llm data` shows all", style="yellow")
+
+
+def _with_adapter(config: RunConfig, loaded: Any) -> Any:
+    from erc_llm.adapters import attach_lora
+
+    lora = config.lora
+    return attach_lora(
+        loaded.model,
+        rank=lora.rank,
+        alpha=lora.alpha,
+        dropout=lora.dropout,
+        target_modules=lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules),
+        seed=config.seed,
+    )
 
 
 def _check_same(folder: Path, manifest: Manifest) -> None:
@@ -136,7 +178,7 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -
             changed += _changed(before, after, f"{prefix}{key}.")
         elif before != after:
             changed.append(f"{prefix}{key}")
-    return [name for name in changed if name not in ("name", "output", "corpus.path", "corpus.heal_from", "model.base")]
+    return changed
 
 
 def training_scenes(corpus: Corpus, most: int | None, seed: int) -> tuple[Dialogue, ...]:
@@ -196,32 +238,26 @@ def _fit(
     scenes: Sequence[Dialogue],
     prompter: Prompter,
     loaded: Any,
+    model: Any,
     console: Console,
     resume: bool,
 ) -> None:
     import torch
 
-    from erc_llm.adapters import attach_lora, save_adapter
+    from erc_llm.adapters import save_adapter
     from erc_llm.prompting.forest import rows_of
     from erc_llm.tuning.callbacks import CheckpointCallback, LogCallback, SelectionCallback
     from erc_llm.tuning.schedule import plan
     from erc_llm.tuning.trainer import TrainingPlan, fit
 
-    training, lora = config.training, config.lora
+    training = config.training
     sizes = [sum(rows_of(tree) for tree in prompter.trees(d, "gold")) for d in scenes]
-    parts = training.accumulation * process_count()
+    accumulation = max(1, min(training.accumulation, len(scenes) // process_count()))
+    parts = accumulation * process_count()
     schedule = plan(
         sizes, epochs=training.epochs, tokens_per_step=training.tokens_per_step, parts=parts, seed=config.seed
     )
     tokens = [sum(sizes[s] for batch in step for s in batch.scenes) for step in schedule.steps]
-    model = attach_lora(
-        loaded.model,
-        rank=lora.rank,
-        alpha=lora.alpha,
-        dropout=lora.dropout,
-        target_modules=lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules),
-        seed=config.seed,
-    )
     main = process_rank() == 0
 
     def save(model: Any) -> None:
@@ -247,7 +283,7 @@ def _fit(
             warmup=training.warmup,
             weight_decay=training.weight_decay,
             max_grad_norm=training.max_grad_norm,
-            accumulation=training.accumulation,
+            accumulation=accumulation,
             gradient_checkpointing=training.gradient_checkpointing,
             bf16=loaded.dtype == torch.bfloat16,
             use_cpu=loaded.device.type == "cpu",
@@ -328,14 +364,8 @@ def predict(
         for d, scene in zip(dialogues, scores, strict=True)
         for s in scene
     }
-    generic = predictor.config.corpus.generic
-    return Predictions.from_corpus(
-        _info(predictor, corpus, split),
-        dialogues,
-        answers,
-        corpus.dialogues(),
-        GENERIC_NAMES if generic is None else generic,
-    )
+    info = _info(predictor, corpus, split)
+    return Predictions.from_corpus(info, dialogues, answers, corpus.dialogues(), corpus.generic)
 
 
 def _answer(scores: LabelScores, names: Sequence[str]) -> Answer:

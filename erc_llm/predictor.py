@@ -215,6 +215,8 @@ def load(source: str | Path | RunConfig) -> Predictor:
     run = read_run(folder)
     if run.manifest.status != FINISHED:
         raise RunError(f"{folder}: its training is not finished; go on with `erc-llm train ... --resume`")
+    if not run.template.is_file():
+        raise RunError(f"{run.template}: missing; restore the prompt template this adapter was trained with")
     loaded = load_model(run.config)
     expected = run.manifest.base_model_sha256
     if loaded.weights_sha256 != expected:
@@ -225,5 +227,5 @@ def load(source: str | Path | RunConfig) -> Predictor:
     model = load_adapter(loaded.model, run.adapter)
     predictor = Predictor(run.config, run.config.label_set(), replace(loaded, model=model), run)
     if predictor.prompter.template.sha256 != run.manifest.template_sha256:
-        raise RunError(f"{run.template}: not the prompt this adapter was trained with; restore it")
+        raise RunError(f"{run.template}: not the template this adapter was trained with; restore it")
     return predictor

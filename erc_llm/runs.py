@@ -121,9 +121,16 @@ def read_run(folder: Path | str) -> Run:
 
 
 def append_line(path: Path, record: Mapping[str, Any]) -> None:
-    """Append one JSON line to a log; a line cut by a kill is dropped by `read_lines`."""
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(dict(record), ensure_ascii=False) + "\n")
+    """Append one JSON line to a log; a line cut by a kill is dropped by `read_lines`.
+
+    Raises:
+        RunError: It cannot be written.
+    """
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(dict(record), ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror or error}; make room and add --resume") from error
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -255,7 +255,6 @@ def test_an_interrupt_ends_with_its_own_code(erc: Command, monkeypatch: pytest.M
     assert "Traceback" not in done.err
 
 
-@pytest.mark.xfail(strict=True, reason="typer turns KeyboardInterrupt into Exit(130) before main sees it")
 def test_an_interrupted_training_says_how_to_go_on(erc: Command, monkeypatch: pytest.MonkeyPatch, config: Path) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -264,7 +263,6 @@ def test_an_interrupted_training_says_how_to_go_on(erc: Command, monkeypatch: py
     assert "--resume" in erc("train", config).err
 
 
-@pytest.mark.xfail(strict=True, reason="rich reads [..] in a path as markup, and wraps long lines")
 def test_a_path_is_printed_as_it_is(
     finished: Path, corpus: Path, erc: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -344,9 +342,6 @@ def test_an_empty_utterance_is_context_and_warned_about(finished: Path, erc: Com
     assert [row["position"] for row in rows] == [0, 2]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="train and predict keep the corpus's oddities to themselves; only data says them"
-)
 def test_predict_warns_about_an_empty_utterance(finished: Path, erc: Command, tmp_path: Path) -> None:
     folder = _odd_corpus(tmp_path / "corpus", _lines("Is it you?", "  ", "It is."))
     done, _ = _predicted(erc, finished, folder, tmp_path / "t.jsonl")
@@ -480,13 +475,13 @@ def test_no_space_for_the_adapter(config: Path, erc: Command, tmp_path: Path, mo
     assert {p.name for p in run.iterdir()} <= {
         "config.yaml",
         "manifest.json",
+        "prompt.jinja",
         "training.jsonl",
         "selection.jsonl",
         "checkpoints",
     }
 
 
-@pytest.mark.xfail(strict=True, reason="what torch and safetensors raise while a checkpoint is written is no OSError")
 @pytest.mark.parametrize("piece", ["adapter", "optimizer"])
 def test_no_space_for_a_checkpoint(piece: str, config: Path, erc: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     import peft.peft_model
@@ -503,13 +498,10 @@ def test_no_space_for_a_checkpoint(piece: str, config: Path, erc: Command, monke
     _refused(erc("train", config, "training.checkpoint_minutes=0", "training.evaluations=0"), "checkpoint")
 
 
-def test_no_space_for_a_log_names_the_log(
-    config: Path, erc: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    request.applymarker(pytest.mark.xfail(strict=True, reason="a write's OSError has no filename, and nothing adds it"))
-    import erc_llm.tuning.callbacks as callbacks
+def test_no_space_for_a_log_names_the_log(config: Path, erc: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    import erc_llm.runs as runs
 
-    monkeypatch.setattr(callbacks, "append_line", _no_space)
+    monkeypatch.setattr(runs, "open", _no_space, raising=False)
     _refused(erc("train", config), "No space left", "training.jsonl")
 
 

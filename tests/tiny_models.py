@@ -159,7 +159,7 @@ def random_llama(tokenizer: Any, seed: int = 0, hidden: int = 64, layers: int = 
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=2048,
+        max_position_embeddings=4096,
         tie_word_embeddings=tied,
         initializer_range=0.15,
         bos_token_id=tokenizer.bos_token_id,

@@ -117,17 +117,19 @@ class Corpus:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the content (labels, splits, dialogues), independent of the file format it came from."""
-        digest = hashlib.sha256(json.dumps(self.labels.names).encode())
-        for split, dialogues in sorted(self.splits.items()):
-            digest.update(split.encode())
+        """Hash of the content (labels, splits, dialogues), whatever file format it came from.
+
+        A selection split counts as the part of train it is, so that cutting it changes no hash.
+        """
+        rows = []
+        for split, dialogues in self.splits.items():
+            part = "train" if split == "selection" else split
             for dialogue in dialogues:
-                row = [
-                    dialogue.id,
-                    dialogue.time,
-                    [(u.id, u.speakers, u.text, u.label, u.target) for u in dialogue.utterances],
-                ]
-                digest.update(json.dumps(row, ensure_ascii=False).encode())
+                lines = [(u.id, u.speakers, u.text, u.label, u.target) for u in dialogue.utterances]
+                rows.append(json.dumps([part, dialogue.id, dialogue.time, lines], ensure_ascii=False))
+        digest = hashlib.sha256(json.dumps(self.labels.names).encode())
+        for row in sorted(rows):
+            digest.update(row.encode())
         return digest.hexdigest()
 
 

@@ -168,10 +168,13 @@ def score_questions(
     The cache may hold any beginning of the trunk; the rest is read in the same forward. Afterwards it holds exactly the
     trunk, ready for the next questions or the next line.
     """
-    past = cache.get_seq_length()
-    assert past <= tree.trunk, f"the cache holds {past} positions, the trunk has {tree.trunk}"
+    held = cache.get_seq_length()
+    assert held <= tree.trunk, f"the cache holds {held} positions, the trunk has {tree.trunk}"
     branch = branches_only(tree, questions)
     forest = pack([branch]).to(model.device)
+    # An answer that hangs on the trunk itself needs that trunk token's logits, so it is read again.
+    past = min(held, int(forest.logit_rows.min()))
+    _shorten(cache, past)
     logits = model(
         input_ids=forest.input_ids[:, past:],
         position_ids=forest.position_ids[:, past:],
@@ -181,7 +184,7 @@ def score_questions(
         logits_to_keep=forest.logit_rows - past,
         tree=True,
     ).logits[0]
-    cache.crop(tree.trunk - cache.get_seq_length())
+    _shorten(cache, tree.trunk)
     values = answer_log_likelihoods(logits.float(), forest).double().cpu().numpy()
     sizes = np.cumsum([0] + [len(q.answers) for q in branch.questions])
     return [_scores(q, values[sizes[i] : sizes[i + 1]]) for i, q in enumerate(branch.questions)]
@@ -192,8 +195,13 @@ def _mask_behind(forest: Forest, past: int) -> torch.Tensor:
     layout = forest.layouts[0]
     rows = torch.arange(past, layout.trunk, device=forest.input_ids.device)
     causal = torch.arange(layout.stop, device=rows.device)[None, :] <= rows[:, None]
-    assert layout.mask is not None
-    return torch.cat([causal[None, None], layout.mask], dim=2)
+    return causal[None, None] if layout.mask is None else torch.cat([causal[None, None], layout.mask], dim=2)
+
+
+def _shorten(cache: DynamicCache, length: int) -> None:
+    excess = cache.get_seq_length() - length
+    if excess > 0:
+        cache.crop(-excess)
 
 
 def verify_tree_attention(model: PreTrainedModel, tree: TokenTree, tolerance: float) -> None:

@@ -232,7 +232,8 @@ def require_tree_attention(model: torch.nn.Module) -> None:
     Raises:
         ModelError: The model was loaded with another attention implementation.
     """
-    found = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    bare = getattr(model, "module", model)  # inside the wrapper of distributed training
+    found = getattr(getattr(bare, "config", None), "_attn_implementation", None)
     if found != ATTENTION:
         raise ModelError(
             f"the model runs attention '{found}', which would be silently wrong on a token tree; "

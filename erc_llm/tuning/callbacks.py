@@ -6,6 +6,7 @@ nothing of prompts and metrics; the score is handed in.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from erc_llm.errors import RunError
 from erc_llm.runs import SELECTION_LOG, TRAINING_LOG, append_line, read_lines, rewind_log
 
 SCORE = "weighted_f1"
@@ -52,6 +54,7 @@ class SelectionCallback(TrainerCallback):
         self._console = console
         self._best: float | None = None
         self._since_best = 0
+        self._stopped = False  # whether patience had run out before this process began
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Take up the scores up to the step that is resumed from."""
@@ -60,11 +63,15 @@ class SelectionCallback(TrainerCallback):
         for record in read_lines(self._log):
             if record["step"] <= state.global_step:
                 self._note(record[SCORE])
+        self._stopped = self._out_of_patience
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
         """Score, where it is time."""
+        if self._stopped:
+            control.should_training_stop = True
+            return
         if state.global_step not in self._steps:
             return
         started = time.perf_counter()
@@ -78,8 +85,11 @@ class SelectionCallback(TrainerCallback):
             self._console.print(
                 f"step {state.global_step}: selection weighted F1 [bold]{100 * figures[SCORE]:.2f}[/] ({mark})"
             )
-        if self._patience is not None and self._since_best >= self._patience:
-            control.should_training_stop = True
+        control.should_training_stop |= self._out_of_patience
+
+    @property
+    def _out_of_patience(self) -> bool:
+        return self._patience is not None and self._since_best >= self._patience
 
     def _note(self, score: float) -> bool:
         better = self._best is None or score > self._best
@@ -160,6 +170,11 @@ class LogCallback(TrainerCallback):
         """Write one line of the log."""
         if not self._main or not logs or "loss" not in logs:
             return
+        if not math.isfinite(logs["loss"]):
+            raise RunError(
+                f"the loss is {logs['loss']} at step {state.global_step}: the training diverged; "
+                "lower training.learning_rate, or use another model.precision"
+            )
         step, started = self._last
         now = time.perf_counter()
         speed = sum(self._tokens[step : state.global_step]) / max(now - started, 1e-9)

@@ -9,16 +9,22 @@ import json
 import shutil
 from pathlib import Path
 
+from erc_llm.runs import process_rank
+
 CHECKPOINTS = "checkpoints"
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint of a run directory; incomplete ones, left by a kill, are deleted."""
+    """The newest complete checkpoint of a run directory; incomplete ones, left by a kill, are deleted.
+
+    Only the main process deletes; the others pass over them.
+    """
     complete = []
     for path in (folder / CHECKPOINTS).glob("checkpoint-*"):
         step = checkpoint_step(path)
         if step is None:
-            shutil.rmtree(path)
+            if process_rank() == 0:
+                shutil.rmtree(path)
         else:
             complete.append((step, path))
     return max(complete)[1] if complete else None
@@ -29,8 +35,9 @@ def checkpoint_step(path: Path) -> int | None:
     needed = ("adapter_model.safetensors", "adapter_config.json", "optimizer.pt", "scheduler.pt")
     try:
         state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        step = int(state["global_step"])
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    if not all((path / name).is_file() for name in needed):
+    if not any(path.glob("rng_state*.pth")) or not all((path / name).is_file() for name in needed):
         return None
-    return int(state["global_step"])
+    return step

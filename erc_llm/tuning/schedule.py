@@ -11,6 +11,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from erc_llm.errors import ConfigError
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -53,9 +55,15 @@ def plan(sizes: Sequence[int], *, epochs: float, tokens_per_step: int, parts: in
         tokens_per_step: Token budget of one step; a larger scene gets a step of its own.
         parts: Forests per step (processes times accumulation); each gets at least one scene.
         seed: Fixes the order.
+
+    Raises:
+        ConfigError: There are fewer scenes than parts.
     """
     usable = [i for i, size in enumerate(sizes) if size > 0]
-    parts = min(parts, max(1, len(usable)))
+    if len(usable) < parts:
+        raise ConfigError(
+            f"training.accumulation: {parts} forests a step (all processes) need as many scenes, not {len(usable)}"
+        )
     steps: list[tuple[Batch, ...]] = []
     for epoch in range(math.ceil(epochs)):
         order = list(usable)

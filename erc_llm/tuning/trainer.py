@@ -1,8 +1,7 @@
 """Fits a LoRA adapter on token trees through TRL's `SFTTrainer`.
 
-In: a PEFT model, a `Schedule`, a function that builds a scene's trees, and a function that scores the selection split.
-Out: the adapter of the best selection score in `<folder>/adapter`, a training log, checkpoints to resume from. Knows
-nothing of prompts, corpora and metrics: trees and scores are handed in.
+In: a PEFT model, a `Schedule`, a function that builds a scene's trees, and callbacks (scores, log, checkpoint times).
+Out: the trained adapter in the model, and checkpoints to resume from. Knows nothing of prompts, corpora and metrics.
 
 The loss of a step is the weighted mean, over its targets, of the negative log-likelihood of the label's tokens (end
 tokens included), whatever the number of forests and processes the step is split into.
@@ -10,6 +9,8 @@ tokens included), whatever the number of forests and processes the step is split
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback, set_seed
+from safetensors import SafetensorError
+from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
+from erc_llm.errors import RunError
 from erc_llm.prompting.forest import Forest, answer_log_likelihoods, forest_logits, pack, require_tree_attention
 from erc_llm.prompting.tree import TokenTree
 from erc_llm.tuning.checkpoints import CHECKPOINTS, latest_checkpoint
@@ -69,6 +72,18 @@ class TreeTrainer(SFTTrainer):
         weight = torch.stack([batch["forest"].weights.sum() for batch in batch_samples]).sum().to(device)
         total: torch.Tensor = self.accelerator.gather(weight).sum()
         return total
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        try:
+            super()._save_checkpoint(model, trial)  # type: ignore[no-untyped-call]
+        # A full disk is an OSError to Python, a RuntimeError to torch, and a SafetensorError to safetensors.
+        except (OSError, RuntimeError, SafetensorError) as error:
+            folder = Path(str(self.args.output_dir))
+            shutil.rmtree(folder / f"checkpoint-{self.state.global_step}", ignore_errors=True)
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            raise RunError(
+                f"{folder}: a checkpoint cannot be written: {reason}; make room and go on with --resume"
+            ) from error
 
     def compute_loss(
         self,
@@ -127,6 +142,7 @@ def fit(
         resume: Go on from the latest complete checkpoint in the run directory, if there is one.
     """
     require_tree_attention(model)
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "tensorboard")
     arguments = SFTConfig(
         output_dir=str(folder / CHECKPOINTS),
         num_train_epochs=1,
@@ -145,6 +161,8 @@ def fit(
         data_seed=plan.seed,
         logging_steps=plan.log_every,
         logging_first_step=True,
+        logging_nan_inf_filter=False,
+        ddp_find_unused_parameters=False,
         save_strategy="no",  # the checkpoint callback decides, by time
         save_total_limit=2,
         report_to=list(plan.report_to),
@@ -164,9 +182,10 @@ def fit(
         processing_class=tokenizer,
         callbacks=list(callbacks),
     )
-    from transformers import PrinterCallback
-
     trainer.remove_callback(PrinterCallback)
+    for parameter in model.parameters():
+        if parameter.requires_grad:  # TRL casts the adapter of a quantised model to bf16; ours stays in fp32
+            parameter.data = parameter.data.float()
     set_seed(plan.seed)
     checkpoint = latest_checkpoint(folder) if resume else None
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -275,13 +275,11 @@ def test_a_sliding_window_is_refused() -> None:
         score_trees(tiny_mistral(window=4), [random_tree(0)])
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="the guard is on the forest path only")
 def test_a_sliding_window_is_refused_on_the_cache_too() -> None:
     with pytest.raises(ModelError, match="sliding_window"):
         score_trees(tiny_mistral(window=4), [random_tree(1)], tokens_per_forest=8)
 
 
-@pytest.mark.xfail(strict=True, raises=(IndexError, AssertionError), reason="an answer's parent may be in the trunk")
 def test_a_question_without_words_scores_the_same_on_the_cache(model: Any) -> None:
     # What a prompt of one's own with an empty question block gives on a base model.
     builder = TreeBuilder()

@@ -126,6 +126,5 @@ def test_a_scene_without_a_target_is_one_message(prompter: Prompter) -> None:
         shown(prompter, silent)
 
 
-@pytest.mark.xfail(strict=True, raises=CorpusError, reason="says line 3 is not asked about, targets are 1, 2, 3")
 def test_an_unlabelled_line_of_a_labelled_scene_can_be_shown(prompter: Prompter) -> None:
     assert "It is freezing." in shown(prompter, SCENE, utterance=3)

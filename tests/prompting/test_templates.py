@@ -238,11 +238,7 @@ CONTENT = "message['content']"
         (CHATML_TEMPLATE.replace(CONTENT, f"{CONTENT} + {CONTENT}"), "user text 2 times"),
         (CHATML_TEMPLATE.replace(CONTENT, "message['role']"), "user text 0 times"),
         (CHATML_TEMPLATE.replace(CONTENT, f"{CONTENT} | lower"), "user text 0 times"),
-        pytest.param(
-            CHATML_TEMPLATE.replace(CONTENT, f"{CONTENT} | upper"),
-            "user text",
-            marks=pytest.mark.xfail(strict=True, reason="the sentinels are upper case themselves"),
-        ),
+        (CHATML_TEMPLATE.replace(CONTENT, f"{CONTENT} | upper"), "user text 0 times"),
         (
             "{% for message in messages if message['role'] != 'assistant' %}{{ message['content'] }}#{% endfor %}",
             "assistant text 0 times",
@@ -304,7 +300,6 @@ def test_a_syntax_error_names_its_line(broken: str, line: int) -> None:
         PromptTemplate("mine", SOURCE + "\n\n" + broken)
 
 
-@pytest.mark.xfail(strict=True, raises=(TypeError, ZeroDivisionError), reason="only undefined variables are caught")
 @pytest.mark.parametrize(
     "wrong", ["{{ text + 1 }}", "{{ 1 / 0 }}", "{% include 'other' %}", "{{ text | join(1, 2, 3) }}"]
 )
@@ -314,7 +309,6 @@ def test_whatever_a_template_does_wrong_is_one_message(wrong: str) -> None:
         template.render("line", {"name": "Mara", "text": "Hi"})
 
 
-@pytest.mark.xfail(strict=True, raises=UnicodeDecodeError, reason="the file is read without a guard")
 def test_a_template_that_is_not_utf8_is_one_message(tmp_path: Path) -> None:
     file = tmp_path / "mine.jinja"
     file.write_bytes(SOURCE.encode("utf-16"))

@@ -194,7 +194,6 @@ def test_it_trains(quantised: Any, prompter: Prompter, tiny_llama: TinyModel, tm
     assert all(torch.equal(a, b) for a, b in zip(frozen, layers, strict=True))
 
 
-@pytest.mark.xfail(strict=True, reason="SFTTrainer casts a quantised model's adapter to bf16, whatever was asked for")
 def test_training_keeps_the_adapter_in_fp32(
     quantised: Any, prompter: Prompter, tiny_llama: TinyModel, tmp_path: Path
 ) -> None:

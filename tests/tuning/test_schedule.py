@@ -129,7 +129,6 @@ def test_a_fraction_is_the_beginning_of_the_whole_epoch() -> None:
     assert half.steps == whole.steps[:5]
 
 
-@pytest.mark.xfail(strict=True, reason="fewer scenes than parts: steps of fewer forests than the trainer accumulates")
 @pytest.mark.parametrize(("scenes", "parts"), [(1, 2), (3, 4)])
 def test_a_step_has_as_many_forests_as_there_are_parts(scenes: int, parts: int) -> None:
     """`Schedule.steps` says so, and transformers takes exactly `parts` forests for a step."""

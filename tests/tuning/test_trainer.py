@@ -330,7 +330,6 @@ main()
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="compute_loss gets the DistributedDataParallel wrapper, which has no `config`")
 def test_two_processes_train_the_same_adapter_as_one(tiny_llama: TinyModel, tmp_path: Path) -> None:
     """As on several GPUs, with gloo: `accelerate launch` with the file at the top level."""
     corpus = write_corpus(tmp_path / "corpus", train=12)
