@@ -60,7 +60,7 @@ def plan(sizes: Sequence[int], *, epochs: float, tokens_per_step: int, parts: in
         ConfigError: There are fewer scenes than parts.
     """
     usable = [i for i, size in enumerate(sizes) if size > 0]
-    if len(usable) < parts:
+    if 0 < len(usable) < parts:
         raise ConfigError(
             f"training.accumulation: {parts} forests a step (all processes) need as many scenes, not {len(usable)}"
         )

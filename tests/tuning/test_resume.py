@@ -21,7 +21,7 @@ from tests.tiny_models import TinyModel
 from tests.tiny_runs import tiny_config, write_corpus
 from tests.tuning.killed_runs import Kill, train_apart
 
-STEPS = 8
+STEPS = 8  # at least; one more where no selection split is cut
 DROPOUT = 0.1  # uses up random numbers, so that a wrong random state shows
 
 
@@ -45,7 +45,7 @@ class Workshop:
         if name not in self.references:
             assert train_apart(self.config(self.folder / name, dropout, evaluations, minutes=1e6)) == 0
             self.references[name] = self.folder / name / "tiny"
-            assert len(read_lines(self.references[name] / "training.jsonl")) == STEPS
+            assert len(read_lines(self.references[name] / "training.jsonl")) >= STEPS
         return self.references[name]
 
 

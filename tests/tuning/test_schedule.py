@@ -5,12 +5,22 @@ from __future__ import annotations
 import math
 from collections import Counter
 from itertools import pairwise
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from erc_llm.errors import ConfigError
 from erc_llm.tuning.schedule import Schedule, plan
+
+
+def _plan(sizes: list[int], *, parts: int, **rest: Any) -> Schedule:
+    """A plan for enough scenes; `plan` refuses fewer scenes than parts, which has a test of its own."""
+    usable = sum(size > 0 for size in sizes)
+    assume(usable == 0 or usable >= parts)
+    return plan(sizes, parts=parts, **rest)
+
 
 SIZES = st.lists(st.integers(0, 400), min_size=1, max_size=40)
 BUDGET = st.integers(64, 1000)
@@ -30,7 +40,7 @@ def _steps(schedule: Schedule) -> list[set[int]]:
 def test_every_usable_scene_comes_once_an_epoch(
     sizes: list[int], budget: int, parts: int, seed: int, epochs: int
 ) -> None:
-    schedule = plan(sizes, epochs=epochs, tokens_per_step=budget, parts=parts, seed=seed)
+    schedule = _plan(sizes, epochs=epochs, tokens_per_step=budget, parts=parts, seed=seed)
     usable = Counter(i for i, size in enumerate(sizes) if size > 0)
     for epoch in range(epochs):
         assert Counter(_scenes(schedule, epoch)) == usable
@@ -49,7 +59,7 @@ def test_a_step_keeps_its_budget_unless_it_is_a_single_scene(sizes: list[int], b
 def test_several_parts_exceed_the_budget_only_for_lack_of_scenes(
     sizes: list[int], budget: int, parts: int, seed: int
 ) -> None:
-    steps = _steps(plan(sizes, epochs=1, tokens_per_step=budget, parts=parts, seed=seed))
+    steps = _steps(_plan(sizes, epochs=1, tokens_per_step=budget, parts=parts, seed=seed))
     for step in steps[:-1]:  # the last one may have taken in a remainder that was too small for a step
         assert sum(sizes[scene] for scene in step) <= budget or len(step) <= parts
 
@@ -66,7 +76,7 @@ def test_steps_are_full(sizes: list[int], budget: int, seed: int) -> None:
 def test_the_same_seed_gives_the_same_order(
     sizes: list[int], budget: int, parts: int, seed: int, epochs: float
 ) -> None:
-    first, again = (plan(sizes, epochs=epochs, tokens_per_step=budget, parts=parts, seed=seed) for _ in range(2))
+    first, again = (_plan(sizes, epochs=epochs, tokens_per_step=budget, parts=parts, seed=seed) for _ in range(2))
     assert first == again
 
 
@@ -93,7 +103,7 @@ def test_the_number_of_parts_does_not_change_the_steps(sizes: list[int], seed: i
 
 @given(sizes=SIZES, budget=BUDGET, parts=PARTS, seed=SEED)
 def test_every_part_of_a_step_has_a_scene(sizes: list[int], budget: int, parts: int, seed: int) -> None:
-    schedule = plan(sizes, epochs=1, tokens_per_step=budget, parts=parts, seed=seed)
+    schedule = _plan(sizes, epochs=1, tokens_per_step=budget, parts=parts, seed=seed)
     usable = sum(size > 0 for size in sizes)
     for step in schedule.steps:
         assert all(batch.scenes for batch in step) or not usable
@@ -130,7 +140,7 @@ def test_a_fraction_is_the_beginning_of_the_whole_epoch() -> None:
 
 
 @pytest.mark.parametrize(("scenes", "parts"), [(1, 2), (3, 4)])
-def test_a_step_has_as_many_forests_as_there_are_parts(scenes: int, parts: int) -> None:
-    """`Schedule.steps` says so, and transformers takes exactly `parts` forests for a step."""
-    schedule = plan([50] * scenes, epochs=3, tokens_per_step=1000, parts=parts, seed=0)
-    assert all(len(step) == parts for step in schedule.steps)
+def test_fewer_scenes_than_forests_are_refused(scenes: int, parts: int) -> None:
+    """transformers takes exactly `parts` forests for a step, so none may lack."""
+    with pytest.raises(ConfigError, match=f"{parts} forests a step .* not {scenes}"):
+        plan([50] * scenes, epochs=3, tokens_per_step=1000, parts=parts, seed=0)
