@@ -73,7 +73,7 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
         RunError: The run directory is taken, or holds a run of another configuration.
         CorpusError: There is nothing to train on.
     """
-    from erc_llm.predictor import check_length, load_model, make_prompter
+    from erc_llm.predictor import check_fit, load_model, make_prompter
 
     console = console or Console()
     folder = Path(config.output) / config.name
@@ -88,7 +88,7 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
         _check_selection(corpus)
     loaded = load_model(config)
     prompter = make_prompter(config, labels, loaded.tokenizer)
-    check_length(prompter, loaded)
+    check_fit(prompter, loaded)
     manifest = _manifest(config, corpus, labels, scenes, prompter.template.sha256, loaded)
     model = _with_adapter(config, loaded)
     if process_rank() == 0:

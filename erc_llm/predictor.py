@@ -74,10 +74,7 @@ class Predictor:
         self.loaded = loaded
         self.run = run
         self.prompter = make_prompter(config, labels, loaded.tokenizer, None if run is None else run.template)
-        check_length(self.prompter, loaded)
-        probe = Dialogue("probe", (Utterance("1", ("Ada",), "Hello."), Utterance("2", ("Ben",), "Oh, it is you.")))
-        tolerance = _TOLERANCE.get(str(loaded.dtype).removeprefix("torch."), 1.0)
-        verify_tree_attention(loaded.model, self.prompter.trees(probe, "all")[0], tolerance)
+        check_fit(self.prompter, loaded)
 
     def scores(
         self, dialogues: Sequence[Dialogue], on_progress: Callable[[int], None] | None = None
@@ -171,11 +168,12 @@ def make_prompter(
     return Prompter(tokenizer, load_prompt(source), labels, options)
 
 
-def check_length(prompter: Prompter, loaded: LoadedModel) -> None:
-    """Refuse a trunk budget that, with instruction, question and answer, exceeds the positions of the model.
+def check_fit(prompter: Prompter, loaded: LoadedModel) -> None:
+    """Refuse a model that these prompts do not fit, before anything is spent on it.
 
     Raises:
-        ConfigError: With the largest budget that fits.
+        ConfigError: The trunk budget, with instruction, question and answer, exceeds the positions of the model.
+        ModelError: The model does not run token trees: a packed forward differs from a plain one.
     """
     positions = getattr(loaded.model.config, "max_position_embeddings", None)
     question = sum(len(ids) for _, ids in prompter.question_ids(1, "somebody", ""))
@@ -186,6 +184,9 @@ def check_length(prompter: Prompter, loaded: LoadedModel) -> None:
             f"prompt.trunk_budget: {budget} tokens of lines and {around} around them exceed the {positions} positions "
             f"of {loaded.name}; use at most {positions - around}"
         )
+    probe = Dialogue("probe", (Utterance("1", ("Ada",), "Hello."), Utterance("2", ("Ben",), "Oh, it is you.")))
+    tolerance = _TOLERANCE.get(str(loaded.dtype).removeprefix("torch."), 1.0)
+    verify_tree_attention(loaded.model, prompter.trees(probe, "all")[0], tolerance)
 
 
 def load_model(config: RunConfig) -> LoadedModel:
