@@ -121,7 +121,7 @@ def test_the_selection_split_is_never_trained_on(
     train(config, console=QUIET)
     assert trained == {d.id for d in data.split("train")}
     assert not trained & held_out
-    assert scored == held_out
+    assert scored == held_out | {"probe"}  # two invented lines, on which every model is checked first
 
 
 def test_training_is_reproducible(finished: Run, tmp_path: Path) -> None:
