@@ -1,8 +1,8 @@
 """The configuration of a run: what a YAML file may say, checked as a whole.
 
 In: a YAML file and `key=value` overrides. Out: a frozen `RunConfig`, or one `ConfigError` that lists every mistake.
-The sentence of each field is also its documentation (`erc-llm train --fields`). Inner functions never see these
-records; the pipeline takes the values out.
+The sentence of each field is its documentation. Inner functions never see these records; the pipeline takes the values
+out.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The main job on the embedded sample, start to end, in minutes on a CPU: zero-shot, train, predict, evaluate, look.
 
-In: a folder to write to. Out: a run directory, three files beside it, and what a newcomer wants to see on the screen.
+In: a folder to write to. Out: a run directory, two tables beside it, and what a newcomer wants to see on the screen.
 """
 
 from __future__ import annotations
