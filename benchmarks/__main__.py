@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import breakdown, denormals, matmul, scoring, training
+from benchmarks import breakdown, matmul, scoring, training
 from benchmarks.measure import Job, Result
 from benchmarks.report import as_markdown, print_sheets
 from benchmarks.workload import Settings
@@ -36,7 +36,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pairs", type=int, default=3, help="rounds, in each of which every side runs once")
     parser.add_argument("--padding-free", action="store_true", help="also train with TRL's padding-free batches")
     parser.add_argument("--profile", action="store_true", help="also show which operators take the time")
-    parser.add_argument("--denormals", action="store_true", help="also time a step with denormals flushed to zero")
     parser.add_argument("--out", type=Path, default=Path("docs/results/benchmarks.json"), help="the JSON file")
     return parser
 
@@ -64,8 +63,6 @@ def measure_all(options: argparse.Namespace, console: Console) -> Result:
     if options.what in ("scoring", "all"):
         report["scoring"] = scoring.compare(settings, scoring_scenes, options.pairs, on_run)
     report["shares"] = matmul.shares(report["matmul"], report)
-    if options.denormals:
-        report["denormals"] = denormals.compare(settings, training_scenes, options.pairs, on_run)
     if options.profile:
         report["profile"] = breakdown.measure(settings, training_scenes)
     return report

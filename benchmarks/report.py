@@ -32,7 +32,6 @@ def sheets(report: Result) -> list[Sheet]:
         "training": _training,
         "scoring": _scoring,
         "matmul": _matmul,
-        "denormals": _denormals,
     }
     found = [make(report[name]) for name, make in makers.items() if name in report]
     if report.get("shares"):
@@ -164,19 +163,6 @@ def _shares(shares: Result, dtype: str) -> Sheet:
         (
             "Counted: 4 floating point operations per non-embedding parameter and token in training, 2 in scoring; "
             "not counted: the language-model head, attention, the adapter.",
-        ),
-    )
-
-
-def _denormals(section: Result) -> Sheet:
-    rows = tuple((name, f"{seconds:.2f}") for name, seconds in section["seconds"].items())
-    return Sheet(
-        f"A training step after {section['steps_before']} steps, with and without denormal numbers",
-        ("", "seconds"),
-        rows,
-        (
-            f"Kept over flushed: {Ratio(tuple(section['ratio_rounds']))}; "
-            f"{section['denormal_gradients']:.2%} of the adapter's gradient entries are denormal.",
         ),
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,8 @@ from erc_llm.runs import (
     TRAINING,
     Manifest,
     Run,
+    check_same,
+    claim,
     commit,
     process_count,
     process_rank,
@@ -74,10 +76,11 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
         CorpusError: There is nothing to train on.
     """
     from erc_llm.predictor import check_fit, load_model, make_prompter
+    from erc_llm.tuning.selection import check_selection
 
     console = console or Console()
     folder = Path(config.output) / config.name
-    if _claim(folder, config, resume):
+    if claim(folder, config, resume):
         console.print(f"{folder} is finished already", markup=False, soft_wrap=True)
         return read_run(folder)
     labels = config.label_set()
@@ -85,14 +88,14 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
     say_oddities(corpus, console)
     scenes = training_scenes(corpus, config.training.max_scenes, config.seed)
     if config.training.evaluations:
-        _check_selection(corpus)
+        check_selection(corpus)
     loaded = load_model(config)
     prompter = make_prompter(config, labels, loaded.tokenizer)
     check_fit(prompter, loaded)
     manifest = _manifest(config, corpus, labels, scenes, prompter.template.sha256, loaded)
     model = _with_adapter(config, loaded)
     if process_rank() == 0:
-        _check_same(folder, manifest)
+        check_same(folder, manifest)
         write_text(folder / "config.yaml", config.as_yaml(), RunError)
         write_text(folder / TEMPLATE, prompter.template.source, RunError)
         write_manifest(folder, manifest)
@@ -106,33 +109,6 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
         for left in (folder / "checkpoints", *folder.glob(f".{ADAPTER}-*")):
             shutil.rmtree(left, ignore_errors=True)
     return read_run(folder)
-
-
-def _claim(folder: Path, config: RunConfig, resume: bool) -> bool:
-    """Whether the run is finished already; refuses a folder that belongs to something else."""
-    if not folder.exists() or all(_is_beginning(path) for path in folder.iterdir()):
-        return False
-    if process_rank() != 0:  # the main process has looked, and may have begun to write
-        return resume and (folder / "manifest.json").is_file() and read_run(folder).manifest.status == FINISHED
-    if not (folder / "manifest.json").is_file():
-        raise RunError(f"{folder}: exists and is not a run; choose another name=")
-    run = read_run(folder)
-    if not resume:
-        raise RunError(f"{folder}: this run exists ({run.manifest.status}); add --resume, or choose another name=")
-    if run.manifest.config_sha256 != config.sha256:
-        changed = ", ".join(_changed(run.config.result_fields(), config.result_fields()))
-        raise RunError(f"{folder}: cannot resume with another configuration; changed: {changed}")
-    return run.manifest.status == FINISHED
-
-
-def _is_beginning(path: Path) -> bool:
-    """Whether a file is one that a run writes before its manifest, or a draft of one that a kill left."""
-    return path.name in ("config.yaml", TEMPLATE) or (path.name.startswith(".") and path.name.endswith(".partial"))
-
-
-def _check_selection(corpus: Corpus) -> None:
-    if not any(d.utterances[k].label is not None for d in corpus.split("selection") for k in d.targets):
-        raise CorpusError("the selection split has no labelled utterance; label some, or set training.evaluations=0")
 
 
 def say_oddities(corpus: Corpus, console: Console, most: int = 5) -> None:
@@ -155,30 +131,6 @@ def _with_adapter(config: RunConfig, loaded: Any) -> Any:
         target_modules=lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules),
         seed=config.seed,
     )
-
-
-def _check_same(folder: Path, manifest: Manifest) -> None:
-    """Refuse to go on with a run on another corpus, prompt or base model than it began with."""
-    if not (folder / "manifest.json").is_file():
-        return
-    began = read_run(folder).manifest
-    for name in ("corpus_sha256", "template_sha256", "base_model_sha256"):
-        old, new = getattr(began, name), getattr(manifest, name)
-        if old != new:
-            raise RunError(
-                f"{folder}: cannot resume: {name} was {old[:12]}, now it is {new[:12]}; choose another name="
-            )
-
-
-def _changed(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    changed = []
-    for key in new:
-        before, after = old.get(key), new[key]
-        if isinstance(before, dict) and isinstance(after, dict):
-            changed += _changed(before, after, f"{prefix}{key}.")
-        elif before != after:
-            changed.append(f"{prefix}{key}")
-    return changed
 
 
 def training_scenes(corpus: Corpus, most: int | None, seed: int) -> tuple[Dialogue, ...]:
@@ -248,6 +200,7 @@ def _fit(
     from erc_llm.prompting.forest import rows_of
     from erc_llm.tuning.callbacks import CheckpointCallback, LogCallback, SelectionCallback
     from erc_llm.tuning.schedule import plan
+    from erc_llm.tuning.selection import evaluation_steps, score_figures
     from erc_llm.tuning.trainer import TrainingPlan, fit
 
     training = config.training
@@ -313,39 +266,6 @@ def _trees_of(
         return prompter.trees(dialogue, "gold", label_order=order)
 
     return trees_of
-
-
-def evaluation_steps(total: int, evaluations: int) -> frozenset[int]:
-    """Steps after which the selection split is scored: evenly spaced, the last one always among them."""
-    return frozenset(round(total * (i + 1) / evaluations) for i in range(evaluations)) - {0}
-
-
-def score_figures(model: Any, prompter: Prompter, dialogues: Sequence[Dialogue], tokens: int) -> dict[str, float]:
-    """Weighted and macro F1, accuracy and mean label NLL (nats) of the model as it is, on labelled dialogues."""
-    import numpy as np
-
-    from erc_llm.decoding.scoring import score_trees
-    from erc_llm.metrics import confusion, scores_from_confusion
-
-    trees = [(d, tree) for d in dialogues for tree in prompter.trees(d, "gold_all")]
-    scored = score_trees(model, [tree for _, tree in trees], tokens_per_forest=tokens)
-    gold, predicted, nll = [], [], []
-    for (dialogue, _), scores in zip(trees, scored, strict=True):
-        for score in scores:
-            label = dialogue.utterances[score.target].label
-            assert label is not None
-            gold.append(prompter.labels.index(label))
-            predicted.append(int(score.log_likelihoods.argmax()))
-            nll.append(-float(np.log(max(score.probabilities[gold[-1]], 1e-12))))
-    if not gold:
-        raise CorpusError("the selection split has no labelled utterance; set training.evaluations=0 or a larger split")
-    figures = scores_from_confusion(confusion(np.array(gold), np.array(predicted), len(prompter.labels)))
-    return {
-        "weighted_f1": float(figures.weighted_f1),
-        "macro_f1": float(figures.macro_f1),
-        "accuracy": float(figures.accuracy),
-        "nll": float(np.mean(nll)),
-    }
 
 
 def predict(

@@ -120,6 +120,60 @@ def read_run(folder: Path | str) -> Run:
     return Run(folder, load_config(folder / "config.yaml"), read)
 
 
+def claim(folder: Path, config: RunConfig, resume: bool) -> bool:
+    """Whether the run is finished already.
+
+    Raises:
+        RunError: The folder belongs to something else, or to a run of another configuration.
+    """
+    if not folder.exists() or all(_is_beginning(path) for path in folder.iterdir()):
+        return False
+    if process_rank() != 0:  # the main process has looked, and may have begun to write
+        return resume and (folder / "manifest.json").is_file() and read_run(folder).manifest.status == FINISHED
+    if not (folder / "manifest.json").is_file():
+        raise RunError(f"{folder}: exists and is not a run; choose another name=")
+    run = read_run(folder)
+    if not resume:
+        raise RunError(f"{folder}: this run exists ({run.manifest.status}); add --resume, or choose another name=")
+    if run.manifest.config_sha256 != config.sha256:
+        changed = ", ".join(_changed(run.config.result_fields(), config.result_fields()))
+        raise RunError(f"{folder}: cannot resume with another configuration; changed: {changed}")
+    return run.manifest.status == FINISHED
+
+
+def _is_beginning(path: Path) -> bool:
+    """Whether a file is one that a run writes before its manifest, or a draft of one that a kill left."""
+    return path.name in ("config.yaml", TEMPLATE) or (path.name.startswith(".") and path.name.endswith(".partial"))
+
+
+def check_same(folder: Path, manifest: Manifest) -> None:
+    """Refuse to go on with a run on another corpus, prompt or base model than it began with.
+
+    Raises:
+        RunError: One of them differs.
+    """
+    if not (folder / "manifest.json").is_file():
+        return
+    began = read_run(folder).manifest
+    for name in ("corpus_sha256", "template_sha256", "base_model_sha256"):
+        old, new = getattr(began, name), getattr(manifest, name)
+        if old != new:
+            raise RunError(
+                f"{folder}: cannot resume: {name} was {old[:12]}, now it is {new[:12]}; choose another name="
+            )
+
+
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    changed = []
+    for key in new:
+        before, after = old.get(key), new[key]
+        if isinstance(before, dict) and isinstance(after, dict):
+            changed += _changed(before, after, f"{prefix}{key}.")
+        elif before != after:
+            changed.append(f"{prefix}{key}")
+    return changed
+
+
 def append_line(path: Path, record: Mapping[str, Any]) -> None:
     """Append one JSON line to a log; a line cut by a kill is dropped by `read_lines`.
 

@@ -13,16 +13,16 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-import erc_llm.pipeline as pipeline
 from erc_llm.adapters import attach_lora, save_adapter
 from erc_llm.config import RunConfig
 from erc_llm.corpus import read_corpus
 from erc_llm.errors import ConfigError, CorpusError, ModelError, RunError
-from erc_llm.pipeline import evaluation_steps, open_corpus, predict, train, train_shares, training_scenes
+from erc_llm.pipeline import open_corpus, predict, train, train_shares, training_scenes
 from erc_llm.predictions import Predictions, read_predictions, write_predictions
 from erc_llm.predictor import load
 from erc_llm.prompting.examples import Prompter
 from erc_llm.runs import Run, append_line, read_lines, read_run, write_manifest
+from erc_llm.tuning.selection import evaluation_steps, score_figures
 from tests.tiny_models import TinyModel, random_llama, save_tiny
 from tests.tiny_runs import as_json, dialogue, tiny_config, write_corpus
 
@@ -202,7 +202,7 @@ def test_the_kept_adapter_is_the_one_that_scored_best(finished: Run) -> None:
     """Scoring the kept adapter on the selection split again gives the best score of the log."""
     predictor = load(finished.folder)
     data = open_corpus(finished.config.corpus, finished.config.label_set())
-    figures = pipeline.score_figures(predictor.loaded.model, predictor.prompter, data.split("selection"), 4096)
+    figures = score_figures(predictor.loaded.model, predictor.prompter, data.split("selection"), 4096)
     best = max(read_lines(finished.folder / "selection.jsonl"), key=lambda record: float(record["weighted_f1"]))
     assert figures["weighted_f1"] == pytest.approx(best["weighted_f1"])
     assert figures["nll"] == pytest.approx(best["nll"], abs=1e-3)

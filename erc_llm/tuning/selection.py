@@ -1,0 +1,55 @@
+"""The selection split during training: when it is scored, and how well the model does on it.
+
+In: a model, a prompter and labelled dialogues. Out: plain figures. Knows nothing of run directories.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from erc_llm.corpus import Corpus, Dialogue
+from erc_llm.decoding.scoring import score_trees
+from erc_llm.errors import CorpusError
+from erc_llm.metrics import confusion, scores_from_confusion
+from erc_llm.prompting.examples import Prompter
+
+
+def check_selection(corpus: Corpus) -> None:
+    """Refuse a selection split that cannot be scored.
+
+    Raises:
+        CorpusError: It has no labelled target.
+    """
+    if not any(d.utterances[k].label is not None for d in corpus.split("selection") for k in d.targets):
+        raise CorpusError("the selection split has no labelled utterance; label some, or set training.evaluations=0")
+
+
+def evaluation_steps(total: int, evaluations: int) -> frozenset[int]:
+    """Steps after which the selection split is scored: evenly spaced, the last one always among them."""
+    return frozenset(round(total * (i + 1) / evaluations) for i in range(evaluations)) - {0}
+
+
+def score_figures(model: Any, prompter: Prompter, dialogues: Sequence[Dialogue], tokens: int) -> dict[str, float]:
+    """Weighted and macro F1, accuracy and mean label NLL (nats) of the model as it is, on labelled dialogues."""
+    trees = [(d, tree) for d in dialogues for tree in prompter.trees(d, "gold_all")]
+    scored = score_trees(model, [tree for _, tree in trees], tokens_per_forest=tokens)
+    gold, predicted, nll = [], [], []
+    for (dialogue, _), scores in zip(trees, scored, strict=True):
+        for score in scores:
+            label = dialogue.utterances[score.target].label
+            assert label is not None
+            gold.append(prompter.labels.index(label))
+            predicted.append(int(score.log_likelihoods.argmax()))
+            nll.append(-float(np.log(max(score.probabilities[gold[-1]], 1e-12))))
+    if not gold:
+        raise CorpusError("the selection split has no labelled utterance; set training.evaluations=0 or a larger split")
+    figures = scores_from_confusion(confusion(np.array(gold), np.array(predicted), len(prompter.labels)))
+    return {
+        "weighted_f1": float(figures.weighted_f1),
+        "macro_f1": float(figures.macro_f1),
+        "accuracy": float(figures.accuracy),
+        "nll": float(np.mean(nll)),
+    }
