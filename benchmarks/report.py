@@ -31,6 +31,7 @@ def sheets(report: Result) -> list[Sheet]:
     makers = {
         "training": _training,
         "scoring": _scoring,
+        "profiles": _profiles,
         "matmul": _matmul,
     }
     found = [make(report[name]) for name, make in makers.items() if name in report]
@@ -165,6 +166,23 @@ def _shares(shares: Result, dtype: str) -> Sheet:
             "not counted: the language-model head, attention, the adapter.",
         ),
     )
+
+
+def _profiles(section: Result) -> Sheet:
+    rows = tuple(
+        (
+            writer,
+            f"{times}x",
+            f"{found['profiles']}",
+            f"{found['seconds']:.1f}",
+            str(Ratio(tuple(found["growth_rounds"]))),
+            f"{found['peak_mb']:.0f}",
+        )
+        for writer, lengths in section.items()
+        for times, found in lengths.items()
+    )
+    columns = ("writer", "corpus", "profiles", "seconds", "times the seconds of 1x", "MB more")
+    return Sheet("Speaker profiles of a whole corpus, and of the corpus told over and over", columns, rows)
 
 
 def _speed(side: Result) -> tuple[str, str]:

@@ -97,15 +97,49 @@ def render(
     """A prompt exactly as the model gets it, trained tokens highlighted, with token counts."""
     from erc_llm.config import load_config
     from erc_llm.models import load_tokenizer
+    from erc_llm.pipeline import hide_selection
     from erc_llm.predictor import make_prompter
     from erc_llm.prompting.display import print_prompt
 
     loaded = load_config(config, overrides or [])
     section = loaded.corpus.model_copy(update={"path": corpus, "heal_from": heal_from})
-    read = _read(section, loaded, cut_selection=False)
+    read = hide_selection(_read(section, loaded, cut_selection=False), section)
     _quiet()
-    prompter = make_prompter(loaded, loaded.label_set(), load_tokenizer(loaded.model.base))
+    prompter = make_prompter(loaded, loaded.label_set(), load_tokenizer(loaded.model.base), past=read)
     print_prompt(prompter, read, dialogue, utterance, tokens, _console())
+
+
+@app.command()
+def profile(
+    corpus: CorpusPath,
+    out: Annotated[Path | None, typer.Option(help="Write every profile as a row of this .jsonl file.")] = None,
+    split: Annotated[str | None, typer.Option(help="With --out: this split only; all by default.")] = None,
+    speaker: Annotated[str | None, typer.Option(help="Print the profile of this person, by full name ...")] = None,
+    at: Annotated[str | None, typer.Option(help="... before the scene of this id.")] = None,
+    heal_from: HealFrom = None,
+    config: ConfigName = "smollm2-135m",
+    allow_remote: Annotated[bool, typer.Option(help="Dialogue text may go to a remote profile.endpoint.")] = False,
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, such as profile.writer=lines.")] = None,
+) -> None:
+    """What prompts say of each speaker's past: every profile as a row, or one with a time line of emotions."""
+    from erc_llm.config import load_config
+    from erc_llm.pipeline import hide_selection, say_oddities
+    from erc_llm.profile_view import check_asked, find_scene, open_view
+
+    check_asked(out, split, speaker, at)
+    loaded, console = load_config(config, overrides or []), _console()
+    section = loaded.corpus.model_copy(update={"path": corpus, "heal_from": heal_from})
+    read = hide_selection(_read(section, loaded, cut_selection=False), section)
+    say_oddities(read, console)
+    _quiet()
+    if out is not None:
+        if split is not None:
+            read.split(split)  # a wrong name is told before anything is loaded
+        open_view(loaded, read, console, ask_server=True, allow_remote=allow_remote).write(out, split, console)
+    elif speaker is not None and at is not None:
+        person = section.aliases.get(speaker, speaker)
+        found, dialogue = find_scene(read, at, person)
+        open_view(loaded, read, console).show(person, found, dialogue, console)
 
 
 @app.command()
@@ -132,36 +166,43 @@ def train(
 @app.command()
 def predict(
     source: Annotated[str, typer.Argument(help="A run directory; or a configuration, for its base model zero-shot.")],
-    corpus: Annotated[str | None, typer.Argument(help="A corpus; by default the run's own.")] = None,
+    corpus: Annotated[
+        str | None, typer.Argument(help="A corpus; by default the run's own. With --interactive: the past.")
+    ] = None,
     split: Annotated[str, typer.Option(help="Which split.")] = "dev",
     out: Annotated[Path, typer.Option(help="Predictions table: .parquet or .jsonl.")] = Path("predictions.parquet"),
     heal_from: HealFrom = None,
     interactive: Annotated[bool, typer.Option("--interactive", help="Label lines as you type them.")] = False,
 ) -> None:
     """Label a split and write the predictions table, or label lines one by one."""
-    from erc_llm.pipeline import find_source, say_oddities
+    from erc_llm.pipeline import find_source, hide_selection, say_oddities
     from erc_llm.runs import read_run
 
     _quiet()
-    if interactive:
-        from erc_llm.predictor import load
-        from erc_llm.terminal import talk
-
-        talk(load(find_source(source)), sys.stdin, _console())
-        return
-    if out.suffix not in (".parquet", ".jsonl"):
+    if not interactive and out.suffix not in (".parquet", ".jsonl"):
         raise UserError(f"--out {out}: expected a name that ends in .parquet or .jsonl")
     found = find_source(source)
     config = read_run(found).config if isinstance(found, Path) else found
     section = config.corpus
     if corpus is not None:
         section = section.model_copy(update={"path": corpus, "heal_from": heal_from})
-    read = _read(section, config, cut_selection=split == "selection")
-    read.split(split)  # a wrong name is told before the model is loaded
-    say_oddities(read, _console())
+    read = None
+    if corpus is not None or not interactive:
+        read = _read(section, config, cut_selection=split == "selection")
+        if config.profile.writer != "none":
+            read = hide_selection(read, section)
+        say_oddities(read, _console())
+    if read is not None and not interactive:
+        read.split(split)  # a wrong name is told before the model is loaded
     from erc_llm.predictor import load
 
-    _predict_split(load(found), read, split, out)
+    predictor = load(found, past=read)
+    if interactive or read is None:
+        from erc_llm.terminal import talk
+
+        talk(predictor, sys.stdin, _console())
+    else:
+        _predict_split(predictor, read, split, out)
 
 
 def _predict_split(predictor: Predictor, read: Corpus, split: str, out: Path) -> None:

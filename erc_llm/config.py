@@ -61,9 +61,45 @@ class PromptConfig(_Section):
 
     template: str = Field("instruct", description="`instruct`, `plain`, or a .jinja file of your own.")
     context: Literal["past", "full"] = Field("past", description="Lines a question sees: up to its own, or all.")
-    names: Literal["first", "full"] = Field("first", description="Call speakers by first or full name.")
+    names: Literal["first", "full", "invented"] = Field(
+        "first", description="Call speakers by first or full name; invented: a control, other names throughout."
+    )
     trunk_budget: int = Field(2048, ge=64, description="Most tokens of lines in one tree; longer scenes are windowed.")
     shuffle_labels: bool = Field(False, description="List the labels in another order for each scene and epoch.")
+
+
+class ProfileConfig(_Section):
+    """What a prompt says of each speaker's past."""
+
+    writer: Literal["none", "statistics", "lines", "llm"] = Field(
+        "none", description="What turns a past into sentences: counts, quoted lines, or a language model's notes."
+    )
+    placement: Literal["trunk", "question"] = Field(
+        "trunk", description="Before the speaker's first line, or in each question about the speaker."
+    )
+    half_life: float = Field(8.0, gt=0, description="A speaker's own scenes after which a past scene counts half.")
+    budget: int = Field(60, ge=8, le=512, description="Most tokens of one profile, cut at a sentence.")
+    lines: int = Field(3, ge=1, le=20, description="writer lines: how many past lines are recalled.")
+    encoder: str | None = Field(
+        None, description="writer lines: encoder of similarity, such as all-minilm-l6-v2; by shared words without one."
+    )
+    model: str = Field("smollm2-135m-instruct", description="writer llm: a chat model; as model.base, or a server's.")
+    endpoint: str | None = Field(None, description="writer llm: an OpenAI-compatible server's address.")
+    words: int = Field(30, ge=10, le=200, description="writer llm: most words of the notes on a person.")
+    notes: str | None = Field(None, description="writer llm: file that keeps the notes; by default in the cache.")
+    control: Literal["none", "shuffled", "stale"] = Field(
+        "none", description="Controls: somebody else's profile, or one from far earlier."
+    )
+
+
+class StateConfig(_Section):
+    """What a question says of the emotions within the scene so far."""
+
+    source: Literal["none", "predicted"] = Field("none", description="predicted: by the model itself, in a first pass.")
+    confusion: str | None = Field(
+        None, description="Predictions of the selection split, whose confusions corrupt the labels told in training."
+    )
+    dropout: float = Field(0.3, ge=0, le=1, description="Share of training scenes whose questions tell nothing.")
 
 
 class ModelConfig(_Section):
@@ -122,6 +158,8 @@ class RunConfig(_Section):
     seed: int = Field(13, ge=0, description="Fixes data order, adapter initialisation and dropout.")
     corpus: CorpusConfig = CorpusConfig()
     prompt: PromptConfig = PromptConfig()
+    profile: ProfileConfig = ProfileConfig()
+    state: StateConfig = StateConfig()
     model: ModelConfig = ModelConfig()
     lora: LoraConfig = LoraConfig()
     training: TrainingConfig = TrainingConfig()
@@ -137,6 +175,8 @@ class RunConfig(_Section):
             "output": True,
             "corpus": {"path", "heal_from"},
             "prompt": {"template"},
+            "profile": {"notes"},
+            "state": {"confusion"},
             "model": {"base"},
             "training": {"log_every", "report_to", "checkpoint_minutes"},
         }

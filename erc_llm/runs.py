@@ -46,6 +46,8 @@ class Manifest:
         status: `training` until the adapter is final, then `finished`.
         context: `past` or `full`.
         train_shares: Share of each label among the trained targets, in label order.
+        confusion: (labels, labels) counts by which labels told to training questions were corrupted; None if none
+            were told.
     """
 
     run_id: str
@@ -65,6 +67,7 @@ class Manifest:
     base_model_sha256: str
     versions: Mapping[str, str]
     commit: str | None
+    confusion: tuple[tuple[int, ...], ...] | None = None
     format_version: int = RUN_FORMAT
 
 
@@ -114,6 +117,8 @@ def read_run(folder: Path | str) -> Run:
     try:
         for name in ("labels", "train_shares"):
             content[name] = tuple(content[name])
+        if content.get("confusion") is not None:
+            content["confusion"] = tuple(map(tuple, content["confusion"]))
         read = Manifest(**content)
     except (KeyError, TypeError) as error:
         raise RunError(f"{manifest}: a field is missing or unknown: {error}") from error
@@ -155,6 +160,8 @@ def check_same(folder: Path, manifest: Manifest) -> None:
     if not (folder / "manifest.json").is_file():
         return
     began = read_run(folder).manifest
+    if began.confusion != manifest.confusion:
+        raise RunError(f"{folder}: cannot resume: state.confusion names other predictions than it began with")
     for name in ("corpus_sha256", "template_sha256", "base_model_sha256"):
         old, new = getattr(began, name), getattr(manifest, name)
         if old != new:

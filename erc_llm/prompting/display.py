@@ -21,7 +21,14 @@ from erc_llm.prompting.tree import Question, TokenTree
 if TYPE_CHECKING:
     from erc_llm.corpus.dialogues import Corpus
 
-_STYLES = {"instruction": "dim", "line": "", "question": "cyan", "bridge": "dim cyan", "answer": "bold black on green"}
+_STYLES = {
+    "instruction": "dim",
+    "profile": "magenta",
+    "line": "",
+    "question": "cyan",
+    "bridge": "dim cyan",
+    "answer": "bold black on green",
+}
 
 
 def print_prompt(

@@ -7,53 +7,25 @@ generation, `render` and the benchmarks' peers all take their ids from here. Kno
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import chain, count
 from typing import TYPE_CHECKING, Literal
 
-from erc_llm.corpus.dialogues import EVERYONE, Dialogue, Utterance
+from erc_llm.corpus.dialogues import Dialogue, Utterance
 from erc_llm.corpus.labels import LabelSet
-from erc_llm.corpus.speakers import is_generic
 from erc_llm.errors import PromptError
+from erc_llm.prompting.invented import InventedNames
+from erc_llm.prompting.names import Names, called, line_names
 from erc_llm.prompting.templates import PromptTemplate, cut_frame
-from erc_llm.prompting.tree import TokenTree, TreeBuilder, Window, cut_windows
+from erc_llm.prompting.tree import LineCost, TokenTree, TreeBuilder, Window, cut_windows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Context = Literal["past", "full"]
-Names = Literal["first", "full"]
 Answers = Literal["gold", "all", "gold_all", "none"]
-
-# Titles and descriptions that begin a name of two words without being anybody's first name.
-_NOT_FIRST_NAMES = frozenset(
-    [
-        "mr",
-        "mrs",
-        "ms",
-        "miss",
-        "dr",
-        "prof",
-        "aunt",
-        "uncle",
-        "the",
-        "sir",
-        "lady",
-        "officer",
-        "judge",
-        "father",
-        "sister",
-        "fake",
-        "young",
-        "old",
-        "little",
-        "big",
-        "other",
-        "casting",
-    ]
-)
+Placement = Literal["trunk", "question"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +35,78 @@ class PromptOptions:
     Attributes:
         context: `past`: a question sees the lines up to its own; `full`: all lines of its window.
         names: Call speakers by first name (full name where two share one) or by full name.
-        trunk_budget: Most tokens the lines of one window may take; a single line takes at most half of it.
+        trunk_budget: Most tokens the lines of one window may take, profiles included; a single line takes at most half
+            of it.
+        placement: Where profiles stand: in the trunk before their speaker's first line, or in the speaker's questions.
+        profile_budget: Most tokens of one profile, cut at a sentence.
     """
 
     context: Context = "past"
     names: Names = "first"
     trunk_budget: int = 2048
+    placement: Placement = "trunk"
+    profile_budget: int = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """The pieces of a scene's prompt before it is cut into windows.
+
+    Attributes:
+        utterances: Its lines.
+        names: How the prompt calls the speaker of each.
+        lines: Token ids of each.
+        profiles: Speaker to the token ids of a profile.
+        in_trunk: Whether profiles stand in the trunk.
+    """
+
+    utterances: Sequence[Utterance]
+    names: Sequence[str]
+    lines: Sequence[tuple[int, ...]]
+    profiles: Mapping[str, tuple[int, ...]]
+    in_trunk: bool
+
+    def profiles_at(self, k: int) -> dict[str, tuple[int, ...]]:
+        """Profiles of those who speak line `k`, by speaker."""
+        return {s: self.profiles[s] for s in self.utterances[k].speakers if s in self.profiles}
+
+    def question_profiles(self, k: int) -> list[tuple[int, ...]]:
+        """Profiles that stand in the question about line `k`."""
+        return [] if self.in_trunk else list(self.profiles_at(k).values())
+
+    def costs(self) -> list[LineCost]:
+        """What each line takes in a trunk, in tokens."""
+        return [self.cost(k) for k in range(len(self.lines))]
+
+    def cost(self, k: int) -> LineCost:
+        """Tokens of line `k`, and of the profiles that stand before it if it is their speaker's first in a window."""
+        introduced = {s: len(ids) for s, ids in self.profiles_at(k).items()} if self.in_trunk else {}
+        return LineCost(len(self.lines[k]), introduced)
+
+    def add_lines(self, builder: TreeBuilder, start: int, stop: int) -> dict[int, int]:
+        """Extend a trunk by lines and profiles; returns the last node of each line."""
+        introduced: set[str] = set()
+        ends = {}
+        for k in range(start, stop):
+            for speaker, ids in self.profiles_at(k).items() if self.in_trunk else ():
+                if speaker not in introduced:
+                    builder.add_trunk("profile", ids)
+                    introduced.add(speaker)
+            ends[k] = builder.add_trunk("line", self.lines[k])
+        return ends
 
 
 class Prompter:
     """Builds the token trees of scenes for one template, label set and tokenizer.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        template: The prompt.
+        labels: The label set.
+        options: What may vary.
+        sentences_of: What is known of each speaker of a scene before it, as sentences; None for prompts without
+            profiles.
+        invented: Other names for everybody, where options.names asks for them.
 
     Attributes:
         frame: What the model's chat template puts around the prompt.
@@ -85,7 +119,11 @@ class Prompter:
         template: PromptTemplate,
         labels: LabelSet,
         options: PromptOptions | None = None,
+        sentences_of: Callable[[Dialogue], Mapping[str, Sequence[str]]] | None = None,
+        invented: InventedNames | None = None,
     ) -> None:
+        self._invented = invented
+        self._sentences_of = sentences_of
         self.template = template
         self.labels = labels
         self.options = options or PromptOptions()
@@ -99,6 +137,8 @@ class Prompter:
         self._bridge = encoder.markup(self.frame.bridge)
         if not any(ids for _, ids in self.question_ids(1, "Ada", "Hello.")):
             raise PromptError(f"prompt '{template.name}': a question needs words, or a chat template around it")
+        if sentences_of is not None and not template.has("profile"):
+            raise PromptError(f"prompt '{template.name}' has no block `profile`, so it cannot show profiles; add one")
         self.head_ids = lru_cache(maxsize=10_000)(self._head_ids)
 
     def _head_ids(self, order: tuple[str, ...]) -> tuple[int, ...]:
@@ -111,37 +151,56 @@ class Prompter:
         limit = max(self.options.trunk_budget // 2, 8)
         return ids if len(ids) <= limit else ids[: limit - 1] + ids[-1:]
 
-    def question_ids(self, number: int, name: str, text: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
-        """The pieces of a question branch: its own words, then the end of the user's turn and the answer's header."""
-        return (("question", self._data("question", number, name, text)), ("bridge", self._bridge))
+    def profile_ids(self, name: str, sentences: Sequence[str]) -> tuple[int, ...]:
+        """Ids of a speaker's profile: as many first sentences as fit the profile budget; maybe none."""
+        for count in range(len(sentences), 0, -1):
+            ids = self._data("profile", 0, name, " ".join(sentences[:count]))
+            if len(ids) <= self.options.profile_budget:
+                return ids
+        return ()
 
-    def _data(self, block: str, number: int, name: str, text: str) -> tuple[int, ...]:
+    def question_ids(
+        self, number: int, name: str, text: str, state: str = "", profiles: Sequence[Sequence[int]] = ()
+    ) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """The pieces of a question branch: what is known, its own words, the end of the user's turn and the header.
+
+        Args:
+            number: Of the line, from 1.
+            name: Who spoke it.
+            text: What was said.
+            state: What was predicted for earlier lines, as `state_text` puts it.
+            profiles: Profiles that stand in the question.
+        """
+        known = tuple(("profile", tuple(ids)) for ids in profiles)
+        return (*known, ("question", self._data("question", number, name, text, state)), ("bridge", self._bridge))
+
+    def _data(self, block: str, number: int, name: str, text: str, state: str = "") -> tuple[int, ...]:
         encoder = self.frame.encoder
         values = {
             "number": number,
             "name": encoder.harmless(name),
             "text": encoder.harmless(text),
             "context": self.options.context,
+            "state": encoder.harmless(state),
         }
         # Once more as a whole: a name and our own colon may have made a marker together.
         return encoder.data(encoder.break_markers(self.template.render(block, values)))
 
-    def names(self, utterances: Sequence[Utterance]) -> list[str]:
-        """How the prompt calls the speaker of each line; a name never depends on a later line."""
-        if self.options.names == "full":
-            return [_join(u.speakers) for u in utterances]
-        called: dict[str, str] = {}
-        for utterance in utterances:
-            for speaker in utterance.speakers:
-                if speaker not in called:
-                    numbered = (f"{speaker} {number}" for number in count(2))
-                    taken = set(called.values())
-                    called[speaker] = next(n for n in chain((first_name(speaker), speaker), numbered) if n not in taken)
-        return [_join([called[s] for s in u.speakers]) for u in utterances]
-
-    def windows(self, lines: Sequence[Sequence[int]]) -> tuple[Window, ...]:
-        """How a scene of these lines is cut under the trunk budget."""
-        return cut_windows([len(ids) for ids in lines], self.options.trunk_budget)
+    def scene(self, dialogue: Dialogue) -> Scene:
+        """The ids of a scene's lines and profiles."""
+        utterances = dialogue.utterances
+        names = line_names(utterances, self.options.names)
+        shown = called(utterances, self.options.names)
+        known = {} if self._sentences_of is None else self._sentences_of(dialogue)
+        if self._invented is not None:
+            new = self._invented
+            utterances = tuple(replace(u, text=new.text(u.text)) for u in utterances)
+            names = [new.name(name) for name in names]
+            shown = {speaker: new.name(name) for speaker, name in shown.items()}
+            known = {speaker: [new.text(sentence) for sentence in text] for speaker, text in known.items()}
+        lines = [self.line_ids(k + 1, name, u.text) for k, (name, u) in enumerate(zip(names, utterances, strict=True))]
+        profiles = {s: ids for s, text in known.items() if (ids := self.profile_ids(shown[s], text))}
+        return Scene(utterances, tuple(names), tuple(lines), profiles, self.options.placement == "trunk")
 
     def trees(
         self,
@@ -150,6 +209,7 @@ class Prompter:
         *,
         weights: Mapping[int, float] | None = None,
         label_order: Sequence[str] | None = None,
+        state: Sequence[str | None] | None = None,
     ) -> list[TokenTree]:
         """The scene as token trees, one per window that has a target.
 
@@ -160,44 +220,48 @@ class Prompter:
                 answer's header (generation).
             weights: Ask about these positions only, with these weights; by default about all targets with 1.
             label_order: The order in which the prompt lists the labels; the canonical one by default.
+            state: A label for each line of the scene, or None where there is none, from which a question tells what
+                its speaker and the last one were predicted to feel.
         """
         utterances = dialogue.utterances
         asked = dict.fromkeys(dialogue.targets, 1.0) if weights is None else weights
         if answers in ("gold", "gold_all"):
             asked = {k: w for k, w in asked.items() if utterances[k].label is not None}
-        names = self.names(utterances)
-        lines = [self.line_ids(k + 1, name, u.text) for k, (name, u) in enumerate(zip(names, utterances, strict=True))]
+        scene = self.scene(dialogue)
         head = self.head_ids(tuple(label_order or self.labels.names))
         trees = []
-        for window in self.windows(lines):
-            targets = [k for k in range(window.first_target, window.stop) if k in asked]
+        for window in cut_windows(scene.costs(), self.options.trunk_budget):
+            targets = {k: asked[k] for k in range(window.first_target, window.stop) if k in asked}
             if targets:
-                trees.append(self._tree(utterances, names, lines, head, window, targets, asked, answers))
+                trees.append(self._tree(scene, head, window, targets, answers, state))
         return trees
 
     def _tree(
         self,
-        utterances: Sequence[Utterance],
-        names: Sequence[str],
-        lines: Sequence[tuple[int, ...]],
+        scene: Scene,
         head: tuple[int, ...],
         window: Window,
-        targets: Collection[int],
-        weights: Mapping[int, float],
+        targets: Mapping[int, float],
         answers: Answers,
+        state: Sequence[str | None] | None,
     ) -> TokenTree:
         builder = TreeBuilder()
-        end = builder.add_trunk("instruction", head)
+        builder.add_trunk("instruction", head)
         stop = max(targets) + 1 if self.options.context == "past" else window.stop
-        last_node = {}
-        for k in range(window.start, stop):
-            last_node[k] = end = builder.add_trunk("line", lines[k])
-        for k in targets:
-            utterance = utterances[k]
-            pieces = self.question_ids(k + 1, names[k], utterance.text)
-            after = last_node[k] if self.options.context == "past" else end
-            builder.add_question(k, after, pieces, self._answers(utterance, answers), weights[k])
+        ends = scene.add_lines(builder, window.start, stop)
+        for k, weight in targets.items():
+            after = ends[k] if self.options.context == "past" else ends[stop - 1]
+            builder.add_question(
+                k, after, self.pieces(scene, k, state), self._answers(scene.utterances[k], answers), weight
+            )
         return builder.build()
+
+    def pieces(
+        self, scene: Scene, k: int, state: Sequence[str | None] | None = None
+    ) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """The pieces of the question about line `k`."""
+        told = "" if state is None else state_text(scene, k, state)
+        return self.question_ids(k + 1, scene.names[k], scene.utterances[k].text, told, scene.question_profiles(k))
 
     def _answers(self, utterance: Utterance, answers: Answers) -> list[tuple[int, tuple[int, ...]]]:
         if answers == "none":
@@ -209,18 +273,18 @@ class Prompter:
         return [(index, self.answer_ids[index])]
 
 
-def first_name(speaker: str) -> str:
-    """First name of a person's full name; anything else as it is ("Mrs. Geller", "Fake Monica", "Woman On Train")."""
-    words = speaker.split()
-    described = len(words) != 2 or not all(w.isalpha() and w.istitle() for w in words)
-    if described or words[0].casefold() in _NOT_FIRST_NAMES or any(is_generic(word) for word in words):
-        return speaker
-    return words[0]
+def state_text(scene: Scene, k: int, state: Sequence[str | None]) -> str:
+    """What was predicted for the speaker of line `k` the last time, and for the line before it if another spoke that.
 
-
-def _join(names: Sequence[str]) -> str:
-    shown = ["All" if name == EVERYONE else name for name in names] or ["Someone"]
-    return shown[0] if len(shown) == 1 else ", ".join(shown[:-1]) + " and " + shown[-1]
+    Looks at earlier lines only: "Monica was sad, Ross was mad".
+    """
+    told = []
+    own = set(scene.utterances[k].speakers)
+    latest = next((j for j in range(k - 1, -1, -1) if own & set(scene.utterances[j].speakers) and state[j]), None)
+    for j in (latest, k - 1 if k and not own & set(scene.utterances[k - 1].speakers) else None):
+        if j is not None and (label := state[j]):
+            told.append(f"{scene.names[j]} was {label.lower()}")
+    return ", ".join(told)
 
 
 def shuffled_labels(labels: LabelSet, seed: int, epoch: int, dialogue_id: str) -> tuple[str, ...]:

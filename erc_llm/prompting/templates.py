@@ -1,13 +1,14 @@
 """Prompt templates (ours, Jinja) and the frame a chat template (the model's) puts around them.
 
-A prompt template has named blocks: `system`, `line`, `question`, `answer`, and for base models `end`. A `Frame` is what
+A prompt template has named blocks: `system`, `line`, `question`, `answer`, for base models `end`, and `profile` where
+it can show one. A `Frame` is what
 stands around user text and answer once the chat template is cut: head, bridge, lead, end. Knows no dialogue.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,7 @@ class PromptTemplate:
         sha256: Hash of its source.
     """
 
-    def __init__(self, name: str, source: str) -> None:
+    def __init__(self, name: str, source: str, blocks: Sequence[str] = BLOCKS) -> None:
         self.name = name
         self.source = source
         self.sha256 = hashlib.sha256(source.encode()).hexdigest()
@@ -46,10 +47,14 @@ class PromptTemplate:
             self._template = environment.from_string(source)
         except jinja2.TemplateSyntaxError as error:
             raise PromptError(f"prompt '{name}', line {error.lineno}: {error.message}") from error
-        missing = [block for block in BLOCKS if block not in self._template.blocks]
+        missing = [block for block in blocks if block not in self._template.blocks]
         if missing:
-            raise PromptError(f"prompt '{name}' lacks the blocks {missing}; a prompt needs {list(BLOCKS)}")
-        self.chat = "end" not in self._template.blocks
+            raise PromptError(f"prompt '{name}' lacks the blocks {missing}; a prompt needs {list(blocks)}")
+        self.chat = not self.has("end")
+
+    def has(self, block: str) -> bool:
+        """Whether the template has a block."""
+        return block in self._template.blocks
 
     def render(self, block: str, values: Mapping[str, Any]) -> str:
         """Text of one block.
@@ -63,7 +68,7 @@ class PromptTemplate:
             raise PromptError(f"prompt '{self.name}', block '{block}': {error}; given are {sorted(values)}") from error
 
 
-def load_prompt(name: str) -> PromptTemplate:
+def load_prompt(name: str, blocks: Sequence[str] = BLOCKS) -> PromptTemplate:
     """A template that comes with the package (`instruct`, `plain`) or a file of the user's own.
 
     Raises:
@@ -77,7 +82,7 @@ def load_prompt(name: str) -> PromptTemplate:
         source = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise PromptError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
-    return PromptTemplate(path.stem, source)
+    return PromptTemplate(path.stem, source, blocks)
 
 
 @dataclass(frozen=True)

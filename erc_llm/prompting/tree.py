@@ -7,8 +7,8 @@ block per question. This module knows token ids only: nothing of text, tokenizer
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -178,6 +178,23 @@ class Window:
     first_target: int
 
 
+@dataclass(frozen=True, slots=True)
+class LineCost:
+    """What a line takes in a trunk.
+
+    Attributes:
+        length: Tokens of the line.
+        introduced: Who is introduced before it, once in a window, and how many tokens that takes.
+    """
+
+    length: int
+    introduced: Mapping[str, int] = field(default_factory=dict)
+
+    def within(self, present: Collection[str]) -> int:
+        """Tokens it takes in a window in which some are introduced already."""
+        return self.length + sum(tokens for who, tokens in self.introduced.items() if who not in present)
+
+
 class WindowCutter:
     """Cuts a scene that exceeds the token budget into overlapping windows, one line at a time.
 
@@ -189,28 +206,37 @@ class WindowCutter:
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self.start = 0
-        self._lengths: list[int] = []
+        self._costs: list[LineCost] = []
+        self._present: set[str] = set()
         self._used = 0
 
-    def add(self, length: int) -> bool:
-        """Take the next line's length in tokens; returns whether it opened a new window."""
-        self._lengths.append(length)
-        self._used += length
-        if self._used <= self.budget or len(self._lengths) == 1:
+    def add(self, cost: LineCost) -> bool:
+        """Take the next line; returns whether it opened a new window."""
+        self._costs.append(cost)
+        if self._take(cost, self.budget, forced=len(self._costs) == 1):
             return False
-        self.start, self._used = len(self._lengths) - 1, length
-        while self.start > 0 and self._used + self._lengths[self.start - 1] <= self.budget // 2:
+        self.start, self._used, self._present = len(self._costs) - 1, 0, set()
+        self._take(cost, self.budget, forced=True)
+        while self.start > 0 and self._take(self._costs[self.start - 1], self.budget // 2):
             self.start -= 1
-            self._used += self._lengths[self.start]
+        return True
+
+    def _take(self, cost: LineCost, budget: int, forced: bool = False) -> bool:
+        """Count a line in, if it fits."""
+        used = self._used + cost.within(self._present)
+        if used > budget and not forced:
+            return False
+        self._used = used
+        self._present |= cost.introduced.keys()
         return True
 
 
-def cut_windows(lengths: Sequence[int], budget: int) -> tuple[Window, ...]:
-    """The windows of a scene whose lines take `lengths` tokens; every line is asked about in exactly one."""
+def cut_windows(costs: Sequence[LineCost], budget: int) -> tuple[Window, ...]:
+    """The windows of a scene whose lines take `costs`; every line is asked about in exactly one."""
     cutter, windows, start, first = WindowCutter(budget), [], 0, 0
-    for line, length in enumerate(lengths):
-        if cutter.add(length):
+    for line, cost in enumerate(costs):
+        if cutter.add(cost):
             windows.append(Window(start, line, first))
             start, first = cutter.start, line
-    windows.append(Window(start, len(lengths), first))
+    windows.append(Window(start, len(costs), first))
     return tuple(windows)

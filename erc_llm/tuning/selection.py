@@ -6,12 +6,12 @@ In: a model, a prompter and labelled dialogues. Out: plain figures. Knows nothin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from erc_llm.corpus import Corpus, Dialogue
-from erc_llm.decoding.scoring import score_trees
+from erc_llm.decoding.scenes import score_scenes
 from erc_llm.errors import CorpusError
 from erc_llm.metrics import confusion, scores_from_confusion
 from erc_llm.prompting.examples import Prompter
@@ -32,12 +32,13 @@ def evaluation_steps(total: int, evaluations: int) -> frozenset[int]:
     return frozenset(round(total * (i + 1) / evaluations) for i in range(evaluations)) - {0}
 
 
-def score_figures(model: Any, prompter: Prompter, dialogues: Sequence[Dialogue], tokens: int) -> dict[str, float]:
+def score_figures(
+    model: Any, prompter: Prompter, dialogues: Sequence[Dialogue], tokens: int, passes: Literal[1, 2] = 1
+) -> dict[str, float]:
     """Weighted and macro F1, accuracy and mean label NLL (nats) of the model as it is, on labelled dialogues."""
-    trees = [(d, tree) for d in dialogues for tree in prompter.trees(d, "gold_all")]
-    scored = score_trees(model, [tree for _, tree in trees], tokens_per_forest=tokens)
+    scored = score_scenes(model, prompter, dialogues, "gold_all", passes=passes, tokens_per_forest=tokens)
     gold, predicted, nll = [], [], []
-    for (dialogue, _), scores in zip(trees, scored, strict=True):
+    for dialogue, scores in zip(dialogues, scored, strict=True):
         for score in scores:
             label = dialogue.utterances[score.target].label
             assert label is not None

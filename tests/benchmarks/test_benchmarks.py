@@ -30,6 +30,7 @@ from erc_llm.decoding.scoring import score_trees
 from erc_llm.models import load_base_model
 from erc_llm.prompting.examples import Prompter
 from erc_llm.prompting.forest import ATTENTION
+from erc_llm.prompting.names import line_names
 from erc_llm.prompting.templates import load_prompt
 from erc_llm.tuning.schedule import plan
 from erc_llm.tuning.trainer import TrainingPlan, fit
@@ -50,7 +51,7 @@ def _base(tiny: TinyModel, attention: str) -> Any:
 def _spelled_out(prompter: Prompter, number: int, target: int) -> tuple[int, ...]:
     """A target's prompt put together by hand: instruction, lines up to its own, question, header."""
     scene = SCENES[number]
-    names = prompter.names(scene.utterances)
+    names = line_names(scene.utterances, prompter.options.names)
     ids = list(prompter.head_ids(EMORYNLP.names))
     for k in range(target + 1):
         ids += prompter.line_ids(k + 1, names[k], scene.utterances[k].text)

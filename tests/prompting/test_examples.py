@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from erc_llm.corpus.dialogues import EVERYONE, Dialogue, Utterance
 from erc_llm.corpus.labels import EMORYNLP
-from erc_llm.prompting.examples import Prompter, PromptOptions, first_name, shuffled_labels
+from erc_llm.prompting.examples import Prompter, PromptOptions, shuffled_labels
 from erc_llm.prompting.forest import pack
+from erc_llm.prompting.names import first_name, line_names
 from erc_llm.prompting.templates import load_prompt
 from erc_llm.prompting.tree import TokenTree
 from tests.prompting.scenes import decode, dialogue_of, dialogues, scene, utterances
@@ -193,7 +194,7 @@ def test_a_long_scene_becomes_windows_that_each_open_with_the_instruction() -> N
 
 def called(*speakers: str | tuple[str, ...], names: Any = "first") -> list[str]:
     lines = [Utterance("u", (s,) if isinstance(s, str) else s, "Hm") for s in speakers]
-    return make_prompter(names=names).names(lines)
+    return line_names(lines, names)
 
 
 def test_people_are_called_by_first_name() -> None:
@@ -231,10 +232,9 @@ def test_several_speakers_and_everyone() -> None:
 @relaxed
 @given(dialogue=dialogues(), names=st.sampled_from(["first", "full"]))
 def test_a_name_never_depends_on_a_later_line(dialogue: Dialogue, names: Any) -> None:
-    prompter = make_prompter(names=names)
-    whole = prompter.names(dialogue.utterances)
+    whole = line_names(dialogue.utterances, names)
     for cut in range(len(dialogue.utterances)):
-        assert prompter.names(dialogue.utterances[:cut]) == whole[:cut]
+        assert line_names(dialogue.utterances[:cut], names) == whole[:cut]
 
 
 # The order of the labels.

@@ -13,6 +13,7 @@ from erc_llm.corpus.dialogues import Dialogue
 from erc_llm.corpus.labels import EMORYNLP, LabelSet
 from erc_llm.errors import PromptError
 from erc_llm.prompting.examples import Prompter, PromptOptions
+from erc_llm.prompting.names import line_names
 from erc_llm.prompting.templates import BLOCKS, PromptTemplate, cut_frame, load_prompt
 from erc_llm.prompting.tree import Question, TokenTree
 from tests.prompting.scenes import decode, scene
@@ -54,8 +55,10 @@ def user_text(prompter: Prompter, dialogue: Dialogue, target: int) -> tuple[str,
     """System and user text of one target's prompt, put together anew from the template's blocks."""
     harmless, context = prompter.frame.encoder.harmless, prompter.options.context
     given = [
-        {"number": k + 1, "name": harmless(name), "text": harmless(u.text), "context": context}
-        for k, (name, u) in enumerate(zip(prompter.names(dialogue.utterances), dialogue.utterances, strict=True))
+        {"number": k + 1, "name": harmless(name), "text": harmless(u.text), "context": context, "state": ""}
+        for k, (name, u) in enumerate(
+            zip(line_names(dialogue.utterances, prompter.options.names), dialogue.utterances, strict=True)
+        )
     ]
     seen = given if context == "full" else given[: target + 1]
     lines = "".join(prompter.template.render("line", values) for values in seen)

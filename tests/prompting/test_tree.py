@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from erc_llm.prompting.tree import TreeBuilder, Window, WindowCutter, cut_windows
+from erc_llm.prompting.tree import LineCost, TreeBuilder, Window, WindowCutter, cut_windows
 from tests.prompting.random_trees import random_tree
 
 relaxed = settings(max_examples=40, deadline=None)
@@ -71,15 +71,19 @@ def test_spans_cover_every_node_once_in_order() -> None:
     assert [node for span in tree.spans for node in range(span.start, span.stop)] == list(range(len(tree)))
 
 
+def costs(lengths: list[int]) -> list[LineCost]:
+    return [LineCost(length) for length in lengths]
+
+
 def test_a_scene_within_the_budget_is_one_window() -> None:
-    assert cut_windows([10, 20, 30], 60) == (Window(0, 3, 0),)
+    assert cut_windows(costs([10, 20, 30]), 60) == (Window(0, 3, 0),)
 
 
 def test_a_window_opens_at_the_line_that_no_longer_fits_and_looks_back_over_half_the_budget() -> None:
     # 40 + 40 + 30 > 100: the third line opens a window; 30 + 40 > 50, so no line before it comes along.
-    assert cut_windows([40, 40, 30], 100) == (Window(0, 2, 0), Window(2, 3, 2))
+    assert cut_windows(costs([40, 40, 30]), 100) == (Window(0, 2, 0), Window(2, 3, 2))
     # 30 + 30 + 30 + 20 > 100: the fourth opens one, and 20 + 30 fit into 50.
-    assert cut_windows([30, 30, 30, 20], 100) == (Window(0, 3, 0), Window(2, 4, 3))
+    assert cut_windows(costs([30, 30, 30, 20]), 100) == (Window(0, 3, 0), Window(2, 4, 3))
 
 
 budgets = st.integers(16, 200)
@@ -90,7 +94,7 @@ scenes = budgets.flatmap(lambda b: st.tuples(st.lists(st.integers(1, b // 2), mi
 @given(scenes)
 def test_every_line_is_asked_about_in_exactly_one_window_that_fits(scene: tuple[list[int], int]) -> None:
     lengths, budget = scene
-    windows = cut_windows(lengths, budget)
+    windows = cut_windows(costs(lengths), budget)
     assert [k for w in windows for k in range(w.first_target, w.stop)] == list(range(len(lengths)))
     for window in windows:
         assert 0 <= window.start <= window.first_target < window.stop
@@ -108,7 +112,7 @@ def test_a_window_depends_on_nothing_later(scene: tuple[list[int], int]) -> None
     lengths, budget = scene
 
     def window_of(target: int, known: list[int]) -> tuple[int, int]:
-        (found,) = (w for w in cut_windows(known, budget) if w.first_target <= target < w.stop)
+        (found,) = (w for w in cut_windows(costs(known), budget) if w.first_target <= target < w.stop)
         return found.start, found.first_target
 
     for target in range(len(lengths)):
@@ -122,17 +126,28 @@ def test_a_live_cutter_cuts_as_the_batch_does(scene: tuple[list[int], int]) -> N
     lengths, budget = scene
     cutter, starts = WindowCutter(budget), []
     for length in lengths:
-        opened = cutter.add(length)
+        opened = cutter.add(LineCost(length))
         assert not starts or opened == (starts[-1] != cutter.start) or cutter.start == starts[-1]
         starts.append(cutter.start)
-    expected = [w.start for w in cut_windows(lengths, budget) for _ in range(w.first_target, w.stop)]
+    expected = [w.start for w in cut_windows(costs(lengths), budget) for _ in range(w.first_target, w.stop)]
     assert starts == expected
 
 
 @relaxed
 @given(st.lists(st.integers(1, 500), min_size=1, max_size=20), budgets)
 def test_a_line_longer_than_the_budget_still_gets_a_window(lengths: list[int], budget: int) -> None:
-    windows = cut_windows(lengths, budget)
+    windows = cut_windows(costs(lengths), budget)
     assert [k for w in windows for k in range(w.first_target, w.stop)] == list(range(len(lengths)))
     for window in windows:
         assert sum(lengths[window.start : window.stop]) <= budget or window.stop == window.start + 1
+
+
+@relaxed
+@given(scenes, st.lists(st.sampled_from("ABC"), min_size=60, max_size=60), st.integers(1, 20))
+def test_who_is_introduced_counts_once_in_a_window(scene: tuple[list[int], int], who: list[str], size: int) -> None:
+    lengths, budget = scene
+    given_costs = [LineCost(n, {name: size}) for n, name in zip(lengths, who, strict=False)]
+    for window in cut_windows(given_costs, budget):
+        lines = range(window.start, window.stop)
+        taken = sum(lengths[k] for k in lines) + size * len({who[k] for k in lines})
+        assert taken <= budget or len(lines) == 1

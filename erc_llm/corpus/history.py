@@ -1,0 +1,165 @@
+"""What a person did before a scene: the past that a speaker profile may be written from.
+
+In: a corpus. Out: for a scene and a person, the scenes in which that person spoke strictly earlier, latest first, with
+the labels that may be seen. Two rules are kept here and nowhere else: text comes from strictly earlier scenes of any
+split; labels come from train only, and never from the scene's own episode, because a new episode never has labels.
+Knows no profile and no prompt.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import inf
+from operator import add
+from typing import Any
+
+from erc_llm.corpus.dialogues import EVERYONE, Corpus, Dialogue, Utterance
+from erc_llm.corpus.speakers import identity
+
+_LABELLED_SPLITS = ("train",)  # the selection split is train that nothing is ever fitted on
+
+
+@dataclass(frozen=True, slots=True)
+class PastScene:
+    """A scene in which a person spoke, as a later scene may look back on it.
+
+    Attributes:
+        dialogue: The scene.
+        positions: The person's lines in it, those spoken together with others included.
+        distance: How many of the person's own scenes ago; 1 is the latest.
+        labels: Label of each line; None where there is none, or where it may not be seen.
+    """
+
+    dialogue: Dialogue
+    positions: tuple[int, ...]
+    distance: int
+    labels: tuple[str | None, ...]
+
+    @property
+    def lines(self) -> tuple[Utterance, ...]:
+        """The person's utterances in the scene."""
+        return tuple(self.dialogue.utterances[k] for k in self.positions)
+
+
+def fading(distance: float, half_life: float) -> float:
+    """Weight of what was `distance` own scenes ago: half of it is left after `half_life`, in scenes."""
+    return float(0.5 ** (distance / half_life))
+
+
+class History:
+    """Everybody's past, by scene.
+
+    Scenes are put in the order of (season, episode, scene) over all splits; where one of them has no such time, all
+    keep the order of the corpus's files (`timed` is False then). Scenes of the same time do not see each other. A scene
+    that is not part of the corpus comes where its time says, or after everything.
+    """
+
+    def __init__(self, corpus: Corpus) -> None:
+        scenes = [(split, d) for split, dialogues in corpus.splits.items() for d in dialogues]
+        self.timed = all(d.time is not None for _, d in scenes)
+        self._generic = corpus.generic
+        self._places: dict[str, int] = {}
+        for i, (_, dialogue) in enumerate(scenes):
+            self._places.setdefault(dialogue.id, i)
+        self.label_names = corpus.labels.names
+        ordered = sorted(scenes, key=lambda scene: self._moment(scene[1]))
+        self._moments: dict[str, list[Any]] = {}
+        self._scenes: dict[str, list[tuple[Dialogue, tuple[int, ...], bool]]] = {}
+        self._speakers: dict[str, str] = {}
+        self._label_moments: list[Any] = []
+        self._label_counts: list[tuple[int, ...]] = [(0,) * len(self.label_names)]
+        self._episode_labels: dict[str, list[tuple[Any, tuple[int, ...]]]] = {}
+        for split, dialogue in ordered:
+            self._add(dialogue, split in _LABELLED_SPLITS)
+
+    def before(self, dialogue: Dialogue, person: str, most: int | None = None) -> tuple[PastScene, ...]:
+        """Scenes before `dialogue` in which `person` (an `identity`) spoke, latest first; at most `most` of them."""
+        moments = self._moments.get(person, [])
+        stop = bisect_left(moments, self._moment(dialogue))
+        start = 0 if most is None else max(0, stop - most)
+        scenes = self._scenes.get(person, [])
+        return tuple(self._seen(*scenes[i], stop - i, dialogue) for i in range(stop - 1, start - 1, -1))
+
+    def count(self, dialogue: Dialogue, person: str) -> int:
+        """In how many scenes before `dialogue` a person spoke."""
+        return bisect_left(self._moments.get(person, []), self._moment(dialogue))
+
+    def label_counts(self, dialogue: Dialogue) -> tuple[int, ...]:
+        """How often each label, in label order, was seen on anybody earlier in other episodes of train."""
+        moment = self._moment(dialogue)
+        counts = self._label_counts[bisect_left(self._label_moments, moment)]
+        own = [c for when, c in self._episode_labels.get(_episode(dialogue), []) if when < moment]
+        return tuple(n - sum(c[i] for c in own) for i, n in enumerate(counts))
+
+    def person(self, speaker: str, dialogue: Dialogue) -> str:
+        """The identity of a speaker of a scene."""
+        return identity(speaker, dialogue, self._generic)
+
+    def persons(self) -> Iterator[str]:
+        """Everybody who ever speaks, in the order of their first scene."""
+        yield from self._scenes
+
+    def scenes(self, person: str) -> tuple[tuple[Dialogue, tuple[int, ...]], ...]:
+        """All scenes of a person in time order, with the positions of the person's lines."""
+        return tuple((dialogue, positions) for dialogue, positions, _ in self._scenes.get(person, []))
+
+    def speaker(self, person: str) -> str:
+        """The plain name of a person, as the corpus has it."""
+        return self._speakers[person]
+
+    def _moment(self, dialogue: Dialogue) -> Any:
+        if self.timed:
+            return dialogue.time or (inf,)
+        return (self._places.get(dialogue.id, inf),)
+
+    def _add(self, dialogue: Dialogue, labelled: bool) -> None:
+        moment = self._moment(dialogue)
+        for speaker in speakers_of(dialogue):
+            person = self.person(speaker, dialogue)
+            positions = tuple(
+                k
+                for k, u in enumerate(dialogue.utterances)
+                if u.text.strip() and (speaker in u.speakers or EVERYONE in u.speakers)
+            )
+            if positions:
+                self._speakers[person] = speaker
+                self._moments.setdefault(person, []).append(moment)
+                self._scenes.setdefault(person, []).append((dialogue, positions, labelled))
+        if labelled:
+            found = Counter(utterance.label for utterance in dialogue.utterances)
+            counts = tuple(found[name] for name in self.label_names)
+            self._label_moments.append(moment)
+            self._label_counts.append(tuple(map(add, self._label_counts[-1], counts)))
+            self._episode_labels.setdefault(_episode(dialogue), []).append((moment, counts))
+
+    def _seen(
+        self, past: Dialogue, positions: tuple[int, ...], labelled: bool, distance: int, now: Dialogue
+    ) -> PastScene:
+        visible = labelled and _episode(past) != _episode(now)
+        labels = tuple(past.utterances[k].label if visible else None for k in positions)
+        return PastScene(past, positions, distance, labels)
+
+
+def _episode(dialogue: Dialogue) -> str:
+    """The episode of a scene; a scene without one is an episode of its own."""
+    return dialogue.episode_id or dialogue.id
+
+
+def speakers_of(dialogue: Dialogue) -> tuple[str, ...]:
+    """The single speakers of a scene in the order of their first line; `#ALL#` is nobody of its own."""
+    return tuple(dict.fromkeys(s for u in dialogue.utterances for s in u.speakers if s != EVERYONE))
+
+
+def first_lines(utterances: Sequence[Utterance]) -> dict[int, tuple[str, ...]]:
+    """Position of a line to the speakers whose first line it is."""
+    seen: set[str] = set()
+    found: dict[int, tuple[str, ...]] = {}
+    for k, utterance in enumerate(utterances):
+        new = tuple(s for s in dict.fromkeys(utterance.speakers) if s != EVERYONE and s not in seen)
+        if new:
+            found[k] = new
+            seen.update(new)
+    return found

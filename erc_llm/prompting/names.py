@@ -1,0 +1,75 @@
+"""How a prompt calls people.
+
+In: global speaker names. Out: the names shown. A name given to somebody never depends on a later line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain, count
+from typing import Literal
+
+from erc_llm.corpus.dialogues import EVERYONE, Utterance
+from erc_llm.corpus.speakers import is_generic
+
+Names = Literal["first", "full", "invented"]
+
+# Titles and descriptions that begin a name of two words without being anybody's first name.
+_NOT_FIRST_NAMES = frozenset(
+    [
+        "mr",
+        "mrs",
+        "ms",
+        "miss",
+        "dr",
+        "prof",
+        "aunt",
+        "uncle",
+        "the",
+        "sir",
+        "lady",
+        "officer",
+        "judge",
+        "father",
+        "sister",
+        "fake",
+        "young",
+        "old",
+        "little",
+        "big",
+        "other",
+        "casting",
+    ]
+)
+
+
+def first_name(speaker: str) -> str:
+    """First name of a person's full name; anything else as it is ("Mrs. Geller", "Fake Monica", "Woman On Train")."""
+    words = speaker.split()
+    described = len(words) != 2 or not all(w.isalpha() and w.istitle() for w in words)
+    if described or words[0].casefold() in _NOT_FIRST_NAMES or any(is_generic(word) for word in words):
+        return speaker
+    return words[0]
+
+
+def called(utterances: Sequence[Utterance], names: Names) -> dict[str, str]:
+    """How each speaker of a scene is called: by first name, or in full where another one has it already."""
+    shown: dict[str, str] = {EVERYONE: "All"}
+    taken: set[str] = set()
+    for speaker in (s for u in utterances for s in u.speakers):
+        if speaker not in shown:
+            numbered = (f"{speaker} {number}" for number in count(2))
+            free = (n for n in chain((first_name(speaker), speaker), numbered) if n not in taken)
+            shown[speaker] = speaker if names == "full" else next(free)
+            taken.add(shown[speaker])
+    return shown
+
+
+def line_names(utterances: Sequence[Utterance], names: Names) -> list[str]:
+    """The name before each line; several speakers are joined by `and`."""
+    shown = called(utterances, names)
+    return [_join([shown[s] for s in u.speakers] or ["Someone"]) for u in utterances]
+
+
+def _join(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]

@@ -1,0 +1,239 @@
+"""Recurrent summaries: notes on each person, rewritten by a language model after each of the person's scenes.
+
+    notes after scene t = write(notes after scene t-1, scene t)
+
+The counterpart in words of a recurrent speaker memory: the notes have a fixed length, so what is old fades because it
+must make room. In: a `History` and a callable that answers a batch of prompts. Out: sentences per person and scene.
+Batches follow from the corpus alone and are kept on disk whole, so that a run that was killed goes on where it stopped
+and any order of execution gives the same notes. Knows no model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from erc_llm.corpus.dialogues import Dialogue
+from erc_llm.corpus.history import History
+from erc_llm.errors import ConfigError, UserError
+from erc_llm.files import write_text
+from erc_llm.prompting.encoding import one_line
+from erc_llm.prompting.names import first_name, line_names
+from erc_llm.prompting.profiles import Moment
+from erc_llm.prompting.templates import PromptTemplate
+
+Notes = Mapping[tuple[str, str], str]  # (person, id of the scene they were written after) to notes
+Answer = Callable[[Sequence[tuple[str, str]]], list[str]]  # (system, user) texts to answers
+
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[\"'A-Z])")
+_EXCERPT_WORDS = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What notes depend on; the head of a cache file.
+
+    Attributes:
+        corpus_sha256: Of the corpus.
+        model: Name and hash of what writes them.
+        template_sha256: Of the prompt that asks for them.
+        words: Most words of the notes.
+    """
+
+    corpus_sha256: str
+    model: str
+    template_sha256: str
+    words: int
+
+    @property
+    def sha256(self) -> str:
+        """Hash of all of it."""
+        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
+
+    def as_dict(self) -> dict[str, object]:
+        """As JSON can hold it."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+class NotesCache:
+    """Answers on disk, batch by batch: a head line that names their `Source`, then a line per batch.
+
+    Args:
+        path: The file; made on first use.
+        source: What the notes depend on.
+
+    Raises:
+        ConfigError: The file is of another source.
+    """
+
+    def __init__(self, path: Path, source: Source) -> None:
+        self._path = path
+        self._answers: dict[str, list[str]] = {}
+        if not path.exists():
+            write_text(path, json.dumps(source.as_dict()) + "\n", UserError)
+            return
+        lines = path.read_text(encoding="utf-8").split("\n")
+        head = _record(lines[0])
+        if head != source.as_dict():
+            differing = ", ".join(k for k, v in source.as_dict().items() if (head or {}).get(k) != v)
+            raise ConfigError(f"{path}: these speaker notes were written from another {differing}; name another file")
+        for line in lines[1:]:
+            record = _record(line)
+            if record is not None:  # a kill may have cut the last line
+                self._answers[record["batch"]] = list(record["answers"])
+        if lines[-1]:
+            kept = [json.dumps(source.as_dict()), *(self._line(k, a) for k, a in self._answers.items())]
+            write_text(path, "\n".join(kept) + "\n", UserError)
+
+    def get(self, batch: str) -> list[str] | None:
+        """The answers of a batch; None if it is not there."""
+        return self._answers.get(batch)
+
+    def add(self, batch: str, answers: Sequence[str]) -> None:
+        """Keep a batch.
+
+        Raises:
+            UserError: It cannot be written.
+        """
+        self._answers[batch] = list(answers)
+        try:
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write(self._line(batch, answers) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"{self._path}: cannot be written: {error.strerror or error}; all before is kept"
+            ) from error
+
+    @staticmethod
+    def _line(batch: str, answers: Sequence[str]) -> str:
+        return json.dumps({"batch": batch, "answers": list(answers)}, ensure_ascii=False)
+
+
+def write_notes(
+    history: History,
+    answer: Answer,
+    cache: NotesCache,
+    template: PromptTemplate,
+    *,
+    words: int = 30,
+    batch: int = 16,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Notes:
+    """Notes on every person after each scene that a later scene of the corpus can look back on.
+
+    Args:
+        history: Everybody's past.
+        answer: Answers a batch of prompts; the same batch must get the same answers.
+        cache: Where batches are kept.
+        template: Asks for the notes.
+        words: Most words of the notes; longer answers are cut at a sentence.
+        batch: How many persons' notes are asked for at once.
+        on_progress: Gets how many notes are written, and how many there will be.
+    """
+    chains = {person: history.scenes(person)[:-1] for person in history.persons()}
+    total, done = sum(map(len, chains.values())), 0
+    notes: dict[tuple[str, str], str] = {}
+    for jobs in _batches(chains, batch):
+        prompts = [_prompt(template, notes, chains[person], i, history, person, words) for person, i in jobs]
+        key = hashlib.sha256(json.dumps(prompts, ensure_ascii=False).encode()).hexdigest()
+        answers = cache.get(key)
+        if answers is None:
+            answers = answer(prompts)
+            cache.add(key, answers)
+        for (person, i), text in zip(jobs, answers, strict=True):
+            notes[person, chains[person][i][0].id] = cut_notes(text, words)
+        done += len(jobs)
+        if on_progress:
+            on_progress(done, total)
+    return notes
+
+
+def _batches(chains: Mapping[str, Sequence[object]], size: int) -> Iterator[list[tuple[str, int]]]:
+    """Jobs (person, number of the scene): everybody's first scene, then everybody's second, and so on."""
+    for i in range(max(map(len, chains.values()), default=0)):
+        wave = [(person, i) for person, scenes in chains.items() if i < len(scenes)]
+        for start in range(0, len(wave), size):
+            yield wave[start : start + size]
+
+
+def _prompt(
+    template: PromptTemplate,
+    notes: Notes,
+    scenes: Sequence[tuple[Dialogue, tuple[int, ...]]],
+    i: int,
+    history: History,
+    person: str,
+    words: int,
+) -> tuple[str, str]:
+    dialogue, positions = scenes[i]
+    before = notes.get((person, scenes[i - 1][0].id), "") if i else ""
+    values = {
+        "name": one_line(first_name(history.speaker(person))),
+        "notes": before,
+        "excerpt": excerpt(dialogue, positions),
+        "words": words,
+    }
+    return template.render("system", values), template.render("user", values)
+
+
+def excerpt(dialogue: Dialogue, positions: Sequence[int], words: int = _EXCERPT_WORDS) -> str:
+    """The person's lines of a scene, each with the line it answers; where that is too long, the last of them."""
+    shown = sorted({k for p in positions for k in (p - 1, p) if k >= 0 and dialogue.utterances[k].text.strip()})
+    names = line_names(dialogue.utterances, "first")
+    lines: list[str] = []
+    for k in reversed(shown):
+        line = one_line(f"{names[k]}: {dialogue.utterances[k].text}")
+        words -= len(line.split())
+        if words < 0 and lines:
+            break
+        lines.append(" ".join(line.split()[:_EXCERPT_WORDS]))
+    return "\n".join(reversed(lines))
+
+
+def cut_notes(text: str, words: int) -> str:
+    """An answer as notes: on one line, as many whole sentences as the words allow; the first is cut if it must be."""
+    sentences = split_sentences(one_line(text))
+    kept: list[str] = []
+    for sentence in sentences:
+        words -= len(sentence.split())
+        if words < 0:
+            break
+        kept.append(sentence)
+    if not kept and sentences:
+        return " ".join(sentences[0].split()[: words + len(sentences[0].split())]) + "..."
+    return " ".join(kept)
+
+
+def split_sentences(text: str) -> tuple[str, ...]:
+    """The sentences of a text."""
+    return tuple(sentence for sentence in _SENTENCE_END.split(text.strip()) if sentence)
+
+
+class NotesWriter:
+    """A profile is the notes that were written after the person's latest scene."""
+
+    name = "llm"
+
+    def __init__(self, notes: Notes) -> None:
+        self._notes = notes
+
+    def write(self, moment: Moment) -> tuple[str, ...]:
+        """The sentences of the notes."""
+        for scene in moment.scenes:
+            found = self._notes.get((moment.person, scene.dialogue.id))
+            if found is not None:
+                return split_sentences(found)
+        return ()
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
