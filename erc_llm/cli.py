@@ -172,6 +172,7 @@ def predict(
     split: Annotated[str, typer.Option(help="Which split.")] = "dev",
     out: Annotated[Path, typer.Option(help="Predictions table: .parquet or .jsonl.")] = Path("predictions.parquet"),
     heal_from: HealFrom = None,
+    without_text: Annotated[bool, typer.Option("--without-text", help="Leave out what was said, to share it.")] = False,
     interactive: Annotated[bool, typer.Option("--interactive", help="Label lines as you type them.")] = False,
 ) -> None:
     """Label a split and write the predictions table, or label lines one by one."""
@@ -202,10 +203,12 @@ def predict(
 
         talk(predictor, sys.stdin, _console())
     else:
-        _predict_split(predictor, read, split, out)
+        _predict_split(predictor, read, split, out, without_text)
 
 
-def _predict_split(predictor: Predictor, read: Corpus, split: str, out: Path) -> None:
+def _predict_split(predictor: Predictor, read: Corpus, split: str, out: Path, without_text: bool) -> None:
+    from dataclasses import replace
+
     from rich.progress import Progress
 
     from erc_llm.pipeline import predict as predict_split
@@ -215,7 +218,7 @@ def _predict_split(predictor: Predictor, read: Corpus, split: str, out: Path) ->
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
         task = progress.add_task(f"scoring {split}", total=len(read.split(split)))
         table = predict_split(predictor, read, split, on_progress=lambda n: progress.update(task, completed=n))
-    write_predictions(table, out)
+    write_predictions(replace(table, text=None) if without_text else table, out)
     typer.echo(f"{len(table)} predictions of {split} ({read.version}) written to {out}")
 
 

@@ -19,6 +19,7 @@ import pytest
 from erc_llm import cli
 from erc_llm.adapters import attach_lora, save_adapter
 from erc_llm.config import RunConfig
+from erc_llm.predictions import read_predictions
 from tests.corpus.small_files import DEV, TRAIN, aligned, original
 from tests.tiny_models import TinyModel, random_llama
 from tests.tiny_runs import as_json, dialogue, tiny_config, write_corpus
@@ -224,6 +225,14 @@ def test_predict_takes_the_runs_own_corpus_by_default(finished: Path, erc: Comma
     done = erc("predict", finished, "--out", tmp_path / "dev.parquet")
     assert done.code == 0, done.err
     assert (tmp_path / "dev.parquet").is_file()
+
+
+def test_predictions_can_be_shared_without_the_text(finished: Path, erc: Command, tmp_path: Path) -> None:
+    table = tmp_path / "dev.jsonl"
+    done = erc("predict", finished, "--out", table, "--without-text")
+    assert done.code == 0, done.err
+    assert "text" in read_predictions(table).missing
+    assert erc("evaluate", table, "--draws", 100).code == 0
 
 
 def test_predict_from_a_configuration_is_zero_shot(config: Path, erc: Command, tmp_path: Path) -> None:
