@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from erc_llm.config import RunConfig, load_config
+from erc_llm.corpus.history import History, speakers_of
 from erc_llm.evaluation.references import difference, print_differences, reference_by_name
 from erc_llm.evaluation.report import evaluate, print_evaluation
 from erc_llm.predictions import write_predictions
@@ -53,9 +54,10 @@ def run_demo(output: Path, overrides: Sequence[str], console: Console) -> None:
     neutral = reference_by_name(predictions, "all-neutral")
     others = [zero_shot] if neutral is None else [zero_shot, neutral]
     print_differences([difference(predictions, other) for other in others], console)
-    console.rule("4  one scene, and what the prompt says of its first speaker")
-    scene = corpus.split(SPLIT)[1]
-    open_view(config, corpus, console).show(scene.utterances[0].speakers[0], SPLIT, scene, console)
+    console.rule("4  one scene, and what the prompt says of the speaker with the longest past")
+    scene, history = corpus.split(SPLIT)[1], History(corpus)
+    best_known = max(speakers_of(scene), key=lambda s: history.count(scene, history.person(s, scene)))
+    open_view(config, corpus, console).show(best_known, SPLIT, scene, console)
     print_scene(tuned.predict(scene), console)
     console.rule()
     console.print(f"adapter: {run.adapter}   predictions: {output / 'demo.parquet'}", markup=False, soft_wrap=True)

@@ -102,7 +102,7 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
         check_selection(corpus)
     confusion = read_confusion(config.state, corpus)
     loaded = load_model(config)
-    prompter = make_prompter(config, labels, loaded.tokenizer, past=corpus)
+    prompter = make_prompter(config, labels, loaded.tokenizer, past=corpus, on_notes=notes_progress(console))
     check_fit(prompter, loaded)
     manifest = _manifest(config, corpus, labels, scenes, prompter.template.sha256, loaded, confusion)
     model = _with_adapter(config, loaded)
@@ -129,6 +129,19 @@ def say_oddities(corpus: Corpus, console: Console, most: int = 5) -> None:
         console.print(f"note: {sentence}", style="yellow", markup=False, highlight=False)
     if len(corpus.oddities) > most:
         console.print(f"note: and {len(corpus.oddities) - most} more; `erc-llm data` shows all", style="yellow")
+
+
+def notes_progress(console: Console, parts: int = 20) -> Callable[[int, int], None]:
+    """Says now and then how many notes on speakers are written; a language model takes its time."""
+    told = [0]
+
+    def tell(done: int, total: int) -> None:
+        part = done * parts // total
+        if part > told[0]:
+            told[0] = part
+            console.print(f"notes on speakers: {done} of {total}", highlight=False)
+
+    return tell
 
 
 def _with_adapter(config: RunConfig, loaded: Any) -> Any:
@@ -194,7 +207,7 @@ def read_confusion(config: StateConfig, corpus: Corpus) -> tuple[tuple[int, ...]
         raise ConfigError(f"state.confusion: {config.confusion} is of {found}; expected {expected}")
     both = (table.gold_index >= 0) & (table.predicted_index >= 0)
     counts = count_confusions(table.gold_index[both], table.predicted_index[both], len(corpus.labels))
-    return tuple(tuple(int(count) for count in row) for row in counts)
+    return tuple(tuple(int(count) for count in row[:-1]) for row in counts)  # the last column: invalid answers
 
 
 def _manifest(

@@ -1,0 +1,65 @@
+"""Invented names: the same everywhere, for people only."""
+
+from __future__ import annotations
+
+import pytest
+
+from erc_llm.corpus.dialogues import Corpus
+from erc_llm.prompting.invented import InventedNames, invented
+from tests.prompting.random_corpora import corpus_of, scene_of
+
+
+@pytest.fixture
+def corpus() -> Corpus:
+    return corpus_of(
+        {
+            "train": [
+                scene_of(
+                    1,
+                    ("Rachel Green", "Monica! Where is Ross's coat? It will rain, and the green one is gone."),
+                    ("Monica Geller", "Ask Rach. ROSS! Will said you will know. I will, too. Will you? We will."),
+                    ("Ross Geller", "Pheebs has it. My dear Rachel, and dear Doctor."),
+                    ("Phoebe Buffay", "I do not! C'mon."),
+                    ("Will", "It will be there."),
+                    ("Guy", "Excuse me."),
+                    ("The Doctor", "Geller?"),
+                )
+            ]
+        }
+    )
+
+
+@pytest.fixture
+def names(corpus: Corpus) -> InventedNames:
+    return InventedNames(corpus, {"Pheebs": "Phoebe Buffay"})
+
+
+def test_a_name_is_the_same_word_wherever_it_stands(names: InventedNames) -> None:
+    assert names.name("Rachel Green") == f"{invented('Rachel')} {invented('Green')}"
+    assert names.name("Monica") == invented("Monica")
+    assert names.text("Monica, look! MONICA!") == f"{invented('Monica')}, look! {invented('Monica').upper()}!"
+    assert names.text("Ross's coat") == f"{invented('Ross')}'s coat"
+    assert names.name("Monica Geller").split()[1] == names.name("Ross Geller").split()[1], "still one family"
+
+
+def test_short_forms_and_nicknames_follow(names: InventedNames) -> None:
+    assert names.text("Ask Rach.") == f"Ask {invented('Rachel')[:4]}."
+    assert names.text("Pheebs has it.") == f"{invented('Phoebe')} has it."
+
+
+def test_roles_and_plain_words_stay(names: InventedNames) -> None:
+    assert names.name("Guy") == "Guy"
+    assert names.name("The Doctor") == "The Doctor"
+    assert names.text("the green one will do, dear Doctor") == "the green one will do, dear Doctor"
+    assert names.text("Will you?") == "Will you?", "mostly no name in this corpus"
+
+
+def test_different_people_keep_different_names(names: InventedNames) -> None:
+    given = ["Rachel", "Monica", "Ross", "Phoebe", "Green", "Geller", "Buffay"]
+    assert len({names.name(name) for name in given}) == len(given)
+    assert not set(given) & {names.name(name) for name in given}
+
+
+def test_a_name_needs_no_table() -> None:
+    """It follows from the word alone, so that every corpus and every process agree."""
+    assert invented("Rachel") == invented("RACHEL") == "Meritro"

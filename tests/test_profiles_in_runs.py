@@ -1,0 +1,126 @@
+"""Profiles and state in a whole run: what the manifest and the tables say, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rich.console import Console
+
+from erc_llm.config import load_config
+from erc_llm.errors import ConfigError, PromptError, RunError
+from erc_llm.pipeline import open_corpus, predict, train
+from erc_llm.predictions import read_predictions, write_predictions
+from erc_llm.predictor import load
+from erc_llm.resources import prompts_dir
+from erc_llm.runs import Run
+from tests.tiny_models import TinyModel
+from tests.tiny_runs import tiny_config, write_corpus
+
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("profiles") / "corpus", train=16)
+
+
+def run_of(tiny: TinyModel, corpus: Path, output: Path, **sections: Any) -> Run:
+    return train(tiny_config(tiny, corpus, output, **sections), console=QUIET)
+
+
+@pytest.fixture(scope="module")
+def confusion(tiny_llama: TinyModel, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Predictions of the selection split by a first run, which is told nothing."""
+    folder = tmp_path_factory.mktemp("first")
+    run = run_of(tiny_llama, corpus, folder)
+    read = open_corpus(run.config.corpus, run.config.label_set())
+    write_predictions(predict(load(run.folder, past=read), read, "selection"), folder / "selection.parquet")
+    return folder / "selection.parquet"
+
+
+def test_a_run_with_profiles_names_their_source_in_its_tables(
+    tiny_llama: TinyModel, corpus: Path, tmp_path: Path
+) -> None:
+    run = run_of(tiny_llama, corpus, tmp_path, profile={"writer": "lines", "placement": "question"})
+    read = open_corpus(run.config.corpus, run.config.label_set())
+    predictor = load(run.folder, past=read)
+    table = predict(predictor, read, "dev")
+    assert table.info.profile == "lines in the question"
+    assert table.info.retrieval == "lexical"
+    strangers = predict(load(run.folder), read, "dev")
+    assert (table.log_likelihoods != strangers.log_likelihoods).any(), "without a past nobody was seen before"
+
+
+def test_a_run_with_state_keeps_what_corrupted_it(
+    tiny_llama: TinyModel, corpus: Path, confusion: Path, tmp_path: Path
+) -> None:
+    run = run_of(tiny_llama, corpus, tmp_path, state={"source": "predicted", "confusion": str(confusion)})
+    counts = run.manifest.confusion
+    assert counts is not None
+    assert sum(map(sum, counts)) == len(read_predictions(confusion))
+    read = open_corpus(run.config.corpus, run.config.label_set())
+    assert predict(load(run.folder), read, "dev").info.profile == "state predicted"
+
+
+def test_resuming_with_another_confusion_is_refused(
+    tiny_llama: TinyModel, corpus: Path, confusion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sections: dict[str, Any] = {"state": {"source": "predicted", "confusion": str(confusion)}}
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("erc_llm.tuning.trainer.TreeTrainer.train", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_of(tiny_llama, corpus, tmp_path, **sections)
+    table = read_predictions(confusion)
+    other = tuple("Mad" if label == "Joyful" else "Joyful" for label in table.predicted)
+    write_predictions(replace(table, predicted=other), tmp_path / "other.parquet")
+    sections["state"]["confusion"] = str(tmp_path / "other.parquet")
+    with pytest.raises(RunError, match=r"state\.confusion"):
+        train(tiny_config(tiny_llama, corpus, tmp_path, **sections), resume=True, console=QUIET)
+
+
+def test_confusions_of_the_wrong_table_are_refused(
+    tiny_llama: TinyModel, corpus: Path, confusion: Path, tmp_path: Path
+) -> None:
+    def refused(path: Path | None, message: str) -> None:
+        state = {"source": "predicted"} | ({} if path is None else {"confusion": str(path)})
+        with pytest.raises(ConfigError, match=message):
+            run_of(tiny_llama, corpus, tmp_path / "runs", state=state)
+        assert not (tmp_path / "runs").exists()
+
+    refused(None, r"state\.confusion.*--split selection")
+    table = read_predictions(confusion)
+    for name, change in (("dev", {"split": "dev"}), ("0000", {"corpus_sha256": "0" * 64})):
+        path = tmp_path / f"{name}.parquet"
+        write_predictions(replace(table, info=replace(table.info, **change)), path)
+        refused(path, rf"state\.confusion.*{name}.*expected.*selection")
+
+
+def test_a_template_must_show_what_is_asked_for(
+    tiny_llama: TinyModel, corpus: Path, confusion: Path, tmp_path: Path
+) -> None:
+    source = (prompts_dir() / "plain.jinja").read_text()
+    own = tmp_path / "own.jinja"
+    own.write_text(source.replace("{% if state %}{{ state }}. {% endif %}", ""))
+    state = {"source": "predicted", "confusion": str(confusion)}
+    with pytest.raises(PromptError, match="does not show `state`"):
+        run_of(tiny_llama, corpus, tmp_path / "runs", prompt={"template": str(own)}, state=state)
+    own.write_text(source.replace("[{{ name }}: {{ text }}]", "({{ name }}, so far: {{ text }})"))
+    run = run_of(tiny_llama, corpus, tmp_path / "runs", prompt={"template": str(own)}, profile={"writer": "statistics"})
+    assert "so far" in run.template.read_text()
+
+
+def test_an_older_runs_configuration_still_reads(tiny_llama: TinyModel, corpus: Path, tmp_path: Path) -> None:
+    content = yaml.safe_load(tiny_config(tiny_llama, corpus, tmp_path).as_yaml())
+    for section in ("profile", "state"):
+        del content[section]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
+    config = load_config(tmp_path / "config.yaml")
+    assert (config.profile.writer, config.state.source) == ("none", "none")
