@@ -77,7 +77,7 @@ class ProfileConfig(_Section):
     placement: Literal["trunk", "question"] = Field(
         "trunk", description="Before the speaker's first line, or in each question about the speaker."
     )
-    half_life: float = Field(8.0, gt=0, description="A speaker's own scenes after which a past scene counts half.")
+    half_life: float = Field(8.0, ge=0.1, description="A speaker's own scenes after which a past scene counts half.")
     budget: int = Field(60, ge=8, le=512, description="Most tokens of one profile, cut at a sentence.")
     lines: int = Field(3, ge=1, le=20, description="writer lines: how many past lines are recalled.")
     encoder: str | None = Field(

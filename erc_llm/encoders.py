@@ -31,6 +31,7 @@ class SentenceEncoder:
     """
 
     def __init__(self, name: str) -> None:
+        from safetensors import SafetensorError
         from transformers import AutoModel, AutoTokenizer
 
         from erc_llm.wheels import quiet_loading, weights_sha256
@@ -40,14 +41,14 @@ class SentenceEncoder:
             with quiet_loading():
                 self._model: Any = AutoModel.from_pretrained(folder, local_files_only=True).eval()
                 self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise ModelError(f"{folder}: cannot be loaded as an encoder: {error}") from error
         self.sha256 = weights_sha256(folder)
         self._known: dict[str, npt.NDArray[np.float32]] = {}
 
     def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """(texts, dimensions) unit vectors; of an empty text, whatever the model makes of it."""
-        new = sorted(set(texts) - self._known.keys(), key=len)
+        new = sorted(set(texts) - self._known.keys(), key=lambda text: (len(text), text))
         for start in range(0, len(new), _BATCH):
             batch = new[start : start + _BATCH]
             self._known.update(zip(batch, self._encode(batch), strict=True))

@@ -102,9 +102,10 @@ def _local(config: ProfileConfig) -> tuple[Answer, str]:
 
 def _server(config: ProfileConfig, ask: bool, allow_remote: bool) -> tuple[Answer, str]:
     """A model behind a server, reached when the first batch is missing; and its name with the server's address."""
-    from erc_llm.endpoints import Endpoint
+    from erc_llm.endpoints import Endpoint, check_address
 
     assert config.endpoint is not None
+    check_address(config.endpoint)
 
     def answer(prompts: Sequence[tuple[str, str]]) -> list[str]:
         if not ask:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from erc_llm.prompting.encoding import TextEncoder
+
 if TYPE_CHECKING:
     from erc_llm.models import LoadedModel
 
@@ -27,7 +29,9 @@ def continue_texts(loaded: LoadedModel, texts: Sequence[str], max_new_tokens: in
         max_new_tokens: Longest continuation.
     """
     tokenizer: Any = loaded.tokenizer
-    rows = [tokenizer(text)["input_ids"] for text in texts]
+    encoder = TextEncoder(tokenizer)  # what people said must not become markup
+    bos = [i for i in tokenizer("a")["input_ids"][:1] if i == tokenizer.bos_token_id]
+    rows = [bos + list(encoder.data(encoder.break_markers(text))) for text in texts]
     width = max(map(len, rows))
     ids = torch.full((len(rows), width), tokenizer.pad_token_id, dtype=torch.int64)
     mask = torch.zeros_like(ids)

@@ -196,8 +196,8 @@ class LinesWriter:
         query = " ".join(u.text for u in moment.preceding)
         related = self.similarity(query, texts) if query.strip() else [0.0] * len(texts)
         order = sorted(range(len(texts)), key=lambda i: (-candidates[i][0] * (_BASE + max(related[i], 0.0)), i))
-        chosen = list(dict.fromkeys(texts[i] for i in order))[: self.count]
-        return tuple(f'"{self._cut(text)}"' for text in chosen)
+        chosen = list(dict.fromkeys(self._cut(texts[i]) for i in order))[: self.count]
+        return tuple(f'"{text}"' for text in chosen)
 
     def _cut(self, text: str) -> str:
         words = text.replace('"', "'").split()

@@ -8,7 +8,9 @@ Knows no prompt.
 from __future__ import annotations
 
 import random
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 
 from erc_llm.corpus.dialogues import Dialogue
 from erc_llm.corpus.labels import LabelSet
@@ -35,10 +37,12 @@ def corrupted_state(
         return None
     state: list[str | None] = []
     for utterance in dialogue.utterances:
-        told = None
+        place = draw.random()  # drawn on every line, so that one line's label moves no other line's
         if utterance.target and utterance.label is not None:
-            told = draw.choices(labels.names, confusion[labels.index(utterance.label)])[0]
-        state.append(told)
+            row = list(accumulate(confusion[labels.index(utterance.label)]))
+            state.append(labels.names[min(bisect_right(row, place * row[-1]), len(labels) - 1)])
+        else:
+            state.append(None)
     return state
 
 

@@ -77,15 +77,18 @@ class NotesCache:
         if not path.exists():
             write_text(path, json.dumps(source.as_dict()) + "\n", UserError)
             return
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")  # a kill may cut a letter in two
         head = _record(lines[0])
         if head != source.as_dict():
             differing = ", ".join(k for k, v in source.as_dict().items() if (head or {}).get(k) != v)
             raise ConfigError(f"{path}: these speaker notes were written from another {differing}; name another file")
         for line in lines[1:]:
             record = _record(line)
-            if record is not None:  # a kill may have cut the last line
-                self._answers[record["batch"]] = list(record["answers"])
+            if record is None:
+                continue  # a kill may have cut the last line
+            answers = record.get("answers")
+            if isinstance(record.get("batch"), str) and isinstance(answers, list) and all(map(_is_text, answers)):
+                self._answers[record["batch"]] = answers
         if lines[-1]:
             kept = [json.dumps(source.as_dict()), *(self._line(k, a) for k, a in self._answers.items())]
             write_text(path, "\n".join(kept) + "\n", UserError)
@@ -142,8 +145,9 @@ def write_notes(
         prompts = [_prompt(template, notes, chains[person], i, history, person, words) for person, i in jobs]
         key = hashlib.sha256(json.dumps(prompts, ensure_ascii=False).encode()).hexdigest()
         answers = cache.get(key)
-        if answers is None:
+        if answers is None or len(answers) != len(prompts):
             answers = answer(prompts)
+            assert len(answers) == len(prompts)
             cache.add(key, answers)
         for (person, i), text in zip(jobs, answers, strict=True):
             notes[person, chains[person][i][0].id] = cut_notes(text, words)
@@ -191,7 +195,7 @@ def excerpt(dialogue: Dialogue, positions: Sequence[int], words: int = _EXCERPT_
         words -= len(line.split())
         if words < 0 and lines:
             break
-        lines.append(" ".join(line.split()[:_EXCERPT_WORDS]))
+        lines.append(" ".join(line.split()[: words + len(line.split())]))
     return "\n".join(reversed(lines))
 
 
@@ -229,6 +233,10 @@ class NotesWriter:
             if found is not None:
                 return split_sentences(found)
         return ()
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _record(line: str) -> dict[str, Any] | None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-from erc_llm.corpus.dialogues import Corpus
+from erc_llm.corpus.dialogues import EVERYONE, Corpus
 from erc_llm.prompting.invented import InventedNames, invented
 from tests.prompting.random_corpora import corpus_of, scene_of
 
@@ -63,3 +68,57 @@ def test_different_people_keep_different_names(names: InventedNames) -> None:
 def test_a_name_needs_no_table() -> None:
     """It follows from the word alone, so that every corpus and every process agree."""
     assert invented("Rachel") == invented("RACHEL") == "Meritro"
+
+
+def test_every_process_invents_the_same() -> None:
+    """Short forms and tables, too: nothing follows from the order of a set."""
+    code = (
+        "from erc_llm.prompting.invented import InventedNames\n"
+        "from tests.prompting.random_corpora import corpus_of, scene_of\n"
+        "people = ['Rachel Green', 'Ray Dale', 'Rachelle Dale', 'Monica Geller', 'Mona']\n"
+        "names = InventedNames(corpus_of({'train': [scene_of(1, *((p, 'Hi') for p in people))]}), {'Mon': 'Mona'})\n"
+        "print(names.text('Rach Mon Ra Ray RACHEL Moni Dal'), [names.name(p) for p in people])"
+    )
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(said) == 1
+    assert said != {b""}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Rach's", "Meri's"),
+        ("RACHEL's!", "MERITRO's!"),
+        ("_Rachel_, Rachel-Monica", "_Meritro_, Meritro-Herero"),
+        ("Dr. Burke, Mrs. Green", "Dr. Firari, Mrs. Lerofa"),
+        ("O'Brien and Zoë", "O'Mivubri and Gihuni"),
+    ],
+)
+def test_all_forms_of_a_mention(text: str, expected: str) -> None:
+    people = ["Rachel Green", "Monica Geller", "Dr. Burke", "Mike O'Brien", "Zoë Ünal", EVERYONE]
+    found = InventedNames(corpus_of({"train": [scene_of(1, *((name, "Hi") for name in people))]}))
+    assert found.text(text) == expected
+    assert found.name(EVERYONE) == EVERYONE
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("The Gellers are here.", marks=pytest.mark.xfail(strict=True, reason="no plurals")),
+        pytest.param("Ms. Chandler Bing? Bada bing, bing, bing.", marks=pytest.mark.xfail(strict=True, reason="Bing")),
+    ],
+)
+def test_no_name_is_left_in_a_text(text: str) -> None:
+    """A last name right behind its first name is a name, however common the word is."""
+    said = (("Monica Geller", text), ("Chandler Bing", "bing"))
+    found = InventedNames(corpus_of({"train": [scene_of(1, *said)]})).text(text)
+    assert not any(name in found for name in ("Geller", "Chandler", "Bing"))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from erc_llm.corpus.dialogues import Dialogue, Utterance
 from erc_llm.corpus.labels import EMORYNLP
@@ -13,6 +16,7 @@ from erc_llm.prompting.state import corrupted_state, smoothed
 
 N = len(EMORYNLP)
 NEXT = [[float(column == (row + 1) % N) for column in range(N)] for row in range(N)]  # every label becomes the next one
+MIXED = [[1.0 + 2 * (row == column) for column in range(N)] for row in range(N)]  # every draw shows
 LINES = tuple(Utterance(f"u{k}", ("Ada",), "Hm", EMORYNLP.names[k % N]) for k in range(12))
 SCENE = Dialogue("d", LINES)
 
@@ -37,6 +41,19 @@ def test_labels_are_drawn_by_the_row_of_their_gold_label() -> None:
     total = drawn.total()
     for name, share in zip(EMORYNLP.names, row, strict=True):
         assert drawn[name] / total == pytest.approx(share / 10, abs=0.03)
+
+
+def test_each_gold_label_has_a_row_of_its_own() -> None:
+    rows = [[float((3 * row + 5 * column) % N) for column in range(N)] for row in range(N)]
+    drawn = [[0] * N for _ in range(N)]
+    for seed in range(500):
+        state = corrupted_state(SCENE, EMORYNLP, rows, 0.0, seed, 0) or []
+        for k, label in enumerate(state):
+            assert label is not None
+            drawn[k % N][EMORYNLP.index(label)] += 1
+    for row, counts in zip(rows, drawn, strict=True):
+        assert [n / sum(counts) for n in counts] == pytest.approx([n / sum(row) for n in row], abs=0.08)
+        assert all(n == 0 for n, share in zip(counts, row, strict=True) if share == 0)
 
 
 def test_a_share_of_scenes_is_told_nothing() -> None:
@@ -65,6 +82,32 @@ def test_another_gold_label_changes_only_its_own_line() -> None:
     assert [k for k in range(12) if before[k] != after[k]] == [3, 7]
 
 
+@given(k=st.integers(0, 11), label=st.sampled_from(EMORYNLP.names), seed=st.integers(0, 99))
+def test_what_other_lines_are_told_does_not_depend_on_a_gold_label(k: int, label: str, seed: int) -> None:
+    lines = tuple(replace(u, label=label) if i == k else u for i, u in enumerate(LINES))
+    before = corrupted_state(SCENE, EMORYNLP, MIXED, 0.0, seed, 0)
+    after = corrupted_state(replace(SCENE, utterances=lines), EMORYNLP, MIXED, 0.0, seed, 0)
+    assert before is not None
+    assert after is not None
+    assert (before[:k], before[k + 1 :]) == (after[:k], after[k + 1 :])
+
+
+@pytest.mark.parametrize("change", [{"label": None}, {"target": False}], ids=["no label", "no target"])
+def test_nor_on_whether_there_is_one(change: dict[str, Any]) -> None:
+    k = 3
+    lines = tuple(replace(u, **change) if i == k else u for i, u in enumerate(LINES))
+    for seed in range(20):
+        before = corrupted_state(SCENE, EMORYNLP, MIXED, 0.0, seed, 0) or []
+        after = corrupted_state(replace(SCENE, utterances=lines), EMORYNLP, MIXED, 0.0, seed, 0) or []
+        assert (before[:k], before[k + 1 :]) == (after[:k], after[k + 1 :])
+
+
+def test_nor_on_whether_the_scene_could_have_been_told_nothing() -> None:
+    for seed in range(20):
+        some = corrupted_state(SCENE, EMORYNLP, MIXED, 0.5, seed, 0)
+        assert some in (None, corrupted_state(SCENE, EMORYNLP, MIXED, 0.0, seed, 0))
+
+
 def test_lines_without_a_label_and_context_only_lines_are_told_nothing() -> None:
     lines = (replace(LINES[0], label=None), replace(LINES[1], target=False), LINES[2])
     state = told(replace(SCENE, utterances=lines))
@@ -77,3 +120,6 @@ def test_a_label_that_the_split_lacks_is_confused_as_any_other() -> None:
     counts = [[8, 2], [0, 0]]
     assert smoothed(counts) == [[8.8, 2.2], [0.8, 0.2]]
     assert smoothed([[0, 0], [0, 0]]) == [[0.5, 0.5], [0.5, 0.5]]
+    for told_never in (smoothed([[0, 3, 0], [0, 0, 0], [1, 0, 0]]), smoothed([[5, 0, 0]] * 3)):
+        assert all(sum(row) > 0 for row in told_never), "every label can be drawn for"
+        assert all(row[2] == 0 for row in told_never), "what is never predicted is never told"

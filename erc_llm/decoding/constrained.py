@@ -1,0 +1,373 @@
+"""Text generation that can only say a label: a trie of the answers, and the logits processor that walks it.
+
+In: token ids of every label's answer, prompts as token ids, a model. Out: one label index per prompt, straight away or
+behind free text. Knows token ids and nothing of dialogues, label names or templates.
+
+Masking leaves the scores it allows as they are. In greedy search and sampling the softmax over what is left makes each
+step a choice among the trie's branches. Beam search normalises over the whole vocabulary *before* its processors
+(`_beam_search` of transformers 5), so a beam's score stays the plain log-likelihood: with as many beams as labels,
+`length_penalty=0` and no early stopping, the beams rank as `erc_llm.decoding.scoring` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+
+from erc_llm.errors import InternalError, ModelError, PromptError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Mode = Literal["greedy", "beam", "sample"]
+# A checkpoint's own habits (`generation_config.json`) would bend what its log-probabilities say.
+_UNBENT: dict[str, Any] = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
+_UNCUT: dict[str, Any] = {"top_k": 0, "top_p": 1.0, "typical_p": 1.0, "min_p": 0.0}
+
+
+class LabelTrie:
+    """The answers' token ids as an automaton: which tokens may follow, and which label a whole answer is.
+
+    State 0 is the beginning; a whole answer is a state that nothing leaves; the last state stands for what is no
+    beginning of any answer, and nothing leaves it either.
+
+    Args:
+        answers: Token ids of each label as an answer, end tokens included, in label order. A label may begin another
+            ("Sad", "Sadness"): their end tokens tell them apart.
+
+    Attributes:
+        labels: Number of labels.
+        depth: Tokens of the longest answer.
+        answers: What was given.
+        open: (states,) whether a state is a beginning that goes on.
+        children: (states, most children) tokens that may follow, repeated to fill the row; 0 where none may.
+        label: (states,) index of the label that a whole answer is; -1 in other states.
+
+    Raises:
+        PromptError: An answer is empty, occurs twice, or begins another one: its end could not be told.
+    """
+
+    def __init__(self, answers: Sequence[Sequence[int]]) -> None:
+        self.answers = tuple(tuple(answer) for answer in answers)
+        _require_separate(self.answers)
+        self.labels, self.depth = len(self.answers), max(map(len, self.answers))
+        states = {a[:k]: 0 for a in self.answers for k in range(len(a) + 1)}
+        states = {beginning: state for state, beginning in enumerate(sorted(states, key=len))}
+        whole = {answer: label for label, answer in enumerate(self.answers)}
+        following: list[list[int]] = [[] for _ in range(len(states) + 1)]
+        for beginning in states:
+            if beginning:
+                following[states[beginning[:-1]]].append(beginning[-1])
+        most = max(map(len, following))
+        tokens = sorted({token for answer in self.answers for token in answer})
+        # One column per token that occurs in an answer; column 0 is every other token of the vocabulary.
+        self._column = torch.zeros(tokens[-1] + 2, dtype=torch.long)
+        self._column[tokens] = torch.arange(1, len(tokens) + 1)
+        self._next = torch.full((len(states) + 1, len(tokens) + 1), len(states))
+        for beginning, state in states.items():
+            if beginning in whole:
+                self._next[state] = state
+            if beginning:
+                self._next[states[beginning[:-1]], self._column[beginning[-1]]] = state
+        self.open = torch.tensor([bool(found) for found in following])
+        self.children = torch.tensor([(f + f[:1] * most)[:most] if f else [0] * most for f in following])
+        self.label = torch.tensor([*(whole.get(beginning, -1) for beginning in states), -1])
+
+    def to(self, device: torch.device) -> LabelTrie:
+        """The same trie on another device."""
+        moved = copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, torch.Tensor):
+                setattr(moved, name, value.to(device))
+        return moved
+
+    def walk(self, generated: torch.Tensor) -> torch.Tensor:
+        """(rows,) states after reading (rows, tokens) ids from the beginning; what follows an answer is not read."""
+        columns = self._column[generated.clamp(max=len(self._column) - 1)]
+        state = generated.new_zeros(len(generated))
+        for step in range(generated.shape[1]):
+            state = self._next[state, columns[:, step]]
+        return state
+
+    def read(self, generated: torch.Tensor) -> torch.Tensor:
+        """(rows,) label index that (rows, tokens) ids begin with; -1 where they begin with no whole answer."""
+        return self.label[self.walk(generated)]
+
+
+def _require_separate(answers: Sequence[tuple[int, ...]]) -> None:
+    if not answers or not all(answers):
+        raise PromptError(f"every label needs at least one token as its answer; found {list(answers)}")
+    ordered = sorted(answers)
+    for first, second in pairwise(ordered):
+        if first == second:
+            raise PromptError(f"two labels have the same answer {list(first)}; answers must differ")
+        if second[: len(first)] == first:
+            raise PromptError(
+                f"the answer {list(first)} begins the answer {list(second)}, so nothing tells where it ends; "
+                "put end tokens behind every answer"
+            )
+
+
+class LabelProcessor(LogitsProcessor):
+    """Lets `generate` only continue towards a label; behind a whole answer only the end token, which costs nothing.
+
+    It keeps no state between steps, so beams may be reordered. Allowed scores are left as they are.
+
+    Args:
+        trie: The labels, on the device of the scores.
+        prompt_width: Tokens of the (left-padded) prompts: everything behind was generated.
+        end_id: What ends generation, `eos_token_id` of the same `generate`; many answers end with it themselves.
+
+    Raises:
+        PromptError: An answer holds the end token before its last position, so `generate` would cut it off.
+    """
+
+    def __init__(self, trie: LabelTrie, prompt_width: int, end_id: int) -> None:
+        for answer in trie.answers:
+            if end_id in answer[:-1]:
+                raise PromptError(f"the answer {list(answer)} goes on behind {end_id}, which ends all generation")
+        self._trie = trie
+        self._prompt_width = prompt_width
+        self._children = trie.children.masked_fill(~trie.open[:, None], end_id)
+        # What the end token's score becomes: certain behind a whole answer, impossible where there is no answer.
+        self._end_score = torch.where(trie.label >= 0, 0.0, -torch.inf)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """(rows, vocabulary) scores, -inf where no label goes on.
+
+        Raises:
+            ModelError: The scores of all that may follow are -inf, or one is not a number.
+        """
+        state = self._trie.walk(input_ids[:, self._prompt_width :])
+        tokens, is_open = self._children[state], self._trie.open[state]
+        kept = scores.gather(1, tokens)
+        if bool((is_open & ~(kept.amax(1) > -torch.inf)).any()):
+            raise ModelError(
+                "the model gives no label a probability (its scores are -inf or not a number); "
+                "load it in another precision"
+            )
+        kept = torch.where(is_open[:, None], kept, self._end_score[state].to(kept.dtype)[:, None])
+        return torch.full_like(scores, -torch.inf).scatter_(1, tokens, kept)
+
+
+def generate_labels(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    trie: LabelTrie,
+    *,
+    mode: Mode = "greedy",
+    temperature: float = 1.0,
+    tokens_per_batch: int = 8192,
+    on_progress: Callable[[int], None] | None = None,
+) -> list[int]:
+    """The label index that constrained generation says behind each prompt.
+
+    Args:
+        model: A causal LM with a plain or tree attention; read in eval mode.
+        tokenizer: Its tokenizer; only its pad and end ids are used.
+        prompts: Token ids up to where the answer begins.
+        trie: The answers.
+        mode: `greedy` takes the likeliest token at every step; `beam` the likeliest label, exactly, with a beam per
+            label; `sample` draws token by token among what the trie allows, from torch's global generator.
+        temperature: Of `sample`.
+        tokens_per_batch: Most tokens in one batch, padding, beams and answers included.
+        on_progress: Gets the number of prompts done.
+
+    Raises:
+        ModelError: The model gives no label a probability.
+        PromptError: A prompt is empty, or an answer is cut by the tokenizer's end token.
+    """
+    options: dict[str, Any] = {"do_sample": mode == "sample", "num_beams": trie.labels if mode == "beam" else 1}
+    if mode == "sample":
+        options |= _UNCUT | {"temperature": temperature}
+    elif mode == "beam":
+        options |= {"length_penalty": 0.0, "early_stopping": False}
+    end, here = _end_id(tokenizer), trie.to(model.device)
+    found: dict[int, int] = {}
+    for batch, new in _generate(
+        model,
+        prompts,
+        tokens_per_batch // options["num_beams"],
+        lambda width: {"logits_processor": LogitsProcessorList([LabelProcessor(here, width, end)])},
+        max_new_tokens=trie.depth,
+        eos_token_id=end,
+        pad_token_id=_pad_id(tokenizer),
+        **options,
+    ):
+        labels = here.read(new).tolist()
+        if min(labels) < 0:
+            raise InternalError(f"constrained generation said no label: {new.tolist()}")
+        found |= dict(zip(batch, labels, strict=True))
+        if on_progress:
+            on_progress(len(found))
+    return [found[i] for i in range(len(prompts))]
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoned:
+    """A label and what the model wrote before it.
+
+    Attributes:
+        label: Its index.
+        text: The free text, without what ended it.
+    """
+
+    label: int
+    text: str
+
+
+def reason_then_label(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    trie: LabelTrie,
+    bridge: Sequence[int],
+    *,
+    max_new_tokens: int,
+    stop: Sequence[str] = (),
+    mode: Mode = "greedy",
+    temperature: float = 1.0,
+    tokens_per_batch: int = 8192,
+    on_progress: Callable[[int], None] | None = None,
+) -> list[Reasoned]:
+    """Free text behind each prompt, greedily, then the bridge, then the constrained label.
+
+    The free text ends with the first special token, before the token that completes a stop string, or at the limit.
+
+    Args:
+        model: As in `generate_labels`.
+        tokenizer: As in `generate_labels`; it also reads the free text.
+        prompts: Token ids up to where the free text begins.
+        trie: The answers.
+        bridge: Token ids between free text and answer, such as those of "\\nAnswer:".
+        max_new_tokens: Most tokens of free text.
+        stop: Texts that end it.
+        mode: Of the label, as in `generate_labels`.
+        temperature: Of the label, as in `generate_labels`.
+        tokens_per_batch: As in `generate_labels`.
+        on_progress: Gets the number of prompts whose label is known.
+
+    Raises:
+        ModelError: As in `generate_labels`.
+        PromptError: As in `generate_labels`.
+    """
+    ends = _all_end_ids(model, tokenizer)
+    free: dict[int, list[int]] = {}
+    for batch, new in _generate(
+        model,
+        prompts,
+        tokens_per_batch,
+        lambda width: {"stopping_criteria": StoppingCriteriaList([_Stop(tokenizer, width, stop)] if stop else [])},
+        max_new_tokens=max_new_tokens,
+        eos_token_id=ends,
+        pad_token_id=_pad_id(tokenizer),
+        do_sample=False,
+        num_beams=1,
+    ):
+        texts = (_until_stop(tokenizer, ids, {*ends, *tokenizer.all_special_ids}, stop) for ids in new.tolist())
+        free |= dict(zip(batch, texts, strict=True))
+    labels = generate_labels(
+        model,
+        tokenizer,
+        [[*prompt, *free[i], *bridge] for i, prompt in enumerate(prompts)],
+        trie,
+        mode=mode,
+        temperature=temperature,
+        tokens_per_batch=tokens_per_batch,
+        on_progress=on_progress,
+    )
+    return [Reasoned(label, str(tokenizer.decode(free[i]))) for i, label in enumerate(labels)]
+
+
+class _Stop(StoppingCriteria):
+    """Ends rows whose own text has a stop string; transformers' `stop_strings` also finds one begun by the prompt."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt_width: int, stop: Sequence[str]) -> None:
+        self._tokenizer, self._prompt_width, self._stop = tokenizer, prompt_width, stop
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        texts = self._tokenizer.batch_decode(input_ids[:, self._prompt_width :])
+        return torch.tensor([any(s in text for s in self._stop) for text in texts], device=input_ids.device)
+
+
+def _until_stop(
+    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], ends: set[int], stop: Sequence[str]
+) -> list[int]:
+    """Ids before the first end token and before the tokens that a stop string begins in."""
+    kept = list(ids[: next((k for k, token in enumerate(ids) if token in ends), len(ids))])
+    text = str(tokenizer.decode(kept))
+    cut = min((text.index(s) for s in stop if s in text), default=None)
+    while cut is not None and len(str(tokenizer.decode(kept))) > cut:
+        kept.pop()
+    return kept
+
+
+def _generate(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    budget: int,
+    hooks: Callable[[int], dict[str, Any]],
+    *,
+    max_new_tokens: int,
+    pad_token_id: int,
+    **options: Any,
+) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """Indices of a batch of prompts and the (rows, tokens) ids generated behind them; the longest prompts first.
+
+    Rows are left-padded to a width, for which `hooks` makes the processors or criteria of `model.generate`; `budget`
+    bounds rows times (width + new tokens).
+    """
+    if not all(map(len, prompts)):
+        raise PromptError(f"prompt {list(map(len, prompts)).index(0)} is empty, so nothing can be generated")
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    generate: Any = model.generate
+    was_training = model.training
+    model.eval()
+    try:
+        while order:
+            width = len(prompts[order[0]])
+            rows = max(1, budget // (width + max_new_tokens))
+            batch, order = order[:rows], order[rows:]
+            ids = torch.full((len(batch), width), pad_token_id, device=model.device)
+            mask = torch.zeros_like(ids)
+            for row, i in enumerate(batch):
+                ids[row, width - len(prompts[i]) :] = torch.tensor(prompts[i])
+                mask[row, width - len(prompts[i]) :] = 1
+            with torch.inference_mode():
+                output = generate(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    **hooks(width),
+                    max_new_tokens=max_new_tokens,
+                    pad_token_id=pad_token_id,
+                    **_UNBENT,
+                    **options,
+                )
+            yield batch, output[:, width:]
+    finally:
+        model.train(was_training)
+
+
+def _end_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.pad_token_id
+    if end is None:
+        raise ModelError("the tokenizer has neither an end nor a pad token, so generation cannot end; give it one")
+    return int(end)
+
+
+def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    return int(tokenizer.pad_token_id) if tokenizer.pad_token_id is not None else _end_id(tokenizer)
+
+
+def _all_end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What ends an assistant's turn: chat models often have more ends than their tokenizer's one."""
+    own: Any = getattr(model.generation_config, "eos_token_id", None)
+    listed = own if isinstance(own, list) else [] if own is None else [own]
+    return sorted({_end_id(tokenizer), *map(int, listed)})
