@@ -104,13 +104,13 @@ def check_address(url: str) -> str:
     """The host of a server's address.
 
     Raises:
-        ConfigError: It is no address, or has a password in it.
+        ConfigError: It is no address, or may have a secret in it.
     """
     address = _address(url)
+    if "@" in url or "?" in url:  # a secret may stand there, so the address is not shown
+        raise ConfigError(f"the server's address must not hold a user, password or query; put the key into {_KEYS[0]}")
     if address is None or not address.hostname:
         raise ConfigError(f"{url!r}: no address of a server; expected one such as http://127.0.0.1:8000/v1")
-    if address.password is not None:
-        raise ConfigError(f"{address.hostname}: no password in the address; put the key into {_KEYS[0]}")
     return address.hostname
 
 

@@ -75,7 +75,7 @@ def test_every_process_invents_the_same() -> None:
     code = (
         "from erc_llm.prompting.invented import InventedNames\n"
         "from tests.prompting.random_corpora import corpus_of, scene_of\n"
-        "people = ['Rachel Green', 'Ray Dale', 'Rachelle Dale', 'Monica Geller', 'Mona']\n"
+        "people = ['Rachel Green', 'Rachid Dale', 'Rachelle Dale', 'Rachael Ray', 'Monica Geller', 'Mona']\n"
         "names = InventedNames(corpus_of({'train': [scene_of(1, *((p, 'Hi') for p in people))]}), {'Mon': 'Mona'})\n"
         "print(names.text('Rach Mon Ra Ray RACHEL Moni Dal'), [names.name(p) for p in people])"
     )
