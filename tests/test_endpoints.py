@@ -218,10 +218,18 @@ OTHER_MACHINES = [
     "http://0.0.0.0:8000/v1",
     "http://localhost.example.org",
     "http://127.0.0.1.example.org/v1",
-    "http://127.0.0.1@example.org/v1",
     "http://example.org#127.0.0.1",
     "http://[2001:db8::1]:8000/v1",
 ]
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1@example.org/v1", "http://me:sk-abc@127.0.0.1:x/v1", "http://127.0.0.1:1/v1?key=sk-abc"]
+)
+def test_an_address_with_a_user_or_a_query_is_refused_and_not_shown(url: str) -> None:
+    with pytest.raises(ConfigError, match="ERC_LLM_API_KEY") as refused:
+        Endpoint(url, "m", allow_remote=True)
+    assert "sk-abc" not in str(refused.value)
 
 
 @pytest.mark.parametrize("url", OTHER_MACHINES)
