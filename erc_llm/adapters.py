@@ -140,6 +140,10 @@ def load_adapter(model: PreTrainedModel, folder: Path | str, *, trainable: bool 
             f"{source}: has no {lacking[0]} and lacks {len(lacking)} tensors that its base model needs. "
             f"It was trained on {config.base_model_name_or_path}; load it on that"
         )
+    if not trainable and model.dtype == torch.bfloat16:
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name:  # stored in fp32, trained under autocast to bf16; in bf16 nothing is cast at use
+                parameter.data = parameter.data.bfloat16()
     return adapted
 
 

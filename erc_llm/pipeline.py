@@ -272,13 +272,15 @@ def _fit(
     )
     tokens = [sum(sizes[s] for batch in step for s in batch.scenes) for step in schedule.steps]
     main = process_rank() == 0
+    bf16 = loaded.dtype == torch.bfloat16
 
     def save(model: Any) -> None:
         save_adapter(model, folder / ADAPTER, loaded.reference)
 
     def evaluate(model: Any) -> dict[str, float]:
         passes: Literal[1, 2] = 1 if confusion is None else 2
-        return score_figures(model, prompter, corpus.split("selection"), config.scoring.tokens_per_forest, passes)
+        with torch.autocast(loaded.device.type, torch.bfloat16, enabled=bf16):
+            return score_figures(model, prompter, corpus.split("selection"), config.scoring.tokens_per_forest, passes)
 
     steps = evaluation_steps(len(schedule.steps), training.evaluations)
     callbacks = [
@@ -299,7 +301,7 @@ def _fit(
             max_grad_norm=training.max_grad_norm,
             accumulation=accumulation,
             gradient_checkpointing=training.gradient_checkpointing,
-            bf16=loaded.dtype == torch.bfloat16,
+            bf16=bf16,
             use_cpu=loaded.device.type == "cpu",
             seed=config.seed,
             log_every=training.log_every,

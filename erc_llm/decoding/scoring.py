@@ -185,7 +185,7 @@ def score_questions(
         tree=True,
     ).logits[0]
     _shorten(cache, tree.trunk)
-    values = answer_log_likelihoods(logits.float(), forest).double().cpu().numpy()
+    values = answer_log_likelihoods(logits, forest).double().cpu().numpy()
     sizes = np.cumsum([0] + [len(q.answers) for q in branch.questions])
     return [_scores(q, values[sizes[i] : sizes[i + 1]]) for i, q in enumerate(branch.questions)]
 

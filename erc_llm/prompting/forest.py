@@ -204,22 +204,68 @@ def forest_attention(
         )
     if query.shape[2] != forest.rows:
         raise InternalError(f"attention got {query.shape[2]} rows for a forest of {forest.rows}")
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     # split, not slices: the backward of a slice writes zeros over the whole row, that of split is one concatenation.
     branch_sizes = [size for t in forest.layouts for size in (t.trunk, t.stop - t.start - t.trunk)]
     tree_sizes = [t.stop - t.start for t in forest.layouts]
     queries = query.split(branch_sizes, dim=2)
     keys, values = key.split(tree_sizes, dim=2), value.split(tree_sizes, dim=2)
-    attend = partial(functional.scaled_dot_product_attention, dropout_p=dropout, scale=scaling)
+    # torch's fused kernel takes three times as long backwards on a CPU in bf16; everywhere else it is the fastest.
+    slow_backward = query.requires_grad and query.dtype == torch.bfloat16 and query.device.type == "cpu"
+    attend = partial(_textbook_attention if slow_backward and not dropout else _fused_attention, dropout, scaling)
     parts = []
     for i, layout in enumerate(forest.layouts):
         trunk, branches = queries[2 * i], queries[2 * i + 1]
-        parts.append(attend(trunk, keys[i][:, :, : layout.trunk], values[i][:, :, : layout.trunk], is_causal=True))
+        parts.append(attend(trunk, keys[i][:, :, : layout.trunk], values[i][:, :, : layout.trunk], None))
         if layout.mask is not None:
-            parts.append(attend(branches, keys[i], values[i], attn_mask=layout.mask))
+            parts.append(attend(branches, keys[i], values[i], layout.mask))
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _fused_attention(
+    dropout: float,
+    scaling: float | None,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+) -> torch.Tensor:
+    """One tree's trunk (no mask: causal) or branches; shapes as in `forest_attention`."""
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    return functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=mask is None, dropout_p=dropout, scale=scaling
+    )
+
+
+_BLOCK = 256  # query rows whose weights are in the cache together; a causal block needs only the keys up to its end
+
+
+def _textbook_attention(
+    dropout: float,
+    scaling: float | None,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+) -> torch.Tensor:
+    """The same as `_fused_attention` without dropout, by its formula."""
+    kv_heads, (heads, rows, width) = key.shape[1], query.shape[1:]
+    query = query * (width**-0.5 if scaling is None else scaling)
+    parts = []
+    for start in range(0, rows, _BLOCK):
+        stop = min(start + _BLOCK, rows)
+        columns = stop if mask is None else key.shape[2]
+        if mask is None:
+            allowed = torch.ones(stop - start, columns, dtype=torch.bool).tril(start)
+        else:
+            allowed = mask[0, 0, start:stop]
+        bias = torch.zeros(allowed.shape, dtype=query.dtype).masked_fill_(~allowed, -torch.inf)
+        block = query[0, :, start:stop].reshape(kv_heads, -1, width)  # the heads that share keys, one after the other
+        scores = torch.bmm(block, key[0, :, :columns].mT).view(kv_heads, -1, stop - start, columns) + bias
+        weights = scores.softmax(dim=-1).view(kv_heads, -1, columns)
+        parts.append(torch.bmm(weights, value[0, :, :columns]).view(1, heads, stop - start, width))
+    return torch.cat(parts, dim=2)
 
 
 AttentionInterface.register(ATTENTION, forest_attention)
@@ -247,7 +293,7 @@ _NO_MASK = torch.zeros(1, 1, 1, 1, dtype=torch.bool)
 
 
 def forest_logits(model: torch.nn.Module, forest: Forest) -> torch.Tensor:
-    """(logit rows, vocabulary) float32 logits at the rows that predict an answer token."""
+    """(logit rows, vocabulary) logits, in the model's precision, at the rows that predict an answer token."""
     require_tree_attention(model)
     output = model(
         input_ids=forest.input_ids,
@@ -257,16 +303,19 @@ def forest_logits(model: torch.nn.Module, forest: Forest) -> torch.Tensor:
         use_cache=False,
         forest=forest,
     )
-    logits: torch.Tensor = output.logits[0].float()
+    logits: torch.Tensor = output.logits[0]
     return logits
 
 
+_NORMALISED = 16  # rows of logits made fp32 together: a whole forest's would not stay in the cache, four times slower
+
+
 def answer_log_likelihoods(logits: torch.Tensor, forest: Forest) -> torch.Tensor:
-    """(answers,) sum of log-probabilities over each answer's tokens, end tokens included.
+    """(answers,) float32 sum of log-probabilities over each answer's tokens, end tokens included.
 
     `logits` is (logit rows, vocabulary) as from `forest_logits`.
     """
-    normaliser = logits.logsumexp(dim=-1)
-    edges = logits[forest.edge_row, forest.edge_token] - normaliser[forest.edge_row]
+    normaliser = torch.cat([part.float().logsumexp(dim=-1) for part in logits.split(_NORMALISED)])
+    edges = logits[forest.edge_row, forest.edge_token].float() - normaliser[forest.edge_row]
     total = torch.zeros(forest.answers, dtype=edges.dtype, device=edges.device)
     return total.index_add(0, forest.pair_answer, edges[forest.pair_edge])
