@@ -9,7 +9,7 @@ Markdown row per trial: what differs from the packaged configuration, and its sc
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,16 @@ from erc_llm.runs import SELECTION_LOG, read_lines, read_run
 _SHOWN_ELSEWHERE = ("name", "output", "corpus.path", "training.max_scenes", "training.epochs", "training.evaluations")
 
 
-def differences(found: Mapping[str, Any], default: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """`key=value` for every field of `found` that differs from `default`."""
+def differences(
+    found: Mapping[str, Any], default: Mapping[str, Any], hidden: Sequence[str] = (), prefix: str = ""
+) -> list[str]:
+    """`key=value` for every field of `found` that differs from `default` and is not hidden."""
     changed = []
     for key, value in found.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict) and isinstance(default.get(key), dict):
-            changed += differences(value, default[key], f"{name}.")
-        elif value != default.get(key) and name not in _SHOWN_ELSEWHERE:
+            changed += differences(value, default[key], hidden, f"{name}.")
+        elif value != default.get(key) and name not in (*_SHOWN_ELSEWHERE, *hidden):
             changed.append(f"{name}={Path(value).name if key == 'template' else value}")
     return changed
 

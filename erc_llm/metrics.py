@@ -169,6 +169,22 @@ def paired_difference(
     return _estimate(float(point[0] - point[1]), resampled[:, 0] - resampled[:, 1])
 
 
+def paired_mean_difference(
+    a: Floats, b: Floats, dialogue_index: Integers, draws: int = 10_000, seed: int = 0
+) -> Estimate:
+    """Mean of `a` minus mean of `b`, (targets,) each, with its percentile 95 % interval over whole dialogues.
+
+    Raises:
+        InternalError: Fewer than two dialogues, or vectors that do not fit together.
+    """
+    names, dialogue = np.unique(np.asarray(dialogue_index), return_inverse=True)
+    if len(names) < 2 or not a.shape == b.shape == dialogue.shape:
+        raise InternalError(f"expected values of at least two dialogues, found {len(names)}, {a.shape} and {b.shape}")
+    sums, counts = np.bincount(dialogue, weights=a - b), np.bincount(dialogue)
+    drawn = _times_drawn(len(names), draws, np.random.default_rng(seed))
+    return _estimate(float(sums.sum() / counts.sum()), (drawn @ sums) / (drawn @ counts))
+
+
 def negative_log_likelihood(probabilities: Floats, gold: Integers) -> float:
     """Mean of -ln p(gold label) in nats; probabilities are (targets, labels).
 

@@ -263,7 +263,7 @@ def _fit(
     from erc_llm.tuning.trainer import TrainingPlan, fit
 
     training = config.training
-    trees_of = _trees_of(config, scenes, prompter, confusion)
+    trees_of = training_trees(config, scenes, prompter, confusion)
     sizes = [sum(map(rows_of, trees_of(scene, 0))) for scene in range(len(scenes))]
     accumulation = max(1, min(training.accumulation, len(scenes) // process_count()))
     parts = accumulation * process_count()
@@ -316,7 +316,7 @@ def _fit(
         save(model)
 
 
-def _trees_of(
+def training_trees(
     config: RunConfig, scenes: Sequence[Dialogue], prompter: Prompter, confusion: Sequence[Sequence[int]] | None
 ) -> Callable[[int, int], list[TokenTree]]:
     """What a scene looks like in an epoch, both by number."""

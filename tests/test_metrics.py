@@ -15,6 +15,7 @@ from erc_llm.metrics import (
     expected_calibration_error,
     negative_log_likelihood,
     paired_difference,
+    paired_mean_difference,
     scores_from_confusion,
 )
 
@@ -174,6 +175,24 @@ def test_a_system_does_not_differ_from_itself() -> None:
     for figure in ("weighted_f1", "macro_f1", "accuracy"):
         estimate = paired_difference(gold, predicted, predicted, dialogue, 3, draws=200, figure=figure)
         assert (estimate.value, estimate.low, estimate.high) == (0.0, 0.0, 0.0)
+
+
+def test_the_mean_difference_resamples_dialogues_not_targets() -> None:
+    rng = np.random.default_rng(0)
+    dialogue = np.repeat(np.arange(40), 10)
+    shared = np.repeat(rng.normal(size=40), 10)  # what is common to a dialogue decides
+    a, b = shared + rng.normal(scale=0.01, size=400), np.zeros(400)
+    found = paired_mean_difference(a, b, dialogue)
+    assert found.value == pytest.approx(a.mean())
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low <= found.value <= found.high
+    standard_error = shared.reshape(40, 10)[:, 0].std() / np.sqrt(40)
+    assert found.high - found.low == pytest.approx(2 * 1.96 * standard_error, rel=0.15)
+    again = paired_mean_difference(a, a, dialogue)
+    assert (again.value, again.low, again.high) == (0, 0, 0)
+    with pytest.raises(InternalError, match="two dialogues"):
+        paired_mean_difference(a, b, np.zeros(400, dtype=np.int64))
 
 
 def test_negative_log_likelihood_equals_sklearn() -> None:

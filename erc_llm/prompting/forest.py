@@ -209,9 +209,10 @@ def forest_attention(
     tree_sizes = [t.stop - t.start for t in forest.layouts]
     queries = query.split(branch_sizes, dim=2)
     keys, values = key.split(tree_sizes, dim=2), value.split(tree_sizes, dim=2)
-    # torch's fused kernel takes three times as long backwards on a CPU in bf16; everywhere else it is the fastest.
-    slow_backward = query.requires_grad and query.dtype == torch.bfloat16 and query.device.type == "cpu"
-    attend = partial(_textbook_attention if slow_backward and not dropout else _fused_attention, dropout, scaling)
+    if _fused_is_slow(query) and not dropout:
+        attend = partial(_textbook_attention, scaling)
+    else:
+        attend = partial(_fused_attention, scaling, dropout)
     parts = []
     for i, layout in enumerate(forest.layouts):
         trunk, branches = queries[2 * i], queries[2 * i + 1]
@@ -221,9 +222,14 @@ def forest_attention(
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
 
 
+def _fused_is_slow(query: torch.Tensor) -> bool:
+    """torch's fused kernel takes three times as long backwards on a CPU in bf16; everywhere else it is the fastest."""
+    return query.requires_grad and query.dtype == torch.bfloat16 and query.device.type == "cpu"
+
+
 def _fused_attention(
-    dropout: float,
     scaling: float | None,
+    dropout: float,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -242,7 +248,6 @@ _BLOCK = 256  # query rows whose weights are in the cache together; a causal blo
 
 
 def _textbook_attention(
-    dropout: float,
     scaling: float | None,
     query: torch.Tensor,
     key: torch.Tensor,

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from erc_llm.adapters import attach_lora
 from erc_llm.errors import InternalError, ModelError
+from erc_llm.prompting import forest as forest_module
 from erc_llm.prompting.forest import (
     ATTENTION,
     Forest,
@@ -170,6 +171,48 @@ def test_loss_and_lora_gradients_equal_those_of_one_prompt_per_question(tiny_lla
     assert found.keys() == wanted.keys()
     assert max(float((found[name] - wanted[name]).abs().max()) for name in found) <= TOLERANCE
     assert min(float(gradient.abs().max()) for gradient in wanted.values()) > TOLERANCE
+
+
+def test_attention_by_its_formula_is_the_fused_one(tiny_llama: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In training on a CPU in bf16 the formula is used; here in fp32, in blocks that cut the trunks."""
+    forest = pack([random_tree(seed, labels=1) for seed in (31, 32, 33)])
+    textbook, results = forest_module._textbook_attention, []
+    monkeypatch.setattr(forest_module, "_BLOCK", 3)
+    for slow in (False, True):
+        model, used = with_adapter(tiny_llama, ATTENTION), []
+
+        def counted(*arguments: Any, used: list[int] = used) -> torch.Tensor:
+            used.append(1)
+            return textbook(*arguments)
+
+        monkeypatch.setattr(forest_module, "_textbook_attention", counted)
+        monkeypatch.setattr(forest_module, "_fused_is_slow", lambda query, slow=slow: slow)
+        loss = packed_loss(model, forest)
+        loss.backward()
+        results.append((loss.item(), gradients(model)))
+        assert bool(used) == slow
+    (fused_loss, fused), (loss, found) = results
+    assert abs(loss - fused_loss) <= 1e-5
+    assert max(float((found[name] - fused[name]).abs().max()) for name in fused) <= 1e-5
+
+
+def test_bf16_gradients_on_a_cpu_are_near_those_of_fp32(tiny_llama: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    forest = pack([random_tree(seed, labels=1) for seed in (31, 32, 33)])
+    model = with_adapter(tiny_llama, ATTENTION)
+    packed_loss(model, forest).backward()
+    exact = torch.cat([gradient.flatten() for gradient in gradients(model).values()])
+    model.zero_grad()
+    for name, weight in model.named_parameters():
+        if "lora_" not in name:
+            weight.data = weight.data.bfloat16()
+    blocks = []
+    textbook = forest_module._textbook_attention
+    monkeypatch.setattr(forest_module, "_textbook_attention", lambda *a: blocks.append(a[1].dtype) or textbook(*a))
+    with torch.autocast("cpu", torch.bfloat16):
+        packed_loss(model, forest).backward()
+    assert set(blocks) == {torch.bfloat16}
+    rounded = torch.cat([gradient.flatten() for gradient in gradients(model).values()])
+    assert float((rounded - exact).norm() / exact.norm()) <= 0.05
 
 
 def test_gradient_checkpointing_changes_no_gradient(tiny_llama: TinyModel) -> None:

@@ -1,0 +1,211 @@
+"""An ablation: arms that differ in a few fields, trained alike and compared in pairs on the selection split.
+
+In: a YAML file of arms, such as `benchmarks/profiles.yaml`. Out: a run directory per arm, with its predictions of the
+selection split, and a Markdown table. An arm makes as many optimizer steps as the base arm: where its prompts are
+longer, so is its `training.tokens_per_step`. Finished arms are left as they are, so an interrupted ablation goes on;
+arms that are named share the work between processes.
+
+    python -m benchmarks.ablation benchmarks/profiles.yaml --corpus FOLDER --out docs/results/profiles [ARM ...]
+    python -m benchmarks.ablation benchmarks/profiles.yaml --out docs/results/profiles --table
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from rich.console import Console
+
+from benchmarks.trials import differences
+from erc_llm.config import RunConfig, load_config
+from erc_llm.errors import ConfigError, ErcError
+from erc_llm.predictions import Predictions, read_predictions
+
+PREDICTIONS = "selection.parquet"
+
+
+class Arms(BaseModel):
+    """What is compared."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    config: str = Field(description="The configuration that all arms start from.")
+    budget: tuple[str, ...] = Field(description="`key=value` texts for every arm: scenes, epochs, seed.")
+    base: str = Field(description="The arm that others are compared with.")
+    arms: Mapping[str, tuple[str, ...]] = Field(
+        description="By name, `key=value` texts; {NAME} stands for the run directory of an arm trained before."
+    )
+
+
+def read_arms(path: Path) -> Arms:
+    """The arms of a file.
+
+    Raises:
+        ConfigError: It is not such a file.
+    """
+    try:
+        arms = Arms.model_validate(yaml.safe_load(path.read_text("utf-8")))
+    except (OSError, ValidationError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: expected config, budget, base and arms: {error}") from error
+    if arms.base not in arms.arms:
+        raise ConfigError(f"{path}: base: '{arms.base}' is not among the arms {', '.join(arms.arms)}")
+    return arms
+
+
+def arm_config(arms: Arms, name: str, corpus: str, out: Path) -> RunConfig:
+    """The configuration of one arm, with its own tokens per step but for the base arm."""
+    folders = {arm: str(out / arm) for arm in arms.arms}
+    fixed = [f"corpus.path={corpus}", f"output={out}"]
+
+    def configure(arm: str) -> RunConfig:
+        own = [text.format(**folders) for text in arms.arms[arm]]
+        return load_config(arms.config, [*arms.budget, *own, *fixed, f"name={arm}"])
+
+    config, base = configure(name), configure(arms.base)
+    if name == arms.base:
+        return config
+    wanted = steps_at(scene_sizes(base), base, base.training.tokens_per_step)
+    budget = budget_for(scene_sizes(config), config, wanted)
+    return config.model_copy(update={"training": config.training.model_copy(update={"tokens_per_step": budget})})
+
+
+def scene_sizes(config: RunConfig) -> list[int]:
+    """Tokens of each training scene, as its first epoch has them."""
+    from erc_llm.models import load_tokenizer
+    from erc_llm.pipeline import open_corpus, read_confusion, training_scenes, training_trees
+    from erc_llm.predictor import make_prompter
+    from erc_llm.prompting.forest import rows_of
+
+    labels = config.label_set()
+    corpus = open_corpus(config.corpus, labels)
+    scenes = training_scenes(corpus, config.training.max_scenes, config.seed)
+    prompter = make_prompter(config, labels, load_tokenizer(config.model.base), past=corpus)
+    trees_of = training_trees(config, scenes, prompter, read_confusion(config.state, corpus))
+    return [sum(map(rows_of, trees_of(scene, 0))) for scene in range(len(scenes))]
+
+
+def steps_at(sizes: Sequence[int], config: RunConfig, tokens_per_step: int) -> int:
+    """Optimizer steps of a training with that token budget."""
+    from erc_llm.tuning.schedule import plan
+
+    epochs, seed = config.training.epochs, config.seed
+    return len(plan(sizes, epochs=epochs, tokens_per_step=tokens_per_step, parts=1, seed=seed).steps)
+
+
+def budget_for(sizes: Sequence[int], config: RunConfig, steps: int) -> int:
+    """The token budget whose schedule is nearest to `steps` steps; of several, the smallest."""
+    guess = round(sum(sizes) * config.training.epochs / steps)
+    tried = {budget: steps_at(sizes, config, budget) for budget in range(max(64, guess // 2), 2 * guess)}
+    return min(tried, key=lambda budget: (abs(tried[budget] - steps), budget))
+
+
+def run_arm(arms: Arms, name: str, corpus: str, out: Path, console: Console) -> None:
+    """Train one arm and predict the selection split, where that has not been done."""
+    from erc_llm.pipeline import open_corpus, predict, train
+    from erc_llm.predictions import write_predictions
+    from erc_llm.predictor import load
+
+    table = out / name / PREDICTIONS
+    if table.is_file():
+        console.print(f"{name}: done already", highlight=False)
+        return
+    config = arm_config(arms, name, corpus, out)
+    console.rule(f"{name}, {config.training.tokens_per_step} tokens a step")
+    run = train(config, resume=(out / name).exists(), console=console)
+    read = open_corpus(config.corpus, config.label_set())
+    write_predictions(replace(predict(load(run.folder, past=read), read, "selection"), text=None), table)
+
+
+def as_table(arms: Arms, out: Path) -> str:
+    """The finished arms as a Markdown table."""
+    from erc_llm.runs import read_run
+
+    rows = [
+        "| arm | what is changed | tokens a step | steps | weighted F1 | better than base by | macro F1 | NLL (nats) "
+        "| lower than base by |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    tables = {name: read_predictions(out / name / PREDICTIONS) for name in arms.arms if _done(out / name)}
+    plain = load_config(arms.config, arms.budget).model_dump()
+    for name, table in tables.items():
+        config = read_run(out / name).config
+        changed = differences(config.model_dump(), plain, hidden=("training.tokens_per_step", "state.confusion"))
+        steps = _steps(out / name)
+        cells = [name, ", ".join(changed) or "nothing", str(config.training.tokens_per_step), str(steps)]
+        rows.append(f"| {' | '.join(cells + _figures(table, tables.get(arms.base)))} |")
+    return "\n".join(rows)
+
+
+def _done(folder: Path) -> bool:
+    return (folder / PREDICTIONS).is_file()
+
+
+def _steps(folder: Path) -> int:
+    from erc_llm.runs import SELECTION_LOG, read_lines
+
+    return int(read_lines(folder / SELECTION_LOG)[-1]["step"])
+
+
+def _figures(table: Predictions, base: Predictions | None) -> list[str]:
+    from erc_llm.evaluation.references import difference
+    from erc_llm.evaluation.report import evaluate
+    from erc_llm.metrics import Estimate, paired_mean_difference
+
+    def signed(estimate: Estimate, scale: float, digits: int) -> str:
+        value, low, high = (
+            "none" if x is None else f"{scale * x:+.{digits}f}" for x in (estimate.value, estimate.low, estimate.high)
+        )
+        return f"{value} ({low} to {high})"
+
+    headline = evaluate(table, draws=1).headline
+    f1, macro = headline.weighted_f1.value, headline.macro_f1.value
+    figures = [f"{100 * f1:.2f}", "", f"{100 * macro:.2f}", f"{_gold_nll(table).mean():.3f}", ""]
+    if base is not None and base.info.system != table.info.system:
+        figures[1] = signed(difference(table, base).estimate, 100, 2)
+        lower = paired_mean_difference(_gold_nll(base), _gold_nll(table), table.dialogue_index)
+        figures[4] = signed(lower, 1, 3)
+    return figures
+
+
+def _gold_nll(table: Predictions) -> NDArray[np.float64]:
+    """(targets,) -ln p(gold) in nats; every target of the selection split has a gold label."""
+    assert table.probabilities is not None, "an ablation's tables are written with probabilities"
+    likely = table.probabilities[np.arange(len(table)), table.gold_index]
+    return np.asarray(-np.log(np.maximum(likely, np.finfo(np.float64).eps)))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the arms, or print the table; exit code 2 is the user's mistake."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=__doc__)
+    parser.add_argument("file", type=Path, help="the arms")
+    parser.add_argument("arm", nargs="*", help="only these")
+    parser.add_argument("--corpus", help="corpus to train on")
+    parser.add_argument("--out", type=Path, required=True, help="where run directories are")
+    parser.add_argument("--table", action="store_true", help="train nothing, print the table of what is finished")
+    options = parser.parse_intermixed_args(arguments)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    try:
+        arms = read_arms(options.file)
+        if unknown := sorted(set(options.arm) - set(arms.arms)):
+            raise ConfigError(f"{options.file}: has no arm {', '.join(unknown)}; there are {', '.join(arms.arms)}")
+        if not options.table:
+            if options.corpus is None:
+                raise ConfigError("--corpus: needed to train; --table only prints")
+            for name in options.arm or arms.arms:
+                run_arm(arms, name, options.corpus, options.out, console)
+        print(as_table(arms, options.out))
+    except ErcError as error:
+        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

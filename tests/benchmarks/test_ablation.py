@@ -1,0 +1,125 @@
+"""An ablation gives every arm the same number of steps, goes on where it stopped, and compares in pairs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rich.console import Console
+
+from benchmarks import ablation
+from benchmarks.ablation import Arms, as_table, budget_for, main, read_arms, run_arm, scene_sizes, steps_at
+from erc_llm.config import RunConfig, load_config
+from erc_llm.errors import ConfigError
+from erc_llm.predictions import read_predictions
+from erc_llm.runs import read_run
+from tests.tiny_models import TinyModel
+from tests.tiny_runs import tiny_config, write_corpus
+
+
+@pytest.fixture
+def small(tiny_llama: TinyModel, tmp_path: Path) -> tuple[Path, Path, Path]:
+    """A file of three arms, a corpus and the folder for the runs."""
+    corpus = write_corpus(tmp_path / "corpus", train=24)
+    config = tmp_path / "config.yaml"
+    config.write_text(tiny_config(tiny_llama, corpus, tmp_path).as_yaml(), encoding="utf-8")
+    arms: dict[str, Any] = {
+        "config": str(config),
+        "budget": ["training.epochs=1", "training.evaluations=1", "training.tokens_per_step=300"],
+        "base": "none",
+        "arms": {
+            "none": [],
+            "statistics": ["profile.writer=statistics"],
+            "state": ["state.source=predicted", "state.confusion={none}/selection.parquet"],
+        },
+    }
+    path = tmp_path / "arms.yaml"
+    path.write_text(yaml.safe_dump(arms, sort_keys=False), encoding="utf-8")
+    return path, corpus, tmp_path / "out"
+
+
+def test_arms_make_equal_steps_and_are_compared_in_pairs(
+    small: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, corpus, out = small
+    assert main([str(path), "--corpus", str(corpus), "--out", str(out)]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][2:]
+    assert [row.split(" | ")[0] for row in rows] == ["| none", "| statistics", "| state"]
+    budgets = [read_run(out / name).config.training.tokens_per_step for name in ("none", "statistics", "state")]
+    assert budgets[0] == 300
+    assert budgets[1] > 300
+    steps = [row.split(" | ")[3] for row in rows]
+    assert len(set(steps)) == 1
+    assert " to " not in rows[0]
+    assert all(row.count(" to ") == 2 for row in rows[1:])
+    table = read_predictions(out / "state" / "selection.parquet")
+    assert (table.info.split, table.info.profile, table.text) == ("selection", "state predicted", None)
+    monkeypatch.setattr(ablation, "arm_config", lambda *_: pytest.fail("a finished arm was begun again"))
+    assert main([str(path), "state", "--corpus", str(corpus), "--out", str(out)]) == 0
+    assert main([str(path), "--out", str(out), "--table"]) == 0
+
+
+def test_an_interrupted_arm_goes_on(small: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    path, corpus, out = small
+    arms, console = read_arms(path), Console(quiet=True)
+    with monkeypatch.context() as context:
+        context.setattr("erc_llm.pipeline.predict", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run_arm(arms, "none", str(corpus), out, console)
+    assert as_table(arms, out).count("\n") == 1, "an arm without predictions is not finished"
+    run_arm(arms, "none", str(corpus), out, console)
+    assert as_table(arms, out).count("\n") == 2
+
+
+def test_a_budget_is_found_for_any_number_of_steps() -> None:
+    config, sizes = RunConfig(), [100 + 37 * (i % 11) for i in range(90)]
+    for steps in (30, 69, 120, 180):
+        assert abs(steps_at(sizes, config, budget_for(sizes, config, steps)) - steps) <= 0.02 * steps
+    half = steps_at([2 * size for size in sizes], config, 2 * 700)
+    assert half == steps_at(sizes, config, 700)
+    assert steps_at(sizes, config, budget_for(sizes, config, half)) == half
+
+
+def test_scene_sizes_are_those_the_trainer_uses(tiny_llama: TinyModel, tmp_path: Path) -> None:
+    config = tiny_config(tiny_llama, write_corpus(tmp_path / "corpus"), tmp_path)
+    plain, longer = (
+        scene_sizes(config),
+        scene_sizes(config.model_copy(update={"profile": config.profile.model_copy(update={"writer": "statistics"})})),
+    )
+    assert len(plain) == len(longer)
+    assert all(a <= b for a, b in zip(plain, longer, strict=True))
+    assert sum(plain) < sum(longer)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("base: none", "arms"),
+        ("{config: sample, budget: [], base: other, arms: {none: []}}", "'other' is not among the arms none"),
+        ("[", "expected config"),
+    ],
+)
+def test_a_broken_file_of_arms_is_refused(tmp_path: Path, content: str, complaint: str) -> None:
+    (tmp_path / "arms.yaml").write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigError, match=complaint):
+        read_arms(tmp_path / "arms.yaml")
+
+
+def test_an_unknown_arm_and_a_missing_corpus_are_the_users_mistakes(
+    small: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, corpus, out = small
+    assert main([str(path), "sttae", "--corpus", str(corpus), "--out", str(out)]) == 2
+    assert "there are none, statistics, state" in " ".join(capsys.readouterr().err.split())
+    assert main([str(path), "--out", str(out)]) == 2
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("path", sorted(Path(ablation.__file__).parent.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_arms_that_come_with_the_project_can_be_configured(path: Path) -> None:
+    arms: Arms = read_arms(path)
+    folders = {arm: f"out/{arm}" for arm in arms.arms}
+    for texts in arms.arms.values():
+        load_config(arms.config, [*arms.budget, *(text.format(**folders) for text in texts)])
