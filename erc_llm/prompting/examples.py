@@ -18,7 +18,7 @@ from erc_llm.errors import PromptError
 from erc_llm.prompting.invented import InventedNames
 from erc_llm.prompting.names import Names, called, line_names
 from erc_llm.prompting.templates import PromptTemplate, cut_frame
-from erc_llm.prompting.tree import LineCost, TokenTree, TreeBuilder, Window, cut_windows
+from erc_llm.prompting.tree import LineCost, TokenTree, TreeBuilder, cut_windows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -218,39 +218,42 @@ class Prompter:
             answers: `gold` asks about labelled targets and hangs their label on (training); `all` hangs every label
                 on every target (scoring), `gold_all` on labelled targets only (selection scores); `none` ends at the
                 answer's header (generation).
-            weights: Ask about these positions only, with these weights; by default about all targets with 1.
+            weights: Ask about these targets only, with these weights; by default about all with 1. The lines of a
+                window stay the same whatever is asked; a window in which nothing is asked gives no tree.
             label_order: The order in which the prompt lists the labels; the canonical one by default.
             state: A label for each line of the scene, or None where there is none, from which a question tells what
                 its speaker and the last one were predicted to feel.
         """
         utterances = dialogue.utterances
-        asked = dict.fromkeys(dialogue.targets, 1.0) if weights is None else weights
+        targets: Sequence[int] = dialogue.targets
         if answers in ("gold", "gold_all"):
-            asked = {k: w for k, w in asked.items() if utterances[k].label is not None}
+            targets = [k for k in targets if utterances[k].label is not None]
+        asked = dict.fromkeys(targets, 1.0) if weights is None else weights
         scene = self.scene(dialogue)
         head = self.head_ids(tuple(label_order or self.labels.names))
         trees = []
         for window in cut_windows(scene.costs(), self.options.trunk_budget):
-            targets = {k: asked[k] for k in range(window.first_target, window.stop) if k in asked}
-            if targets:
-                trees.append(self._tree(scene, head, window, targets, answers, state))
+            here = [k for k in targets if window.first_target <= k < window.stop]
+            questions = {k: asked[k] for k in here if k in asked}
+            if questions:
+                stop = here[-1] + 1 if self.options.context == "past" else window.stop
+                trees.append(self._tree(scene, head, range(window.start, stop), questions, answers, state))
         return trees
 
     def _tree(
         self,
         scene: Scene,
         head: tuple[int, ...],
-        window: Window,
-        targets: Mapping[int, float],
+        lines: range,
+        questions: Mapping[int, float],
         answers: Answers,
         state: Sequence[str | None] | None,
     ) -> TokenTree:
         builder = TreeBuilder()
         builder.add_trunk("instruction", head)
-        stop = max(targets) + 1 if self.options.context == "past" else window.stop
-        ends = scene.add_lines(builder, window.start, stop)
-        for k, weight in targets.items():
-            after = ends[k] if self.options.context == "past" else ends[stop - 1]
+        ends = scene.add_lines(builder, lines.start, lines.stop)
+        for k, weight in questions.items():
+            after = ends[k] if self.options.context == "past" else ends[lines[-1]]
             builder.add_question(
                 k, after, self.pieces(scene, k, state), self._answers(scene.utterances[k], answers), weight
             )

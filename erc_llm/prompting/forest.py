@@ -10,7 +10,7 @@ the same loaded model also serves plain batches, caches and `generate`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -102,6 +102,34 @@ def read_nodes(tree: TokenTree) -> IntArray:
 def rows_of(tree: TokenTree) -> int:
     """How many rows the tree takes in a forest."""
     return len(read_nodes(tree))
+
+
+@dataclass(frozen=True, slots=True)
+class TreeRows:
+    """How many rows of a forest a tree takes, by part.
+
+    Attributes:
+        trunk: Rows of its trunk.
+        questions: Target to the rows of its question, answers included.
+    """
+
+    trunk: int
+    questions: Mapping[int, int]
+
+    def asking(self, targets: Collection[int]) -> int:
+        """Rows it takes with the questions about these targets only; 0 where none of them is its own."""
+        asked = [rows for target, rows in self.questions.items() if target in targets]
+        return self.trunk + sum(asked) if asked else 0
+
+
+def rows_by_part(tree: TokenTree) -> TreeRows:
+    """The same rows as `rows_of`, by trunk and questions."""
+    nodes = read_nodes(tree)
+
+    def between(start: int, stop: int) -> int:
+        return int(np.searchsorted(nodes, stop) - np.searchsorted(nodes, start))
+
+    return TreeRows(between(0, tree.trunk), {q.target: between(q.start, q.stop) for q in tree.questions})
 
 
 class _Edges:

@@ -132,6 +132,18 @@ def test_weights_choose_what_is_asked_and_reach_the_forest() -> None:
     assert pack(trees).weights.tolist() == [0.5, 3.0]
 
 
+@relaxed
+@given(dialogue=dialogues(8), prompter=st.sampled_from([*PAST, *FULL]), data=st.data())
+def test_lines_stay_the_same_whatever_is_asked(dialogue: Dialogue, prompter: Prompter, data: Any) -> None:
+    chosen = data.draw(st.sets(st.integers(0, len(dialogue.utterances) - 1)))
+    whole = {q.target: tree for tree in prompter.trees(dialogue, "gold") for q in tree.questions}
+    trees = prompter.trees(dialogue, "gold", weights=dict.fromkeys(chosen, 2.0))
+    assert [q.target for tree in trees for q in tree.questions] == [k for k in whole if k in chosen]
+    for tree in trees:
+        before = whole[tree.questions[0].target]
+        assert tree.token_ids[: tree.trunk].tolist() == before.token_ids[: before.trunk].tolist()
+
+
 def test_answers_are_the_gold_label_or_all_in_canonical_order() -> None:
     labelled = scene(("Mara", "Oh", "Sad"), ("Tomas", "Hm", None))
     gold = [q.labels for t in PAST[0].trees(labelled, "gold") for q in t.questions]
