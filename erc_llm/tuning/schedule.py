@@ -11,6 +11,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from erc_llm.errors import ConfigError
 
 
@@ -42,7 +44,9 @@ class Schedule:
         return [batch for step in self.steps for batch in step]
 
 
-def plan(sizes: Sequence[int], *, epochs: float, tokens_per_step: int, parts: int, seed: int) -> Schedule:
+def plan(
+    sizes: Sequence[int] | Sequence[Sequence[int]], *, epochs: float, tokens_per_step: int, parts: int, seed: int
+) -> Schedule:
     """Deal scenes to optimizer steps.
 
     Scenes are shuffled anew for each epoch; a step takes scenes in that order until the next one would exceed its
@@ -50,28 +54,35 @@ def plan(sizes: Sequence[int], *, epochs: float, tokens_per_step: int, parts: in
     it would have fewer scenes than parts.
 
     Args:
-        sizes: Tokens of each scene; scenes of size 0 have nothing to train on and are left out.
+        sizes: (scenes,) tokens of each scene, or (epochs, scenes) where they differ by epoch; a scene of size 0 has
+            nothing to train on in that epoch and is left out.
         epochs: Passes over the scenes; a fraction cuts the last pass.
         tokens_per_step: Token budget of one step; a larger scene gets a step of its own.
         parts: Forests per step (processes times accumulation); each gets at least one scene.
         seed: Fixes the order.
 
     Raises:
-        ConfigError: There are fewer scenes than parts.
+        ConfigError: An epoch has fewer scenes than parts.
     """
-    usable = [i for i, size in enumerate(sizes) if size > 0]
-    if 0 < len(usable) < parts:
-        raise ConfigError(
-            f"training.accumulation: {parts} forests a step (all processes) need as many scenes, not {len(usable)}"
-        )
     steps: list[tuple[Batch, ...]] = []
-    for epoch in range(math.ceil(epochs)):
-        order = list(usable)
+    for epoch, tokens in enumerate(_by_epoch(sizes, epochs)):
+        order = [i for i, size in enumerate(tokens) if size > 0]
+        if 0 < len(order) < parts:
+            raise ConfigError(
+                f"training.accumulation: {parts} forests a step (all processes) need as many scenes, not {len(order)}"
+            )
         random.Random(f"{seed}/{epoch}").shuffle(order)
         if epochs < epoch + 1:
             order = order[: max(parts, round(len(order) * (epochs - epoch)))]
-        steps += [_split(epoch, scenes, sizes, parts) for scenes in _fill(order, sizes, tokens_per_step, parts)]
+        steps += [_split(epoch, scenes, tokens, parts) for scenes in _fill(order, tokens, tokens_per_step, parts)]
     return Schedule(tuple(steps))
+
+
+def _by_epoch(sizes: Sequence[int] | Sequence[Sequence[int]], epochs: float) -> list[list[int]]:
+    """(epochs, scenes) sizes from what `plan` takes."""
+    rows = np.asarray(sizes, dtype=np.int64)
+    repeated: list[list[int]] = np.broadcast_to(rows, (math.ceil(epochs), rows.shape[-1])).tolist()
+    return repeated
 
 
 def _fill(order: Sequence[int], sizes: Sequence[int], budget: int, least: int) -> list[list[int]]:
