@@ -4,7 +4,8 @@ In: a PEFT model, a `Schedule`, a function that builds a scene's trees, and call
 Out: the trained adapter in the model, and checkpoints to resume from. Knows nothing of prompts, corpora and metrics.
 
 The loss of a step is the weighted mean, over its targets, of the negative log-likelihood of the label's tokens (end
-tokens included), whatever the number of forests and processes the step is split into.
+tokens included), whatever the number of forests and processes the step is split into. Where weights are not to be
+normalised, the weighted sum is divided by the number of targets instead of by their weights.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ TreesOf = Callable[[int, int], list[TokenTree]]  # (scene, epoch) -> its trees w
 
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
-    """The numbers of an optimisation; see `TrainingConfig` for their meaning and units."""
+    """The numbers of an optimisation; see `TrainingConfig` and `SamplingConfig` for their meaning and units."""
 
     learning_rate: float
     schedule: str
@@ -53,25 +54,33 @@ class TrainingPlan:
     log_every: int
     report_to: tuple[str, ...]
     run_name: str
+    normalised: bool = True
 
 
 class TreeTrainer(SFTTrainer):
     """TRL's trainer on forests instead of padded rows."""
 
-    def __init__(self, batches: Sequence[Batch], trees_of: TreesOf, **kwargs: Any) -> None:
+    def __init__(self, batches: Sequence[Batch], trees_of: TreesOf, normalised: bool, **kwargs: Any) -> None:
         self._batches = batches
+        self._normalised = normalised
         rows = Dataset.from_dict({"batch": list(range(len(batches)))})
         super().__init__(train_dataset=rows, data_collator=_Collator(batches, trees_of), **kwargs)
-        self.loss_is_scaled_for_ga = True  # type: ignore[assignment]  # compute_loss divides by the whole step's weight
+        self.loss_is_scaled_for_ga = True  # type: ignore[assignment]  # compute_loss divides by the whole step's
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
         # The schedule is the order; shuffling it here would break resuming.
         return torch.utils.data.SequentialSampler(range(len(self._batches)))
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor | None:
-        """Sum of target weights over the whole optimizer step, accumulation and processes included."""
-        weight = torch.stack([batch["forest"].weights.sum() for batch in batch_samples]).sum().to(device)
-        total: torch.Tensor = self.accelerator.gather(weight).sum()
+        """What the loss of the whole optimizer step is divided by, accumulation and processes included.
+
+        The sum of its targets' weights; their number where weights are not normalised.
+        """
+        weights = [batch["forest"].weights for batch in batch_samples]
+        if not self._normalised:
+            weights = [torch.ones_like(weight) for weight in weights]
+        amount = torch.stack([weight.sum() for weight in weights]).sum().to(device)
+        total: torch.Tensor = self.accelerator.gather(amount).sum()
         return total
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
@@ -93,7 +102,7 @@ class TreeTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        """This forest's share of the step's loss: weighted label negative log-likelihood over the step's weight."""
+        """This forest's share of the step's loss: weighted label negative log-likelihood over the step's sum."""
         assert num_items_in_batch is not None
         assert not return_outputs
         forest: Forest = inputs["forest"]
@@ -178,6 +187,7 @@ def fit(
     trainer = TreeTrainer(
         schedule.batches(),
         trees_of,
+        plan.normalised,
         model=model,
         args=arguments,
         processing_class=tokenizer,

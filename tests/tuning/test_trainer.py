@@ -193,6 +193,22 @@ def test_weights_change_the_step_and_a_common_factor_does_not(tiny_llama: TinyMo
     assert _difference(plain.gradients[0], default.gradients[0]) < GRADIENT_TOLERANCE
 
 
+@pytest.mark.parametrize("parts", [1, 2])
+def test_weights_that_are_not_normalised_are_divided_by_the_number_of_targets(
+    parts: int, tiny_llama: TinyModel, tmp_path: Path
+) -> None:
+    fitted = _fit(tiny_llama, tmp_path, parts=parts, weights=3.0, normalised=False)
+    model, trees = _model(tiny_llama), _first_step(tiny_llama, 3.0)
+    total, weights, _ = _by_hand(model, trees)
+    targets = sum(len(tree.questions) for tree in trees)
+    assert weights > 1.5 * targets
+    expected = total / targets
+    assert fitted.watcher.losses[0] == pytest.approx(expected.item(), abs=2 * LOSS_TOLERANCE)
+    expected.backward()
+    by_hand = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    assert _difference(fitted.watcher.gradients[0], by_hand) < GRADIENT_TOLERANCE
+
+
 @pytest.mark.parametrize("parts", [2, 4])
 def test_accumulation_changes_nothing(parts: int, tiny_llama: TinyModel, tmp_path: Path) -> None:
     """Same losses and gradients as one forest a step; AdamW divides by the gradient's size, so weights get 1e-5."""
@@ -330,12 +346,16 @@ main()
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_same_adapter_as_one(tiny_llama: TinyModel, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sampling", [{}, {"scheme": "square_root", "allow_absent": True}], ids=["all", "drawn"])
+def test_two_processes_train_the_same_adapter_as_one(
+    sampling: dict[str, Any], tiny_llama: TinyModel, tmp_path: Path
+) -> None:
     """As on several GPUs, with gloo: `accelerate launch` with the file at the top level."""
     corpus = write_corpus(tmp_path / "corpus", train=12)
     training = {"tokens_per_step": 900, "evaluations": 1}
-    alone = train(tiny_config(tiny_llama, corpus, tmp_path / "alone", training=training), console=Console(quiet=True))
-    config = tiny_config(tiny_llama, corpus, tmp_path / "two", training=training)
+    changes: dict[str, Any] = {"training": training, "sampling": sampling}
+    alone = train(tiny_config(tiny_llama, corpus, tmp_path / "alone", **changes), console=Console(quiet=True))
+    config = tiny_config(tiny_llama, corpus, tmp_path / "two", **changes)
     (tmp_path / "run.yaml").write_text(config.as_yaml(), encoding="utf-8")
     (tmp_path / "launched.py").write_text(LAUNCHED, encoding="utf-8")
     root = Path(__file__).parents[2]
