@@ -122,6 +122,35 @@ class LoraConfig(_Section):
     target_modules: str | tuple[str, ...] = Field("all-linear", description="Which layers get an update.")
 
 
+Balance = Literal["none", "inverse_frequency", "square_root", "effective_number"]
+
+
+class SamplingConfig(_Section):
+    """How classes are balanced in training: by drawing targets, or by weights on their loss."""
+
+    scheme: Balance = Field(
+        "none", description="Draw each epoch's targets with these class probabilities; none: every target once."
+    )
+    beta: float = Field(
+        0.999, gt=0, lt=1, description="effective_number: near 0 all classes weigh alike, near 1 by 1 / frequency."
+    )
+    loss_weights: Balance = Field(
+        "none", description="Instead of drawing: ask every target once and weigh its loss by class in the same way."
+    )
+    normalised: bool = Field(
+        True, description="loss_weights: divide a step's loss by its sum of weights; false: by its number of targets."
+    )
+    allow_absent: bool = Field(
+        False, description="Balance although a label has no target in train; without balancing none is needed."
+    )
+
+    @model_validator(mode="after")
+    def _balances_once(self) -> SamplingConfig:
+        if "none" not in (self.scheme, self.loss_weights):
+            raise ValueError("scheme and loss_weights would balance twice; set one of them to none")
+        return self
+
+
 class TrainingConfig(_Section):
     """The optimisation."""
 
@@ -162,6 +191,7 @@ class RunConfig(_Section):
     state: StateConfig = StateConfig()
     model: ModelConfig = ModelConfig()
     lora: LoraConfig = LoraConfig()
+    sampling: SamplingConfig = SamplingConfig()
     training: TrainingConfig = TrainingConfig()
     scoring: ScoringConfig = ScoringConfig()
 

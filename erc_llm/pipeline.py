@@ -5,6 +5,7 @@ In: a `RunConfig`. Out: a run directory, or a predictions table. The only place 
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import shutil
@@ -13,9 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from rich.console import Console
 
-from erc_llm.config import CorpusConfig, RunConfig, StateConfig, load_config
+from erc_llm.config import CorpusConfig, RunConfig, SamplingConfig, StateConfig, load_config
 from erc_llm.corpus import EMORYNLP, Corpus, Dialogue, LabelSet, read_corpus, read_sample, selection_split
 from erc_llm.corpus.speakers import GENERIC_NAMES
 from erc_llm.errors import ConfigError, CorpusError, RunError
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from erc_llm.predictor import Predictor
     from erc_llm.prompting.examples import Prompter
     from erc_llm.prompting.tree import TokenTree
+    from erc_llm.tuning.sampling import Asked, Sampler, Targets
 
 SAMPLE = "sample"
 
@@ -98,13 +101,14 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
     corpus = open_corpus(config.corpus, labels, cut_selection=config.training.evaluations > 0)
     say_oddities(corpus, console)
     scenes = training_scenes(corpus, config.training.max_scenes, config.seed)
+    sampler = target_sampler(config.sampling, scenes, labels, config.seed)
     if config.training.evaluations:
         check_selection(corpus)
     confusion = read_confusion(config.state, corpus)
     loaded = load_model(config)
     prompter = make_prompter(config, labels, loaded.tokenizer, past=corpus, on_notes=notes_progress(console))
     check_fit(prompter, loaded)
-    manifest = _manifest(config, corpus, labels, scenes, prompter.template.sha256, loaded, confusion)
+    manifest = _manifest(config, corpus, labels, scenes, sampler, prompter.template.sha256, loaded, confusion)
     model = _with_adapter(config, loaded)
     if process_rank() == 0:
         check_same(folder, manifest)
@@ -115,7 +119,7 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
     console.print(f"{loaded.description}, in {precision} ({loaded.precision_reason})")
     held_out = len(corpus.splits.get("selection", ()))
     console.print(f"{len(scenes)} training scenes, {held_out} for selection")
-    _fit(config, folder, corpus, scenes, prompter, loaded, model, confusion, console, resume)
+    _fit(config, folder, corpus, scenes, sampler, prompter, loaded, model, confusion, console, resume)
     if process_rank() == 0:
         write_manifest(folder, replace(manifest, status=FINISHED))
         for left in (folder / "checkpoints", *folder.glob(f".{ADAPTER}-*")):
@@ -184,6 +188,41 @@ def train_shares(scenes: Sequence[Dialogue], labels: LabelSet) -> tuple[float, .
     return tuple(count / sum(counts) for count in counts)
 
 
+def target_sampler(config: SamplingConfig, scenes: Sequence[Dialogue], labels: LabelSet, seed: int) -> Sampler:
+    """How the labelled targets of the training scenes are drawn, or weighed in the loss.
+
+    Raises:
+        CorpusError: Classes are to be balanced, and one has no target.
+    """
+    from erc_llm.tuning.sampling import Sampler, class_weights
+
+    targets = labelled_targets(scenes, labels)
+    field = "loss_weights" if config.scheme == "none" else "scheme"
+    scheme = config.loss_weights if config.scheme == "none" else config.scheme
+    if scheme != "none" and targets.absent and not config.allow_absent:
+        names = ", ".join(labels.names[label] for label in targets.absent)
+        raise CorpusError(
+            f"sampling.{field}={scheme}: no target of the {len(scenes)} training scenes is labelled {names}; label "
+            "some, leave it out of corpus.labels, raise training.max_scenes, or set sampling.allow_absent=true"
+        )
+    weights = class_weights(targets.counts, scheme, config.beta)
+    return Sampler(targets, weights, config.scheme != "none", seed)
+
+
+def labelled_targets(scenes: Sequence[Dialogue], labels: LabelSet) -> Targets:
+    """Every labelled target of the scenes, in order."""
+    from erc_llm.tuning.sampling import Targets
+
+    rows = [
+        (number, k, labels.index(label))
+        for number, dialogue in enumerate(scenes)
+        for k in dialogue.targets
+        if (label := dialogue.utterances[k].label) is not None
+    ]
+    columns = np.array(rows, dtype=np.int64).reshape(-1, 3).T
+    return Targets(columns[0], columns[1], columns[2], len(scenes), len(labels))
+
+
 def read_confusion(config: StateConfig, corpus: Corpus) -> tuple[tuple[int, ...], ...] | None:
     """The confusion counts that corrupt what training questions are told; None where they are told nothing.
 
@@ -215,6 +254,7 @@ def _manifest(
     corpus: Corpus,
     labels: LabelSet,
     scenes: Sequence[Dialogue],
+    sampler: Sampler,
     template: str,
     loaded: Any,
     confusion: tuple[tuple[int, ...], ...] | None,
@@ -227,6 +267,7 @@ def _manifest(
         labels=labels.names,
         neutral=labels.neutral,
         train_shares=train_shares(scenes, labels),
+        training_prior=sampler.prior,
         config_sha256=config.sha256,
         corpus_name=corpus.name,
         corpus_version=corpus.version,
@@ -246,6 +287,7 @@ def _fit(
     folder: Path,
     corpus: Corpus,
     scenes: Sequence[Dialogue],
+    sampler: Sampler,
     prompter: Prompter,
     loaded: Any,
     model: Any,
@@ -256,21 +298,21 @@ def _fit(
     import torch
 
     from erc_llm.adapters import save_adapter
-    from erc_llm.prompting.forest import rows_of
     from erc_llm.tuning.callbacks import CheckpointCallback, LogCallback, SelectionCallback
     from erc_llm.tuning.schedule import plan
     from erc_llm.tuning.selection import evaluation_steps, score_figures
     from erc_llm.tuning.trainer import TrainingPlan, fit
 
     training = config.training
-    trees_of = training_trees(config, scenes, prompter, confusion)
-    sizes = [sum(map(rows_of, trees_of(scene, 0))) for scene in range(len(scenes))]
-    accumulation = max(1, min(training.accumulation, len(scenes) // process_count()))
+    asked = [sampler.asked(epoch) for epoch in range(math.ceil(training.epochs))]
+    sizes = scene_sizes(training_trees(config, scenes, prompter, confusion), asked)
+    fewest = min(sum(size > 0 for size in epoch) for epoch in sizes)
+    accumulation = max(1, min(training.accumulation, fewest // process_count()))
     parts = accumulation * process_count()
     schedule = plan(
         sizes, epochs=training.epochs, tokens_per_step=training.tokens_per_step, parts=parts, seed=config.seed
     )
-    tokens = [sum(sizes[s] for batch in step for s in batch.scenes) for step in schedule.steps]
+    tokens = [sum(sizes[batch.epoch][s] for batch in step for s in batch.scenes) for step in schedule.steps]
     main = process_rank() == 0
     bf16 = loaded.dtype == torch.bfloat16
 
@@ -292,7 +334,7 @@ def _fit(
         model,
         loaded.tokenizer,
         schedule,
-        trees_of,
+        training_trees(config, scenes, prompter, confusion, asked),
         TrainingPlan(
             learning_rate=training.learning_rate,
             schedule=training.schedule,
@@ -307,6 +349,7 @@ def _fit(
             log_every=training.log_every,
             report_to=training.report_to,
             run_name=config.name,
+            normalised=sampler.resampled or config.sampling.normalised,
         ),
         folder,
         callbacks,
@@ -317,9 +360,21 @@ def _fit(
 
 
 def training_trees(
-    config: RunConfig, scenes: Sequence[Dialogue], prompter: Prompter, confusion: Sequence[Sequence[int]] | None
+    config: RunConfig,
+    scenes: Sequence[Dialogue],
+    prompter: Prompter,
+    confusion: Sequence[Sequence[int]] | None,
+    asked: Sequence[Asked] | None = None,
 ) -> Callable[[int, int], list[TokenTree]]:
-    """What a scene looks like in an epoch, both by number."""
+    """What a scene looks like in an epoch, both by number.
+
+    Args:
+        config: The run.
+        scenes: The training scenes.
+        prompter: Builds the trees.
+        confusion: Counts that corrupt what questions are told, as from `read_confusion`.
+        asked: What each epoch asks about each scene, with which weight; by default all labelled targets with 1.
+    """
     from erc_llm.prompting.examples import shuffled_labels
     from erc_llm.prompting.state import corrupted_state, smoothed
 
@@ -332,9 +387,25 @@ def training_trees(
             order = shuffled_labels(prompter.labels, config.seed, epoch, dialogue.id)
         if likely is not None:
             state = corrupted_state(dialogue, prompter.labels, likely, config.state.dropout, config.seed, epoch)
-        return prompter.trees(dialogue, "gold", label_order=order, state=state)
+        weights = None if asked is None else asked[epoch][scene]
+        return prompter.trees(dialogue, "gold", weights=weights, label_order=order, state=state)
 
     return trees_of
+
+
+def scene_sizes(trees_of: Callable[[int, int], list[TokenTree]], asked: Sequence[Asked]) -> list[list[int]]:
+    """(epochs, scenes) tokens a scene takes with what the epoch asks about it; 0 where it asks nothing.
+
+    Measured once, on the first epoch's trees with all their questions: another order of the labels, or other emotions
+    told, move it by a few tokens at most.
+    """
+    from erc_llm.prompting.forest import rows_by_part
+
+    parts = [[rows_by_part(tree) for tree in trees_of(scene, 0)] for scene in range(len(asked[0]))]
+    return [
+        [sum(tree.asking(targets) for tree in trees) for trees, targets in zip(parts, epoch, strict=True)]
+        for epoch in asked
+    ]
 
 
 def predict(
@@ -390,6 +461,7 @@ def _info(predictor: Predictor, corpus: Corpus, split: str) -> PredictionsInfo:
         profile=_profile_source(config),
         retrieval=(config.profile.encoder or "lexical") if config.profile.writer == "lines" else "none",
         train_shares=shares,
+        training_prior=manifest.training_prior if manifest else None,
         created_with=versions(),
     )
 

@@ -45,7 +45,9 @@ class Manifest:
         run_id: Name of the run and the beginning of its config's hash.
         status: `training` until the adapter is final, then `finished`.
         context: `past` or `full`.
-        train_shares: Share of each label among the trained targets, in label order.
+        train_shares: Share of each label among the labelled targets, in label order.
+        training_prior: Share of each label in what the loss saw: the expected share of draws under class-balanced
+            sampling, the share of weight under weights on the loss; otherwise the same as `train_shares`.
         confusion: (labels, labels) counts by which labels told to training questions were corrupted; None if none
             were told.
     """
@@ -57,6 +59,7 @@ class Manifest:
     labels: tuple[str, ...]
     neutral: str | None
     train_shares: tuple[float, ...]
+    training_prior: tuple[float, ...]
     config_sha256: str
     corpus_name: str
     corpus_version: str
@@ -115,7 +118,9 @@ def read_run(folder: Path | str) -> Run:
     if version != RUN_FORMAT:
         raise RunError(f"{manifest}: run format {version}, this version of erc-llm reads {RUN_FORMAT}; train again")
     try:
-        for name in ("labels", "train_shares"):
+        # Runs from before classes could be balanced do not say what they saw: every target once an epoch.
+        content.setdefault("training_prior", content["train_shares"])
+        for name in ("labels", "train_shares", "training_prior"):
             content[name] = tuple(content[name])
         if content.get("confusion") is not None:
             content["confusion"] = tuple(map(tuple, content["confusion"]))

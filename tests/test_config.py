@@ -173,6 +173,8 @@ def test_the_hash_ignores_where_things_are_and_nothing_else_that_trains() -> Non
         {"prompt": {"context": "full"}},
         {"training": {"learning_rate": 5e-4}},
         {"corpus": {"selection_seed": 14}},
+        {"sampling": {"scheme": "square_root"}},
+        {"sampling": {"normalised": False}},
         {"model": {"quantisation": "nf4"}},
     ):
         assert RunConfig.model_validate(change).sha256 != base.sha256, change
@@ -208,6 +210,24 @@ def test_mistakes_in_a_label_set_are_reported_with_the_others(tmp_path: Path) ->
     assert "lora.rank" in message
     assert "corpus.labels" in message
     assert "2 mistakes" in message
+
+
+def test_balancing_twice_is_a_mistake_like_others(tmp_path: Path) -> None:
+    path = _save(tmp_path, "sampling: {scheme: square_root, loss_weights: inverse_frequency}\nlora: {rank: 0}\n")
+    message = _complaint(path)
+    assert "2 mistakes" in message
+    assert "sampling: " in message
+    assert "balance twice" in message
+
+
+@pytest.mark.parametrize("override", ["scheme=oversample", "loss_weights=true", "beta=0", "beta=1", "draws=5"])
+def test_sampling_takes_what_it_knows(override: str, tmp_path: Path) -> None:
+    assert f"sampling.{override.partition('=')[0]}" in _complaint(_save(tmp_path, ""), f"sampling.{override}")
+
+
+def test_nothing_is_balanced_unless_it_is_asked_for(tmp_path: Path) -> None:
+    sampling = load_config(_save(tmp_path, "")).sampling
+    assert (sampling.scheme, sampling.loss_weights, sampling.allow_absent) == ("none", "none", False)
 
 
 @pytest.mark.parametrize("field", ["training.epochs", "training.learning_rate"])

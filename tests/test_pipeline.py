@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +229,7 @@ def test_predictions_are_written_with_where_they_come_from(finished: Run, tmp_pa
     assert info.template_sha256 == manifest.template_sha256
     assert info.base_model_sha256 == manifest.base_model_sha256
     assert info.train_shares == pytest.approx(manifest.train_shares)
+    assert info.training_prior == manifest.training_prior == manifest.train_shares
     write_predictions(table, tmp_path / "dev.parquet")
     assert read_predictions(tmp_path / "dev.parquet").info == info
 
@@ -257,6 +259,7 @@ def test_a_configuration_alone_predicts_zero_shot(tiny_llama: TinyModel, corpus:
     data = open_corpus(predictor.config.corpus, predictor.labels)
     table = predict(predictor, data, "dev")
     assert table.info.run_id is None
+    assert table.info.training_prior is None
     assert "zero-shot" in table.info.system
     assert table.info.train_shares == pytest.approx(train_shares(data.split("train"), predictor.labels))
     assert list(tmp_path.iterdir()) == []
@@ -411,6 +414,58 @@ def test_a_few_scenes_are_drawn_by_seed_and_kept_in_order(corpus: Path) -> None:
     order = [d.id for d in data.split("train")]
     assert sorted(drawn[0], key=order.index) == list(drawn[0])
     assert len(training_scenes(data, None, 1)) == len(training_scenes(data, 99, 1)) == len(order)
+
+
+BALANCED = {
+    "drawn": {"scheme": "inverse_frequency"},
+    "weighted": {"loss_weights": "inverse_frequency"},
+    "unnormalised": {"loss_weights": "inverse_frequency", "normalised": False},
+}
+
+
+@pytest.fixture(scope="module")
+def balanced(finished: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """The finished run's configuration, with classes balanced."""
+    folder = tmp_path_factory.mktemp("balanced")
+    return {
+        name: train(_same(finished, folder, name=name, sampling={**sampling, "allow_absent": True}), console=QUIET)
+        for name, sampling in BALANCED.items()
+    }
+
+
+def test_every_way_to_balance_is_another_training(finished: Run, balanced: dict[str, Run]) -> None:
+    runs = [finished, *balanced.values()]
+    weights = [load_file(run.adapter / "adapter_model.safetensors") for run in runs]
+    for one, other in combinations(weights, 2):
+        assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_run_and_its_predictions_know_the_prior_that_training_saw(
+    finished: Run, balanced: dict[str, Run], corpus: Path
+) -> None:
+    shares = finished.manifest.train_shares
+    flat = [bool(share) / sum(map(bool, shares)) for share in shares]
+    assert max(shares) > 1.2 * max(flat)
+    for run in balanced.values():
+        assert run.manifest.train_shares == shares
+        assert run.manifest.training_prior == pytest.approx(flat)
+    table = predict(load(balanced["drawn"].folder), read_corpus(corpus), "dev")
+    assert table.info.training_prior == pytest.approx(flat)
+
+
+def test_a_balanced_training_is_reproducible(finished: Run, balanced: dict[str, Run], tmp_path: Path) -> None:
+    for name, run in balanced.items():
+        again = train(_same(finished, tmp_path, **run.config.model_dump(include={"name", "sampling"})), console=QUIET)
+        one, two = (load_file(r.adapter / "adapter_model.safetensors") for r in (run, again))
+        assert all(torch.equal(one[k], two[k]) for k in one), name
+
+
+def test_an_absent_class_is_refused_before_there_is_a_run(tiny_llama: TinyModel, tmp_path: Path) -> None:
+    folder = write_corpus(tmp_path / "corpus", train=2)
+    training, sampling = {"evaluations": 0}, {"scheme": "inverse_frequency"}
+    with pytest.raises(CorpusError, match=r"sampling\.scheme=inverse_frequency: .* labelled .*allow_absent"):
+        train(tiny_config(tiny_llama, folder, tmp_path / "runs", training=training, sampling=sampling), console=QUIET)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_own_labels_reach_the_predictions(tiny_llama: TinyModel, tmp_path: Path) -> None:

@@ -182,8 +182,9 @@ def make_run(folder: Path, tiny: TinyModel, **changed: Any) -> None:
     write_text(folder / "prompt.jinja", template.source, RunError)
     fields = {
         "run_id": "small", "status": "finished", "seed": 13, "context": "past", "labels": EMORYNLP.names,
-        "neutral": "Neutral", "train_shares": (1 / 7,) * 7, "config_sha256": config.sha256, "corpus_name": "sample",
-        "corpus_version": "own", "corpus_sha256": "0" * 64, "healed": False, "template_sha256": template.sha256,
+        "neutral": "Neutral", "train_shares": (1 / 7,) * 7, "training_prior": (1 / 7,) * 7,
+        "config_sha256": config.sha256, "corpus_name": "sample", "corpus_version": "own",
+        "corpus_sha256": "0" * 64, "healed": False, "template_sha256": template.sha256,
         "base_model": loaded.reference, "base_model_sha256": loaded.weights_sha256, "versions": {}, "commit": None,
     }  # fmt: skip
     write_manifest(folder, Manifest(**(fields | changed)))

@@ -32,6 +32,7 @@ MANIFEST = Manifest(
     labels=("calm", "cross"),
     neutral="calm",
     train_shares=(0.25, 0.75),
+    training_prior=(0.5, 0.5),
     config_sha256="c" * 64,
     corpus_name="flat",
     corpus_version="own",
@@ -93,6 +94,11 @@ def test_a_manifest_with_other_fields_is_refused(run: Path, fields: dict[str, An
         read_run(run)
     if next(iter(fields)) != "train_shares":
         assert next(iter(fields)) in str(caught.value)
+
+
+def test_a_run_from_before_classes_could_be_balanced_saw_the_shares_of_train(run: Path) -> None:
+    _change(run, training_prior=...)
+    assert read_run(run).manifest == replace(MANIFEST, training_prior=MANIFEST.train_shares)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1, 2]", '"finished"', "\x00"])

@@ -68,6 +68,7 @@ class PredictionsInfo:
         prior: Prior applied to the label distribution, in words; None if none was.
         calibration: Calibration applied, in words; None if none was.
         train_shares: Share of each label in train, in the order of `labels`; what a prior-random reference draws from.
+        training_prior: Share of each label in what the run's loss saw, in the order of `labels`; None if unknown.
         created_with: Package name to version.
         format_version: Of the table.
     """
@@ -91,6 +92,7 @@ class PredictionsInfo:
     prior: str | None = None
     calibration: str | None = None
     train_shares: tuple[float, ...] | None = None
+    training_prior: tuple[float, ...] | None = None
     created_with: Mapping[str, str] = field(default_factory=dict, hash=False)
     format_version: int = FORMAT_VERSION
 
@@ -98,8 +100,10 @@ class PredictionsInfo:
         object.__setattr__(self, "created_with", MappingProxyType(dict(self.created_with)))
         if len(self.labels) < 2 or len(set(self.labels)) != len(self.labels) or not all(self.labels):
             raise PredictionsError(f"labels: expected at least two different names, found {list(self.labels)}")
-        if self.train_shares is not None and len(self.train_shares) != len(self.labels):
-            raise PredictionsError(f"train_shares: expected {len(self.labels)} shares, found {len(self.train_shares)}")
+        for name in ("train_shares", "training_prior"):
+            shares = getattr(self, name)
+            if shares is not None and len(shares) != len(self.labels):
+                raise PredictionsError(f"{name}: expected {len(self.labels)} shares, found {len(shares)}")
 
     def as_dict(self) -> dict[str, Any]:
         """The metadata as plain values that JSON can hold."""

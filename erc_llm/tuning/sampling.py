@@ -1,0 +1,139 @@
+"""Which targets an epoch asks about and with what weight: classes balanced by drawing targets, or on their loss.
+
+In: the class of every labelled target, a scheme, a seed. Out: for each epoch and scene the positions asked about with
+their weights, and the label shares that training effectively sees. Conversations are not its business: a scene keeps
+all its lines, only its questions vary. Knows nothing of text, trees and models.
+
+Drawing and weighing are two roads to the same expected gradient. With w the weight of a target's class, scaled to a
+mean of 1 over the targets, an epoch of T targets either draws T of them with probability w / T each, or asks every
+target once and multiplies its loss by w. The expected multiplicity of a target is then w, so at matched weights the
+expected sum of an epoch's gradients is the same. The noise is not: drawing repeats some targets and passes over
+others. Steps divide that sum by their drawn targets, or, where the loss is weighted, by their sum of weights
+(normalised) or their number of targets (unnormalised). All three divisors are equal in expectation; one that varies
+with the step, the sum of weights, makes the match one to first order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Scheme = Literal["none", "inverse_frequency", "square_root", "effective_number"]
+Asked = Sequence[dict[int, float]]  # for each scene: position of a target -> weight of its question
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """The labelled targets of the training scenes.
+
+    Attributes:
+        scene: (targets,) number of the scene each is in.
+        position: (targets,) its position there.
+        label: (targets,) index of its label.
+        scenes: Number of scenes.
+        labels: Number of labels.
+    """
+
+    scene: Ints
+    position: Ints
+    label: Ints
+    scenes: int
+    labels: int
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    @property
+    def counts(self) -> Ints:
+        """(labels,) targets of each label."""
+        return np.bincount(self.label, minlength=self.labels)
+
+    @property
+    def absent(self) -> list[int]:
+        """Labels that no target has."""
+        return np.flatnonzero(self.counts == 0).tolist()
+
+
+@dataclass(frozen=True, eq=False)
+class Sampler:
+    """What each epoch asks, as a function of seed and epoch alone, however many processes there are.
+
+    Attributes:
+        targets: What there is to ask about.
+        weights: (labels,) from `class_weights`.
+        resampled: Whether targets are drawn by these weights; else each is asked once and its loss has the weight.
+        seed: Of the run.
+    """
+
+    targets: Targets
+    weights: Floats
+    resampled: bool
+    seed: int
+
+    @property
+    def prior(self) -> tuple[float, ...]:
+        """Expected share of each label in what the loss sees, in label order; they sum to 1."""
+        mass = self.targets.counts * self.weights
+        return tuple((mass / mass.sum()).tolist())
+
+    def asked(self, epoch: int) -> Asked:
+        """Positions asked about in each scene, with the weight of each; a scene without any has an empty entry.
+
+        The weight is how often the target was drawn, or the weight of its class where nothing is drawn.
+        """
+        weights = self.weights[self.targets.label]
+        if self.resampled:
+            weights = draw(weights, self.seed, epoch).astype(np.float64)
+        kept = np.flatnonzero(weights)
+        columns = (self.targets.scene[kept], self.targets.position[kept], weights[kept])
+        asked: list[dict[int, float]] = [{} for _ in range(self.targets.scenes)]
+        for scene, position, weight in zip(*(column.tolist() for column in columns), strict=True):
+            asked[scene][position] = weight
+        return asked
+
+
+def class_weights(counts: Ints, scheme: Scheme, beta: float) -> Floats:
+    """(labels,) weight of one target of each label, with a mean of 1 over all targets; 0 for a label without any.
+
+    Args:
+        counts: (labels,) targets of each label, n; at least one is not 0.
+        scheme: `none` weighs all alike, `inverse_frequency` by 1 / n, `square_root` by 1 / sqrt(n),
+            `effective_number` by (1 - beta) / (1 - beta^n), see Cui et al., "Class-Balanced Loss Based on Effective
+            Number of Samples", CVPR 2019.
+        beta: Of `effective_number`, between 0 (all alike) and 1 (inverse frequency), both excluded.
+    """
+    present = counts > 0
+    n = counts[present].astype(np.float64)
+    if scheme == "none":
+        return present.astype(np.float64)
+    if scheme == "inverse_frequency":
+        raw = 1 / n
+    elif scheme == "square_root":
+        raw = 1 / np.sqrt(n)
+    else:
+        raw = (1 - beta) / -np.expm1(n * math.log(beta))  # 1 - beta^n without cancellation
+    weights = np.zeros(len(counts))
+    weights[present] = raw * n.sum() / (n * raw).sum()
+    return weights
+
+
+def draw(weights: Floats, seed: int, epoch: int) -> Ints:
+    """(targets,) how often each target is drawn in an epoch: as many draws as targets, with replacement.
+
+    Args:
+        weights: (targets,) each draw's probabilities, up to a factor.
+        seed: Of the run, not negative.
+        epoch: Of the training, from 0.
+    """
+    edges = np.cumsum(weights)
+    # Uniform numbers rather than `Generator.multinomial`, whose stream numpy does not promise to keep.
+    places = np.random.default_rng([seed, epoch]).random(len(weights)) * edges[-1]
+    drawn = np.minimum(np.searchsorted(edges, places, side="right"), len(weights) - 1)
+    return np.bincount(drawn, minlength=len(weights))
