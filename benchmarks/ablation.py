@@ -12,20 +12,20 @@ arms that are named share the work between processes.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import yaml
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
 
 from benchmarks.trials import differences
 from erc_llm.config import RunConfig, load_config
 from erc_llm.errors import ConfigError, ErcError
+from erc_llm.metrics import Floats, gold_surprise
 from erc_llm.predictions import Predictions, read_predictions
 
 PREDICTIONS = "selection.parquet"
@@ -71,27 +71,34 @@ def arm_config(arms: Arms, name: str, corpus: str, out: Path) -> RunConfig:
     config, base = configure(name), configure(arms.base)
     if name == arms.base:
         return config
-    wanted = steps_at(scene_sizes(base), base, base.training.tokens_per_step)
-    budget = budget_for(scene_sizes(config), config, wanted)
+    wanted = steps_at(sizes_of(base), base, base.training.tokens_per_step)
+    budget = budget_for(sizes_of(config), config, wanted)
     return config.model_copy(update={"training": config.training.model_copy(update={"tokens_per_step": budget})})
 
 
-def scene_sizes(config: RunConfig) -> list[int]:
-    """Tokens of each training scene, as its first epoch has them."""
+def sizes_of(config: RunConfig) -> list[list[int]]:
+    """(epochs, scenes) tokens of each training scene, as its training counts them."""
     from erc_llm.models import load_tokenizer
-    from erc_llm.pipeline import open_corpus, read_confusion, training_scenes, training_trees
+    from erc_llm.pipeline import (
+        open_corpus,
+        read_confusion,
+        scene_sizes,
+        target_sampler,
+        training_scenes,
+        training_trees,
+    )
     from erc_llm.predictor import make_prompter
-    from erc_llm.prompting.forest import rows_of
 
     labels = config.label_set()
     corpus = open_corpus(config.corpus, labels)
     scenes = training_scenes(corpus, config.training.max_scenes, config.seed)
     prompter = make_prompter(config, labels, load_tokenizer(config.model.base), past=corpus)
     trees_of = training_trees(config, scenes, prompter, read_confusion(config.state, corpus))
-    return [sum(map(rows_of, trees_of(scene, 0))) for scene in range(len(scenes))]
+    sampler = target_sampler(config.sampling, scenes, labels, config.seed)
+    return scene_sizes(trees_of, [sampler.asked(epoch) for epoch in range(math.ceil(config.training.epochs))])
 
 
-def steps_at(sizes: Sequence[int], config: RunConfig, tokens_per_step: int) -> int:
+def steps_at(sizes: Sequence[Sequence[int]], config: RunConfig, tokens_per_step: int) -> int:
     """Optimizer steps of a training with that token budget."""
     from erc_llm.tuning.schedule import plan
 
@@ -99,9 +106,9 @@ def steps_at(sizes: Sequence[int], config: RunConfig, tokens_per_step: int) -> i
     return len(plan(sizes, epochs=epochs, tokens_per_step=tokens_per_step, parts=1, seed=seed).steps)
 
 
-def budget_for(sizes: Sequence[int], config: RunConfig, steps: int) -> int:
+def budget_for(sizes: Sequence[Sequence[int]], config: RunConfig, steps: int) -> int:
     """The token budget whose schedule is nearest to `steps` steps; of several, the smallest."""
-    guess = round(sum(sizes) * config.training.epochs / steps)
+    guess = round(sum(map(sum, sizes)) / steps)
     tried = {budget: steps_at(sizes, config, budget) for budget in range(max(64, guess // 2), 2 * guess)}
     return min(tried, key=lambda budget: (abs(tried[budget] - steps), budget))
 
@@ -174,11 +181,10 @@ def _figures(table: Predictions, base: Predictions | None) -> list[str]:
     return figures
 
 
-def _gold_nll(table: Predictions) -> NDArray[np.float64]:
+def _gold_nll(table: Predictions) -> Floats:
     """(targets,) -ln p(gold) in nats; every target of the selection split has a gold label."""
     assert table.probabilities is not None, "an ablation's tables are written with probabilities"
-    likely = table.probabilities[np.arange(len(table)), table.gold_index]
-    return np.asarray(-np.log(np.maximum(likely, np.finfo(np.float64).eps)))
+    return gold_surprise(table.probabilities, table.gold_index)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -186,14 +186,20 @@ def paired_mean_difference(
 
 
 def negative_log_likelihood(probabilities: Floats, gold: Integers) -> float:
-    """Mean of -ln p(gold label) in nats; probabilities are (targets, labels).
+    """Mean of `gold_surprise`, in nats; probabilities are (targets, labels)."""
+    return float(gold_surprise(probabilities, gold).mean())
+
+
+def gold_surprise(probabilities: Floats, gold: Integers) -> Floats:
+    """(targets,) -ln p(gold label) in nats; probabilities are (targets, labels).
 
     Probabilities are kept above the float64 epsilon, as scikit-learn's `log_loss` does, so that one confident mistake
     cannot make the mean infinite.
     """
     _check_probabilities(probabilities, gold)
     of_gold = probabilities[np.arange(len(gold)), gold]
-    return float(-np.log(np.clip(of_gold, np.finfo(np.float64).eps, 1.0)).mean())
+    surprise: Floats = -np.log(np.clip(of_gold, np.finfo(np.float64).eps, 1.0))
+    return surprise
 
 
 def expected_calibration_error(probabilities: Floats, gold: Integers, bins: int = 15) -> float:

@@ -179,13 +179,8 @@ def training_scenes(corpus: Corpus, most: int | None, seed: int) -> tuple[Dialog
 
 def train_shares(scenes: Sequence[Dialogue], labels: LabelSet) -> tuple[float, ...]:
     """Share of each label among the labelled targets, in label order; they sum to 1."""
-    counts = [0] * len(labels)
-    for dialogue in scenes:
-        for k in dialogue.targets:
-            label = dialogue.utterances[k].label
-            if label is not None:
-                counts[labels.index(label)] += 1
-    return tuple(count / sum(counts) for count in counts)
+    counts = labelled_targets(scenes, labels).counts
+    return tuple((counts / counts.sum()).tolist())
 
 
 def target_sampler(config: SamplingConfig, scenes: Sequence[Dialogue], labels: LabelSet, seed: int) -> Sampler:

@@ -65,7 +65,7 @@ class TreeTrainer(SFTTrainer):
         self._normalised = normalised
         rows = Dataset.from_dict({"batch": list(range(len(batches)))})
         super().__init__(train_dataset=rows, data_collator=_Collator(batches, trees_of), **kwargs)
-        self.loss_is_scaled_for_ga = True  # type: ignore[assignment]  # compute_loss divides by the whole step's
+        self.loss_is_scaled_for_ga = True  # type: ignore[assignment]  # compute_loss divides for the whole step
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
         # The schedule is the order; shuffling it here would break resuming.

@@ -10,7 +10,7 @@ import yaml
 from rich.console import Console
 
 from benchmarks import ablation
-from benchmarks.ablation import Arms, as_table, budget_for, main, read_arms, run_arm, scene_sizes, steps_at
+from benchmarks.ablation import Arms, as_table, budget_for, main, read_arms, run_arm, sizes_of, steps_at
 from erc_llm.config import RunConfig, load_config
 from erc_llm.errors import ConfigError
 from erc_llm.predictions import read_predictions
@@ -74,23 +74,25 @@ def test_an_interrupted_arm_goes_on(small: tuple[Path, Path, Path], monkeypatch:
 
 
 def test_a_budget_is_found_for_any_number_of_steps() -> None:
-    config, sizes = RunConfig(), [100 + 37 * (i % 11) for i in range(90)]
+    config, sizes = RunConfig(), [[100 + 37 * (i % 11) for i in range(90)]] * 3
     for steps in (30, 69, 120, 180):
         assert abs(steps_at(sizes, config, budget_for(sizes, config, steps)) - steps) <= 0.02 * steps
-    half = steps_at([2 * size for size in sizes], config, 2 * 700)
+    half = steps_at([[2 * size for size in epoch] for epoch in sizes], config, 2 * 700)
     assert half == steps_at(sizes, config, 700)
     assert steps_at(sizes, config, budget_for(sizes, config, half)) == half
 
 
-def test_scene_sizes_are_those_the_trainer_uses(tiny_llama: TinyModel, tmp_path: Path) -> None:
-    config = tiny_config(tiny_llama, write_corpus(tmp_path / "corpus"), tmp_path)
-    plain, longer = (
-        scene_sizes(config),
-        scene_sizes(config.model_copy(update={"profile": config.profile.model_copy(update={"writer": "statistics"})})),
-    )
-    assert len(plain) == len(longer)
-    assert all(a <= b for a, b in zip(plain, longer, strict=True))
-    assert sum(plain) < sum(longer)
+def test_sizes_are_those_the_trainer_uses(tiny_llama: TinyModel, tmp_path: Path) -> None:
+    config = tiny_config(tiny_llama, write_corpus(tmp_path / "corpus", train=24), tmp_path, training={"epochs": 2})
+    longer = config.model_copy(update={"profile": config.profile.model_copy(update={"writer": "statistics"})})
+    drawn = config.model_copy(update={"sampling": config.sampling.model_copy(update={"scheme": "square_root"})})
+    plain, profiles, sampled = (sizes_of(c) for c in (config, longer, drawn))
+    assert {(len(sizes), len(sizes[0])) for sizes in (plain, profiles, sampled)} == {(2, len(plain[0]))}
+    assert all(a <= b for a, b in zip(plain[0], profiles[0], strict=True))
+    assert sum(plain[0]) < sum(profiles[0])
+    assert plain[0] == plain[1]
+    assert sampled[0] != sampled[1], "each epoch draws its own targets"
+    assert sum(sampled[0]) < sum(plain[0])
 
 
 @pytest.mark.parametrize(
