@@ -79,15 +79,9 @@ def arm_config(arms: Arms, name: str, corpus: str, out: Path) -> RunConfig:
 def sizes_of(config: RunConfig) -> list[list[int]]:
     """(epochs, scenes) tokens of each training scene, as its training counts them."""
     from erc_llm.models import load_tokenizer
-    from erc_llm.pipeline import (
-        open_corpus,
-        read_confusion,
-        scene_sizes,
-        target_sampler,
-        training_scenes,
-        training_trees,
-    )
+    from erc_llm.pipeline import open_corpus
     from erc_llm.predictor import make_prompter
+    from erc_llm.training import read_confusion, scene_sizes, target_sampler, training_scenes, training_trees
 
     labels = config.label_set()
     corpus = open_corpus(config.corpus, labels)
@@ -115,9 +109,10 @@ def budget_for(sizes: Sequence[Sequence[int]], config: RunConfig, steps: int) ->
 
 def run_arm(arms: Arms, name: str, corpus: str, out: Path, console: Console) -> None:
     """Train one arm and predict the selection split, where that has not been done."""
-    from erc_llm.pipeline import open_corpus, predict, train
+    from erc_llm.pipeline import open_corpus, predict
     from erc_llm.predictions import write_predictions
     from erc_llm.predictor import load
+    from erc_llm.training import train
 
     table = out / name / PREDICTIONS
     if table.is_file():

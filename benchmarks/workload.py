@@ -58,9 +58,10 @@ def open_workload(settings: Mapping[str, Any], split: str, scenes: int | None, a
     """
     from erc_llm.adapters import load_adapter
     from erc_llm.models import load_base_model
-    from erc_llm.pipeline import open_corpus, training_scenes
+    from erc_llm.pipeline import open_corpus
     from erc_llm.predictor import make_prompter
     from erc_llm.runs import read_run
+    from erc_llm.training import training_scenes
 
     options = Settings(**{**settings, "overrides": tuple(settings.get("overrides", ()))})
     config = read_config(options)

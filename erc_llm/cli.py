@@ -153,7 +153,7 @@ def train(
 
     loaded = load_config(config, overrides or [])
     _quiet()
-    from erc_llm.pipeline import train as run_training
+    from erc_llm.training import train as run_training
 
     try:
         run = run_training(loaded, resume=resume, console=_console())

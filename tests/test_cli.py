@@ -90,7 +90,7 @@ def finished(tiny_llama: TinyModel, corpus: Path, tmp_path_factory: pytest.TempP
     """A run directory, trained once; do not change it."""
     from rich.console import Console
 
-    from erc_llm.pipeline import train
+    from erc_llm.training import train
 
     output = tmp_path_factory.mktemp("runs")
     return train(tiny_config(tiny_llama, corpus, output), console=Console(quiet=True)).folder
@@ -258,7 +258,7 @@ def test_an_interrupt_ends_with_its_own_code(erc: Command, monkeypatch: pytest.M
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("erc_llm.pipeline.train", interrupted)
+    monkeypatch.setattr("erc_llm.training.train", interrupted)
     done = erc("train", config)
     assert done.code == 130
     assert "Traceback" not in done.err
@@ -268,7 +268,7 @@ def test_an_interrupted_training_says_how_to_go_on(erc: Command, monkeypatch: py
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("erc_llm.pipeline.train", interrupted)
+    monkeypatch.setattr("erc_llm.training.train", interrupted)
     assert "--resume" in erc("train", config).err
 
 

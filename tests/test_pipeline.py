@@ -18,11 +18,12 @@ from erc_llm.adapters import attach_lora, save_adapter
 from erc_llm.config import RunConfig
 from erc_llm.corpus import read_corpus
 from erc_llm.errors import ConfigError, CorpusError, ModelError, RunError
-from erc_llm.pipeline import open_corpus, predict, train, train_shares, training_scenes
+from erc_llm.pipeline import open_corpus, predict, train_shares
 from erc_llm.predictions import Predictions, read_predictions, write_predictions
 from erc_llm.predictor import load
 from erc_llm.prompting.examples import Prompter
 from erc_llm.runs import Run, append_line, read_lines, read_run, write_manifest
+from erc_llm.training import train, training_scenes
 from erc_llm.tuning.selection import evaluation_steps, score_figures
 from tests.tiny_models import TinyModel, random_llama, save_tiny
 from tests.tiny_runs import as_json, dialogue, tiny_config, write_corpus

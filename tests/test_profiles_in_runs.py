@@ -12,11 +12,12 @@ from rich.console import Console
 
 from erc_llm.config import load_config
 from erc_llm.errors import ConfigError, PromptError, RunError
-from erc_llm.pipeline import open_corpus, predict, train
+from erc_llm.pipeline import open_corpus, predict
 from erc_llm.predictions import read_predictions, write_predictions
 from erc_llm.predictor import load
 from erc_llm.resources import prompts_dir
 from erc_llm.runs import Run
+from erc_llm.training import train
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import tiny_config, write_corpus
 

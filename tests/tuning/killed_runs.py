@@ -56,7 +56,7 @@ def _train(config: str, resume: bool, kill: Kill | None) -> None:
     from rich.console import Console
 
     from erc_llm.config import RunConfig
-    from erc_llm.pipeline import train
+    from erc_llm.training import train
 
     os.environ["HF_HUB_OFFLINE"] = "1"
     torch.set_num_threads(1)
