@@ -17,10 +17,8 @@ from erc_llm.config import CorpusConfig, RunConfig, load_config
 from erc_llm.corpus import EMORYNLP, Corpus, Dialogue, LabelSet, read_corpus, read_sample, selection_split
 from erc_llm.corpus.speakers import GENERIC_NAMES
 from erc_llm.errors import ConfigError
-from erc_llm.predictions import Answer, Predictions, PredictionsInfo
-from erc_llm.runs import (
-    versions,
-)
+from erc_llm.predictions import Answer, Predictions, PredictionsInfo, correct
+from erc_llm.runs import versions
 
 if TYPE_CHECKING:
     from erc_llm.decoding.scoring import LabelScores
@@ -92,7 +90,7 @@ def predict(
     *,
     on_progress: Callable[[int], None] | None = None,
 ) -> Predictions:
-    """The predictions table of one split."""
+    """The predictions table of one split, corrected as the predictor corrects."""
     dialogues = corpus.split(split)
     scores = predictor.scores(dialogues, on_progress)
     names = predictor.labels.names
@@ -102,7 +100,8 @@ def predict(
         for s in scene
     }
     info = _info(predictor, corpus, split)
-    return Predictions.from_corpus(info, dialogues, answers, corpus.dialogues(), corpus.generic)
+    raw = Predictions.from_corpus(info, dialogues, answers, corpus.dialogues(), corpus.generic)
+    return correct(raw, predictor.correction)
 
 
 def _answer(scores: LabelScores, names: Sequence[str]) -> Answer:
