@@ -153,6 +153,39 @@ def _profile_source(config: RunConfig) -> str:
     return ", ".join(words) or "none"
 
 
+def open_to_predict(
+    config: RunConfig, path: str | None, heal_from: str | None, split: str | None, console: Console
+) -> Corpus:
+    """The corpus whose `split` is to be predicted (None: no split of it), as speaker profiles may know it.
+
+    Args:
+        config: Of the run, or of a base model.
+        path: A corpus in place of the configuration's.
+        heal_from: The original files, to restore its lines.
+        split: Checked to be there.
+        console: Where to tell what is odd.
+    """
+    section = config.corpus
+    if path is not None:
+        section = section.model_copy(update={"path": path, "heal_from": heal_from})
+    read = open_corpus(section, config.label_set(), cut_selection=split == "selection")
+    if config.profile.writer != "none":
+        read = hide_selection(read, section)
+    say_oddities(read, console)
+    if split is not None:
+        read.split(split)
+    return read
+
+
+def predict_on_console(predictor: Predictor, corpus: Corpus, split: str, console: Console) -> Predictions:
+    """`predict`, with a bar of progress in a terminal."""
+    from rich.progress import Progress
+
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task(f"scoring {split}", total=len(corpus.split(split)))
+        return predict(predictor, corpus, split, on_progress=lambda n: progress.update(task, completed=n))
+
+
 def find_source(source: str) -> RunConfig | Path:
     """A run directory as it is; anything else as a configuration of a base model."""
     path = Path(source)

@@ -25,7 +25,8 @@ class PriorShift:
     """From the label shares that training saw to those that are wanted.
 
     With p(x | y) unchanged, p'(y | x) is proportional to p(y | x) p'(y) / p(y): M. Saerens, P. Latinne and
-    C. Decaestecker, "Adjusting the Outputs of a Classifier to New a Priori Probabilities", Neural Computation 14 (2002).
+    C. Decaestecker, "Adjusting the Outputs of a Classifier to New a Priori Probabilities: A Simple Procedure",
+    Neural Computation 14 (2002) 21-41.
 
     Attributes:
         name: Where the wanted shares come from, such as `corpus`.
