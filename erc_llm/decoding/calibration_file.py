@@ -94,7 +94,7 @@ def choose_correction(run: Run | None, prior: Prior = "auto", calibration: Calib
         return Correction(prior_shift(run.manifest, prior))
     stored = read_calibration(run).correction
     wanted = prior_shift(run.manifest, prior)
-    if prior != "auto" and wanted != stored.prior:
+    if prior != "auto" and not _same(wanted, stored.prior):
         raise ConfigError(
             f"prior: the calibration of {run.folder} was fitted on top of {_named(stored.prior)}, found "
             f"{_named(wanted)}; leave --prior out, or run `erc-llm calibrate {run.folder}` with that --prior"
@@ -160,6 +160,13 @@ def _misfit(calibration: Calibration, run_id: object, manifest: Manifest) -> str
     if any(not 0 < weight < np.inf for weight in calibration.decision_weights or ()):
         return "expected decision weights above 0"
     return None
+
+
+def _same(one: PriorShift | None, other: PriorShift | None) -> bool:
+    """Whether two corrections of one run's prior lead to the same shares, by whatever name and but for rounding."""
+    if one is None or other is None:
+        return one is other
+    return np.allclose(one.wanted, other.wanted, rtol=1e-6, atol=0)
 
 
 def _named(prior: PriorShift | None) -> str:
