@@ -32,6 +32,7 @@ def sheets(report: Result) -> list[Sheet]:
         "training": _training,
         "scoring": _scoring,
         "profiles": _profiles,
+        "calibration": _calibration,
         "matmul": _matmul,
     }
     found = [make(report[name]) for name, make in makers.items() if name in report]
@@ -46,15 +47,20 @@ def sheets(report: Result) -> list[Sheet]:
 def print_sheets(report: Result, console: Console) -> None:
     """Everything, in the terminal."""
     for sheet in sheets(report):
-        table = Table(title=sheet.title, title_justify="left", title_style="bold")
-        for i, column in enumerate(sheet.columns):
-            table.add_column(column, justify="left" if i == 0 else "right")
-        for row in sheet.rows:
-            table.add_row(*row)
-        console.print(table)
-        for note in sheet.notes:
-            console.print(f"  {note}", markup=False, highlight=False)
+        print_sheet(sheet, console)
     console.print(_conditions(report), style="dim")
+
+
+def print_sheet(sheet: Sheet, console: Console) -> None:
+    """One table, in the terminal."""
+    table = Table(title=sheet.title, title_justify="left", title_style="bold")
+    for i, column in enumerate(sheet.columns):
+        table.add_column(column, justify="left" if i == 0 else "right")
+    for row in sheet.rows:
+        table.add_row(*row)
+    console.print(table)
+    for note in sheet.notes:
+        console.print(f"  {note}", markup=False, highlight=False)
 
 
 def as_markdown(report: Result) -> str:
@@ -183,6 +189,24 @@ def _profiles(section: Result) -> Sheet:
     )
     columns = ("writer", "corpus", "profiles", "seconds", "times the seconds of 1x", "MB more")
     return Sheet("Speaker profiles of a whole corpus, and of the corpus told over and over", columns, rows)
+
+
+def _calibration(section: Result) -> Sheet:
+    names = {
+        "arrays": "prior, calibration and decision of bare scores",
+        "table": "the same of a whole table, checks included",
+        "fit": "fit with cross-validation",
+    }
+    rows = tuple(
+        (
+            names.get(part, part),
+            f"{found['predictions']:,}",
+            f"{found['seconds']:.2f} ({min(found['seconds_rounds']):.2f} to {max(found['seconds_rounds']):.2f})",
+            f"{found['peak_mb']:.0f}",
+        )
+        for part, found in section.items()
+    )
+    return Sheet("Correcting and calibrating drawn predictions", ("", "predictions", "seconds", "MB more"), rows)
 
 
 def _speed(side: Result) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from erc_llm.config import CorpusConfig, RunConfig
     from erc_llm.corpus import Corpus
-    from erc_llm.predictor import Predictor
+    from erc_llm.predictions import Predictions
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,6 +32,13 @@ app = typer.Typer(
 
 CorpusPath = Annotated[str, typer.Argument(help="A corpus file or folder; `sample` is the embedded corpus.")]
 HealFrom = Annotated[str | None, typer.Option(help="Original EmoryNLP files, to restore lines `aligned` lacks.")]
+PriorOption = Annotated[
+    str,
+    typer.Option(
+        help="Label shares to answer by: none, corpus, or shares in label order such as 0.1,0.7,0.2. "
+        "auto is corpus, which changes nothing unless training balanced the classes."
+    ),
+]
 ConfigName = Annotated[str, typer.Option("--config", help="A configuration, for label set, prompt and tokenizer.")]
 
 
@@ -174,52 +181,90 @@ def predict(
     heal_from: HealFrom = None,
     without_text: Annotated[bool, typer.Option("--without-text", help="Leave out what was said, to share it.")] = False,
     interactive: Annotated[bool, typer.Option("--interactive", help="Label lines as you type them.")] = False,
+    prior: PriorOption = "auto",
+    calibration: Annotated[
+        Literal["none", "run"], typer.Option(help="run: as `erc-llm calibrate` stored it with the run.")
+    ] = "none",
+    abstain_below: Annotated[
+        float | None,
+        typer.Option(help="Note in the table that less sure answers do not count; all stay in it.", min=0, max=1),
+    ] = None,
 ) -> None:
     """Label a split and write the predictions table, or label lines one by one."""
-    from erc_llm.pipeline import find_source, hide_selection, say_oddities
+    from erc_llm.decoding.calibration_file import parse_prior
+    from erc_llm.pipeline import find_source, open_to_predict, predict_on_console
     from erc_llm.runs import read_run
 
     _quiet()
     if not interactive and out.suffix not in (".parquet", ".jsonl"):
         raise UserError(f"--out {out}: expected a name that ends in .parquet or .jsonl")
-    found = find_source(source)
+    if interactive and abstain_below is not None:
+        raise UserError("--abstain-below is noted in a table, and --interactive writes none; leave one of them out")
+    found, wanted = find_source(source), parse_prior(prior)
     config = read_run(found).config if isinstance(found, Path) else found
-    section = config.corpus
-    if corpus is not None:
-        section = section.model_copy(update={"path": corpus, "heal_from": heal_from})
     read = None
     if corpus is not None or not interactive:
-        read = _read(section, config, cut_selection=split == "selection")
-        if config.profile.writer != "none":
-            read = hide_selection(read, section)
-        say_oddities(read, _console())
-    if read is not None and not interactive:
-        read.split(split)  # a wrong name is told before the model is loaded
+        read = open_to_predict(config, corpus, heal_from, None if interactive else split, _console())
     from erc_llm.predictor import load
 
-    predictor = load(found, past=read)
+    predictor = load(found, past=read, prior=wanted, calibration=calibration)
     if interactive or read is None:
         from erc_llm.terminal import talk
 
         talk(predictor, sys.stdin, _console())
     else:
-        _predict_split(predictor, read, split, out, without_text)
+        _write_split(predict_on_console(predictor, read, split, _console()), read, out, abstain_below, without_text)
 
 
-def _predict_split(predictor: Predictor, read: Corpus, split: str, out: Path, without_text: bool) -> None:
+@app.command()
+def calibrate(
+    source: Annotated[str, typer.Argument(help="A run directory.")],
+    corpus: Annotated[str | None, typer.Argument(help="Where the run's corpus is, if not where it was.")] = None,
+    predictions: Annotated[Path | None, typer.Option(help="Its table of split `selection`, not to predict it.")] = None,
+    prior: PriorOption = "auto",
+    fit_for: Annotated[
+        Literal["nll", "weighted_f1"],
+        typer.Option(help="weighted_f1: besides, weigh labels when one is chosen, if that is shown to help."),
+    ] = "nll",
+    seed: Annotated[int, typer.Option(help="Of the folds of the cross-validation.", min=0)] = 0,
+    heal_from: HealFrom = None,
+) -> None:
+    """Fit a calibration on the selection split, chosen by cross-validation over dialogues; stored with the run."""
+    _quiet()
+    from erc_llm.calibrating import calibrate_run
+    from erc_llm.decoding.calibration_file import parse_prior, prior_shift
+    from erc_llm.pipeline import open_to_predict, predict_on_console
+    from erc_llm.predictions import read_predictions
+    from erc_llm.runs import read_run
+
+    if corpus is not None and predictions is not None:
+        raise UserError("a corpus is there to be predicted, --predictions to skip that; leave one of them out")
+    run = read_run(source)
+    shift = prior_shift(run.manifest, parse_prior(prior))
+    if predictions is not None:
+        table, name = read_predictions(predictions), str(predictions)
+    else:
+        read = open_to_predict(run.config, corpus, heal_from, "selection", _console())
+        from erc_llm.predictor import load
+
+        predictor = load(run.folder, past=read, prior="none")
+        table, name = predict_on_console(predictor, read, "selection", _console()), read.name
+    path = calibrate_run(run, table, name, shift, fit_for, seed, _console())
+    typer.echo(f"calibration written to {path}; `erc-llm predict {source} --calibration run` applies it")
+
+
+def _write_split(table: Predictions, read: Corpus, out: Path, below: float | None, without_text: bool) -> None:
     from dataclasses import replace
 
-    from rich.progress import Progress
-
-    from erc_llm.pipeline import predict as predict_split
     from erc_llm.predictions import write_predictions
 
-    console = _console()
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task(f"scoring {split}", total=len(read.split(split)))
-        table = predict_split(predictor, read, split, on_progress=lambda n: progress.update(task, completed=n))
+    table = replace(table, info=replace(table.info, abstain_below=below))
     write_predictions(replace(table, text=None) if without_text else table, out)
-    typer.echo(f"{len(table)} predictions of {split} ({read.version}) written to {out}")
+    typer.echo(f"{len(table)} predictions of {table.info.split} ({read.version}) written to {out}")
+    for words in filter(None, (table.info.prior, table.info.calibration)):
+        typer.echo(f"corrected: {words}")
+    if below is not None:
+        typer.echo(f"{int(table.abstained().sum())} of them abstain: their largest probability is below {below:g}")
 
 
 @app.command()
@@ -230,6 +275,10 @@ def evaluate(
         typer.Option(help="Another table, `all-neutral` or `prior-random`: the paired difference. Repeatable."),
     ] = None,
     draws: Annotated[int, typer.Option(help="Bootstrap draws.", min=100)] = 10_000,
+    abstain_below: Annotated[
+        float | None, typer.Option(help="Also score the answers at least this sure; by default as noted.", min=0, max=1)
+    ] = None,
+    plots: Annotated[Path | None, typer.Option(help="Folder for reliability and risk by coverage as PNG.")] = None,
     json_out: Annotated[Path | None, typer.Option("--json", help="Also write the figures as JSON.")] = None,
 ) -> None:
     """Figures of a predictions table, with intervals from a bootstrap over whole dialogues."""
@@ -242,12 +291,19 @@ def evaluate(
     from erc_llm.predictions import read_predictions
 
     table = read_predictions(predictions)
-    evaluation = figures_of(table, draws=draws)
+    evaluation = figures_of(table, draws=draws, abstain_below=abstain_below)
+    if plots is not None and evaluation.calibration is None:
+        raise UserError(f"--plots: {predictions} has no probabilities to draw")
     others = [reference_by_name(table, name) or read_predictions(name) for name in against or []]
     differences = [difference(table, other, draws=draws) for other in others]
     print_evaluation(evaluation, _console())
     if differences:
         print_differences(differences, _console())
+    if plots is not None and evaluation.calibration is not None:
+        from erc_llm.evaluation.plots import write_plots
+
+        for path in write_plots(evaluation.calibration, plots, f"{table.info.system}, split {table.info.split}"):
+            typer.echo(f"drawn: {path}")
     if json_out:
         content = evaluation.as_dict() | {"differences": [d.as_dict() for d in differences]}
         write_text(json_out, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -70,6 +70,21 @@ class Headline:
     accuracy: Estimate
 
 
+@dataclass(frozen=True)
+class Reliability:
+    """Targets by how sure the likeliest label is, in equally wide bins; bin i is (i / bins, (i + 1) / bins].
+
+    Attributes:
+        count: (bins,) targets.
+        confidence: (bins,) sum of their largest probabilities.
+        right: (bins,) how many of them have the likeliest label as gold label.
+    """
+
+    count: Integers
+    confidence: Floats
+    right: Floats
+
+
 def confusion(gold: Integers, predicted: Integers, n: int) -> Integers:
     """Count targets by gold label (row) and predicted label (column), shape (n, n + 1).
 
@@ -208,16 +223,27 @@ def expected_calibration_error(probabilities: Floats, gold: Integers, bins: int 
     The weighted sum over bins of |accuracy - mean confidence| of C. Guo et al., "On Calibration of Modern Neural
     Networks" (ICML 2017), who use 15 bins. Probabilities are (targets, labels).
     """
+    found = reliability(probabilities, gold, bins)
+    return float(np.abs(found.right - found.confidence).sum() / len(gold))
+
+
+def reliability(probabilities: Floats, gold: Integers, bins: int = 15) -> Reliability:
+    """What the expected calibration error sums up, bin by bin; probabilities are (targets, labels)."""
     _check_probabilities(probabilities, gold)
     confidence = probabilities.max(axis=1)
-    surplus = (probabilities.argmax(axis=1) == gold) - confidence
+    right = (probabilities.argmax(axis=1) == gold).astype(np.float64)
     bin_index = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-    return float(np.abs(np.bincount(bin_index, weights=surplus, minlength=bins)).sum() / len(gold))
+    count = np.bincount(bin_index, minlength=bins)
+    return Reliability(count, *(_sums(bin_index, values, bins) for values in (confidence, right)))
 
 
 def _check_probabilities(probabilities: Floats, gold: Integers) -> None:
     if probabilities.ndim != 2 or len(probabilities) != len(gold) or len(gold) == 0:
         raise InternalError(f"expected probabilities for {len(gold)} targets, found shape {probabilities.shape}")
+
+
+def _sums(group: Integers, values: Floats, groups: int) -> Floats:
+    return np.bincount(group, weights=values, minlength=groups).astype(np.float64)
 
 
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:

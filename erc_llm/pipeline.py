@@ -17,10 +17,8 @@ from erc_llm.config import CorpusConfig, RunConfig, load_config
 from erc_llm.corpus import EMORYNLP, Corpus, Dialogue, LabelSet, read_corpus, read_sample, selection_split
 from erc_llm.corpus.speakers import GENERIC_NAMES
 from erc_llm.errors import ConfigError
-from erc_llm.predictions import Answer, Predictions, PredictionsInfo
-from erc_llm.runs import (
-    versions,
-)
+from erc_llm.predictions import Answer, Predictions, PredictionsInfo, correct
+from erc_llm.runs import versions
 
 if TYPE_CHECKING:
     from erc_llm.decoding.scoring import LabelScores
@@ -92,7 +90,7 @@ def predict(
     *,
     on_progress: Callable[[int], None] | None = None,
 ) -> Predictions:
-    """The predictions table of one split."""
+    """The predictions table of one split, corrected as the predictor corrects."""
     dialogues = corpus.split(split)
     scores = predictor.scores(dialogues, on_progress)
     names = predictor.labels.names
@@ -102,7 +100,8 @@ def predict(
         for s in scene
     }
     info = _info(predictor, corpus, split)
-    return Predictions.from_corpus(info, dialogues, answers, corpus.dialogues(), corpus.generic)
+    raw = Predictions.from_corpus(info, dialogues, answers, corpus.dialogues(), corpus.generic)
+    return correct(raw, predictor.correction)
 
 
 def _answer(scores: LabelScores, names: Sequence[str]) -> Answer:
@@ -152,6 +151,39 @@ def _profile_source(config: RunConfig) -> str:
     if config.state.source != "none":
         words.append(f"state {config.state.source}")
     return ", ".join(words) or "none"
+
+
+def open_to_predict(
+    config: RunConfig, path: str | None, heal_from: str | None, split: str | None, console: Console
+) -> Corpus:
+    """The corpus whose `split` is to be predicted (None: no split of it), as speaker profiles may know it.
+
+    Args:
+        config: Of the run, or of a base model.
+        path: A corpus in place of the configuration's.
+        heal_from: The original files, to restore its lines.
+        split: Checked to be there.
+        console: Where to tell what is odd.
+    """
+    section = config.corpus
+    if path is not None:
+        section = section.model_copy(update={"path": path, "heal_from": heal_from})
+    read = open_corpus(section, config.label_set(), cut_selection=split == "selection")
+    if config.profile.writer != "none":
+        read = hide_selection(read, section)
+    say_oddities(read, console)
+    if split is not None:
+        read.split(split)
+    return read
+
+
+def predict_on_console(predictor: Predictor, corpus: Corpus, split: str, console: Console) -> Predictions:
+    """`predict`, with a bar of progress in a terminal."""
+    from rich.progress import Progress
+
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task(f"scoring {split}", total=len(corpus.split(split)))
+        return predict(predictor, corpus, split, on_progress=lambda n: progress.update(task, completed=n))
 
 
 def find_source(source: str) -> RunConfig | Path:

@@ -18,10 +18,12 @@ from erc_llm.adapters import load_adapter
 from erc_llm.config import RunConfig
 from erc_llm.corpus.dialogues import Corpus, Dialogue, Utterance
 from erc_llm.corpus.labels import LabelSet
+from erc_llm.decoding.calibration_file import Calibrated, Prior, choose_correction
 from erc_llm.decoding.scenes import score_scenes
 from erc_llm.decoding.scoring import LabelScores, score_questions, verify_tree_attention
 from erc_llm.errors import ConfigError, ModelError, PromptError, RunError
 from erc_llm.models import LoadedModel, load_base_model
+from erc_llm.predictions import Correction
 from erc_llm.profiling import make_profiler
 from erc_llm.prompting.examples import Prompter, PromptOptions
 from erc_llm.prompting.forest import ATTENTION
@@ -43,9 +45,9 @@ class LabelledUtterance:
 
     Attributes:
         utterance: What was asked about.
-        label: The most probable label.
-        probabilities: Label name to probability; they sum to 1.
-        log_likelihoods: Label name to log-probability of the label and its end tokens, in nats.
+        label: The most probable label; with decision weights, that of the largest probability times weight.
+        probabilities: Label name to probability, prior and calibration applied; they sum to 1.
+        log_likelihoods: Label name to log-probability of the label and its end tokens, in nats; nothing is applied.
         label_mass: Probability that free generation would answer with one of the labels, 0 to 1.
     """
 
@@ -69,6 +71,8 @@ class Predictor:
         config: The configuration it was made by.
         loaded: The base model, with the adapter inside.
         run: The run it came from; None for a base model alone.
+        correction: What is done to the model's scores before they are answers: prior, calibration, decision weights.
+            What questions are told of earlier lines (`state.source=predicted`) is the model's own answer, without it.
     """
 
     def __init__(
@@ -78,18 +82,20 @@ class Predictor:
         loaded: LoadedModel,
         run: Run | None = None,
         past: Corpus | None = None,
+        correction: Correction | None = None,
     ) -> None:
         self.config = config
         self.labels = labels
         self.loaded = loaded
         self.run = run
+        self.correction = Correction() if correction is None else correction
         self.prompter = make_prompter(config, labels, loaded.tokenizer, None if run is None else run.template, past)
         check_fit(self.prompter, loaded)
 
     def scores(
         self, dialogues: Sequence[Dialogue], on_progress: Callable[[int], None] | None = None
     ) -> list[list[LabelScores]]:
-        """Scores of every target of every dialogue; `on_progress` gets how much is done, in dialogues."""
+        """Raw scores of every target of every dialogue; `on_progress` gets how much is done, in dialogues."""
         return score_scenes(
             self.loaded.model,
             self.prompter,
@@ -120,10 +126,10 @@ class Predictor:
 
     def _labelled(self, utterance: Utterance, scores: LabelScores) -> LabelledUtterance:
         names = self.labels.names
-        probabilities = scores.probabilities
+        probabilities = self.correction.probabilities(scores.log_likelihoods)
         return LabelledUtterance(
             utterance,
-            names[int(probabilities.argmax())],
+            names[int(self.correction.decide(probabilities))],
             dict(zip(names, probabilities.tolist(), strict=True)),
             dict(zip(names, scores.log_likelihoods.tolist(), strict=True)),
             scores.label_mass,
@@ -245,20 +251,31 @@ def load_model(config: RunConfig) -> LoadedModel:
     )
 
 
-def load(source: str | Path | RunConfig, past: Corpus | None = None) -> Predictor:
+def load(
+    source: str | Path | RunConfig,
+    past: Corpus | None = None,
+    *,
+    prior: Prior = "auto",
+    calibration: Calibrated = "none",
+) -> Predictor:
     """A predictor from a run directory, a run's adapter folder, or a configuration (the base model, zero-shot).
 
     Args:
         source: One of these.
         past: Conversations from which speaker profiles are written, where the prompt has them; by default nobody was
             seen before.
+        prior: Label shares to answer by: those of the corpus (`corpus`), others in label order, or those that training
+            saw (`none`). `auto` is `corpus`, which changes nothing unless classes were balanced in training.
+        calibration: `run`: as `erc-llm calibrate` stored it with the run.
 
     Raises:
-        RunError: No such run, or one that is not finished or of another format.
+        ConfigError: A prior that does not fit the labels or the calibration.
+        RunError: No such run or calibration, or one that is not finished or of another format.
         ModelError: The base model is missing, or not the one the adapter was trained on.
     """
     if isinstance(source, RunConfig):
-        return Predictor(source, source.label_set(), load_model(source), past=past)
+        correction = choose_correction(None, prior, calibration)
+        return Predictor(source, source.label_set(), load_model(source), past=past, correction=correction)
     folder = Path(source)
     if (folder / "adapter_config.json").is_file() and (folder.parent / "manifest.json").is_file():
         folder = folder.parent
@@ -267,6 +284,7 @@ def load(source: str | Path | RunConfig, past: Corpus | None = None) -> Predicto
         raise RunError(f"{folder}: its training is not finished; go on with `erc-llm train ... --resume`")
     if not run.template.is_file():
         raise RunError(f"{run.template}: missing; restore the prompt template this adapter was trained with")
+    correction = choose_correction(run, prior, calibration)  # a mistake in it is told before the model is loaded
     loaded = load_model(run.config)
     expected = run.manifest.base_model_sha256
     if loaded.weights_sha256 != expected:
@@ -275,7 +293,7 @@ def load(source: str | Path | RunConfig, past: Corpus | None = None) -> Predicto
             f"'{run.config.model.base}' here has {loaded.weights_sha256[:12]}"
         )
     model = load_adapter(loaded.model, run.adapter)
-    predictor = Predictor(run.config, run.config.label_set(), replace(loaded, model=model), run, past)
+    predictor = Predictor(run.config, run.config.label_set(), replace(loaded, model=model), run, past, correction)
     if predictor.prompter.template.sha256 != run.manifest.template_sha256:
         raise RunError(f"{run.template}: not the template this adapter was trained with; restore it")
     return predictor

@@ -7,6 +7,7 @@
       adapter/          the adapter of the best selection score, as plain PEFT reads it
       training.jsonl    loss, learning rate, tokens a second, step by step
       selection.jsonl   scores on the selection split, evaluation by evaluation
+      calibration.json  what `erc-llm calibrate` fitted on the selection split, where it was called
       checkpoints/      what `--resume` goes on from; removed when the training is finished
 
 Knows no model and no prompt.

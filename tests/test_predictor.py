@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 
 from erc_llm.adapters import attach_lora, save_adapter
 from erc_llm.config import RunConfig
-from erc_llm.corpus.dialogues import EVERYONE, Dialogue, Utterance
+from erc_llm.corpus.dialogues import EVERYONE, Corpus, Dialogue, Utterance
 from erc_llm.corpus.labels import EMORYNLP
 from erc_llm.errors import ConfigError, ModelError, RunError
 from erc_llm.files import write_text
 from erc_llm.models import LoadedModel
+from erc_llm.pipeline import predict
+from erc_llm.predictions import Correction, PriorShift, Scaling
 from erc_llm.predictor import LabelledUtterance, Predictor, load, load_model
 from erc_llm.prompting.templates import load_prompt
 from erc_llm.runs import Manifest, write_manifest
@@ -92,6 +94,35 @@ def chatml_predictor(tiny: TinyModel) -> Predictor:
     if not _CHATML:
         _CHATML.append(predictor_of(tiny, load_model(config_of(tiny)), trunk_budget=64))
     return _CHATML[0]
+
+
+CORRECTIONS = {
+    "prior": Correction(PriorShift("corpus", (1 / 7,) * 7, (0.22, 0.11, 0.3, 0.09, 0.08, 0.07, 0.13))),
+    "all": Correction(
+        PriorShift("given", (0.2, 0.1, 0.1, 0.1, 0.2, 0.2, 0.1), (0.1, 0.1, 0.4, 0.1, 0.1, 0.1, 0.1)),
+        Scaling(1.7, (0.3, -0.2, 0.1, 0.0, -0.5, 0.4, 0.2)),
+        (0.9, 1.3, 0.4, 2.0, 1.0, 1.5, 1.2),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CORRECTIONS)
+def test_a_live_session_equals_batch_under_a_correction(tiny_llama: TinyModel, name: str) -> None:
+    plain = chatml_predictor(tiny_llama)
+    corrected = Predictor(plain.config, EMORYNLP, plain.loaded, correction=CORRECTIONS[name])
+    dialogue = scene(*LINES)
+    batch, raw = corrected.predict(dialogue), plain.predict(dialogue)
+    assert_same(say_all(corrected, dialogue), batch)
+    for ours, theirs in zip(batch, raw, strict=True):
+        assert ours.log_likelihoods == pytest.approx(dict(theirs.log_likelihoods), abs=TOLERANCE, rel=0)
+        assert max(abs(ours.probabilities[k] - theirs.probabilities[k]) for k in EMORYNLP.names) > 10 * TOLERANCE
+    corpus = Corpus("one", "own", EMORYNLP, {"dev": (dialogue,)})
+    table = predict(corrected, corpus, "dev")
+    assert table.predicted == tuple(line.label for line in batch)
+    assert table.probabilities is not None
+    for row, line in zip(table.probabilities, batch, strict=True):
+        assert row.tolist() == pytest.approx(list(line.probabilities.values()), abs=TOLERANCE, rel=0)
+    assert Correction.of(table.info) == CORRECTIONS[name]
 
 
 def test_what_was_said_before_counts_and_sessions_are_apart(tiny_llama: TinyModel) -> None:
@@ -201,6 +232,24 @@ def test_a_run_is_loaded_with_its_adapter(run: Path, tiny_llama: TinyModel) -> N
     assert max(abs(bare[k] - tuned[k]) for k in EMORYNLP.names) > 10 * TOLERANCE
     from_adapter = load(run / "adapter").predict(dialogue)[0].log_likelihoods
     assert from_adapter == pytest.approx(dict(tuned), abs=1e-6)
+
+
+def test_a_balanced_run_is_loaded_with_the_corpus_prior(tmp_path: Path, tiny_llama: TinyModel) -> None:
+    import erc_llm
+
+    shares = (0.22, 0.11, 0.3, 0.09, 0.08, 0.07, 0.13)
+    make_run(tmp_path / "run", tiny_llama, train_shares=shares)
+    expected = Correction(PriorShift("corpus", (1 / 7,) * 7, shares))
+    assert erc_llm.load(tmp_path / "run").correction == expected
+    assert erc_llm.load(tmp_path / "run", prior="none").correction == Correction()
+    with pytest.raises(RunError, match=r"calibration\.json: no such file; make it with `erc-llm calibrate"):
+        erc_llm.load(tmp_path / "run", calibration="run")
+
+
+def test_other_runs_and_base_models_are_loaded_without_correction(run: Path, tiny_llama: TinyModel) -> None:
+    assert load(run).correction == load(config_of(tiny_llama)).correction == Correction()
+    with pytest.raises(ConfigError, match="base model alone"):
+        load(config_of(tiny_llama), prior="corpus")
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from erc_llm import metrics
 from erc_llm.errors import PredictionsError
-from erc_llm.evaluation.report import printable
+from erc_llm.evaluation.page import printable
 from erc_llm.metrics import Estimate
 from erc_llm.predictions import Predictions, PredictionsInfo
 

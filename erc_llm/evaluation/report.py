@@ -18,6 +18,8 @@ from rich.text import Text
 
 from erc_llm import metrics
 from erc_llm.errors import PredictionsError
+from erc_llm.evaluation.calibration_report import CalibrationReport, print_calibration, report_calibration
+from erc_llm.evaluation.page import Page
 from erc_llm.metrics import Estimate, Headline, Integers
 from erc_llm.predictions import Predictions, PredictionsInfo
 
@@ -60,6 +62,7 @@ class Evaluation:
         negative_log_likelihood: Mean of -ln p(gold), in nats; None without probabilities.
         calibration_error: Expected calibration error over 15 bins; None without probabilities.
         with_probabilities: Targets the two figures above are about.
+        calibration: Steps of correction, reliability, risk by coverage, abstention; None without probabilities.
         draws: Resamples behind the intervals.
         seed: Of the resampling.
         missing: Sentences about what the table lacks and what that switches off.
@@ -78,6 +81,7 @@ class Evaluation:
     negative_log_likelihood: float | None
     calibration_error: float | None
     with_probabilities: int
+    calibration: CalibrationReport | None
     draws: int
     seed: int
     missing: tuple[str, ...]
@@ -90,19 +94,23 @@ class Evaluation:
             "info": self.info.as_dict(),
             "headline": asdict(self.headline),
             "classes": [asdict(row) for row in self.classes],
+            "calibration": None if self.calibration is None else asdict(self.calibration),
         }
 
 
-def evaluate(predictions: Predictions, *, draws: int = 10_000, seed: int = 0) -> Evaluation:
+def evaluate(
+    predictions: Predictions, *, draws: int = 10_000, seed: int = 0, abstain_below: float | None = None
+) -> Evaluation:
     """Score a table against its gold labels; rows without one are left out and counted.
 
     Args:
         predictions: The table.
         draws: Resamples of whole dialogues behind the intervals; at least 1.
         seed: Of the resampling.
+        abstain_below: Also score the rows whose largest probability is at least this; by default the table's own.
 
     Raises:
-        PredictionsError: No row has a gold label, or `draws` is below 1.
+        PredictionsError: No row has a gold label, `draws` is below 1, or a threshold lacks probabilities.
     """
     if draws < 1:
         raise PredictionsError(f"draws: expected at least 1, found {draws}")
@@ -116,6 +124,9 @@ def evaluate(predictions: Predictions, *, draws: int = 10_000, seed: int = 0) ->
     classes = _classes(predictions.info.labels, counts)
     without_gold = len(predictions) - len(rows)
     nll, calibration_error, with_probabilities = _probabilistic(predictions, rows)
+    calibration = report_calibration(predictions, rows, abstain_below)
+    if abstain_below is not None and calibration is None:
+        raise PredictionsError("abstain below: the table has no probabilities to hold against a threshold")
     return Evaluation(
         info=predictions.info,
         targets=len(rows),
@@ -129,6 +140,7 @@ def evaluate(predictions: Predictions, *, draws: int = 10_000, seed: int = 0) ->
         negative_log_likelihood=nll,
         calibration_error=calibration_error,
         with_probabilities=with_probabilities,
+        calibration=calibration,
         draws=draws,
         seed=seed,
         missing=tuple(sentence for name, sentence in _MISSING.items() if name in predictions.missing),
@@ -138,23 +150,19 @@ def evaluate(predictions: Predictions, *, draws: int = 10_000, seed: int = 0) ->
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     """Print an evaluation: what it is about, headline figures, labels, confusions, and what to keep in mind."""
-    page = _Page(console)
+    page = Page(console)
     page.say(_about(evaluation), style="bold")
     page.table(_headline_table(evaluation, page))
     page.table(_class_table(evaluation, page))
     page.table(_confusion_table(evaluation, page))
     console.print()
     page.say(_diagnostics(evaluation))
+    if evaluation.calibration is not None:
+        print_calibration(evaluation.calibration, page)
     for sentence in evaluation.missing:
         page.say(sentence, style="dim")
     for sentence in evaluation.warnings:
         page.say(f"Note: {sentence}", style="yellow")
-
-
-def printable(words: str, console: Console) -> str:
-    """Words from a file, made harmless for a terminal and writable in its encoding."""
-    shown = "".join(c if c.isprintable() else " " for c in words)
-    return shown.encode(console.encoding, "replace").decode(console.encoding)
 
 
 def _headline(gold: Integers, predicted: Integers, dialogue: Integers, n: int, draws: int, seed: int) -> Headline:
@@ -220,58 +228,6 @@ def _warnings(
         yield f"Never predicted: {', '.join(unsaid)}."
 
 
-class _Page:
-    """One console and how to draw on it: colour and blocks in a terminal, plain ASCII anywhere else."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.rich = console.is_terminal and console.encoding.lower().startswith("utf")
-        self.colour = self.rich and console.color_system is not None
-
-    def say(self, sentence: str, style: str = "") -> None:
-        self.console.print(self.text(sentence, style), soft_wrap=False)
-
-    def table(self, table: Table) -> None:
-        self.console.print()
-        self.console.print(table)
-
-    def text(self, words: str, style: str = "") -> Text:
-        return Text(printable(words, self.console), style=style)
-
-    def bar(self, share: float, width: int, style: str) -> Text:
-        """A bar that fills `share` of `width`; in steps of an eighth of a column where blocks can be shown."""
-        if not self.rich:
-            return Text("#" * round(share * width))
-        eighths = round(share * width * 8)
-        return Text("█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip(), style=style)
-
-    def range(self, estimate: Estimate, width: int) -> Text:
-        """A scale from 0 to 1 with the interval and its figure on it."""
-        end, line, dot, empty = ("╾╼", "━", "●", "·") if self.rich else ("[]", "-", "o", ".")
-        cells = [empty] * width
-        low = estimate.value if estimate.low is None else estimate.low
-        high = estimate.value if estimate.high is None else estimate.high
-        first, last, at = (min(width - 1, int(v * width)) for v in (low, high, estimate.value))
-        cells[first : last + 1] = [line] * (last - first + 1)
-        cells[first], cells[last] = end[0], end[1]
-        cells[at] = dot
-        drawn = Text("".join(cells), style="dim")
-        drawn.stylize("not dim cyan", first, last + 1)
-        return drawn
-
-    def cell(self, count: int, share: float, width: int, right: bool) -> Text:
-        """A count on blue for right answers, on orange for wrong ones, the stronger the larger its share of the row."""
-        if not count:
-            return Text(("·" if self.rich else ".").rjust(width), style="dim")
-        words = f"{count:,}".rjust(width)
-        if not self.colour:
-            return Text(words)
-        dark, light = (22, 30, 46), ((36, 113, 214) if right else (196, 92, 16))
-        strength = min(1.0, share) ** 0.5
-        red, green, blue = (round(a + (b - a) * strength) for a, b in zip(dark, light, strict=True))
-        return Text(words, style=f"white on rgb({red},{green},{blue})")
-
-
 def _about(evaluation: Evaluation) -> str:
     info = evaluation.info
     healed = ", gap-healed" if info.healed else ""
@@ -285,7 +241,7 @@ def _about(evaluation: Evaluation) -> str:
     )
 
 
-def _headline_table(evaluation: Evaluation, page: _Page) -> Table:
+def _headline_table(evaluation: Evaluation, page: Page) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("", no_wrap=True)
     table.add_column("%", justify="right")
@@ -301,7 +257,7 @@ def _headline_table(evaluation: Evaluation, page: _Page) -> Table:
     return table
 
 
-def _class_table(evaluation: Evaluation, page: _Page) -> Table:
+def _class_table(evaluation: Evaluation, page: Page) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("Label", max_width=16, no_wrap=True)
     for title in ("Precision", "Recall", "F1"):
@@ -317,7 +273,7 @@ def _class_table(evaluation: Evaluation, page: _Page) -> Table:
     return table
 
 
-def _confusion_table(evaluation: Evaluation, page: _Page) -> Table:
+def _confusion_table(evaluation: Evaluation, page: Page) -> Table:
     """Gold label by predicted label; where that is too wide, the commonest mistakes as a list."""
     names = list(evaluation.info.labels) + (["invalid"] if evaluation.invalid_rate else [])
     row_name = min(12, max(len(name) for name in evaluation.info.labels))
@@ -337,7 +293,7 @@ def _confusion_table(evaluation: Evaluation, page: _Page) -> Table:
     return table
 
 
-def _commonest_mistakes(evaluation: Evaluation, page: _Page, most: int = 12) -> Table:
+def _commonest_mistakes(evaluation: Evaluation, page: Page, most: int = 12) -> Table:
     names = [*evaluation.info.labels, "invalid"]
     mistakes = [
         (count, names[i], names[j])

@@ -6,6 +6,7 @@ prompts, models or figures. A table that breaks its own rules (a doubled target,
 that do not sum to one) cannot be built, whether it comes from a model or from a file.
 """
 
+from erc_llm.predictions.correction import Correction, PriorShift, Scaling, correct
 from erc_llm.predictions.history import history_lengths
 from erc_llm.predictions.storage import read_predictions, write_predictions
 from erc_llm.predictions.table import FORMAT_VERSION, REQUIRED, Answer, Predictions, PredictionsInfo
@@ -14,8 +15,12 @@ __all__ = [
     "FORMAT_VERSION",
     "REQUIRED",
     "Answer",
+    "Correction",
     "Predictions",
     "PredictionsInfo",
+    "PriorShift",
+    "Scaling",
+    "correct",
     "history_lengths",
     "read_predictions",
     "write_predictions",

@@ -66,7 +66,12 @@ class PredictionsInfo:
         profile: Kind of speaker profile in the prompt; `none` without.
         retrieval: Source of retrieved evidence; `none` without.
         prior: Prior applied to the label distribution, in words; None if none was.
-        calibration: Calibration applied, in words; None if none was.
+        prior_shares: Its share of each label, in the order of `labels`; the shares taken back are `training_prior`.
+        calibration: Calibration applied on top, in words; None if none was.
+        temperature: Of the calibration: by which scores are divided; above 0.
+        offsets: Of the calibration: nats added to each label's divided score, in the order of `labels`.
+        decision_weights: By which probabilities are multiplied to choose `predicted` (not stored so), each above 0.
+        abstain_below: Rows whose largest probability is below it count as not answered; None without a threshold.
         train_shares: Share of each label in train, in the order of `labels`; what a prior-random reference draws from.
         training_prior: Share of each label in what the run's loss saw, in the order of `labels`; None if unknown.
         created_with: Package name to version.
@@ -90,7 +95,12 @@ class PredictionsInfo:
     profile: str = "none"
     retrieval: str = "none"
     prior: str | None = None
+    prior_shares: tuple[float, ...] | None = None
     calibration: str | None = None
+    temperature: float | None = None
+    offsets: tuple[float, ...] | None = None
+    decision_weights: tuple[float, ...] | None = None
+    abstain_below: float | None = None
     train_shares: tuple[float, ...] | None = None
     training_prior: tuple[float, ...] | None = None
     created_with: Mapping[str, str] = field(default_factory=dict, hash=False)
@@ -100,10 +110,12 @@ class PredictionsInfo:
         object.__setattr__(self, "created_with", MappingProxyType(dict(self.created_with)))
         if len(self.labels) < 2 or len(set(self.labels)) != len(self.labels) or not all(self.labels):
             raise PredictionsError(f"labels: expected at least two different names, found {list(self.labels)}")
-        for name in ("train_shares", "training_prior"):
-            shares = getattr(self, name)
-            if shares is not None and len(shares) != len(self.labels):
-                raise PredictionsError(f"{name}: expected {len(self.labels)} shares, found {len(shares)}")
+        for name in ("train_shares", "training_prior", "prior_shares", "offsets", "decision_weights"):
+            values = getattr(self, name)
+            if values is not None and len(values) != len(self.labels):
+                what = "shares" if name in ("train_shares", "training_prior") else "numbers"
+                raise PredictionsError(f"{name}: expected {len(self.labels)} {what}, found {len(values)}")
+        _check_correction(self)
 
     def as_dict(self) -> dict[str, Any]:
         """The metadata as plain values that JSON can hold."""
@@ -187,6 +199,17 @@ class Predictions:
         indices = self._indices(self.predicted)
         return indices if self.invalid is None else np.where(self.invalid, -1, indices)
 
+    def abstained(self, below: float | None = None) -> NDArray[np.bool_]:
+        """(rows,) whether the largest probability is below a threshold, by default the table's own.
+
+        Without a threshold no row abstains, nor does a row without probabilities. `predicted` is there all the same.
+        """
+        below = self.info.abstain_below if below is None else below
+        if below is None or self.probabilities is None:
+            return np.zeros(len(self), dtype=np.bool_)
+        abstained: NDArray[np.bool_] = self.probabilities.max(axis=1) < below
+        return abstained
+
     @cached_property
     def dialogue_index(self) -> NDArray[np.int64]:
         """(rows,) number of the row's dialogue, in order of appearance."""
@@ -255,6 +278,25 @@ class Predictions:
         return cls.from_columns(info, {name: [row[name] for row in rows] for name in KINDS})
 
 
+def _check_correction(info: PredictionsInfo) -> None:
+    """What a table says was done to its scores must be something that can be recomputed."""
+    if info.prior_shares is not None and info.training_prior is None:
+        raise PredictionsError("prior_shares: without training_prior nobody can tell what was corrected")
+    if info.temperature is not None and not 0 < info.temperature < np.inf:
+        raise PredictionsError(f"temperature: expected a number above 0, found {info.temperature}")
+    if info.offsets is not None and not np.isfinite(info.offsets).all():
+        raise PredictionsError(f"offsets: expected finite numbers, found {list(info.offsets)}")
+    weights = np.array(info.decision_weights or (1.0,))
+    if not (np.isfinite(weights) & (weights > 0)).all():
+        raise PredictionsError(f"decision_weights: expected numbers above 0, found {weights.tolist()}")
+    for name in ("training_prior", "prior_shares"):
+        shares = np.array(getattr(info, name) or (0.0,))
+        if not (np.isfinite(shares) & (shares >= 0)).all():
+            raise PredictionsError(f"{name}: expected shares of at least 0, found {shares.tolist()}")
+    if info.abstain_below is not None and not 0 <= info.abstain_below <= 1:
+        raise PredictionsError(f"abstain_below: expected a probability between 0 and 1, found {info.abstain_below}")
+
+
 def _check_answered(keys: Sequence[tuple[str, str]], answers: Mapping[tuple[str, str], Answer]) -> None:
     unanswered = [key for key in keys if key not in answers]
     if unanswered:
@@ -272,19 +314,22 @@ def _check_lengths(table: Predictions) -> None:
 
 
 def _check_keys(table: Predictions) -> None:
-    key, times = next(iter(Counter(table.keys).most_common(1)), (None, 1))
-    if times > 1:
+    if len(set(table.keys)) < len(table):
+        key, times = Counter(table.keys).most_common(1)[0]
         raise PredictionsError(f"target {key} stands in {times} rows; a table has one row per target")
 
 
 def _check_labels(table: Predictions) -> None:
     known = {None, *table.info.labels}
     for name in ("predicted", "gold", "previous_gold_same_speaker"):
-        for i, label in enumerate(getattr(table, name) or ()):
+        labels = getattr(table, name) or ()
+        if known.issuperset(labels):  # a loop over a million rows would take longer than correcting them
+            continue
+        for i, label in enumerate(labels):
             if label not in known:
                 expected = ", ".join(table.info.labels)
                 raise PredictionsError(f"column '{name}', row {i + 1}: '{label}' is not among the labels {expected}")
-    for i, label in enumerate(table.predicted):
+    for i, label in enumerate(table.predicted) if None in table.predicted else ():
         if label is None and not (table.invalid is None or table.invalid[i]):
             raise PredictionsError(f"column 'predicted', row {i + 1}: no label, yet not marked invalid")
 

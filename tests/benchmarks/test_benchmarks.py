@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import scoring
+from benchmarks import calibration, scoring
 from benchmarks.matmul import shapes_of, shares
 from benchmarks.measure import Job, JobError, Meter, ratio, run_alternating, run_job, speeds, summary
 from benchmarks.peers import (
@@ -22,7 +22,7 @@ from benchmarks.peers import (
     prompts_of,
     training_rows,
 )
-from benchmarks.report import as_markdown
+from benchmarks.report import as_markdown, sheets
 from benchmarks.training import clock
 from erc_llm.adapters import attach_lora
 from erc_llm.corpus.labels import EMORYNLP
@@ -227,3 +227,15 @@ def test_meter_leaves_warm_up_out(tiny_llama: TinyModel) -> None:
         model(input_ids=ids)
     model(input_ids=ids)
     assert meter.result(utterances=2)["tokens"] == 10
+
+
+def test_the_cost_of_a_calibration_is_measured_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "CORRECTED", 2000)
+    monkeypatch.setattr(calibration, "FITTED", 100)
+    monkeypatch.setattr("benchmarks.measure.run_job", lambda job: calibration.run(**job.arguments))
+    found = calibration.compare(2)
+    assert list(found) == list(calibration.PARTS)
+    assert [part["predictions"] for part in found.values()] == [2000, 2000, 100, 100]
+    assert all(len(part["seconds_rounds"]) == 2 and part["seconds"] > 0 for part in found.values())
+    (sheet,) = sheets({"calibration": found})
+    assert [row[1] for row in sheet.rows] == ["2,000", "2,000", "100", "100"]

@@ -1,0 +1,117 @@
+"""What correcting a million predictions costs, and what fitting a calibration costs: seconds and memory.
+
+In: how many predictions. Out: a section of the report; `python -m benchmarks.calibration` prints it alone. The scores
+are drawn, no model is needed. Each measurement is a fresh process.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+from statistics import median
+
+import numpy as np
+from rich.console import Console
+
+from benchmarks.measure import Job, Result, run_alternating
+from erc_llm.corpus.labels import EMORYNLP
+from erc_llm.errors import ErcError
+from erc_llm.predictions import Correction, Predictions, PredictionsInfo, PriorShift, Scaling, correct
+from erc_llm.predictions.correction import normalise
+
+CORRECTED, FITTED = 1_000_000, 10_000
+PER_DIALOGUE = 10
+FLAT = (1 / 7,) * 7
+CORPUS = (0.22, 0.11, 0.30, 0.09, 0.08, 0.07, 0.13)
+PARTS = ("arrays", "table", "fit", "fit with decision weights")
+
+
+def compare(rounds: int, on_run: Callable[[int, Job, Result], None] | None = None) -> Result:
+    """Correcting bare arrays and a whole table, and the two fits with their cross-validation."""
+    sizes = {part: FITTED if part.startswith("fit") else CORRECTED for part in PARTS}
+    jobs = [
+        Job(part, "benchmarks.calibration:run", {"part": part, "predictions": size}) for part, size in sizes.items()
+    ]
+    results = run_alternating(jobs, rounds, on_run)
+    return {
+        part: {
+            "predictions": sizes[part],
+            "seconds": median(run["seconds"] for run in runs),
+            "seconds_rounds": [run["seconds"] for run in runs],
+            "peak_mb": max(run["peak_mb"] - run["before_mb"] for run in runs),
+        }
+        for part, runs in results.items()
+    }
+
+
+def run(part: str, predictions: int) -> Result:
+    """One measurement; drawing the scores is not counted."""
+    from erc_llm.decoding.calibration import calibrate
+
+    table = _table(predictions)
+    assert table.log_likelihoods is not None
+    shift = PriorShift("corpus", FLAT, CORPUS)
+    correction = Correction(
+        shift, Scaling(1.5, (0.3, -0.2, 0.1, 0.0, -0.5, 0.4, 0.2)), (1.0, 1.2, 0.7, 1.1, 1.3, 1.2, 1)
+    )
+    before, began = _resident_mb(), time.perf_counter()
+    if part == "arrays":
+        correction.decide(correction.probabilities(table.log_likelihoods))
+    elif part == "table":
+        correct(table, correction)
+    else:
+        calibrate(table, shift, "nll" if part == "fit" else "weighted_f1")
+    return {"seconds": time.perf_counter() - began, "before_mb": before, "peak_mb": _resident_mb()}
+
+
+def _table(n: int) -> Predictions:
+    """Twice too sure scores of normal evidence around each label."""
+    rng = np.random.default_rng(0)
+    gold = np.searchsorted(np.cumsum(CORPUS[:-1]), rng.random(n))
+    scores = rng.normal(size=(n, 7))
+    scores[np.arange(n), gold] += 1.0
+    scores *= 2
+    names = np.array(EMORYNLP.names, dtype=object)
+    info = PredictionsInfo(
+        system="drawn",
+        labels=EMORYNLP.names,
+        corpus_sha256="0" * 64,
+        corpus_name="drawn",
+        corpus_version="own",
+        split="selection",
+        training_prior=FLAT,
+    )
+    return Predictions(
+        info,
+        dialogue_id=tuple(f"d{i // PER_DIALOGUE}" for i in range(n)),
+        utterance_id=tuple(f"u{i % PER_DIALOGUE}" for i in range(n)),
+        predicted=tuple(names[scores.argmax(axis=1)].tolist()),
+        gold=tuple(names[gold].tolist()),
+        log_likelihoods=scores,
+        probabilities=normalise(scores),
+    )
+
+
+def _resident_mb() -> float:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def main() -> int:
+    """Measure three rounds and print the table."""
+    from benchmarks.report import print_sheet, sheets
+
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    try:
+        for sheet in sheets({"calibration": compare(3)}):
+            print_sheet(sheet, console)
+    except ErcError as error:
+        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""Calibrate a run: is this its own selection split, what does a calibration change, and store it.
+
+In: a run and a predictions table. Out: the run's `calibration.json`, and the figures on the screen. Loads no model.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from erc_llm.decoding.calibration import Calibration, Goal, HeldOut, calibrate
+from erc_llm.decoding.calibration_file import write_calibration
+from erc_llm.errors import PredictionsError
+from erc_llm.predictions import Predictions, PriorShift
+from erc_llm.runs import FINISHED, Run
+
+
+def calibrate_run(
+    run: Run, table: Predictions, name: str, prior: PriorShift | None, goal: Goal, seed: int, console: Console
+) -> Path:
+    """Fit a calibration, print what it changes, and store it with the run.
+
+    Args:
+        run: The run.
+        table: Its predictions of the selection split, corrected or not.
+        name: What to call the table in a message.
+        prior: The prior correction to calibrate on top of.
+        goal: What to fit for.
+        seed: Of the folds.
+        console: Where to print.
+
+    Returns:
+        Path of the file.
+
+    Raises:
+        PredictionsError: The table is of another run, split, corpus or label set, or has too few dialogues.
+        RunError: The file cannot be written.
+    """
+    check_table(run, table, name)
+    calibration = calibrate(table, prior, goal, seed)
+    print_calibration(calibration, console)
+    return write_calibration(run, calibration)
+
+
+def check_table(run: Run, table: Predictions, name: str) -> None:
+    """Refuse what is not this run's own selection split, because a calibration must not see training or test data.
+
+    Raises:
+        PredictionsError: With what was found and what was expected.
+    """
+    manifest, info = run.manifest, table.info
+    pairs = {
+        "status of the run": (manifest.status, FINISHED),
+        "split": (info.split, "selection"),
+        "run": (info.run_id, manifest.run_id),
+        "labels": (", ".join(info.labels), ", ".join(manifest.labels)),
+        "corpus": (f"hash {info.corpus_sha256[:12]}", f"hash {manifest.corpus_sha256[:12]}"),
+    }
+    wrong = [
+        f"{what}: found {found}, expected {expected}" for what, (found, expected) in pairs.items() if found != expected
+    ]
+    if wrong:
+        raise PredictionsError(
+            f"{name}: not the selection split of {run.folder}, which a calibration is fitted on: {'; '.join(wrong)}; "
+            f"`erc-llm predict {run.folder} --split selection` writes it"
+        )
+
+
+def print_calibration(calibration: Calibration, console: Console) -> None:
+    """Print what was chosen, and the figures on held-out dialogues without and with it."""
+    about = f"{calibration.targets:,} targets in {calibration.dialogues:,} dialogues, {calibration.folds} folds"
+    console.print(f"Held-out figures on the selection split: {about}", style="bold", highlight=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("")
+    for column in ("Weighted F1 %", "Macro F1 %", "NLL", "Calibration error %"):
+        table.add_column(column, justify="right", no_wrap=True)
+    prior = "no prior correction" if calibration.prior is None else f"prior: {calibration.prior.name}"
+    rows = {f"before ({prior})": calibration.before, "calibrated": calibration.after}
+    if calibration.decided is not None:
+        rows["with decision weights"] = calibration.decided
+    for title, figures in rows.items():
+        table.add_row(title, *_row(figures))
+    console.print(table)
+    strength = "" if calibration.strength is None else f", regularisation {calibration.strength:g}"
+    console.print(f"Chosen: {calibration.kind}{strength}, temperature {calibration.temperature:.4f}", highlight=False)
+    if calibration.kind == "offsets":
+        _print_numbers("offsets in nats", calibration.labels, calibration.offsets, console)
+    if calibration.decision_weights is not None:
+        _print_numbers("decision weights", calibration.labels, calibration.decision_weights, console)
+    elif calibration.fit_for == "weighted_f1":
+        console.print("No decision weights raised held-out weighted F1; none are used.", highlight=False)
+    console.print("Kind and regularisation are chosen on these folds too, so the figures are slightly too good.")
+
+
+def _row(figures: HeldOut) -> tuple[str, ...]:
+    percents = (figures.weighted_f1, figures.macro_f1, figures.calibration_error)
+    weighted, macro, error = (f"{100 * value:.2f}" for value in percents)
+    return weighted, macro, f"{figures.nll:.4f}", error
+
+
+def _print_numbers(title: str, labels: tuple[str, ...], numbers: tuple[float, ...], console: Console) -> None:
+    pairs = ", ".join(f"{label} {number:+.3f}" for label, number in zip(labels, numbers, strict=True))
+    console.print(f"{title}: {pairs}", markup=False, highlight=False)

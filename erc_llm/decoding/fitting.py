@@ -1,0 +1,103 @@
+"""The two fits of a calibration: temperature with offsets by likelihood, decision weights by expected weighted F1.
+
+In: arrays of scores and gold labels. Out: a few numbers. Knows nothing of tables, folds and files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+SOFTNESS = 0.1  # of the decision that `fit_decision` differentiates, in nats: a lead of 0.5 counts as nearly won
+_FLOOR = -1e4  # nats; stands for ln 0, so that 0 probability times its score stays 0
+_INVERSE_RANGE = (0.01, 100.0)  # of 1 / temperature
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Scores are divided by `temperature`, then `offsets`, (labels,) in nats, are added."""
+
+    temperature: float
+    offsets: tuple[float, ...]
+
+
+def fit_scaling(scores: Floats, gold: Integers, strength: float, with_offsets: bool) -> Fit:
+    """The temperature and offsets of least regularised negative log-likelihood.
+
+    Minimises mean(-ln softmax(b scores + c)[gold]) + strength / 2 ((b - 1)^2 + |c|^2), which is convex in the inverse
+    temperature b and the offsets c. Temperature: C. Guo et al., "On Calibration of Modern Neural Networks" (2017).
+
+    Args:
+        scores: (targets, labels) log-probabilities up to a constant for each target.
+        gold: (targets,) label indices.
+        strength: Of the pull towards temperature 1 and offsets 0, in nats a target; above 0 with offsets, since a label
+            that never occurs would be pushed to minus infinity.
+        with_offsets: Without, all offsets are 0.
+    """
+    from scipy.optimize import minimize
+
+    labels = scores.shape[1]
+    centred = np.maximum(scores - scores.max(axis=1, keepdims=True), _FLOOR)
+    of_gold = centred[np.arange(len(gold)), gold].mean()
+    shares = np.bincount(gold, minlength=labels) / len(gold)
+
+    def loss(values: Floats) -> tuple[float, Floats]:
+        inverse, offsets = values[0], values[1:]
+        mixed = inverse * centred + (offsets if with_offsets else 0.0)
+        top = mixed.max(axis=1, keepdims=True)
+        weights = np.exp(mixed - top)
+        total = weights.sum(axis=1, keepdims=True)
+        probabilities = weights / total
+        log_total = float((top + np.log(total)).mean())
+        slope = (probabilities * centred).sum() / len(gold) - of_gold + strength * (inverse - 1)
+        value = log_total - inverse * of_gold + strength / 2 * (inverse - 1) ** 2
+        if not with_offsets:
+            return value, np.array([slope])
+        value += strength / 2 * offsets @ offsets - offsets @ shares
+        return value, np.concatenate([[slope], probabilities.mean(axis=0) - shares + strength * offsets])
+
+    start = np.concatenate([[1.0], np.zeros(labels if with_offsets else 0)])
+    bounds = [_INVERSE_RANGE] + [(None, None)] * (len(start) - 1)
+    options = {"maxiter": 500, "ftol": 1e-13, "gtol": 1e-9}
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
+    return Fit(1 / float(found[0]), tuple(found[1:].tolist()) if with_offsets else (0.0,) * labels)
+
+
+def fit_decision(probabilities: Floats, strength: float) -> tuple[float, ...]:
+    """(labels,) weights that raise the expected weighted F1 of answering argmax(probability times weight).
+
+    The probabilities are taken at their word: of n answers of a label with probability p each, n p are right and the
+    label's support is the sum of p over all targets. No gold label is used, so it holds as far as the probabilities
+    are calibrated. Answers are softened to softmax(ln(probability times weight) / 0.1) so that there is a gradient,
+    and strength / 2 |ln weights|^2 is taken off. Starts at equal weights, and ends at a local optimum.
+
+    Args:
+        probabilities: (targets, labels), calibrated.
+        strength: Of the pull towards equal weights, in units of F1.
+    """
+    from scipy.optimize import minimize
+
+    with np.errstate(divide="ignore"):
+        logs = np.maximum(np.log(probabilities), _FLOOR)
+    support = probabilities.sum(axis=0)
+    shares = support / support.sum()
+
+    def loss(values: Floats) -> tuple[float, Floats]:
+        mixed = (logs + values) / SOFTNESS
+        answers = np.exp(mixed - mixed.max(axis=1, keepdims=True))
+        answers /= answers.sum(axis=1, keepdims=True)
+        hits, size = (answers * probabilities).sum(axis=0), answers.sum(axis=0) + support
+        size = np.maximum(size, np.finfo(np.float64).tiny)  # a label without any probability
+        f1 = 2 * hits / size
+        slope = shares * (2 * probabilities - f1) / size  # of weighted F1, by each soft answer
+        slope = answers * (slope - (answers * slope).sum(axis=1, keepdims=True)) / SOFTNESS
+        return float(strength / 2 * values @ values - shares @ f1), strength * values - slope.sum(axis=0)
+
+    start = np.zeros(probabilities.shape[1])
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 200}).x
+    return tuple(np.exp(found - found.mean()).tolist())

@@ -1,0 +1,234 @@
+"""`erc-llm calibrate` and what comes after it, on a small run trained on balanced classes; and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from erc_llm import cli
+from erc_llm.decoding.calibration_file import read_calibration
+from erc_llm.predictions import Correction, correct, read_predictions, write_predictions
+from erc_llm.runs import read_run
+from tests.tiny_models import TinyModel
+from tests.tiny_runs import tiny_config, write_corpus
+
+SHARES = "0.1,0.1,0.4,0.1,0.1,0.1,0.1"
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command left on the terminal."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Done]
+
+
+@pytest.fixture
+def erc(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """`erc-llm ARGUMENTS` in this process, through the entry point the shell calls."""
+    monkeypatch.setenv("COLUMNS", "300")
+
+    def command(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["erc-llm", *map(str, arguments)])
+        capsys.readouterr()
+        code: Any = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        out, err = capsys.readouterr()
+        return Done(code, out, err)
+
+    return command
+
+
+def refused(done: Done, *parts: str) -> None:
+    """Exit code 2, one message on stderr that says `parts`, and no traceback."""
+    assert done.code == 2, done
+    assert done.err.startswith("erc-llm: ")
+    assert done.err.count("\n") == 1, done.err
+    for part in parts:
+        assert part in done.err, done.err
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("calibrating") / "corpus", train=24)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_llama: TinyModel, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on drawn targets, with a selection split large enough; do not change it."""
+    from erc_llm.training import train
+
+    sections: dict[str, Any] = {
+        "sampling": {"scheme": "inverse_frequency"},
+        "corpus": {"path": str(corpus), "selection_fraction": 0.5},
+        "training": {"evaluations": 0},
+    }
+    config = tiny_config(tiny_llama, corpus, tmp_path_factory.mktemp("runs"), **sections)
+    return train(config, console=Console(quiet=True)).folder
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the run, without calibration."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def test_calibrate_and_predict(run: Path, erc: Command, tmp_path: Path) -> None:
+    done = erc("calibrate", run)
+    assert done.code == 0, done.err
+    for part in ("before (prior: corpus)", "calibrated", "Weighted F1 %", "NLL", "Chosen: ", "--calibration run"):
+        assert part in done.out, part
+    stored = read_calibration(read_run(run))
+    assert stored.dialogues >= 5
+    assert stored.prior is not None
+
+    raw, shifted, calibrated, given = (tmp_path / f"{name}.parquet" for name in ("raw", "prior", "run", "given"))
+    assert erc("predict", run, "--out", raw, "--prior", "none").code == 0
+    default = erc("predict", run, "--out", shifted)
+    assert "corrected: corpus: " in default.out
+    done = erc("predict", run, "--out", calibrated, "--calibration", "run", "--abstain-below", 0.3)
+    assert done.code == 0, done.err
+    assert "of them abstain" in done.out
+    assert erc("predict", run, "--out", given, "--prior", SHARES).code == 0
+
+    table = read_predictions(raw)
+    assert table.info.prior is table.info.calibration is None
+    for path, correction in ((shifted, Correction(stored.prior)), (calibrated, stored.correction)):
+        found = read_predictions(path)
+        np.testing.assert_array_equal(found.log_likelihoods, table.log_likelihoods)
+        assert found.columns() == correct(table, correction).columns()
+        assert Correction.of(found.info) == correction
+    assert read_predictions(calibrated).info.abstain_below == 0.3
+    assert read_predictions(given).info.prior_shares == pytest.approx([float(s) for s in SHARES.split(",")])
+
+    figures = tmp_path / "figures.json"
+    done = erc("evaluate", calibrated, "--draws", 100, "--json", figures, "--plots", tmp_path / "plots")
+    assert done.code == 0, done.err
+    assert "Abstaining below 30 %" in done.out
+    assert {p.name for p in (tmp_path / "plots").iterdir()} == {"reliability.png", "risk-coverage.png"}
+    steps = json.loads(figures.read_text("utf-8"))["calibration"]["steps"]
+    assert [s["step"] for s in steps] == ["raw", "prior: corpus", "calibration"]
+
+
+def test_a_table_saves_the_predicting_and_gives_the_same(run: Path, erc: Command, tmp_path: Path) -> None:
+    table = tmp_path / "selection.jsonl"
+    assert erc("calibrate", run).code == 0
+    predicted = read_calibration(read_run(run))
+    assert erc("predict", run, "--split", "selection", "--out", table).code == 0
+    (run / "adapter" / "adapter_model.safetensors").unlink()  # no model is needed
+    done = erc("calibrate", run, "--predictions", table)
+    assert done.code == 0, done.err
+    assert read_calibration(read_run(run)) == predicted
+
+
+def test_calibrate_for_weighted_f1_says_whether_weights_help(run: Path, erc: Command) -> None:
+    done = erc("calibrate", run, "--fit-for", "weighted_f1", "--prior", "none")
+    assert done.code == 0, done.err
+    stored = read_calibration(read_run(run))
+    assert "before (no prior correction)" in done.out
+    assert ("decision weights: " in done.out) == (stored.decision_weights is not None)
+    assert ("No decision weights" in done.out) == (stored.decision_weights is None)
+    refused(erc("predict", run, "--calibration", "run", "--prior", "corpus"), "fitted on top of no prior correction")
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_an_unbalanced_run_predicts_the_same_bytes_with_and_without_its_prior(
+    tiny_llama: TinyModel, tmp_path: Path, erc: Command, suffix: str
+) -> None:
+    from erc_llm.training import train
+
+    folder = write_corpus(tmp_path / "corpus")
+    config = tiny_config(tiny_llama, folder, tmp_path, training={"evaluations": 0})
+    plain = train(config, console=Console(quiet=True)).folder
+    for prior in ("auto", "none", "corpus"):
+        assert erc("predict", plain, "--out", tmp_path / f"{prior}{suffix}", "--prior", prior).code == 0
+    auto, none, corpus = ((tmp_path / f"{prior}{suffix}").read_bytes() for prior in ("auto", "none", "corpus"))
+    assert auto == none == corpus
+    refused(erc("calibrate", plain), "at least 5", "selection split")
+    assert not (plain / "calibration.json").exists()
+
+
+def test_a_table_of_something_else_is_refused(run: Path, corpus: Path, erc: Command, tmp_path: Path) -> None:
+    table = tmp_path / "t.parquet"
+    assert erc("predict", run, "--split", "dev", "--out", table).code == 0
+    refused(erc("calibrate", run, "--predictions", table), str(table), "split: found dev, expected selection")
+    good = read_predictions(table)
+    labels = (*good.info.labels[1:], good.info.labels[0])
+    for changed, parts in (
+        ({"split": "selection", "run_id": "other-1"}, ("run: found other-1, expected tiny-",)),
+        ({"split": "selection", "labels": labels}, ("labels: found Mad, Neutral",)),
+        ({"split": "selection", "corpus_sha256": "0" * 64}, ("corpus: found hash 000000000000, expected hash ",)),
+        ({"run_id": None}, ("split: found dev", "run: found None")),
+    ):
+        write_predictions(replace(good, info=replace(good.info, **changed)), table)  # type: ignore[arg-type]
+        refused(erc("calibrate", run, "--predictions", table), *parts)
+    refused(erc("calibrate", run, "--predictions", tmp_path / "gone.parquet"), "no such file")
+    refused(erc("calibrate", run, corpus, "--predictions", table), "leave one of them out")
+    assert not (run / "calibration.json").exists()
+
+
+def test_another_corpus_is_refused(run: Path, erc: Command, tmp_path: Path) -> None:
+    """Its selection split may hold scenes that the run was trained on."""
+    other = write_corpus(tmp_path / "other", train=26)
+    refused(erc("calibrate", run, other), "corpus: found hash", "not the selection split")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (("--prior", "0.5,0.5"), ("expected 7 shares", "found 2", "Joyful")),
+        (("--prior", "0.5,0.6,-0.1,0,0,0,0"), ("at least 0",)),
+        (("--prior", "0.2,0.2,0.2,0.2,0.2,0.2,0.2"), ("sum of 1.4",)),
+        (("--prior", "flat"), ("expected auto, none, corpus, or shares",)),
+        (("--calibration", "run"), ("calibration.json: no such file", "erc-llm calibrate")),
+        (("--interactive", "--abstain-below", "0.5"), ("--interactive",)),
+    ],
+)
+def test_a_wrong_correction_is_one_message(
+    run: Path, erc: Command, tmp_path: Path, arguments: tuple[str, ...], parts: tuple[str, ...]
+) -> None:
+    refused(erc("predict", run, "--out", tmp_path / "t.parquet", *arguments), *parts)
+    assert not (tmp_path / "t.parquet").exists()
+
+
+def test_a_damaged_calibration_is_one_message(run: Path, erc: Command, tmp_path: Path) -> None:
+    assert erc("calibrate", run).code == 0
+    path = run / "calibration.json"
+    whole = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps(whole)[:-40], "utf-8")
+    predict = ("predict", run, "--out", tmp_path / "t.parquet", "--calibration", "run")
+    refused(erc(*predict), str(path), "broken JSON", "erc-llm calibrate")
+    path.write_text(json.dumps(whole | {"labels": whole["labels"][::-1]}), "utf-8")
+    refused(erc(*predict), str(path), "labels Scared, Sad", "the run has Joyful")
+
+
+@pytest.mark.parametrize("arguments", [("--calibration", "best"), ("--abstain-below", "1.5")])
+def test_a_choice_that_is_none_is_a_wrong_call(run: Path, erc: Command, arguments: tuple[str, ...]) -> None:
+    done = erc("predict", run, *arguments)
+    assert done.code == 2
+    assert "Usage" in done.err
+
+
+def test_plots_need_probabilities(run: Path, erc: Command, tmp_path: Path) -> None:
+    table = tmp_path / "t.parquet"
+    assert erc("predict", run, "--out", table).code == 0
+    write_predictions(replace(read_predictions(table), probabilities=None), table)
+    refused(erc("evaluate", table, "--draws", 100, "--plots", tmp_path / "plots"), "no probabilities to draw")
+    refused(erc("evaluate", table, "--draws", 100, "--abstain-below", 0.5), "no probabilities")
+    assert not (tmp_path / "plots").exists()
