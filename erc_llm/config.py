@@ -154,6 +154,11 @@ class SamplingConfig(_Section):
 class TrainingConfig(_Section):
     """The optimisation."""
 
+    objective: Literal["label", "closed_set"] = Field(
+        "label",
+        description="label: likelihood of the label's tokens, and so to say nothing but labels. closed_set: "
+        "share of the gold label among all labels, each a branch of every question, so it reads more tokens.",
+    )
     epochs: float = Field(3, gt=0, description="Passes over the training scenes; a fraction stops within one.")
     learning_rate: float = Field(6e-4, gt=0, description="Peak learning rate of AdamW.")
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="How the rate falls to zero.")

@@ -216,8 +216,9 @@ class Prompter:
         Args:
             dialogue: The scene.
             answers: `gold` asks about labelled targets and hangs their label on (training); `all` hangs every label
-                on every target (scoring), `gold_all` on labelled targets only (selection scores); `none` ends at the
-                answer's header (generation).
+                on every target (scoring), `gold_all` on labelled targets only (selection scores, and training on the
+                distribution over all labels); `none` ends at the answer's header (generation). Under `gold` and
+                `gold_all` a question knows which answer is right; nothing that the model reads does.
             weights: Ask about these targets only, with these weights; by default about all with 1. The lines of a
                 window stay the same whatever is asked; a window in which nothing is asked gives no tree.
             label_order: The order in which the prompt lists the labels; the canonical one by default.
@@ -254,9 +255,8 @@ class Prompter:
         ends = scene.add_lines(builder, lines.start, lines.stop)
         for k, weight in questions.items():
             after = ends[k] if self.options.context == "past" else ends[lines[-1]]
-            builder.add_question(
-                k, after, self.pieces(scene, k, state), self._answers(scene.utterances[k], answers), weight
-            )
+            gold = self._gold(scene.utterances[k], answers)
+            builder.add_question(k, after, self.pieces(scene, k, state), self._answers(gold, answers), weight, gold)
         return builder.build()
 
     def pieces(
@@ -266,14 +266,19 @@ class Prompter:
         told = "" if state is None else state_text(scene, k, state)
         return self.question_ids(k + 1, scene.names[k], scene.utterances[k].text, told, scene.question_profiles(k))
 
-    def _answers(self, utterance: Utterance, answers: Answers) -> list[tuple[int, tuple[int, ...]]]:
+    def _gold(self, utterance: Utterance, answers: Answers) -> int | None:
+        if answers in ("all", "none"):
+            return None
+        assert utterance.label is not None
+        return self.labels.index(utterance.label)
+
+    def _answers(self, gold: int | None, answers: Answers) -> list[tuple[int, tuple[int, ...]]]:
         if answers == "none":
             return []
-        if answers in ("all", "gold_all"):
-            return list(enumerate(self.answer_ids))
-        assert utterance.label is not None
-        index = self.labels.index(utterance.label)
-        return [(index, self.answer_ids[index])]
+        if answers == "gold":
+            assert gold is not None
+            return [(gold, self.answer_ids[gold])]
+        return list(enumerate(self.answer_ids))
 
 
 def state_text(scene: Scene, k: int, state: Sequence[str | None]) -> str:
