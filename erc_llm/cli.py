@@ -174,8 +174,13 @@ def predict(
     heal_from: HealFrom = None,
     without_text: Annotated[bool, typer.Option("--without-text", help="Leave out what was said, to share it.")] = False,
     interactive: Annotated[bool, typer.Option("--interactive", help="Label lines as you type them.")] = False,
+    decode: Annotated[str | None, typer.Option(help="score, generate or free: short for --set scoring.decode=")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="Another scoring.FIELD=VALUE than the run's. Repeatable.")
+    ] = None,
 ) -> None:
     """Label a split and write the predictions table, or label lines one by one."""
+    from erc_llm.config import override_scoring
     from erc_llm.pipeline import find_source, hide_selection, say_oddities
     from erc_llm.runs import read_run
 
@@ -184,6 +189,10 @@ def predict(
         raise UserError(f"--out {out}: expected a name that ends in .parquet or .jsonl")
     found = find_source(source)
     config = read_run(found).config if isinstance(found, Path) else found
+    overrides = [*(changes or []), *([f"scoring.decode={decode}"] if decode else [])]
+    config = override_scoring(config, overrides)
+    if interactive and config.scoring.decode != "score":
+        raise UserError(f"--interactive: shows distributions; scoring.decode={config.scoring.decode} has none")
     section = config.corpus
     if corpus is not None:
         section = section.model_copy(update={"path": corpus, "heal_from": heal_from})
@@ -197,7 +206,7 @@ def predict(
         read.split(split)  # a wrong name is told before the model is loaded
     from erc_llm.predictor import load
 
-    predictor = load(found, past=read)
+    predictor = load(found, past=read, overrides=overrides)
     if interactive or read is None:
         from erc_llm.terminal import talk
 
@@ -218,7 +227,10 @@ def _predict_split(predictor: Predictor, read: Corpus, split: str, out: Path, wi
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
         task = progress.add_task(f"scoring {split}", total=len(read.split(split)))
         table = predict_split(predictor, read, split, on_progress=lambda n: progress.update(task, completed=n))
-    write_predictions(replace(table, text=None) if without_text else table, out)
+    if without_text:  # free text may quote what was said
+        label_only = predictor.config.scoring.decode == "generate" and predictor.config.scoring.answer == "label"
+        table = replace(table, text=None, raw_answer=table.raw_answer if label_only else None)
+    write_predictions(table, out)
     typer.echo(f"{len(table)} predictions of {split} ({read.version}) written to {out}")
 
 

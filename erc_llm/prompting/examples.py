@@ -6,6 +6,7 @@ generation, `render` and the benchmarks' peers all take their ids from here. Kno
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -111,6 +112,7 @@ class Prompter:
     Attributes:
         frame: What the model's chat template puts around the prompt.
         answer_ids: Token ids of each label as an answer, end tokens included, in label order.
+        answer_texts: The same as text, without what ends it.
     """
 
     def __init__(
@@ -130,7 +132,8 @@ class Prompter:
         self.frame = cut_frame(tokenizer, template)
         encoder = self.frame.encoder
         end = encoder.markup(self.frame.end)
-        texts = [template.render("answer", {"label": encoder.harmless(name)}) for name in labels.names]
+        texts = tuple(template.render("answer", {"label": encoder.harmless(name)}) for name in labels.names)
+        self.answer_texts = texts
         self.answer_ids = tuple(encoder.data(self.frame.lead + text) + end for text in texts)
         if not end or len(set(self.answer_ids)) < len(labels):
             raise PromptError(f"prompt '{template.name}': answers must differ and have an end; they are {texts}")
@@ -300,3 +303,17 @@ def shuffled_labels(labels: LabelSet, seed: int, epoch: int, dialogue_id: str) -
     names = list(labels.names)
     random.Random(f"{seed}/{epoch}/{dialogue_id}").shuffle(names)
     return tuple(names)
+
+
+def scoring_orders(labels: LabelSet, count: int, seed: int, dialogue_id: str) -> tuple[tuple[str, ...], ...]:
+    """Orders of the label names over which one scene's scores are averaged: the canonical one, then drawn ones.
+
+    They depend on seed and scene alone, and are all different as long as there are so many.
+    """
+    orders = [labels.names]
+    names, draw = list(labels.names), random.Random(f"orders/{seed}/{dialogue_id}")
+    while len(orders) < count:
+        draw.shuffle(names)
+        if tuple(names) not in orders or len(orders) >= math.factorial(len(names)):
+            orders.append(tuple(names))
+    return tuple(orders)
