@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import breakdown, matmul, profiles, scoring, training
+from benchmarks import breakdown, generation, matmul, profiles, scoring, training
 from benchmarks.measure import Job, Result
 from benchmarks.report import as_markdown, print_sheets
 from benchmarks.workload import Settings
@@ -26,7 +26,8 @@ TRAINING_SCENES, SCORING_SCENES = 16, 8
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("what", nargs="?", default="all", choices=("training", "scoring", "profiles", "matmul", "all"))
+    parts = ("training", "scoring", "generation", "profiles", "matmul", "all")
+    parser.add_argument("what", nargs="?", default="all", choices=parts)
     parser.add_argument("--corpus", help="corpus; default: `aligned` in $ERC_LLM_EMORYNLP, else the embedded sample")
     parser.add_argument("--config", default="smollm2-135m", help="configuration of prompt, model, adapter, training")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one of its fields")
@@ -62,6 +63,8 @@ def measure_all(options: argparse.Namespace, console: Console) -> Result:
         report["training"] = training.compare(settings, training_scenes, options.pairs, options.padding_free, on_run)
     if options.what in ("scoring", "all"):
         report["scoring"] = scoring.compare(settings, scoring_scenes, options.pairs, on_run)
+    if options.what in ("generation", "all"):
+        report["generation"] = generation.compare(settings, training_scenes, options.pairs, on_run)
     if options.what in ("profiles", "all"):
         report["profiles"] = profiles.compare(settings, options.pairs, on_run)
     report["shares"] = matmul.shares(report["matmul"], report)

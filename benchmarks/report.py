@@ -31,6 +31,7 @@ def sheets(report: Result) -> list[Sheet]:
     makers = {
         "training": _training,
         "scoring": _scoring,
+        "generation": _generation,
         "profiles": _profiles,
         "matmul": _matmul,
     }
@@ -183,6 +184,28 @@ def _profiles(section: Result) -> Sheet:
     )
     columns = ("writer", "corpus", "profiles", "seconds", "times the seconds of 1x", "MB more")
     return Sheet("Speaker profiles of a whole corpus, and of the corpus told over and over", columns, rows)
+
+
+def _generation(section: Result) -> Sheet:
+    step, draw = section["step"], section["draw"]
+    rows = (
+        ("a decoding step, free", f"{1000 * step['free']:.1f}", ""),
+        ("a decoding step that only labels may take", f"{1000 * step['constrained']:.1f}", f"{step['ratio']:.3f}x"),
+        ("an epoch of training", f"{1000 * draw['epoch']:.0f}", ""),
+        ("drawing the targets of an epoch", f"{1000 * draw['seconds']:.1f}", f"{draw['share']:.4%}"),
+    )
+    rounds = Ratio(tuple(step["ratio_rounds"]))
+    return Sheet(
+        "Constraints and draws",
+        ("", "ms", "of the line above"),
+        rows,
+        (
+            f"Steps: medians of {len(rounds.values)} interleaved pairs ({min(rounds.values):.3f}x to "
+            f"{max(rounds.values):.3f}x), {step['batch']} prompts of up to {step['width']} tokens, {step['steps']} steps.",
+            f"Draws: {draw['targets']} targets by {draw['scheme']}; the epoch's {draw['tokens']} tokens at the speed "
+            f"measured on {draw['measured_tokens']} of them.",
+        ),
+    )
 
 
 def _speed(side: Result) -> tuple[str, str]:
