@@ -56,7 +56,7 @@ def run_steps(settings: Mapping[str, Any]) -> Result:
         for tree in work.prompter.trees(dialogue, "none")
         for question in tree.questions
     ]
-    prompts = prompts[:: max(1, len(prompts) // BATCH)][:BATCH]
+    prompts = sorted(prompts, key=len)[:BATCH]  # the less a step has to attend to, the more a processor weighs
     sides: dict[str, list[float]] = {"free": [], "constrained": []}
     began = time.perf_counter()
     for pair in range(PAIRS + 1):

@@ -201,7 +201,8 @@ def _generation(section: Result) -> Sheet:
         rows,
         (
             f"Steps: medians of {len(rounds.values)} interleaved pairs ({min(rounds.values):.3f}x to "
-            f"{max(rounds.values):.3f}x), {step['batch']} prompts of up to {step['width']} tokens, {step['steps']} steps.",
+            f"{max(rounds.values):.3f}x), {step['steps']} steps each; the {step['batch']} shortest prompts, "
+            f"of at most {step['width']} tokens.",
             f"Draws: {draw['targets']} targets by {draw['scheme']}; the epoch's {draw['tokens']} tokens at the speed "
             f"measured on {draw['measured_tokens']} of them.",
         ),
