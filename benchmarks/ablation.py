@@ -1,9 +1,10 @@
 """An ablation: arms that differ in a few fields, trained alike and compared in pairs on the selection split.
 
 In: a YAML file of arms, such as `benchmarks/profiles.yaml`. Out: a run directory per arm, with its predictions of the
-selection split, and a Markdown table. An arm makes as many optimizer steps as the base arm: where its prompts are
-longer, so is its `training.tokens_per_step`. Finished arms are left as they are, so an interrupted ablation goes on;
-arms that are named share the work between processes.
+selection split, and a Markdown table. An arm makes as many optimizer steps as the base arm: its own
+`training.tokens_per_step` makes up for longer prompts, for the branches of all labels, and for targets that are not
+drawn. Finished arms are left as they are, so an interrupted ablation goes on; arms that are named
+share the work between processes.
 
     python -m benchmarks.ablation benchmarks/profiles.yaml --corpus FOLDER --out docs/results/profiles [ARM ...]
     python -m benchmarks.ablation benchmarks/profiles.yaml --out docs/results/profiles --table

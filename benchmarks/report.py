@@ -31,6 +31,7 @@ def sheets(report: Result) -> list[Sheet]:
     makers = {
         "training": _training,
         "scoring": _scoring,
+        "generation": _generation,
         "profiles": _profiles,
         "calibration": _calibration,
         "matmul": _matmul,
@@ -207,6 +208,29 @@ def _calibration(section: Result) -> Sheet:
         for part, found in section.items()
     )
     return Sheet("Correcting and calibrating drawn predictions", ("", "predictions", "seconds", "MB more"), rows)
+
+
+def _generation(section: Result) -> Sheet:
+    step, draw = section["step"], section["draw"]
+    rows = (
+        ("a decoding step, free", f"{1000 * step['free']:.1f}", ""),
+        ("a decoding step that only labels may take", f"{1000 * step['constrained']:.1f}", f"{step['ratio']:.3f}x"),
+        ("an epoch of training", f"{1000 * draw['epoch']:.0f}", ""),
+        ("drawing the targets of an epoch", f"{1000 * draw['seconds']:.1f}", f"{draw['share']:.4%}"),
+    )
+    rounds = Ratio(tuple(step["ratio_rounds"]))
+    return Sheet(
+        "Constraints and draws",
+        ("", "ms", "of the line above"),
+        rows,
+        (
+            f"Steps: medians of {len(rounds.values)} interleaved pairs ({min(rounds.values):.3f}x to "
+            f"{max(rounds.values):.3f}x), {step['steps']} steps each; the {step['batch']} shortest prompts, "
+            f"of at most {step['width']} tokens.",
+            f"Draws: {draw['targets']} targets by {draw['scheme']}; the epoch's {draw['tokens']} tokens at the speed "
+            f"measured on {draw['measured_tokens']} of them.",
+        ),
+    )
 
 
 def _speed(side: Result) -> tuple[str, str]:

@@ -189,8 +189,13 @@ def predict(
         float | None,
         typer.Option(help="Note in the table that less sure answers do not count; all stay in it.", min=0, max=1),
     ] = None,
+    decode: Annotated[str | None, typer.Option(help="score, generate or free: short for --set scoring.decode=")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="Another scoring.FIELD=VALUE than the run's. Repeatable.")
+    ] = None,
 ) -> None:
     """Label a split and write the predictions table, or label lines one by one."""
+    from erc_llm.config import override_scoring
     from erc_llm.decoding.calibration_file import parse_prior
     from erc_llm.pipeline import find_source, open_to_predict, predict_on_console
     from erc_llm.runs import read_run
@@ -202,12 +207,16 @@ def predict(
         raise UserError("--abstain-below is noted in a table, and --interactive writes none; leave one of them out")
     found, wanted = find_source(source), parse_prior(prior)
     config = read_run(found).config if isinstance(found, Path) else found
+    overrides = [*(changes or []), *([f"scoring.decode={decode}"] if decode else [])]
+    config = override_scoring(config, overrides)
+    if interactive and config.scoring.decode != "score":
+        raise UserError(f"--interactive: shows distributions; scoring.decode={config.scoring.decode} has none")
     read = None
     if corpus is not None or not interactive:
         read = open_to_predict(config, corpus, heal_from, None if interactive else split, _console())
     from erc_llm.predictor import load
 
-    predictor = load(found, past=read, prior=wanted, calibration=calibration)
+    predictor = load(found, past=read, prior=wanted, calibration=calibration, overrides=overrides)
     if interactive or read is None:
         from erc_llm.terminal import talk
 
@@ -259,12 +268,20 @@ def _write_split(table: Predictions, read: Corpus, out: Path, below: float | Non
     from erc_llm.predictions import write_predictions
 
     table = replace(table, info=replace(table.info, abstain_below=below))
-    write_predictions(replace(table, text=None) if without_text else table, out)
+    write_predictions(_without_text(table) if without_text else table, out)
     typer.echo(f"{len(table)} predictions of {table.info.split} ({read.version}) written to {out}")
     for words in filter(None, (table.info.prior, table.info.calibration)):
         typer.echo(f"corrected: {words}")
     if below is not None:
         typer.echo(f"{int(table.abstained().sum())} of them abstain: their largest probability is below {below:g}")
+
+
+def _without_text(table: Predictions) -> Predictions:
+    """The table without what was said; free text, and reasons before a label, may quote it."""
+    from dataclasses import replace
+
+    raw_answer = table.raw_answer if table.info.decoding == "constrained generation" else None
+    return replace(table, text=None, raw_answer=raw_answer)
 
 
 @app.command()

@@ -154,6 +154,11 @@ class SamplingConfig(_Section):
 class TrainingConfig(_Section):
     """The optimisation."""
 
+    objective: Literal["label", "closed_set"] = Field(
+        "label",
+        description="label: likelihood of the label's tokens, and so to say nothing but labels. closed_set: "
+        "share of the gold label among all labels, each a branch of every question, so it reads more tokens.",
+    )
     epochs: float = Field(3, gt=0, description="Passes over the training scenes; a fraction stops within one.")
     learning_rate: float = Field(6e-4, gt=0, description="Peak learning rate of AdamW.")
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="How the rate falls to zero.")
@@ -174,9 +179,38 @@ class TrainingConfig(_Section):
 
 
 class ScoringConfig(_Section):
-    """How label distributions are computed."""
+    """How a trained model answers: `predict`'s tables. The Python API and live sessions always score."""
 
     tokens_per_forest: int = Field(4096, ge=64, description="Most tokens in one forward; bounds memory.")
+    decode: Literal["score", "generate", "free"] = Field(
+        "score",
+        description="score: exact distribution over the labels. generate: greedy text that can only be a label. free: "
+        "greedy text, mapped to a label by its spelling; what spells none is invalid.",
+    )
+    answer: Literal["label", "reason_then_label"] = Field(
+        "label", description="decode generate: reason_then_label lets the model write freely before its label."
+    )
+    reason_tokens: int = Field(
+        64, ge=1, le=2048, description="reason_then_label: most tokens of free text; a few sentences."
+    )
+    answer_tokens: int = Field(
+        10, ge=1, le=512, description="decode free: most tokens of an answer; EmoryNLP's labels have two to five."
+    )
+    label_orders: int = Field(
+        1,
+        ge=1,
+        le=120,
+        description="decode score: average over so many orders of the labels in the prompt; 1: the canonical one only. "
+        "Costs as many times the time. Selection scores in training always take the canonical order.",
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> ScoringConfig:
+        if self.answer == "reason_then_label" and self.decode != "generate":
+            raise ValueError(f"answer=reason_then_label needs decode=generate, found decode={self.decode}")
+        if self.label_orders > 1 and self.decode != "score":
+            raise ValueError(f"label_orders={self.label_orders} averages scores; decode={self.decode} has none, set 1")
+        return self
 
 
 class RunConfig(_Section):
@@ -238,7 +272,22 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         ConfigError: With every mistake of file and overrides, one a line.
     """
     path = _find(source)
-    content = _read_yaml(path)
+    return _resolve(_read_yaml(path), overrides, str(path))
+
+
+def override_scoring(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """A configuration that answers in another way: `scoring.field=value` texts, as for `load_config`.
+
+    Raises:
+        ConfigError: An override is of another section or wrong; all mistakes are listed.
+    """
+    others = [text for text in overrides if not text.startswith("scoring.")]
+    if others:
+        raise ConfigError(f"override '{others[0]}': what is trained is trained; only scoring.FIELD=VALUE can change")
+    return _resolve(config.model_dump(mode="json"), overrides, "overrides") if overrides else config
+
+
+def _resolve(content: dict[str, Any], overrides: Sequence[str], source: str) -> RunConfig:
     mistakes = []
     for override in overrides:
         key, equals, value = override.partition("=")
@@ -257,7 +306,7 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         mistakes += dict.fromkeys(_explain(item) for item in error.errors())
     if mistakes:
         count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
-        raise ConfigError(f"{path}: {count}\n" + "\n".join(f"  {m}" for m in mistakes))
+        raise ConfigError(f"{source}: {count}\n" + "\n".join(f"  {m}" for m in mistakes))
     return config
 
 

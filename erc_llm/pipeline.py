@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.console import Console
 
-from erc_llm.config import CorpusConfig, RunConfig, load_config
+from erc_llm.config import CorpusConfig, RunConfig, ScoringConfig, load_config
 from erc_llm.corpus import EMORYNLP, Corpus, Dialogue, LabelSet, read_corpus, read_sample, selection_split
 from erc_llm.corpus.speakers import GENERIC_NAMES
 from erc_llm.errors import ConfigError
@@ -21,6 +21,7 @@ from erc_llm.predictions import Answer, Predictions, PredictionsInfo, correct
 from erc_llm.runs import versions
 
 if TYPE_CHECKING:
+    from erc_llm.decoding.answers import Answered
     from erc_llm.decoding.scoring import LabelScores
     from erc_llm.predictor import Predictor
     from erc_llm.tuning.sampling import Targets
@@ -92,16 +93,26 @@ def predict(
 ) -> Predictions:
     """The predictions table of one split, corrected as the predictor corrects."""
     dialogues = corpus.split(split)
-    scores = predictor.scores(dialogues, on_progress)
     names = predictor.labels.names
+    if predictor.config.scoring.decode == "score":
+        scores = predictor.scores(dialogues, on_progress)
+        found = [[(s.target, _answer(s, names)) for s in scene] for scene in scores]
+    else:
+        written = predictor.written(dialogues, on_progress)
+        found = [[(w.target, _written_answer(w, names)) for w in scene] for scene in written]
     answers = {
-        (d.id, d.utterances[s.target].id): _answer(s, names)
-        for d, scene in zip(dialogues, scores, strict=True)
-        for s in scene
+        (d.id, d.utterances[target].id): answer
+        for d, scene in zip(dialogues, found, strict=True)
+        for target, answer in scene
     }
     info = _info(predictor, corpus, split)
     raw = Predictions.from_corpus(info, dialogues, answers, corpus.dialogues(), corpus.generic)
     return correct(raw, predictor.correction)
+
+
+def _written_answer(written: Answered, names: Sequence[str]) -> Answer:
+    predicted = None if written.label is None else names[written.label]
+    return Answer(predicted, invalid=predicted is None, raw_answer=written.text)
 
 
 def _answer(scores: LabelScores, names: Sequence[str]) -> Answer:
@@ -119,8 +130,11 @@ def _info(predictor: Predictor, corpus: Corpus, split: str) -> PredictionsInfo:
     shares = manifest.train_shares if manifest else None
     if shares is None and "train" in corpus.splits:
         shares = train_shares(corpus.split("train"), predictor.labels)
+    decoding = _decoding(config.scoring)
+    system = config.name if manifest else f"{config.model.base} zero-shot"
     return PredictionsInfo(
-        system=config.name if manifest else f"{config.model.base} zero-shot",
+        system=f"{system}, {decoding}" if decoding else system,
+        decoding=decoding,
         labels=predictor.labels.names,
         corpus_sha256=corpus.sha256,
         corpus_name=corpus.name,
@@ -140,6 +154,15 @@ def _info(predictor: Predictor, corpus: Corpus, split: str) -> PredictionsInfo:
         training_prior=manifest.training_prior if manifest else None,
         created_with=versions(),
     )
+
+
+def _decoding(config: ScoringConfig) -> str | None:
+    """How answers are found, in a few words; None for scores as they are."""
+    if config.decode == "free":
+        return "free generation"
+    if config.decode == "generate":
+        return "constrained generation" + (" behind reasons" if config.answer == "reason_then_label" else "")
+    return None if config.label_orders == 1 else f"mean of {config.label_orders} label orders"
 
 
 def _profile_source(config: RunConfig) -> str:

@@ -15,21 +15,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from erc_llm.adapters import load_adapter
-from erc_llm.config import RunConfig
+from erc_llm.config import RunConfig, override_scoring
 from erc_llm.corpus.dialogues import Corpus, Dialogue, Utterance
 from erc_llm.corpus.labels import LabelSet
+from erc_llm.decoding.answers import Answered, Writer, answer_scenes
 from erc_llm.decoding.calibration_file import Calibrated, Prior, choose_correction
-from erc_llm.decoding.scenes import score_scenes
+from erc_llm.decoding.scenes import mean_score, score_scenes
 from erc_llm.decoding.scoring import LabelScores, score_questions, verify_tree_attention
 from erc_llm.errors import ConfigError, ModelError, PromptError, RunError
 from erc_llm.models import LoadedModel, load_base_model
 from erc_llm.predictions import Correction
 from erc_llm.profiling import make_profiler
-from erc_llm.prompting.examples import Prompter, PromptOptions
+from erc_llm.prompting.examples import Prompter, PromptOptions, Scene, scoring_orders
 from erc_llm.prompting.forest import ATTENTION
 from erc_llm.prompting.invented import InventedNames
 from erc_llm.prompting.templates import load_prompt
-from erc_llm.prompting.tree import TreeBuilder, WindowCutter
+from erc_llm.prompting.tree import TokenTree, TreeBuilder, WindowCutter
 from erc_llm.runs import FINISHED, Run, read_run
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class Predictor:
         self.run = run
         self.correction = Correction() if correction is None else correction
         self.prompter = make_prompter(config, labels, loaded.tokenizer, None if run is None else run.template, past)
-        check_fit(self.prompter, loaded)
+        check_fit(self.prompter, loaded, self._writes)
 
     def scores(
         self, dialogues: Sequence[Dialogue], on_progress: Callable[[int], None] | None = None
@@ -101,9 +102,40 @@ class Predictor:
             self.prompter,
             dialogues,
             passes=2 if self.uses_state else 1,
+            label_orders=self.config.scoring.label_orders,
+            seed=self.config.seed,
             tokens_per_forest=self.config.scoring.tokens_per_forest,
             on_progress=on_progress,
         )
+
+    def written(
+        self, dialogues: Sequence[Dialogue], on_progress: Callable[[int], None] | None = None
+    ) -> list[list[Answered]]:
+        """What the model writes about every target, in the way that `scoring.decode` and `scoring.answer` say.
+
+        Raises:
+            ConfigError: `scoring.decode` is `score`, which writes nothing.
+        """
+        scoring = self.config.scoring
+        if scoring.decode == "score":
+            raise ConfigError("scoring.decode: `score` writes nothing; set generate or free, or ask for scores")
+        writer = Writer(
+            self.loaded.model,
+            self.loaded.tokenizer,
+            self.prompter,
+            "free" if scoring.decode == "free" else scoring.answer,
+            self._writes,
+            scoring.tokens_per_forest,
+        )
+        return answer_scenes(writer, dialogues, passes=2 if self.uses_state else 1, on_progress=on_progress)
+
+    @property
+    def _writes(self) -> int:
+        """Most tokens of free text behind a question."""
+        scoring = self.config.scoring
+        if scoring.answer == "reason_then_label":
+            return scoring.reason_tokens
+        return scoring.answer_tokens if scoring.decode == "free" else 0
 
     @property
     def uses_state(self) -> bool:
@@ -114,15 +146,19 @@ class Predictor:
         """Every target of the dialogue, labelled, in order."""
         return [self._labelled(dialogue.utterances[s.target], s) for s in self.scores([dialogue])[0]]
 
-    def live(self) -> LiveSession:
+    def live(self, dialogue_id: str = "live") -> LiveSession:
         """A session that labels each line as it is said.
+
+        Args:
+            dialogue_id: Draws the orders of the labels, where scores are averaged over several: `predict` draws the
+                same for a dialogue of this id.
 
         Raises:
             ConfigError: The model was trained with context `full`, which needs lines that are not said yet.
         """
         if self.config.prompt.context != "past":
             raise ConfigError("prompt.context: a live session needs `past`; this model reads the `full` scene")
-        return LiveSession(self)
+        return LiveSession(self, dialogue_id)
 
     def _labelled(self, utterance: Utterance, scores: LabelScores) -> LabelledUtterance:
         names = self.labels.names
@@ -137,15 +173,20 @@ class Predictor:
 
 
 class LiveSession:
-    """One conversation, line by line, on the trunk's KV cache. Gives what batch prediction gives."""
+    """One conversation, line by line, on the trunk's KV cache. Gives what batch prediction gives.
 
-    def __init__(self, predictor: Predictor) -> None:
+    Where scores are averaged over orders of the labels, each order has a trunk and a cache of its own.
+    """
+
+    def __init__(self, predictor: Predictor, dialogue_id: str) -> None:
+        config = predictor.config
+        self._orders = scoring_orders(predictor.labels, config.scoring.label_orders, config.seed, dialogue_id)
         self._predictor = predictor
         self._prompter = predictor.prompter
         self._utterances: list[Utterance] = []
         self._state: list[str | None] = []
         self._cutter = WindowCutter(self._prompter.options.trunk_budget)
-        self._cache: DynamicCache | None = None
+        self._caches: list[DynamicCache] = []
         self._failed = False
 
     def say(self, speaker: str | Sequence[str], text: str) -> LabelledUtterance:
@@ -162,23 +203,31 @@ class LiveSession:
         k = len(self._utterances) - 1
         scene = self._prompter.scene(Dialogue("live", tuple(self._utterances)))
         model = self._predictor.loaded.model
-        if self._cutter.add(scene.cost(k)) or self._cache is None:
-            self._cache = DynamicCache(config=model.config)
+        if self._cutter.add(scene.cost(k)) or not self._caches:
+            self._caches = [DynamicCache(config=model.config) for _ in self._orders]
+        trees = [self._tree(scene, k, order) for order in self._orders]
+        model.eval()
+        with torch.inference_mode():
+            by_order = [
+                score_questions(model, cache, tree, tree.questions)
+                for cache, tree in zip(self._caches, trees, strict=True)
+            ]
+        scores = [mean_score(same) for same in zip(*by_order, strict=True)]
+        self._failed = False
+        label = self._predictor.labels.names[int(scores[0].log_likelihoods.argmax())]
+        self._state.append(label if text.strip() else None)  # batch prediction asks about no empty line
+        return self._predictor._labelled(utterance, scores[-1])
+
+    def _tree(self, scene: Scene, k: int, order: tuple[str, ...]) -> TokenTree:
+        """The window up to line `k` and the question about it; with state a second one, which tells what was said."""
         builder = TreeBuilder()
-        builder.add_trunk("instruction", self._prompter.head_ids(self._predictor.labels.names))
+        builder.add_trunk("instruction", self._prompter.head_ids(order))
         after = scene.add_lines(builder, self._cutter.start, k + 1)[k]
         answers = list(enumerate(self._prompter.answer_ids))
         builder.add_question(k, after, self._prompter.pieces(scene, k), answers)
         if self._predictor.uses_state:
             builder.add_question(k, after, self._prompter.pieces(scene, k, self._state), answers)
-        tree = builder.build()
-        model.eval()
-        with torch.inference_mode():
-            scores = score_questions(model, self._cache, tree, tree.questions)
-        self._failed = False
-        label = self._predictor.labels.names[int(scores[0].log_likelihoods.argmax())]
-        self._state.append(label if text.strip() else None)  # batch prediction asks about no empty line
-        return self._predictor._labelled(utterance, scores[-1])
+        return builder.build()
 
 
 def make_prompter(
@@ -218,8 +267,8 @@ def make_prompter(
     return prompter
 
 
-def check_fit(prompter: Prompter, loaded: LoadedModel) -> None:
-    """Refuse a model that these prompts do not fit, before anything is spent on it.
+def check_fit(prompter: Prompter, loaded: LoadedModel, written: int = 0) -> None:
+    """Refuse a model that these prompts, and so many tokens of free text behind them, do not fit.
 
     Raises:
         ConfigError: The trunk budget, with instruction, question and answer, exceeds the positions of the model.
@@ -227,7 +276,7 @@ def check_fit(prompter: Prompter, loaded: LoadedModel) -> None:
     """
     positions = getattr(loaded.model.config, "max_position_embeddings", None)
     question = sum(len(ids) for _, ids in prompter.question_ids(1, "somebody", ""))
-    around = len(prompter.head_ids(prompter.labels.names)) + question + max(map(len, prompter.answer_ids))
+    around = len(prompter.head_ids(prompter.labels.names)) + question + max(map(len, prompter.answer_ids)) + written
     budget = prompter.options.trunk_budget
     if positions is not None and budget + around > positions:
         raise ConfigError(
@@ -257,6 +306,7 @@ def load(
     *,
     prior: Prior = "auto",
     calibration: Calibrated = "none",
+    overrides: Sequence[str] = (),
 ) -> Predictor:
     """A predictor from a run directory, a run's adapter folder, or a configuration (the base model, zero-shot).
 
@@ -267,15 +317,17 @@ def load(
         prior: Label shares to answer by: those of the corpus (`corpus`), others in label order, or those that training
             saw (`none`). `auto` is `corpus`, which changes nothing unless classes were balanced in training.
         calibration: `run`: as `erc-llm calibrate` stored it with the run.
+        overrides: Other ways to answer than the source's own, such as `scoring.decode=generate`.
 
     Raises:
-        ConfigError: A prior that does not fit the labels or the calibration.
+        ConfigError: An override is wrong, or a prior does not fit the labels, the calibration or the way to answer.
         RunError: No such run or calibration, or one that is not finished or of another format.
         ModelError: The base model is missing, or not the one the adapter was trained on.
     """
     if isinstance(source, RunConfig):
-        correction = choose_correction(None, prior, calibration)
-        return Predictor(source, source.label_set(), load_model(source), past=past, correction=correction)
+        config = override_scoring(source, overrides)
+        correction = _correction(None, config, prior, calibration)
+        return Predictor(config, config.label_set(), load_model(config), past=past, correction=correction)
     folder = Path(source)
     if (folder / "adapter_config.json").is_file() and (folder.parent / "manifest.json").is_file():
         folder = folder.parent
@@ -284,8 +336,9 @@ def load(
         raise RunError(f"{folder}: its training is not finished; go on with `erc-llm train ... --resume`")
     if not run.template.is_file():
         raise RunError(f"{run.template}: missing; restore the prompt template this adapter was trained with")
-    correction = choose_correction(run, prior, calibration)  # a mistake in it is told before the model is loaded
-    loaded = load_model(run.config)
+    config = override_scoring(run.config, overrides)
+    correction = _correction(run, config, prior, calibration)  # a mistake in it is told before the model is loaded
+    loaded = load_model(config)
     expected = run.manifest.base_model_sha256
     if loaded.weights_sha256 != expected:
         raise ModelError(
@@ -293,7 +346,19 @@ def load(
             f"'{run.config.model.base}' here has {loaded.weights_sha256[:12]}"
         )
     model = load_adapter(loaded.model, run.adapter)
-    predictor = Predictor(run.config, run.config.label_set(), replace(loaded, model=model), run, past, correction)
+    predictor = Predictor(config, config.label_set(), replace(loaded, model=model), run, past, correction)
     if predictor.prompter.template.sha256 != run.manifest.template_sha256:
         raise RunError(f"{run.template}: not the template this adapter was trained with; restore it")
     return predictor
+
+
+def _correction(run: Run | None, config: RunConfig, prior: Prior, calibration: Calibrated) -> Correction:
+    """What is done to the scores; text that was written has none."""
+    if config.scoring.decode == "score":
+        return choose_correction(run, prior, calibration)
+    if prior not in ("auto", "none") or calibration != "none":
+        raise ConfigError(
+            f"scoring.decode={config.scoring.decode} gives no scores that a prior or calibration could correct; "
+            "use scoring.decode=score"
+        )
+    return Correction()

@@ -148,6 +148,7 @@ def claim(folder: Path, config: RunConfig, resume: bool) -> bool:
         raise RunError(f"{folder}: this run exists ({run.manifest.status}); add --resume, or choose another name=")
     if run.manifest.config_sha256 != config.sha256:
         changed = ", ".join(_changed(run.config.result_fields(), config.result_fields()))
+        changed = changed or "nothing, but this version of erc-llm knows fields that the run's did not"
         raise RunError(f"{folder}: cannot resume with another configuration; changed: {changed}")
     return run.manifest.status == FINISHED
 

@@ -285,6 +285,7 @@ def _fit(
             report_to=training.report_to,
             run_name=config.name,
             normalised=sampler.resampled or config.sampling.normalised,
+            objective=training.objective,
         ),
         folder,
         callbacks,
@@ -310,10 +311,11 @@ def training_trees(
         confusion: Counts that corrupt what questions are told, as from `read_confusion`.
         asked: What each epoch asks about each scene, with which weight; by default all labelled targets with 1.
     """
-    from erc_llm.prompting.examples import shuffled_labels
+    from erc_llm.prompting.examples import Answers, shuffled_labels
     from erc_llm.prompting.state import corrupted_state, smoothed
 
     likely = None if confusion is None else smoothed(confusion)
+    answers: Answers = "gold" if config.training.objective == "label" else "gold_all"
 
     def trees_of(scene: int, epoch: int) -> list[TokenTree]:
         dialogue = scenes[scene]
@@ -323,7 +325,7 @@ def training_trees(
         if likely is not None:
             state = corrupted_state(dialogue, prompter.labels, likely, config.state.dropout, config.seed, epoch)
         weights = None if asked is None else asked[epoch][scene]
-        return prompter.trees(dialogue, "gold", weights=weights, label_order=order, state=state)
+        return prompter.trees(dialogue, answers, weights=weights, label_order=order, state=state)
 
     return trees_of
 

@@ -235,6 +235,40 @@ def test_predictions_can_be_shared_without_the_text(finished: Path, erc: Command
     assert erc("evaluate", table, "--draws", 100).code == 0
 
 
+def test_two_decodings_of_a_run_are_compared(finished: Path, erc: Command, tmp_path: Path) -> None:
+    scored, generated = tmp_path / "scored.parquet", tmp_path / "generated.parquet"
+    assert erc("predict", finished, "--out", scored).code == 0
+    done = erc("predict", finished, "--out", generated, "--decode", "generate")
+    assert done.code == 0, done.err
+    table = read_predictions(generated)
+    assert "probabilities" in table.missing
+    done = erc("evaluate", scored, "--against", generated, "--draws", 100)
+    assert done.code == 0, done.err
+    flips = sum(a != b for a, b in zip(read_predictions(scored).predicted, table.predicted, strict=True))
+    assert f"Against tiny, constrained generation: {flips} of 9 answers differ" in done.out
+    averaged = tmp_path / "averaged.parquet"
+    assert erc("predict", finished, "--out", averaged, "--set", "scoring.label_orders=2").code == 0
+    assert read_predictions(averaged).info.decoding == "mean of 2 label orders"
+
+
+def test_free_text_is_no_part_of_a_table_without_text(finished: Path, erc: Command, tmp_path: Path) -> None:
+    for decode, kept in (("generate", True), ("free", False)):
+        done = erc("predict", finished, "--out", tmp_path / "t.parquet", "--decode", decode, "--without-text")
+        assert done.code == 0, done.err
+        assert ("raw_answer" not in read_predictions(tmp_path / "t.parquet").missing) == kept
+
+
+def test_ways_to_answer_that_do_not_fit_are_refused_before_the_model_is_loaded(
+    finished: Path, erc: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("erc_llm.predictor.load", lambda *_, **__: pytest.fail("the model was loaded"))
+    _refused(erc("predict", finished, "--decode", "beam"), "scoring.decode", "'beam'", lines=2)
+    reasons = erc("predict", finished, "--set", "scoring.answer=reason_then_label")
+    _refused(reasons, "answer=reason_then_label needs decode=generate", lines=2)
+    _refused(erc("predict", finished, "--set", "lora.rank=2"), "lora.rank=2", "only scoring.FIELD=VALUE")
+    _refused(erc("predict", finished, "--interactive", "--decode", "free"), "--interactive", "scoring.decode=free")
+
+
 def test_predict_from_a_configuration_is_zero_shot(config: Path, erc: Command, tmp_path: Path) -> None:
     done = erc("predict", config, "--out", tmp_path / "zero.parquet")
     assert done.code == 0, done.err

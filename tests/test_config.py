@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from erc_llm import config as config_module
-from erc_llm.config import RunConfig, load_config
+from erc_llm.config import RunConfig, load_config, override_scoring
 from erc_llm.errors import ConfigError
 
 
@@ -175,6 +175,12 @@ def test_the_hash_ignores_where_things_are_and_nothing_else_that_trains() -> Non
         {"corpus": {"selection_seed": 14}},
         {"sampling": {"scheme": "square_root"}},
         {"sampling": {"normalised": False}},
+        {"training": {"objective": "closed_set"}},
+        {"scoring": {"decode": "generate"}},
+        {"scoring": {"label_orders": 2}},
+        {"scoring": {"decode": "generate", "answer": "reason_then_label"}},
+        {"scoring": {"reason_tokens": 8}},
+        {"scoring": {"answer_tokens": 8}},
         {"model": {"quantisation": "nf4"}},
     ):
         assert RunConfig.model_validate(change).sha256 != base.sha256, change
@@ -257,3 +263,42 @@ def test_every_field_has_its_sentence() -> None:
         return missing
 
     assert without(RunConfig) == []
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "docs").rglob("config.yaml")), ids=str)
+def test_runs_of_before_are_still_read_and_answer_as_they_did(path: Path) -> None:
+    config = load_config(path)
+    scoring = config.scoring
+    assert (config.training.objective, scoring.decode, scoring.answer, scoring.label_orders) == (
+        "label",
+        "score",
+        "label",
+        1,
+    )
+
+
+@pytest.mark.parametrize("decode", ["score", "free"])
+def test_reasons_need_constrained_generation(tmp_path: Path, decode: str) -> None:
+    message = _complaint(_save(tmp_path, f"scoring: {{answer: reason_then_label, decode: {decode}}}\n"))
+    assert "scoring" in message
+    assert f"answer=reason_then_label needs decode=generate, found decode={decode}" in message
+
+
+@pytest.mark.parametrize("decode", ["generate", "free"])
+def test_written_answers_are_not_averaged(tmp_path: Path, decode: str) -> None:
+    message = _complaint(_save(tmp_path, f"scoring: {{label_orders: 4, decode: {decode}}}\n"))
+    assert f"label_orders=4 averages scores; decode={decode}" in message
+
+
+def test_how_a_run_answers_may_be_changed_and_nothing_else() -> None:
+    run = RunConfig.model_validate({"lora": {"rank": 4}})
+    assert override_scoring(run, []) is run
+    changed = override_scoring(run, ["scoring.decode=generate", "scoring.answer=reason_then_label"])
+    assert (changed.scoring.decode, changed.scoring.answer, changed.lora.rank) == ("generate", "reason_then_label", 4)
+    assert changed.sha256 != run.sha256
+    with pytest.raises(ConfigError, match=r"lora\.rank=8.*only scoring\.FIELD=VALUE"):
+        override_scoring(run, ["scoring.decode=free", "lora.rank=8"])
+    with pytest.raises(ConfigError, match=r"overrides: 1 mistake\n.*scoring\.decode.*'beam'"):
+        override_scoring(run, ["scoring.decode=beam"])
+    with pytest.raises(ConfigError, match=r"scoring\.decod: no such field; there are tokens_per_forest, decode"):
+        override_scoring(run, ["scoring.decod=free"])

@@ -11,23 +11,22 @@ step a choice among the trie's branches. Beam search normalises over the whole v
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import LogitsProcessor, LogitsProcessorList
 
+from erc_llm.decoding.generation import end_id, generate_batches, generate_ids, pad_id
 from erc_llm.errors import InternalError, ModelError, PromptError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Mode = Literal["greedy", "beam", "sample"]
-# A checkpoint's own habits (`generation_config.json`) would bend what its log-probabilities say.
-_UNBENT: dict[str, Any] = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
 _UNCUT: dict[str, Any] = {"top_k": 0, "top_p": 1.0, "typical_p": 1.0, "min_p": 0.0}
 
 
@@ -189,16 +188,16 @@ def generate_labels(
         options |= _UNCUT | {"temperature": temperature}
     elif mode == "beam":
         options |= {"length_penalty": 0.0, "early_stopping": False}
-    end, here = _end_id(tokenizer), trie.to(model.device)
+    end, here = end_id(tokenizer), trie.to(model.device)
     found: dict[int, int] = {}
-    for batch, new in _generate(
+    for batch, new in generate_batches(
         model,
         prompts,
         tokens_per_batch // options["num_beams"],
         lambda width: {"logits_processor": LogitsProcessorList([LabelProcessor(here, width, end)])},
         max_new_tokens=trie.depth,
         eos_token_id=end,
-        pad_token_id=_pad_id(tokenizer),
+        pad_token_id=pad_id(tokenizer),
         **options,
     ):
         labels = here.read(new).tolist()
@@ -258,21 +257,9 @@ def reason_then_label(
         ModelError: As in `generate_labels`.
         PromptError: As in `generate_labels`.
     """
-    ends = _all_end_ids(model, tokenizer)
-    free: dict[int, list[int]] = {}
-    for batch, new in _generate(
-        model,
-        prompts,
-        tokens_per_batch,
-        lambda width: {"stopping_criteria": StoppingCriteriaList([_Stop(tokenizer, width, stop)] if stop else [])},
-        max_new_tokens=max_new_tokens,
-        eos_token_id=ends,
-        pad_token_id=_pad_id(tokenizer),
-        do_sample=False,
-        num_beams=1,
-    ):
-        texts = (_until_stop(tokenizer, ids, {*ends, *tokenizer.all_special_ids}, stop) for ids in new.tolist())
-        free |= dict(zip(batch, texts, strict=True))
+    free = generate_ids(
+        model, tokenizer, prompts, max_new_tokens=max_new_tokens, stop=stop, tokens_per_batch=tokens_per_batch
+    )
     labels = generate_labels(
         model,
         tokenizer,
@@ -284,90 +271,3 @@ def reason_then_label(
         on_progress=on_progress,
     )
     return [Reasoned(label, str(tokenizer.decode(free[i]))) for i, label in enumerate(labels)]
-
-
-class _Stop(StoppingCriteria):
-    """Ends rows whose own text has a stop string; transformers' `stop_strings` also finds one begun by the prompt."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt_width: int, stop: Sequence[str]) -> None:
-        self._tokenizer, self._prompt_width, self._stop = tokenizer, prompt_width, stop
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        texts = self._tokenizer.batch_decode(input_ids[:, self._prompt_width :])
-        return torch.tensor([any(s in text for s in self._stop) for text in texts], device=input_ids.device)
-
-
-def _until_stop(
-    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], ends: set[int], stop: Sequence[str]
-) -> list[int]:
-    """Ids before the first end token and before the tokens that a stop string begins in."""
-    kept = list(ids[: next((k for k, token in enumerate(ids) if token in ends), len(ids))])
-    text = str(tokenizer.decode(kept))
-    cut = min((text.index(s) for s in stop if s in text), default=None)
-    while cut is not None and len(str(tokenizer.decode(kept))) > cut:
-        kept.pop()
-    return kept
-
-
-def _generate(
-    model: PreTrainedModel,
-    prompts: Sequence[Sequence[int]],
-    budget: int,
-    hooks: Callable[[int], dict[str, Any]],
-    *,
-    max_new_tokens: int,
-    pad_token_id: int,
-    **options: Any,
-) -> Iterator[tuple[list[int], torch.Tensor]]:
-    """Indices of a batch of prompts and the (rows, tokens) ids generated behind them; the longest prompts first.
-
-    Rows are left-padded to a width, for which `hooks` makes the processors or criteria of `model.generate`; `budget`
-    bounds rows times (width + new tokens).
-    """
-    if not all(map(len, prompts)):
-        raise PromptError(f"prompt {list(map(len, prompts)).index(0)} is empty, so nothing can be generated")
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    generate: Any = model.generate
-    was_training = model.training
-    model.eval()
-    try:
-        while order:
-            width = len(prompts[order[0]])
-            rows = max(1, budget // (width + max_new_tokens))
-            batch, order = order[:rows], order[rows:]
-            ids = torch.full((len(batch), width), pad_token_id, device=model.device)
-            mask = torch.zeros_like(ids)
-            for row, i in enumerate(batch):
-                ids[row, width - len(prompts[i]) :] = torch.tensor(prompts[i])
-                mask[row, width - len(prompts[i]) :] = 1
-            with torch.inference_mode():
-                output = generate(
-                    input_ids=ids,
-                    attention_mask=mask,
-                    **hooks(width),
-                    max_new_tokens=max_new_tokens,
-                    pad_token_id=pad_token_id,
-                    **_UNBENT,
-                    **options,
-                )
-            yield batch, output[:, width:]
-    finally:
-        model.train(was_training)
-
-
-def _end_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.pad_token_id
-    if end is None:
-        raise ModelError("the tokenizer has neither an end nor a pad token, so generation cannot end; give it one")
-    return int(end)
-
-
-def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    return int(tokenizer.pad_token_id) if tokenizer.pad_token_id is not None else _end_id(tokenizer)
-
-
-def _all_end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What ends an assistant's turn: chat models often have more ends than their tokenizer's one."""
-    own: Any = getattr(model.generation_config, "eos_token_id", None)
-    listed = own if isinstance(own, list) else [] if own is None else [own]
-    return sorted({_end_id(tokenizer), *map(int, listed)})

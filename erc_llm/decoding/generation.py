@@ -1,21 +1,190 @@
-"""Free text from a local language model: it continues a batch of texts to the end of the line, greedily.
+"""Text from a local language model: greedy and free behind prompts, in left-padded batches.
 
-In: a loaded model without adapter, texts. Out: their continuations. Knows nothing of what is asked.
+In: a model and prompts as token ids, or texts to continue. Out: token ids or text. Knows nothing of labels and of what
+is asked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers import StoppingCriteria, StoppingCriteriaList
 
+from erc_llm.errors import ModelError, PromptError
 from erc_llm.prompting.encoding import TextEncoder
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from erc_llm.models import LoadedModel
 
 _NO_REPEAT = 4  # small models copy whole sentences of their prompt without this
+# A checkpoint's own habits (`generation_config.json`) would bend what its log-probabilities say.
+_UNBENT: dict[str, Any] = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
+
+
+def generate_texts(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    stop: Sequence[str] = (),
+    tokens_per_batch: int = 8192,
+    on_progress: Callable[[int], None] | None = None,
+) -> list[str]:
+    """What the model says greedily behind each prompt, as `generate_ids` finds it, as text."""
+    found = generate_ids(
+        model,
+        tokenizer,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        stop=stop,
+        tokens_per_batch=tokens_per_batch,
+        on_progress=on_progress,
+    )
+    return [str(tokenizer.decode(ids)) for ids in found]
+
+
+def generate_ids(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    stop: Sequence[str] = (),
+    tokens_per_batch: int = 8192,
+    on_progress: Callable[[int], None] | None = None,
+) -> list[list[int]]:
+    """The likeliest token, one after the other, behind each prompt; nothing else bends what the model says.
+
+    It ends with the first special token, before the token that completes a stop string, or at the limit.
+
+    Args:
+        model: A causal LM with a plain or tree attention; read in eval mode.
+        tokenizer: Its tokenizer.
+        prompts: Token ids up to where the text begins.
+        max_new_tokens: Most tokens of text.
+        stop: Texts that end it.
+        tokens_per_batch: Most tokens in one batch, padding and text included.
+        on_progress: Gets the number of prompts done.
+
+    Raises:
+        PromptError: A prompt is empty.
+    """
+    ends = _all_end_ids(model, tokenizer)
+    found: dict[int, list[int]] = {}
+    for batch, new in generate_batches(
+        model,
+        prompts,
+        tokens_per_batch,
+        lambda width: {"stopping_criteria": StoppingCriteriaList([_Stop(tokenizer, width, stop)] if stop else [])},
+        max_new_tokens=max_new_tokens,
+        eos_token_id=ends,
+        pad_token_id=pad_id(tokenizer),
+        do_sample=False,
+        num_beams=1,
+    ):
+        kept = (_until_stop(tokenizer, ids, {*ends, *tokenizer.all_special_ids}, stop) for ids in new.tolist())
+        found |= dict(zip(batch, kept, strict=True))
+        if on_progress:
+            on_progress(len(found))
+    return [found[i] for i in range(len(prompts))]
+
+
+def generate_batches(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    budget: int,
+    hooks: Callable[[int], dict[str, Any]],
+    *,
+    max_new_tokens: int,
+    pad_token_id: int,
+    **options: Any,
+) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """Indices of a batch of prompts and the (rows, tokens) ids generated behind them; the longest prompts first.
+
+    Rows are left-padded to a width, for which `hooks` makes the processors or criteria of `model.generate`; `budget`
+    bounds rows times (width + new tokens).
+    """
+    if not all(map(len, prompts)):
+        raise PromptError(f"prompt {list(map(len, prompts)).index(0)} is empty, so nothing can be generated")
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    generate: Any = model.generate
+    was_training = model.training
+    model.eval()
+    try:
+        while order:
+            width = len(prompts[order[0]])
+            rows = max(1, budget // (width + max_new_tokens))
+            batch, order = order[:rows], order[rows:]
+            ids = torch.full((len(batch), width), pad_token_id, device=model.device)
+            mask = torch.zeros_like(ids)
+            for row, i in enumerate(batch):
+                ids[row, width - len(prompts[i]) :] = torch.tensor(prompts[i])
+                mask[row, width - len(prompts[i]) :] = 1
+            with torch.inference_mode():
+                output = generate(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    **hooks(width),
+                    max_new_tokens=max_new_tokens,
+                    pad_token_id=pad_token_id,
+                    **_UNBENT,
+                    **options,
+                )
+            yield batch, output[:, width:]
+    finally:
+        model.train(was_training)
+
+
+class _Stop(StoppingCriteria):
+    """Ends rows whose own text has a stop string; transformers' `stop_strings` also finds one begun by the prompt."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt_width: int, stop: Sequence[str]) -> None:
+        self._tokenizer, self._prompt_width, self._stop = tokenizer, prompt_width, stop
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        texts = self._tokenizer.batch_decode(input_ids[:, self._prompt_width :])
+        return torch.tensor([any(s in text for s in self._stop) for text in texts], device=input_ids.device)
+
+
+def _until_stop(
+    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], ends: set[int], stop: Sequence[str]
+) -> list[int]:
+    """Ids before the first end token and before the tokens that a stop string begins in."""
+    kept = list(ids[: next((k for k, token in enumerate(ids) if token in ends), len(ids))])
+    text = str(tokenizer.decode(kept))
+    cut = min((text.index(s) for s in stop if s in text), default=None)
+    while cut is not None and len(str(tokenizer.decode(kept))) > cut:
+        kept.pop()
+    return kept
+
+
+def end_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that ends generation.
+
+    Raises:
+        ModelError: The tokenizer has none.
+    """
+    end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.pad_token_id
+    if end is None:
+        raise ModelError("the tokenizer has neither an end nor a pad token, so generation cannot end; give it one")
+    return int(end)
+
+
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """What stands before shorter prompts and behind finished rows."""
+    return int(tokenizer.pad_token_id) if tokenizer.pad_token_id is not None else end_id(tokenizer)
+
+
+def _all_end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What ends an assistant's turn: chat models often have more ends than their tokenizer's one."""
+    own: Any = getattr(model.generation_config, "eos_token_id", None)
+    listed = own if isinstance(own, list) else [] if own is None else [own]
+    return sorted({end_id(tokenizer), *map(int, listed)})
 
 
 def continue_texts(loaded: LoadedModel, texts: Sequence[str], max_new_tokens: int) -> list[str]:

@@ -246,6 +246,7 @@ def branches_only(tree: TokenTree, questions: Sequence[Question]) -> TokenTree:
             q.labels,
             tuple(tuple(int(new[n]) for n in path) for path in q.answers),
             q.weight,
+            q.gold,
         )
         for q in questions
     )

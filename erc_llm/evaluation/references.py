@@ -39,6 +39,9 @@ class Difference:
         targets: Targets with a gold label, on which both are scored.
         dialogues: Their dialogues.
         notes: Sentences about what differs between the tables beside the answers.
+        flips: Targets on which the two answer differently; two invalid answers count as the same.
+        kappa: Cohen's kappa of the two, 1 for equal answers and 0 for those of chance; None where both always give one
+            and the same answer.
     """
 
     a: str
@@ -49,6 +52,13 @@ class Difference:
     targets: int
     dialogues: int
     notes: tuple[str, ...] = ()
+    flips: int = 0
+    kappa: float | None = None
+
+    @property
+    def agreement(self) -> float:
+        """Share of targets on which the two answer alike."""
+        return 1 - self.flips / self.targets
 
     @property
     def verdict(self) -> str:
@@ -61,7 +71,7 @@ class Difference:
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as plain values that JSON can hold."""
-        return asdict(self) | {"verdict": self.verdict}
+        return asdict(self) | {"verdict": self.verdict, "agreement": self.agreement}
 
 
 def constant_reference(predictions: Predictions, label: str) -> Predictions:
@@ -139,7 +149,24 @@ def difference(a: Predictions, b: Predictions, *, draws: int = 10_000, seed: int
         estimate = metrics.paired_difference(gold, *answers, dialogue, n, draws, seed)
     else:
         estimate = Estimate(f1_a - f1_b)
-    return Difference(a.info.system, b.info.system, f1_a, f1_b, estimate, len(rows), dialogues, _notes(a.info, b.info))
+    return Difference(
+        a.info.system,
+        b.info.system,
+        f1_a,
+        f1_b,
+        estimate,
+        len(rows),
+        dialogues,
+        _notes(a.info, b.info),
+        flips=int(np.sum(answers[0] != answers[1])),
+        kappa=_kappa(*answers),
+    )
+
+
+def _kappa(a: NDArray[np.int64], b: NDArray[np.int64]) -> float | None:
+    from sklearn.metrics import cohen_kappa_score
+
+    return float(cohen_kappa_score(a, b)) if len(np.union1d(a, b)) > 1 else None
 
 
 def print_differences(differences: Sequence[Difference], console: Console) -> None:
@@ -163,6 +190,10 @@ def print_differences(differences: Sequence[Difference], console: Console) -> No
         table.add_row(Text(printable(d.b, console)), *scores, interval, Text(d.verdict, colours[d.verdict]))
     console.print(Text(title, "bold"))
     console.print(table)
+    for d in differences:
+        kappa = "" if d.kappa is None else f", Cohen's kappa {d.kappa:.3f}"
+        same = f"{d.flips:,} of {d.targets:,} answers differ ({100 * d.agreement:.2f} % agree{kappa})"
+        console.print(Text(f"Against {printable(d.b, console)}: {same}"))
     console.print(Text("'better' and 'worse': the whole paired interval lies on that side of zero.", "dim"))
     for note in dict.fromkeys(note for d in differences for note in d.notes):
         console.print(Text(f"Note: {printable(note, console)}", "yellow"))

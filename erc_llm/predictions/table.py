@@ -72,6 +72,7 @@ class PredictionsInfo:
         offsets: Of the calibration: nats added to each label's divided score, in the order of `labels`.
         decision_weights: By which probabilities are multiplied to choose `predicted` (not stored so), each above 0.
         abstain_below: Rows whose largest probability is below it count as not answered; None without a threshold.
+        decoding: How answers were found, in words; None for the most probable label of one prompt.
         train_shares: Share of each label in train, in the order of `labels`; what a prior-random reference draws from.
         training_prior: Share of each label in what the run's loss saw, in the order of `labels`; None if unknown.
         created_with: Package name to version.
@@ -101,6 +102,7 @@ class PredictionsInfo:
     offsets: tuple[float, ...] | None = None
     decision_weights: tuple[float, ...] | None = None
     abstain_below: float | None = None
+    decoding: str | None = None
     train_shares: tuple[float, ...] | None = None
     training_prior: tuple[float, ...] | None = None
     created_with: Mapping[str, str] = field(default_factory=dict, hash=False)

@@ -6,6 +6,7 @@ generation, `render` and the benchmarks' peers all take their ids from here. Kno
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -111,6 +112,7 @@ class Prompter:
     Attributes:
         frame: What the model's chat template puts around the prompt.
         answer_ids: Token ids of each label as an answer, end tokens included, in label order.
+        answer_texts: The same as text, without what ends it.
     """
 
     def __init__(
@@ -130,7 +132,8 @@ class Prompter:
         self.frame = cut_frame(tokenizer, template)
         encoder = self.frame.encoder
         end = encoder.markup(self.frame.end)
-        texts = [template.render("answer", {"label": encoder.harmless(name)}) for name in labels.names]
+        texts = tuple(template.render("answer", {"label": encoder.harmless(name)}) for name in labels.names)
+        self.answer_texts = texts
         self.answer_ids = tuple(encoder.data(self.frame.lead + text) + end for text in texts)
         if not end or len(set(self.answer_ids)) < len(labels):
             raise PromptError(f"prompt '{template.name}': answers must differ and have an end; they are {texts}")
@@ -216,8 +219,9 @@ class Prompter:
         Args:
             dialogue: The scene.
             answers: `gold` asks about labelled targets and hangs their label on (training); `all` hangs every label
-                on every target (scoring), `gold_all` on labelled targets only (selection scores); `none` ends at the
-                answer's header (generation).
+                on every target (scoring), `gold_all` on labelled targets only (selection scores, and training on the
+                distribution over all labels); `none` ends at the answer's header (generation). Under `gold` and
+                `gold_all` a question knows which answer is right; nothing that the model reads does.
             weights: Ask about these targets only, with these weights; by default about all with 1. The lines of a
                 window stay the same whatever is asked; a window in which nothing is asked gives no tree.
             label_order: The order in which the prompt lists the labels; the canonical one by default.
@@ -254,9 +258,8 @@ class Prompter:
         ends = scene.add_lines(builder, lines.start, lines.stop)
         for k, weight in questions.items():
             after = ends[k] if self.options.context == "past" else ends[lines[-1]]
-            builder.add_question(
-                k, after, self.pieces(scene, k, state), self._answers(scene.utterances[k], answers), weight
-            )
+            gold = self._gold(scene.utterances[k], answers)
+            builder.add_question(k, after, self.pieces(scene, k, state), self._answers(gold, answers), weight, gold)
         return builder.build()
 
     def pieces(
@@ -266,14 +269,19 @@ class Prompter:
         told = "" if state is None else state_text(scene, k, state)
         return self.question_ids(k + 1, scene.names[k], scene.utterances[k].text, told, scene.question_profiles(k))
 
-    def _answers(self, utterance: Utterance, answers: Answers) -> list[tuple[int, tuple[int, ...]]]:
+    def _gold(self, utterance: Utterance, answers: Answers) -> int | None:
+        if answers in ("all", "none"):
+            return None
+        assert utterance.label is not None
+        return self.labels.index(utterance.label)
+
+    def _answers(self, gold: int | None, answers: Answers) -> list[tuple[int, tuple[int, ...]]]:
         if answers == "none":
             return []
-        if answers in ("all", "gold_all"):
-            return list(enumerate(self.answer_ids))
-        assert utterance.label is not None
-        index = self.labels.index(utterance.label)
-        return [(index, self.answer_ids[index])]
+        if answers == "gold":
+            assert gold is not None
+            return [(gold, self.answer_ids[gold])]
+        return list(enumerate(self.answer_ids))
 
 
 def state_text(scene: Scene, k: int, state: Sequence[str | None]) -> str:
@@ -295,3 +303,17 @@ def shuffled_labels(labels: LabelSet, seed: int, epoch: int, dialogue_id: str) -
     names = list(labels.names)
     random.Random(f"{seed}/{epoch}/{dialogue_id}").shuffle(names)
     return tuple(names)
+
+
+def scoring_orders(labels: LabelSet, count: int, seed: int, dialogue_id: str) -> tuple[tuple[str, ...], ...]:
+    """Orders of the label names over which one scene's scores are averaged: the canonical one, then drawn ones.
+
+    They depend on seed and scene alone, and are all different as long as there are so many.
+    """
+    orders = [labels.names]
+    names, draw = list(labels.names), random.Random(f"orders/{seed}/{dialogue_id}")
+    while len(orders) < count:
+        draw.shuffle(names)
+        if tuple(names) not in orders or len(orders) >= math.factorial(len(names)):
+            orders.append(tuple(names))
+    return tuple(orders)

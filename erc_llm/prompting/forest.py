@@ -62,6 +62,8 @@ class Forest:
         pair_answer: (pairs,) which answer each pair belongs to; answers counted over trees, questions, labels.
         answers: Number of answers.
         weights: (answers,) weight of each answer's question.
+        question: (answers,) which question each answer belongs to, counted over trees.
+        gold: (questions,) which answer is the right one; -1 where a question has none or it is not known.
     """
 
     input_ids: torch.Tensor
@@ -74,6 +76,8 @@ class Forest:
     pair_answer: torch.Tensor
     answers: int
     weights: torch.Tensor
+    question: torch.Tensor
+    gold: torch.Tensor
 
     @property
     def rows(self) -> int:
@@ -141,10 +145,13 @@ class _Edges:
         self.pair_edge: list[int] = []
         self.pair_answer: list[int] = []
         self.weights: list[float] = []
+        self.question: list[int] = []
+        self.gold: list[int] = []
 
     def add(self, tree: TokenTree, row: IntArray) -> None:
         for question in tree.questions:
             edge_of: dict[int, int] = {}
+            first = len(self.weights)
             for path in question.answers:
                 for node in path:
                     if node not in edge_of:
@@ -154,6 +161,10 @@ class _Edges:
                     self.pair_edge.append(edge_of[node])
                     self.pair_answer.append(len(self.weights))
                 self.weights.append(question.weight)
+                self.question.append(len(self.gold))
+            gold = question.gold
+            known = gold is not None and gold in question.labels
+            self.gold.append(first + question.labels.index(gold) if known else -1)
 
 
 def pack(trees: Sequence[TokenTree]) -> Forest:
@@ -183,6 +194,8 @@ def pack(trees: Sequence[TokenTree]) -> Forest:
         pair_answer=torch.tensor(edges.pair_answer, dtype=torch.int64),
         answers=len(edges.weights),
         weights=torch.tensor(edges.weights, dtype=torch.float32),
+        question=torch.tensor(edges.question, dtype=torch.int64),
+        gold=torch.tensor(edges.gold, dtype=torch.int64),
     )
 
 

@@ -39,6 +39,7 @@ class Question:
         labels: Label index of each answer.
         answers: The nodes of each answer, first to last; answers that begin alike share nodes.
         weight: Weight of this target in a training loss.
+        gold: Label index of the answer that is right; None where that is not known or not needed.
     """
 
     target: int
@@ -48,6 +49,7 @@ class Question:
     labels: tuple[int, ...]
     answers: tuple[tuple[int, ...], ...]
     weight: float = 1.0
+    gold: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,6 +138,7 @@ class TreeBuilder:
         pieces: Iterable[tuple[str, Sequence[int]]],
         answers: Iterable[tuple[int, Sequence[int]]],
         weight: float = 1.0,
+        gold: int | None = None,
     ) -> None:
         """Hang a question after node `after`, with its answers as (label index, token ids)."""
         if self._trunk is None:
@@ -148,7 +151,8 @@ class TreeBuilder:
         for label, ids in answers:
             labels.append(label)
             paths.append(self._add_answer(last, ids, child))
-        self._questions.append(Question(target, start, len(self._ids), last, tuple(labels), tuple(paths), weight))
+        stop = len(self._ids)
+        self._questions.append(Question(target, start, stop, last, tuple(labels), tuple(paths), weight, gold))
 
     def _add_answer(self, last: int, ids: Sequence[int], child: dict[tuple[int, int], int]) -> tuple[int, ...]:
         path, above = [], last

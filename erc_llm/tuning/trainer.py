@@ -3,9 +3,9 @@
 In: a PEFT model, a `Schedule`, a function that builds a scene's trees, and callbacks (scores, log, checkpoint times).
 Out: the trained adapter in the model, and checkpoints to resume from. Knows nothing of prompts, corpora and metrics.
 
-The loss of a step is the weighted mean, over its targets, of the negative log-likelihood of the label's tokens (end
-tokens included), whatever the number of forests and processes the step is split into. Where weights are not to be
-normalised, the weighted sum is divided by the number of targets instead of by their weights.
+The loss of a step is the weighted mean, over its targets, of what `erc_llm.tuning.objective` gives for each, whatever
+the number of forests and processes the step is split into. Where weights are not to be normalised, the weighted sum is
+divided by the number of targets instead of by their weights.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ from erc_llm.errors import RunError
 from erc_llm.prompting.forest import Forest, answer_log_likelihoods, forest_logits, pack, require_tree_attention
 from erc_llm.prompting.tree import TokenTree
 from erc_llm.tuning.checkpoints import CHECKPOINTS, latest_checkpoint
+from erc_llm.tuning.objective import Objective, require_gold, target_losses, target_weights
 from erc_llm.tuning.schedule import Batch, Schedule
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
 
-TreesOf = Callable[[int, int], list[TokenTree]]  # (scene, epoch) -> its trees with gold answers
+TreesOf = Callable[[int, int], list[TokenTree]]  # (scene, epoch) -> its trees, which know the gold answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +56,18 @@ class TrainingPlan:
     report_to: tuple[str, ...]
     run_name: str
     normalised: bool = True
+    objective: Objective = "label"
 
 
 class TreeTrainer(SFTTrainer):
     """TRL's trainer on forests instead of padded rows."""
 
-    def __init__(self, batches: Sequence[Batch], trees_of: TreesOf, normalised: bool, **kwargs: Any) -> None:
+    def __init__(
+        self, batches: Sequence[Batch], trees_of: TreesOf, normalised: bool, objective: Objective, **kwargs: Any
+    ) -> None:
         self._batches = batches
         self._normalised = normalised
+        self._objective = objective
         rows = Dataset.from_dict({"batch": list(range(len(batches)))})
         super().__init__(train_dataset=rows, data_collator=_Collator(batches, trees_of), **kwargs)
         self.loss_is_scaled_for_ga = True  # type: ignore[assignment]  # compute_loss divides for the whole step
@@ -76,7 +81,7 @@ class TreeTrainer(SFTTrainer):
 
         The sum of its targets' weights; their number where weights are not normalised.
         """
-        weights = [batch["forest"].weights for batch in batch_samples]
+        weights = [target_weights(batch["forest"]) for batch in batch_samples]
         if not self._normalised:
             weights = [torch.ones_like(weight) for weight in weights]
         amount = torch.stack([weight.sum() for weight in weights]).sum().to(device)
@@ -102,12 +107,13 @@ class TreeTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        """This forest's share of the step's loss: weighted label negative log-likelihood over the step's sum."""
+        """This forest's share of the step's loss: its targets' weighted losses over the step's sum."""
         assert num_items_in_batch is not None
         assert not return_outputs
         forest: Forest = inputs["forest"]
         likelihoods = answer_log_likelihoods(forest_logits(model, forest), forest)
-        loss: torch.Tensor = -(likelihoods * forest.weights).sum() / num_items_in_batch
+        losses = target_losses(likelihoods, forest, self._objective)
+        loss: torch.Tensor = (losses * target_weights(forest)).sum() / num_items_in_batch
         # DDP averages gradients over processes; the loss is a sum over them.
         scaled: torch.Tensor = loss * self.accelerator.num_processes
         return scaled
@@ -126,6 +132,7 @@ class _Collator:
             batch = self._batches[row["batch"]]
             trees += [tree for scene in batch.scenes for tree in self._trees_of(scene, batch.epoch)]
         forest = pack(trees)
+        require_gold(forest)
         return {"input_ids": forest.input_ids, "forest": forest}
 
 
@@ -188,6 +195,7 @@ def fit(
         schedule.batches(),
         trees_of,
         plan.normalised,
+        plan.objective,
         model=model,
         args=arguments,
         processing_class=tokenizer,

@@ -93,6 +93,11 @@ def test_sizes_are_those_the_trainer_uses(tiny_llama: TinyModel, tmp_path: Path)
     assert plain[0] == plain[1]
     assert sampled[0] != sampled[1], "each epoch draws its own targets"
     assert sum(sampled[0]) < sum(plain[0])
+    closed = config.model_copy(update={"training": config.training.model_copy(update={"objective": "closed_set"})})
+    branches = sizes_of(closed)
+    assert all(a > b for a, b in zip(branches[0], plain[0], strict=True)), "the branches of all labels are read too"
+    steps = steps_at(plain, config, config.training.tokens_per_step)
+    assert steps_at(branches, closed, budget_for(branches, closed, steps)) == steps
 
 
 @pytest.mark.parametrize(

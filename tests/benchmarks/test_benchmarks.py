@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from benchmarks import calibration, scoring
+from benchmarks import calibration, generation, scoring
 from benchmarks.matmul import shapes_of, shares
 from benchmarks.measure import Job, JobError, Meter, ratio, run_alternating, run_job, speeds, summary
 from benchmarks.peers import (
@@ -24,6 +26,7 @@ from benchmarks.peers import (
 )
 from benchmarks.report import as_markdown, sheets
 from benchmarks.training import clock
+from benchmarks.workload import Settings, Workload, open_workload
 from erc_llm.adapters import attach_lora
 from erc_llm.corpus.labels import EMORYNLP
 from erc_llm.decoding.scoring import score_trees
@@ -35,7 +38,7 @@ from erc_llm.prompting.templates import load_prompt
 from erc_llm.tuning.schedule import plan
 from erc_llm.tuning.trainer import TrainingPlan, fit
 from tests.tiny_models import TinyModel
-from tests.tiny_runs import dialogue
+from tests.tiny_runs import dialogue, tiny_config, write_corpus
 
 SCENES = [dialogue(number, 3 + number % 3) for number in range(4)]
 
@@ -239,3 +242,49 @@ def test_the_cost_of_a_calibration_is_measured_part_by_part(monkeypatch: pytest.
     assert all(len(part["seconds_rounds"]) == 2 and part["seconds"] > 0 for part in found.values())
     (sheet,) = sheets({"calibration": found})
     assert [row[1] for row in sheet.rows] == ["2,000", "2,000", "100", "100"]
+
+
+def test_constrained_and_free_decoding_make_equal_steps(tiny_llama: TinyModel, tmp_path: Path) -> None:
+    """On the same prompts; one side says labels and their end only."""
+    config = tmp_path / "config.yaml"
+    config.write_text(tiny_config(tiny_llama, tmp_path, tmp_path).as_yaml(), encoding="utf-8")
+    settings = asdict(Settings(str(write_corpus(tmp_path / "corpus")), str(config)))
+    work = open_workload(settings, "dev", None, ATTENTION)
+    prompts = [list(p.ids) for p in prompts_of([t for d in work.dialogues for t in work.prompter.trees(d, "all")])]
+    (_, constrained), (_, free) = (generation.decode(work, prompts, constrained=c) for c in (True, False))
+    assert {len(row) for row in constrained + free} == {generation.STEPS}
+    end = tiny_llama.tokenizer.eos_token_id
+    answers = work.prompter.answer_ids
+    assert all(any(tuple(row[: len(a)]) == a and {*row[len(a) :]} <= {end} for a in answers) for row in constrained)
+    assert constrained != free
+    assert free == [list(generated_freely(work, prompt)) for prompt in prompts]
+
+
+def generated_freely(work: Workload, prompt: list[int]) -> Iterator[int]:
+    ids = list(prompt)
+    with torch.no_grad():
+        for _ in range(generation.STEPS):
+            ids.append(int(work.loaded.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+            yield ids[-1]
+
+
+def test_constraints_and_draws_are_reported_in_pairs(
+    tiny_llama: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(tiny_config(tiny_llama, tmp_path, tmp_path).as_yaml(), encoding="utf-8")
+    settings = Settings(str(write_corpus(tmp_path / "corpus")), str(config))
+    monkeypatch.setattr(
+        "benchmarks.measure.run_job", lambda job: getattr(generation, job.function.rpartition(":")[2])(**job.arguments)
+    )
+    section = generation.compare(settings, 4, 2, lambda *_: None)
+    step, draw = section["step"], section["draw"]
+    assert len(step["ratio_rounds"]) == 2 * generation.PAIRS
+    assert (step["batch"], step["steps"]) == (2 + 3 + 4, generation.STEPS)
+    assert draw["targets"] > 0
+    assert draw["tokens"] > draw["measured_tokens"] > 0, "the epoch is larger than what was measured of it"
+    assert draw["share"] == pytest.approx(sum(draw["share_rounds"]) / 2)
+    assert len(draw["share_rounds"]) == 2
+    assert min(draw["share_rounds"]) > 0
+    (sheet,) = sheets({"generation": section})
+    assert sheet.rows[1][2] == f"{step['ratio']:.3f}x"

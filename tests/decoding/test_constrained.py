@@ -19,12 +19,10 @@ from erc_llm.decoding.constrained import LabelProcessor, LabelTrie, Mode, genera
 from erc_llm.errors import ModelError, PromptError
 from erc_llm.prompting.examples import Prompter
 from erc_llm.prompting.templates import load_prompt
-from tests.decoding.test_scoring import brute_force
+from tests.decoding.test_scoring import ODD, PREFIXES, brute_force
 from tests.prompting.scenes import scene
 from tests.tiny_models import TinyModel
 
-PREFIXES = LabelSet(("Sadness", "Sad", "Mad", "Sad and Mad"))
-ODD = LabelSet(("très gêné", "in love", "in", "😢", "😢😢", "悲しい", "a, b"))
 MODES: tuple[Mode, ...] = ("greedy", "beam", "sample")
 
 

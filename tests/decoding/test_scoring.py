@@ -36,6 +36,7 @@ from tests.tiny_models import TinyModel
 
 TOLERANCE = 1e-4
 PREFIXES = LabelSet(("Sadness", "Sad", "Mad", "Sad and Mad"))
+ODD = LabelSet(("très gêné", "in love", "in", "😢", "😢😢", "悲しい", "a, b"))
 WORDS = ["Who left the window open?", "I did.", "It is freezing in here.", "Oh", "You could have woken me."]
 LINES = [("Mara" if k % 2 else "Tomas", WORDS[k % 5]) for k in range(12)]
 SCENES = [scene(*LINES[:1]), scene(*LINES[1:8]), scene(*LINES[8:])]
@@ -75,7 +76,7 @@ def assert_close(found: list[list[LabelScores]], expected: list[list[LabelScores
         assert np.abs(np.array(ours) - theirs).max() <= TOLERANCE
 
 
-@pytest.mark.parametrize("labels", [EMORYNLP, PREFIXES], ids=["seven", "prefixes"])
+@pytest.mark.parametrize("labels", [EMORYNLP, PREFIXES, ODD], ids=["seven", "prefixes", "odd"])
 @pytest.mark.parametrize("context", ["past", "full"])
 def test_scores_equal_brute_force_over_label_strings(
     tiny: TinyModel, model: Any, labels: LabelSet, context: Any
@@ -89,6 +90,7 @@ def test_scores_equal_brute_force_over_label_strings(
             expected = [brute_force(plain, prompt, list(answer)) for answer in prompter.answer_ids]
             assert found.target == question.target
             assert np.abs(found.log_likelihoods - expected).max() <= TOLERANCE
+            assert np.abs(found.probabilities - np.exp(expected) / np.exp(expected).sum()).max() <= TOLERANCE
             checked += 1
     assert checked == 1 + 7 + 4
 

@@ -229,3 +229,44 @@ def test_a_difference_is_json() -> None:
     values = json.loads(json.dumps(difference(table(), table(0.2, seed=7), draws=50).as_dict()))
     assert values["verdict"] == "better"
     assert values["estimate"].keys() == {"value", "low", "high"}
+
+
+# Agreement of two decodings.
+
+
+def test_agreement_counts_flips_whatever_is_right() -> None:
+    from sklearn.metrics import cohen_kappa_score
+
+    a, b = table(0.6), table(0.5, system="generated", seed=9)
+    found = difference(a, b, draws=50)
+    flips = sum(one != other for one, other in zip(a.predicted, b.predicted, strict=True))
+    assert 0 < flips == found.flips
+    assert found.agreement == pytest.approx(1 - flips / 240)
+    assert found.kappa == pytest.approx(cohen_kappa_score(list(a.predicted), list(b.predicted)))
+    values = json.loads(json.dumps(found.as_dict()))
+    assert (values["flips"], values["agreement"], values["kappa"]) == (flips, found.agreement, found.kappa)
+    assert f"Against generated: {flips} of 240 answers differ" in printed(found)
+    assert f"Cohen's kappa {found.kappa:.3f}" in " ".join(printed(found).split())
+
+
+def test_the_same_answers_agree_entirely_in_any_order_of_rows() -> None:
+    a = table()
+    columns = {name: values[::-1] for name, values in a.columns().items()}
+    found = difference(a, Predictions.from_columns(replace(INFO, labels=LABELS[::-1], train_shares=None), columns))
+    assert (found.flips, found.agreement, found.kappa) == (0, 1.0, 1.0)
+
+
+def test_an_invalid_answer_is_an_answer_of_its_own() -> None:
+    a = table()
+    one, two = ([i < n for i in range(240)] for n in (20, 30))
+    found = difference(changed(a, invalid=one), changed(a, invalid=two), draws=50)
+    assert found.flips == 10, "invalid in both is the same, invalid in one is not"
+
+
+def test_agreement_with_a_constant_is_that_of_chance_and_of_two_constants_has_no_kappa() -> None:
+    a = table()
+    neutral = constant_reference(a, "Neutral")
+    assert difference(a, neutral, draws=50).kappa == pytest.approx(0)
+    same = difference(neutral, neutral, draws=50)
+    assert (same.flips, same.kappa) == (0, None)
+    assert "100.00 % agree)" in printed(same)

@@ -34,10 +34,10 @@ class Workshop:
     folder: Path
     references: dict[str, Path] = field(default_factory=dict)
 
-    def config(self, output: Path, dropout: float, evaluations: int, minutes: float = 0) -> str:
+    def config(self, output: Path, dropout: float, evaluations: int, minutes: float = 0, **sections: Any) -> str:
         training = {"epochs": 1.5, "tokens_per_step": 400, "evaluations": evaluations, "checkpoint_minutes": minutes}
-        lora = {"dropout": dropout}
-        return tiny_config(self.model, self.corpus, output, training=training, lora=lora).as_yaml()
+        sections["training"] = training | sections.get("training", {})
+        return tiny_config(self.model, self.corpus, output, lora={"dropout": dropout}, **sections).as_yaml()
 
     def reference(self, dropout: float, evaluations: int) -> Path:
         """The run directory of an uninterrupted training without a checkpoint."""
@@ -92,6 +92,19 @@ def test_a_killed_training_goes_on_to_the_same_adapter(kill: Kill, workshop: Wor
         assert checkpoint_step(_checkpoints(run)[-1]) is None, "the kill left a checkpoint that looks complete"
     assert train_apart(config, resume=True) == 0
     _compare(run, workshop.reference(DROPOUT, 0))
+
+
+def test_a_killed_training_on_drawn_targets_and_all_labels_goes_on_to_the_same_adapter(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    drawn = {"scheme": "square_root", "allow_absent": True}
+    changes: dict[str, Any] = {"sampling": drawn, "training": {"objective": "closed_set", "tokens_per_step": 900}}
+    whole = workshop.config(tmp_path / "whole", DROPOUT, 0, minutes=1e6, **changes)
+    config = workshop.config(tmp_path / "killed", DROPOUT, 0, **changes)
+    assert train_apart(whole) == 0
+    assert train_apart(config, kill=Kill("forward", 4)) == -signal.SIGKILL
+    assert train_apart(config, resume=True) == 0
+    _compare(tmp_path / "killed" / "tiny", tmp_path / "whole" / "tiny")
 
 
 @pytest.mark.parametrize("number", random.Random(5).sample(range(4, 100), 5))

@@ -346,13 +346,22 @@ main()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampling", [{}, {"scheme": "square_root", "allow_absent": True}], ids=["all", "drawn"])
+@pytest.mark.parametrize(
+    ("sampling", "objective"),
+    [
+        ({}, "label"),
+        ({"scheme": "square_root", "allow_absent": True}, "label"),
+        ({"scheme": "square_root", "allow_absent": True}, "closed_set"),
+    ],
+    ids=["all", "drawn", "drawn, closed set"],
+)
 def test_two_processes_train_the_same_adapter_as_one(
-    sampling: dict[str, Any], tiny_llama: TinyModel, tmp_path: Path
+    sampling: dict[str, Any], objective: str, tiny_llama: TinyModel, tmp_path: Path
 ) -> None:
     """As on several GPUs, with gloo: `accelerate launch` with the file at the top level."""
     corpus = write_corpus(tmp_path / "corpus", train=12)
-    training = {"tokens_per_step": 900, "evaluations": 1}
+    tokens = 900 if objective == "label" else 1400  # no step of one scene, which two processes could not split
+    training = {"tokens_per_step": tokens, "evaluations": 1, "objective": objective}
     changes: dict[str, Any] = {"training": training, "sampling": sampling}
     alone = train(tiny_config(tiny_llama, corpus, tmp_path / "alone", **changes), console=Console(quiet=True))
     config = tiny_config(tiny_llama, corpus, tmp_path / "two", **changes)

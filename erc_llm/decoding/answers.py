@@ -1,0 +1,153 @@
+"""What a model answers about whole scenes when it writes: a label and nothing else, a label behind reasons, or freely.
+
+In: a model, a prompter, dialogues. Out: an `Answered` for every target, scene by scene. The prompts are the root paths
+of the very trees that scoring reads. Knows nothing of runs and tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from erc_llm.corpus.dialogues import Dialogue
+from erc_llm.decoding.constrained import LabelTrie, generate_labels, reason_then_label
+from erc_llm.decoding.generation import generate_texts
+from erc_llm.decoding.scenes import State
+from erc_llm.decoding.spelling import spelled_label
+from erc_llm.prompting.examples import Prompter
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Way = Literal["label", "reason_then_label", "free"]
+_LABEL_FOLLOWS = "\nAnswer:"
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What was written about one target.
+
+    Attributes:
+        target: Position of the utterance in its dialogue.
+        label: Index of the label that was said; None where the text spells none.
+        text: All that was written, without what ended it.
+    """
+
+    target: int
+    label: int | None
+    text: str
+
+
+class Writer:
+    """Answers prompts by writing.
+
+    Args:
+        model: A causal LM with a plain or tree attention; read in eval mode.
+        tokenizer: Its tokenizer.
+        prompter: Makes the prompts.
+        way: `label`: greedy text that can only be a label. `reason_then_label`: free text first. `free`: greedy text
+            that is mapped by its spelling.
+        most_tokens: Most tokens of free text.
+        tokens_per_batch: Most tokens in one batch.
+
+    Attributes:
+        bridge: Token ids between reasons and label. Where a label brings no space of its own, it gets a line.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        prompter: Prompter,
+        way: Way,
+        most_tokens: int,
+        tokens_per_batch: int = 4096,
+    ) -> None:
+        self.prompter = prompter
+        self._model, self._tokenizer, self._way = model, tokenizer, way
+        self._most_tokens, self._tokens_per_batch = most_tokens, tokens_per_batch
+        self._bridge = _LABEL_FOLLOWS + ("" if prompter.frame.lead else "\n")
+        self.bridge = prompter.frame.encoder.data(self._bridge)
+        end = prompter.frame.end
+        special = set(prompter.frame.encoder.markup(end)) & set(tokenizer.all_special_ids)
+        self._stop = () if special else (end,)  # without a special token, the text itself says where an answer ends
+
+    def write(
+        self, prompts: Sequence[Sequence[int]], on_progress: Callable[[int], None] | None = None
+    ) -> list[tuple[int | None, str]]:
+        """Label and text behind each prompt; `on_progress` gets the number of prompts done."""
+        model, tokenizer, prompter, budget = self._model, self._tokenizer, self.prompter, self._tokens_per_batch
+        texts, names = prompter.answer_texts, prompter.labels.names
+        if self._way == "free":
+            said = generate_texts(
+                model,
+                tokenizer,
+                prompts,
+                max_new_tokens=self._most_tokens,
+                stop=self._stop,
+                tokens_per_batch=budget,
+                on_progress=on_progress,
+            )
+            spelled = [spelled_label(text, prompter.labels) for text in said]
+            return [(None if s is None else names.index(s), text) for s, text in zip(spelled, said, strict=True)]
+        trie = LabelTrie(prompter.answer_ids)
+        if self._way == "label":
+            labels = generate_labels(model, tokenizer, prompts, trie, tokens_per_batch=budget, on_progress=on_progress)
+            return [(label, texts[label]) for label in labels]
+        reasoned = reason_then_label(
+            model,
+            tokenizer,
+            prompts,
+            trie,
+            self.bridge,
+            max_new_tokens=self._most_tokens,
+            stop=(*self._stop, _LABEL_FOLLOWS),
+            tokens_per_batch=budget,
+            on_progress=on_progress,
+        )
+        behind = self._bridge + prompter.frame.lead
+        return [(r.label, f"{r.text}{behind}{texts[r.label]}") for r in reasoned]
+
+
+def answer_scenes(
+    writer: Writer,
+    dialogues: Sequence[Dialogue],
+    *,
+    passes: Literal[1, 2] = 1,
+    on_progress: Callable[[int], None] | None = None,
+) -> list[list[Answered]]:
+    """Answers about the targets of every dialogue, in order.
+
+    Args:
+        writer: Writes them.
+        dialogues: The scenes.
+        passes: 2: all targets are asked first without, then with what the first pass answered for earlier lines.
+        on_progress: Gets how much of the last pass is done, in dialogues.
+    """
+    states: list[State | None] = [None] * len(dialogues)
+    if passes == 2:
+        names = writer.prompter.labels.names
+        for i, answers in enumerate(_answer(writer, dialogues, states, None)):
+            said = {a.target: names[a.label] for a in answers if a.label is not None}
+            states[i] = [said.get(k) for k in range(len(dialogues[i].utterances))]
+    return _answer(writer, dialogues, states, on_progress)
+
+
+def _answer(
+    writer: Writer,
+    dialogues: Sequence[Dialogue],
+    states: Sequence[State | None],
+    on_progress: Callable[[int], None] | None,
+) -> list[list[Answered]]:
+    asked = [
+        (i, question.target, tree.token_ids[tree.root_path(question.last)].tolist())
+        for i, (dialogue, state) in enumerate(zip(dialogues, states, strict=True))
+        for tree in writer.prompter.trees(dialogue, "none", state=state)
+        for question in tree.questions
+    ]
+    done = None if on_progress is None else lambda n: on_progress(n * len(dialogues) // len(asked))
+    results: list[list[Answered]] = [[] for _ in dialogues]
+    for (i, target, _), (label, text) in zip(asked, writer.write([ids for *_, ids in asked], done), strict=True):
+        results[i].append(Answered(target, label, text))
+    return results

@@ -1,0 +1,57 @@
+"""What training makes smaller: a loss for every target of a forest.
+
+In: the log-likelihoods of a forest's answers. Out: one loss per question. Knows nothing of steps, weights' meaning and
+models.
+
+`label` is the negative log-likelihood of the gold label's tokens, end tokens included: it also teaches the model to
+say nothing but labels. `closed_set` is that log-likelihood after normalising over all labels, the cross-entropy of the
+distribution that scoring gives: it moves probability between labels only, and leaves alone how much all of them have.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from erc_llm.errors import InternalError
+from erc_llm.prompting.forest import Forest
+
+Objective = Literal["label", "closed_set"]
+
+
+def target_losses(likelihoods: torch.Tensor, forest: Forest, objective: Objective) -> torch.Tensor:
+    """(questions,) loss of each target in nats.
+
+    Args:
+        likelihoods: (answers,) as from `answer_log_likelihoods`.
+        forest: Whose answers these are; under `closed_set` its questions carry all labels.
+        objective: Which loss.
+    """
+    gold = likelihoods[forest.gold]
+    return -gold if objective == "label" else total_log_likelihood(likelihoods, forest) - gold
+
+
+def total_log_likelihood(likelihoods: torch.Tensor, forest: Forest) -> torch.Tensor:
+    """(questions,) log of the summed probabilities of a question's answers; `likelihoods` is (answers,), in nats."""
+    questions = len(forest.gold)
+    top = likelihoods.new_full((questions,), -torch.inf).scatter_reduce(
+        0, forest.question, likelihoods.detach(), "amax"
+    )
+    shifted = (likelihoods - top[forest.question]).exp()
+    return top + likelihoods.new_zeros(questions).index_add(0, forest.question, shifted).log()
+
+
+def target_weights(forest: Forest) -> torch.Tensor:
+    """(questions,) weight of each target."""
+    return forest.weights[forest.gold]
+
+
+def require_gold(forest: Forest) -> None:
+    """Check that every question knows its gold answer.
+
+    Raises:
+        InternalError: One does not, and training on it would train on some other answer.
+    """
+    if bool((forest.gold < 0).any()):
+        raise InternalError("a question in training has no gold answer among its answers")
