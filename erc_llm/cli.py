@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from erc_llm.config import CorpusConfig, RunConfig
     from erc_llm.corpus import Corpus
     from erc_llm.predictor import Predictor
+    from erc_llm.served_predictions import ServedModel
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -174,6 +175,20 @@ def predict(
     heal_from: HealFrom = None,
     without_text: Annotated[bool, typer.Option("--without-text", help="Leave out what was said, to share it.")] = False,
     interactive: Annotated[bool, typer.Option("--interactive", help="Label lines as you type them.")] = False,
+    endpoint: Annotated[
+        str | None, typer.Option(help="Ask a model behind this OpenAI-compatible server: http://127.0.0.1:8000/v1.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="--endpoint: the name its server knows the model by.")] = None,
+    constrain: Annotated[
+        Literal["auto", "none", "vllm", "llamacpp"],
+        typer.Option(help="--endpoint: how its server holds answers to the labels; auto: as it can, if it says so."),
+    ] = "auto",
+    label_scores: Annotated[
+        bool, typer.Option("--label-scores", help="--endpoint, vLLM: exact log-likelihoods of all labels.")
+    ] = False,
+    concurrency: Annotated[int, typer.Option(help="--endpoint: requests at once.", min=1)] = 4,
+    timeout: Annotated[float, typer.Option(help="--endpoint: seconds to wait for one answer.", min=0.1)] = 60.0,
+    allow_remote: Annotated[bool, typer.Option(help="Dialogue text may go to a remote --endpoint.")] = False,
 ) -> None:
     """Label a split and write the predictions table, or label lines one by one."""
     from erc_llm.pipeline import find_source, hide_selection, say_oddities
@@ -182,6 +197,13 @@ def predict(
     _quiet()
     if not interactive and out.suffix not in (".parquet", ".jsonl"):
         raise UserError(f"--out {out}: expected a name that ends in .parquet or .jsonl")
+    server = None
+    if endpoint is not None and model is not None and not interactive:
+        from erc_llm.endpoints import Endpoint
+
+        server = Endpoint(endpoint, model, allow_remote=allow_remote, timeout=timeout, concurrency=concurrency)
+    elif endpoint is not None or model is not None:
+        raise UserError("a served model needs --endpoint and --model, and cannot be --interactive")
     found = find_source(source)
     config = read_run(found).config if isinstance(found, Path) else found
     section = config.corpus
@@ -195,6 +217,12 @@ def predict(
         say_oddities(read, _console())
     if read is not None and not interactive:
         read.split(split)  # a wrong name is told before the model is loaded
+    if server is not None and read is not None:
+        from erc_llm.served_predictions import open_served
+
+        served = open_served(found, server, constrain, label_scores=label_scores, past=read)
+        _predict_served(served, read, split, out, without_text)
+        return
     from erc_llm.predictor import load
 
     predictor = load(found, past=read)
@@ -220,6 +248,34 @@ def _predict_split(predictor: Predictor, read: Corpus, split: str, out: Path, wi
         table = predict_split(predictor, read, split, on_progress=lambda n: progress.update(task, completed=n))
     write_predictions(replace(table, text=None) if without_text else table, out)
     typer.echo(f"{len(table)} predictions of {split} ({read.version}) written to {out}")
+
+
+def _predict_served(model: ServedModel, read: Corpus, split: str, out: Path, without_text: bool) -> None:
+    from dataclasses import replace
+
+    from rich.progress import Progress
+
+    from erc_llm.predictions import write_predictions
+    from erc_llm.served_predictions import predict_served, unheld
+
+    console = _console()
+    journal = model.journal(out)
+    if len(journal):
+        console.print(f"going on with the {len(journal)} answers in {journal.path}", markup=False, highlight=False)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task(f"asking about {split}", total=None)
+        table = predict_served(
+            model, read, split, journal, on_progress=lambda n, of: progress.update(task, completed=n, total=of)
+        )
+    write_predictions(replace(table, text=None) if without_text else table, out)
+    journal.remove()
+    typer.echo(
+        f"{len(table)} predictions of {split} ({read.version}) written to {out}; asked for: {model.dialect.name}"
+    )
+    if table.invalid is not None and (invalid := int(table.invalid.sum())):
+        typer.echo(f"note: {invalid} of {len(table)} answers spell no label and count as wrong")
+    if wrong := unheld(model, table):
+        typer.echo(f"note: {wrong} answers are none of the labels: the server did not hold to what it was told")
 
 
 @app.command()

@@ -135,7 +135,7 @@ def _info(predictor: Predictor, corpus: Corpus, split: str) -> PredictionsInfo:
         base_model=predictor.loaded.description,
         base_model_sha256=predictor.loaded.weights_sha256,
         config_sha256=config.sha256,
-        profile=_profile_source(config),
+        profile=profile_source(config),
         retrieval=(config.profile.encoder or "lexical") if config.profile.writer == "lines" else "none",
         train_shares=shares,
         training_prior=manifest.training_prior if manifest else None,
@@ -143,7 +143,7 @@ def _info(predictor: Predictor, corpus: Corpus, split: str) -> PredictionsInfo:
     )
 
 
-def _profile_source(config: RunConfig) -> str:
+def profile_source(config: RunConfig) -> str:
     """Where the prompt's evidence on speakers comes from, in a few words."""
     profile = config.profile
     words = [] if profile.writer == "none" else [f"{profile.writer} in the {profile.placement}"]

@@ -67,6 +67,7 @@ class PredictionsInfo:
         retrieval: Source of retrieved evidence; `none` without.
         prior: Prior applied to the label distribution, in words; None if none was.
         calibration: Calibration applied, in words; None if none was.
+        decoding: How answers were found, in words; None for the most probable label of one prompt.
         train_shares: Share of each label in train, in the order of `labels`; what a prior-random reference draws from.
         training_prior: Share of each label in what the run's loss saw, in the order of `labels`; None if unknown.
         created_with: Package name to version.
@@ -91,6 +92,7 @@ class PredictionsInfo:
     retrieval: str = "none"
     prior: str | None = None
     calibration: str | None = None
+    decoding: str | None = None
     train_shares: tuple[float, ...] | None = None
     training_prior: tuple[float, ...] | None = None
     created_with: Mapping[str, str] = field(default_factory=dict, hash=False)

@@ -111,6 +111,7 @@ class Prompter:
     Attributes:
         frame: What the model's chat template puts around the prompt.
         answer_ids: Token ids of each label as an answer, end tokens included, in label order.
+        answer_texts: The same as text, without what ends it.
     """
 
     def __init__(
@@ -130,7 +131,8 @@ class Prompter:
         self.frame = cut_frame(tokenizer, template)
         encoder = self.frame.encoder
         end = encoder.markup(self.frame.end)
-        texts = [template.render("answer", {"label": encoder.harmless(name)}) for name in labels.names]
+        texts = tuple(template.render("answer", {"label": encoder.harmless(name)}) for name in labels.names)
+        self.answer_texts = texts
         self.answer_ids = tuple(encoder.data(self.frame.lead + text) + end for text in texts)
         if not end or len(set(self.answer_ids)) < len(labels):
             raise PromptError(f"prompt '{template.name}': answers must differ and have an end; they are {texts}")
@@ -142,8 +144,12 @@ class Prompter:
         self.head_ids = lru_cache(maxsize=10_000)(self._head_ids)
 
     def _head_ids(self, order: tuple[str, ...]) -> tuple[int, ...]:
+        return self.frame.head_ids(self.system_text(order))
+
+    def system_text(self, order: Sequence[str]) -> str:
+        """The instruction, with the labels in this order."""
         values = {"labels": [self.frame.encoder.harmless(name) for name in order], "context": self.options.context}
-        return self.frame.head_ids(self.template.render("system", values))
+        return self.template.render("system", values)
 
     def line_ids(self, number: int, name: str, text: str) -> tuple[int, ...]:
         """Ids of one trunk line, cut to half the trunk budget."""
