@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from threading import Lock
+from threading import Event, Lock
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
@@ -121,12 +121,18 @@ class Endpoint:
             ModelError: The server gave no usable answer to one of them, after all retries. What was under way then is
                 still kept, the rest is not sent.
         """
-        keeping = Lock()
+        keeping, failed = Lock(), Event()
 
         def ask(client: Any, i: int) -> None:
-            found = self._ask(client, requests[i], read)
-            with keeping:
-                keep(i, found)
+            if failed.is_set():
+                return
+            try:
+                found = self._ask(client, requests[i], read)
+                with keeping:
+                    keep(i, found)
+            except BaseException:
+                failed.set()
+                raise
 
         with self._connect() as client, ThreadPoolExecutor(self._concurrency) as pool:
             jobs = [pool.submit(ask, client, i) for i in range(len(requests))]

@@ -165,7 +165,8 @@ class Scored:
 
 
 def _check_words(pieces: Sequence[object], text: str) -> None:
-    words = [piece for piece in pieces if isinstance(piece, str) and "\ufffd" not in piece]
+    # White space may be lost or written as U+2581 there, and half a character cannot be told from another.
+    words = [piece.replace("\u2581", " ") for piece in pieces if isinstance(piece, str) and "\ufffd" not in piece]
     if len(words) == len(pieces) and "".join("".join(words).split()) != "".join(text.split()):
         raise ValueError(f"its tokenizer is another one: the ids of '{text}' are {words} there; check model.base")
 
