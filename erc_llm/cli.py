@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from erc_llm.config import CorpusConfig, RunConfig
     from erc_llm.corpus import Corpus
     from erc_llm.predictor import Predictor
-    from erc_llm.served_predictions import ServedModel
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -202,7 +201,7 @@ def predict(
         from erc_llm.endpoints import Endpoint
 
         server = Endpoint(endpoint, model, allow_remote=allow_remote, timeout=timeout, concurrency=concurrency)
-    elif endpoint is not None or model is not None:
+    elif endpoint is not None or model is not None or label_scores or constrain != "auto":
         raise UserError("a served model needs --endpoint and --model, and cannot be --interactive")
     found = find_source(source)
     config = read_run(found).config if isinstance(found, Path) else found
@@ -218,10 +217,10 @@ def predict(
     if read is not None and not interactive:
         read.split(split)  # a wrong name is told before the model is loaded
     if server is not None and read is not None:
-        from erc_llm.served_predictions import open_served
+        from erc_llm.served_predictions import open_served, write_served
 
         served = open_served(found, server, constrain, label_scores=label_scores, past=read)
-        _predict_served(served, read, split, out, without_text)
+        write_served(served, read, split, out, _console(), with_text=not without_text)
         return
     from erc_llm.predictor import load
 
@@ -248,34 +247,6 @@ def _predict_split(predictor: Predictor, read: Corpus, split: str, out: Path, wi
         table = predict_split(predictor, read, split, on_progress=lambda n: progress.update(task, completed=n))
     write_predictions(replace(table, text=None) if without_text else table, out)
     typer.echo(f"{len(table)} predictions of {split} ({read.version}) written to {out}")
-
-
-def _predict_served(model: ServedModel, read: Corpus, split: str, out: Path, without_text: bool) -> None:
-    from dataclasses import replace
-
-    from rich.progress import Progress
-
-    from erc_llm.predictions import write_predictions
-    from erc_llm.served_predictions import predict_served, unheld
-
-    console = _console()
-    journal = model.journal(out)
-    if len(journal):
-        console.print(f"going on with the {len(journal)} answers in {journal.path}", markup=False, highlight=False)
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task(f"asking about {split}", total=None)
-        table = predict_served(
-            model, read, split, journal, on_progress=lambda n, of: progress.update(task, completed=n, total=of)
-        )
-    write_predictions(replace(table, text=None) if without_text else table, out)
-    journal.remove()
-    typer.echo(
-        f"{len(table)} predictions of {split} ({read.version}) written to {out}; asked for: {model.dialect.name}"
-    )
-    if table.invalid is not None and (invalid := int(table.invalid.sum())):
-        typer.echo(f"note: {invalid} of {len(table)} answers spell no label and count as wrong")
-    if wrong := unheld(model, table):
-        typer.echo(f"note: {wrong} answers are none of the labels: the server did not hold to what it was told")
 
 
 @app.command()

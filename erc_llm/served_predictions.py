@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 import numpy as np
+from rich.console import Console
+from rich.progress import Progress
 
 from erc_llm.config import RunConfig
 from erc_llm.corpus.dialogues import Corpus, Dialogue
@@ -25,7 +27,7 @@ from erc_llm.errors import RunError
 from erc_llm.journal import Journal
 from erc_llm.models import load_tokenizer
 from erc_llm.pipeline import profile_source, train_shares
-from erc_llm.predictions import Answer, Predictions, PredictionsInfo
+from erc_llm.predictions import Answer, Predictions, PredictionsInfo, write_predictions
 from erc_llm.predictor import make_prompter
 from erc_llm.prompting.examples import Prompter
 from erc_llm.prompting.messages import PromptText, prompt_texts
@@ -131,6 +133,37 @@ def predict_served(
         for k, answer in said.items()
     }
     return Predictions.from_corpus(_info(model, corpus, split), dialogues, answers, corpus.dialogues(), corpus.generic)
+
+
+def write_served(
+    model: ServedModel, corpus: Corpus, split: str, out: Path, console: Console, *, with_text: bool = True
+) -> None:
+    """`predict_served` into a file, with a bar, and with what is worth knowing of the answers told in the end.
+
+    Raises:
+        ModelError: See `predict_served`; the same call goes on from there.
+        PredictionsError: The file cannot be written; the journal stays.
+    """
+    journal = model.journal(out)
+    if len(journal):
+        _tell(console, f"going on with the {len(journal)} answers in {journal.path}")
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task(f"asking about {split}", total=None)
+        table = predict_served(
+            model, corpus, split, journal, on_progress=lambda n, of: progress.update(task, completed=n, total=of)
+        )
+    write_predictions(table if with_text else replace(table, text=None), out)
+    journal.remove()
+    _tell(console, f"{len(table)} predictions of {split} ({corpus.version}) written to {out}")
+    _tell(console, f"asked for: {model.dialect.name}")
+    if table.invalid is not None and (invalid := int(table.invalid.sum())):
+        _tell(console, f"note: {invalid} of {len(table)} answers spell no label and count as wrong")
+    if wrong := unheld(model, table):
+        _tell(console, f"note: {wrong} answers are none of the labels: the server did not hold to what it was told")
+
+
+def _tell(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def unheld(model: ServedModel, table: Predictions) -> int:
