@@ -23,12 +23,12 @@ from erc_llm.corpus import Corpus, read_corpus
 from erc_llm.corpus.labels import EMORYNLP
 from erc_llm.decoding.spelling import spelled_label
 from erc_llm.endpoints import Endpoint
-from erc_llm.errors import ModelError
+from erc_llm.errors import ModelError, RunError
 from erc_llm.journal import Journal
 from erc_llm.predictions import Predictions, read_predictions, write_predictions
 from erc_llm.predictor import load
 from erc_llm.served_predictions import ServedModel, open_served, predict_served, unheld
-from tests.model_server import Reply, Server, offered_by, said, serving
+from tests.model_server import Reply, Server, offered_by, said, serving, wrote
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import tiny_config, write_corpus
 
@@ -193,6 +193,28 @@ def test_a_folder_given_as_the_models_name_is_not_spread(
     table = predict_served(model, corpus, "dev", Journal(tmp_path / "j"))
     assert server.requests[0]["model"] == "/home/ada/models/tiny-7b"
     assert table.info.system == "tiny-7b, served"
+
+
+def test_a_run_directory_gives_its_own_prompt(
+    server: Server, tiny_llama: TinyModel, folder: Path, corpus: Corpus, tmp_path: Path
+) -> None:
+    from rich.console import Console
+
+    from erc_llm.training import train
+
+    config = tiny_config(tiny_llama, folder, tmp_path, prompt={"template": "plain"}, training={"evaluations": 0})
+    run = train(config, console=Console(quiet=True))
+    server.reply = lambda *_: wrote(" sad)\nMara: Hm (Mara feels mad)")
+    model = open_served(run.folder, Endpoint(server.url, "m", retries=0))
+    table = predict_served(model, corpus, "dev", Journal(tmp_path / "j"))
+    assert set(server.paths) == {"/v1/completions"}
+    assert server.requests[0]["prompt"].startswith("A scene. After each line, ")
+    assert (set(table.predicted), set(table.raw_answer or ())) == ({"Sad"}, {" sad"})
+    assert (table.info.run_id, table.info.template_sha256) == (run.manifest.run_id, run.manifest.template_sha256)
+    assert table.info.training_prior == run.manifest.training_prior
+    run.template.write_text(run.template.read_text() + " ")
+    with pytest.raises(RunError, match="not the template"):
+        open_served(run.folder, Endpoint(server.url, "m", retries=0))
 
 
 def test_what_was_predicted_for_earlier_lines_is_told_in_a_second_pass(
@@ -421,6 +443,7 @@ def test_a_served_model_needs_both_its_address_and_its_name(
     at = command.index(missing)
     refused(erc(*command[:at], *command[at + 2 :]), "needs --endpoint and --model")
     refused(erc(*command, "--interactive"), "cannot be --interactive")
+    refused(erc(*command[:5], "--label-scores"), "needs --endpoint and --model")
 
 
 def test_a_wrong_split_is_told_before_anything_is_asked(

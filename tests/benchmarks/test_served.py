@@ -10,6 +10,8 @@ import pytest
 
 from benchmarks import served
 from erc_llm.corpus.labels import EMORYNLP
+from erc_llm.models import load_base_model
+from erc_llm.predictions import Answer, Predictions, PredictionsInfo
 from erc_llm.prompting.examples import Prompter
 from erc_llm.prompting.messages import prompt_texts
 from erc_llm.prompting.templates import load_prompt
@@ -63,6 +65,29 @@ def test_other_ids_are_noticed() -> None:
     assert served.same_ids(prompter, tokenizer, prompt)
     changed: Any = type(prompt)(prompt.target, prompt.ids[:-1], prompt.text, prompt.messages)
     assert not served.same_ids(prompter, tokenizer, changed)
+
+
+def test_a_text_that_differs_is_a_flip_with_its_margin(tiny_llama: TinyModel) -> None:
+    loaded = load_base_model(str(tiny_llama.folder), precision="fp32", device="cpu", attention="sdpa")
+    prompter = Prompter(loaded.tokenizer, load_prompt("instruct"), EMORYNLP)
+    dialogue = scene(("Mara", "Who left the window open?"), ("Tomas", "I did."))
+    local = {
+        dialogue.utterances[p.target].id: served.continue_locally(loaded, prompter, p)
+        for p in prompt_texts(prompter, dialogue)
+    }
+    assert list(local) == ["u0", "u1"]
+    texts = {name: text for name, (text, _) in local.items()} | {"u1": "Sad"}
+    answers = {(dialogue.id, name): Answer(None, invalid=True, raw_answer=text) for name, text in texts.items()}
+    info = PredictionsInfo(
+        system="m", labels=EMORYNLP.names, corpus_sha256="0" * 64, corpus_name="c", corpus_version="own", split="dev"
+    )
+    others, (flip,) = served.find_flips(
+        loaded, prompter, [dialogue], Predictions.from_corpus(info, [dialogue], answers)
+    )
+    text, margins = local["u1"]
+    assert (others, flip.target, flip.served, flip.local) == (0, f"{dialogue.id}/u1", "Sad", text)
+    assert flip.same_ids
+    assert flip.margin == margins[0]
 
 
 def test_a_server_that_cannot_start_is_one_clear_message(tmp_path: Path) -> None:
