@@ -55,7 +55,9 @@ class Flip:
         target: Dialogue and utterance.
         served: What the server wrote.
         local: What was written here.
-        same_ids: Whether the server read the same token ids.
+        same_ids: Whether the server reads the same token ids.
+        explained: Whether the ids that the server reads, continued here, give its text: then nothing but a merge across
+            a seam, which joined ids do not make, lies between the two.
         margin: Difference of the two largest logits where the texts part, here, in nats; None where one only ends
             earlier.
     """
@@ -64,6 +66,7 @@ class Flip:
     served: str
     local: str
     same_ids: bool
+    explained: bool
     margin: float | None
 
 
@@ -172,20 +175,22 @@ def _kept(out: Path) -> int:
     return sum(path.read_bytes().count(b"\n") for path in out.parent.glob(f"{out.name}.*.answers"))
 
 
-def same_ids(prompter: Prompter, tokenizer: Any, prompt: PromptText) -> bool:
-    """Whether a server that tokenises what it is sent reads the ids that are joined here."""
+def server_ids(prompter: Prompter, prompt: PromptText) -> tuple[int, ...]:
+    """The ids that a server reads, which tokenises in one piece what it is sent."""
+    tokenizer: Any = prompter.frame.encoder.tokenizer
     if not prompt.messages:
-        return list(tokenizer(prompt.text)["input_ids"]) == list(prompt.ids)
+        return tuple(tokenizer(prompt.text)["input_ids"])
     turns = [{"role": role, "content": content} for role, content in prompt.messages]
-    found = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=True)
-    return list(found["input_ids"]) == list(prompt.ids)
+    return tuple(
+        tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"]
+    )
 
 
-def continue_locally(loaded: LoadedModel, prompter: Prompter, prompt: PromptText) -> tuple[str, list[float]]:
-    """Greedy text behind the joined ids, and the margin of each of its tokens over the next best."""
+def continue_locally(loaded: LoadedModel, prompter: Prompter, prompt: Sequence[int]) -> tuple[str, list[float]]:
+    """Greedy text behind token ids, and the margin of each of its tokens over the next best."""
     import torch
 
-    ids = torch.tensor([prompt.ids])
+    ids = torch.tensor([list(prompt)])
     with torch.inference_mode():
         output: Any = loaded.model.generate(
             input_ids=ids,
@@ -211,14 +216,16 @@ def find_flips(
     for dialogue in dialogues:
         for prompt in prompt_texts(prompter, dialogue):
             utterance = dialogue.utterances[prompt.target].id
-            same = same_ids(prompter, loaded.tokenizer, prompt)
-            others += not same
-            local, margins = continue_locally(loaded, prompter, prompt)
+            read = server_ids(prompter, prompt)
+            others += read != prompt.ids
+            local, margins = continue_locally(loaded, prompter, prompt.ids)
             there = served[dialogue.id, utterance] or ""
             if local != there:
                 at = _parting(loaded.tokenizer, local, there)
                 margin = margins[at] if at < len(margins) else None
-                flips.append(Flip(f"{dialogue.id}/{utterance}", there, local, same, margin))
+                explained = read != prompt.ids and continue_locally(loaded, prompter, read)[0] == there
+                name = f"{dialogue.id}/{utterance}"
+                flips.append(Flip(name, there, local, read == prompt.ids, explained, margin))
     return others, flips
 
 

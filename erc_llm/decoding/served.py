@@ -84,6 +84,8 @@ class Written:
         stop: Text that ends an answer, where no special token does.
         fields: Further fields of the request's body.
         choices: What the server was told to hold the answer to; empty: nothing.
+        ids: Whether a prompt without chat messages is sent as token ids: the joined ones, and not those that a server
+            makes of the text in one piece. Both vLLM and llama.cpp take them; the server must have this tokenizer.
     """
 
     name: str
@@ -92,9 +94,10 @@ class Written:
     stop: str = ""
     fields: dict[str, Any] = field(default_factory=dict)
     choices: tuple[str, ...] = ()
+    ids: bool = False
 
     def request(self, prompt: PromptText) -> Request:
-        """Chat messages where there are any, else the prompt's own text."""
+        """Chat messages where there are any, else the prompt itself."""
         # A checkpoint's own penalties would bend a greedy answer; `transformers serve` sets its one by this field.
         greedy = {"temperature": 0.0, "frequency_penalty": 0.0}
         body: dict[str, Any] = {"model": self.model, "max_tokens": self.max_tokens} | greedy
@@ -103,7 +106,8 @@ class Written:
         if prompt.messages:
             turns = [{"role": role, "content": content} for role, content in prompt.messages]
             return Request("/chat/completions", body | {"messages": turns} | self.fields)
-        return Request("/completions", body | {"prompt": prompt.text} | self.fields)
+        plain = {"prompt": list(prompt.ids) if self.ids else prompt.text}
+        return Request("/completions", body | plain | self.fields)
 
     def read(self, found: Any) -> ServedAnswer:
         """The first choice's text; an empty one is an answer too."""
@@ -201,10 +205,10 @@ def dialect_of(
     longest = max(len(text.encode()) for text in choices) + 2  # a choice may be written byte by byte
     if server == "vllm":
         fields = _vllm_choice(endpoint, choices)
-        return Written("choice (vLLM)", endpoint.model, longest, fields=fields, choices=choices)
+        return Written("choice (vLLM)", endpoint.model, longest, fields=fields, choices=choices, ids=True)
     if server == "llamacpp":
         fields = {"grammar": gbnf(choices), "repeat_penalty": 1.0}
-        return Written("grammar (llama.cpp)", endpoint.model, longest, fields=fields, choices=choices)
+        return Written("grammar (llama.cpp)", endpoint.model, longest, fields=fields, choices=choices, ids=True)
     stop = "" if prompter.template.chat else prompter.frame.end
     return Written("free text", endpoint.model, FREE_TOKENS, stop=stop)
 

@@ -149,6 +149,7 @@ def test_vllms_choices(server: Server) -> None:
     plain = dialect_of(endpoint(server), PLAIN, "vllm").request(last_prompt(PLAIN))
     assert plain.path == "/completions"
     assert plain.body["structured_outputs"] == {"choice": [f" {name.lower()}" for name in NAMES]}
+    assert plain.body["prompt"] == list(last_prompt(PLAIN).ids)
 
 
 def test_llama_cpps_grammar(server: Server) -> None:
@@ -161,6 +162,8 @@ def test_llama_cpps_grammar(server: Server) -> None:
         "grammar": grammar,
         "repeat_penalty": 1.0,
     }
+    plain = dialect_of(endpoint(server), PLAIN, "llamacpp").request(last_prompt(PLAIN))
+    assert (plain.path, plain.body["prompt"]) == ("/completions", list(last_prompt(PLAIN).ids))
 
 
 def test_a_choice_has_the_space_that_labels_have_in_this_models_prompt(server: Server) -> None:
