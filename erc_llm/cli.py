@@ -193,6 +193,20 @@ def predict(
     changes: Annotated[
         list[str] | None, typer.Option("--set", help="Another scoring.FIELD=VALUE than the run's. Repeatable.")
     ] = None,
+    endpoint: Annotated[
+        str | None, typer.Option(help="Ask a model behind this OpenAI-compatible server: http://127.0.0.1:8000/v1.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="--endpoint: the name its server knows the model by.")] = None,
+    constrain: Annotated[
+        Literal["auto", "none", "vllm", "llamacpp"],
+        typer.Option(help="--endpoint: how its server holds answers to the labels; auto: as it can, if it says so."),
+    ] = "auto",
+    label_scores: Annotated[
+        bool, typer.Option("--label-scores", help="--endpoint, vLLM: exact log-likelihoods of all labels.")
+    ] = False,
+    concurrency: Annotated[int, typer.Option(help="--endpoint: requests at once.", min=1)] = 4,
+    timeout: Annotated[float, typer.Option(help="--endpoint: seconds to wait for one answer.", min=0.1)] = 60.0,
+    allow_remote: Annotated[bool, typer.Option(help="Dialogue text may go to a remote --endpoint.")] = False,
 ) -> None:
     """Label a split and write the predictions table, or label lines one by one."""
     from erc_llm.config import override_scoring
@@ -205,6 +219,18 @@ def predict(
         raise UserError(f"--out {out}: expected a name that ends in .parquet or .jsonl")
     if interactive and abstain_below is not None:
         raise UserError("--abstain-below is noted in a table, and --interactive writes none; leave one of them out")
+    server = None
+    if endpoint is not None and model is not None and not interactive:
+        from erc_llm.endpoints import Endpoint
+
+        if decode or changes or prior not in ("auto", "none") or calibration != "none" or abstain_below is not None:
+            raise UserError(
+                "--endpoint: a served model answers in its own way; leave out --decode, --set, --prior, "
+                "--calibration and --abstain-below"
+            )
+        server = Endpoint(endpoint, model, allow_remote=allow_remote, timeout=timeout, concurrency=concurrency)
+    elif endpoint is not None or model is not None or label_scores or constrain != "auto":
+        raise UserError("a served model needs --endpoint and --model, and cannot be --interactive")
     found, wanted = find_source(source), parse_prior(prior)
     config = read_run(found).config if isinstance(found, Path) else found
     overrides = [*(changes or []), *([f"scoring.decode={decode}"] if decode else [])]
@@ -214,6 +240,12 @@ def predict(
     read = None
     if corpus is not None or not interactive:
         read = open_to_predict(config, corpus, heal_from, None if interactive else split, _console())
+    if server is not None and read is not None:
+        from erc_llm.served_predictions import open_served, write_served
+
+        served = open_served(found, server, constrain, label_scores=label_scores, past=read)
+        write_served(served, read, split, out, _console(), with_text=not without_text)
+        return
     from erc_llm.predictor import load
 
     predictor = load(found, past=read, prior=wanted, calibration=calibration, overrides=overrides)

@@ -148,7 +148,7 @@ def _info(predictor: Predictor, corpus: Corpus, split: str) -> PredictionsInfo:
         base_model=predictor.loaded.description,
         base_model_sha256=predictor.loaded.weights_sha256,
         config_sha256=config.sha256,
-        profile=_profile_source(config),
+        profile=profile_source(config),
         retrieval=(config.profile.encoder or "lexical") if config.profile.writer == "lines" else "none",
         train_shares=shares,
         training_prior=manifest.training_prior if manifest else None,
@@ -165,7 +165,7 @@ def _decoding(config: ScoringConfig) -> str | None:
     return None if config.label_orders == 1 else f"mean of {config.label_orders} label orders"
 
 
-def _profile_source(config: RunConfig) -> str:
+def profile_source(config: RunConfig) -> str:
     """Where the prompt's evidence on speakers comes from, in a few words."""
     profile = config.profile
     words = [] if profile.writer == "none" else [f"{profile.writer} in the {profile.placement}"]

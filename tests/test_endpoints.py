@@ -7,9 +7,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,74 +16,11 @@ import pytest
 
 from erc_llm.config import ProfileConfig
 from erc_llm.corpus.dialogues import Corpus
-from erc_llm.endpoints import Endpoint
+from erc_llm.endpoints import Endpoint, Request
 from erc_llm.errors import ConfigError, ModelError
 from erc_llm.profiling import make_profiler
+from tests.model_server import Reply, Server, said, serving
 from tests.prompting.random_corpora import corpus_of, scene_of
-
-Reply = tuple[int, str]
-
-
-def said(text: str) -> Reply:
-    message = {"role": "assistant", "content": text}
-    choice = {"index": 0, "finish_reason": "stop", "message": message}
-    return 200, json.dumps({"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
-
-
-class Server:
-    """A server of our own on loopback; `reply` gets the request and its number."""
-
-    def __init__(self) -> None:
-        self.requests: list[dict[str, Any]] = []
-        self.keys: list[str | None] = []
-        self.reply: Callable[[dict[str, Any], int], Reply] = lambda request, _: said(request["messages"][-1]["content"])
-        outer, lock = self, threading.Lock()
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with lock:
-                    outer.requests.append(request)
-                    outer.keys.append(self.headers["Authorization"])
-                    number = len(outer.requests)
-                status, body = outer.reply(request, number)
-                try:
-                    self.send_response(status)
-                    self.send_header("Content-Type", "application/json")
-                    self.send_header("Content-Length", str(len(body.encode())))
-                    self.end_headers()
-                    self.wfile.write(body.encode())
-                except OSError:
-                    pass  # the client gave up
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.handler = Handler
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
-
-    def answer_raw(self, *head: str, body: str = "") -> None:
-        """Answer with these lines of a response's head, whatever is asked; the connection is then cut."""
-        outer = self
-
-        def post(handler: BaseHTTPRequestHandler) -> None:
-            request = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
-            outer.requests.append(request)
-            handler.wfile.write("\r\n".join((*head, "", body)).encode())
-            handler.close_connection = True
-
-        self.handler.do_POST = post  # type: ignore[method-assign,assignment]
-
-
-@contextmanager
-def serving(http: ThreadingHTTPServer) -> Iterator[None]:
-    threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True).start()
-    try:
-        yield
-    finally:
-        http.shutdown()
-        http.server_close()
 
 
 @pytest.fixture
@@ -147,6 +83,57 @@ def test_a_timeout_in_passing_is_tried_again(server: Server) -> None:
     server.reply = reply
     assert endpoint(server, retries=1, timeout=0.4).answer([("s", "q")], 20) == ["fine"]
     assert len(server.requests) == 2
+
+
+def test_a_server_that_asks_to_wait_is_waited_for(server: Server) -> None:
+    server.headers = {"Retry-After": "1"}
+    server.reply = lambda request, number: (429, "{}") if number == 1 else said("fine")
+    began = time.monotonic()
+    assert endpoint(server, retries=1).answer([("s", "q")], 20) == ["fine"]
+    assert time.monotonic() - began >= 1
+
+
+@pytest.mark.parametrize("rubbish", [(200, "<html>Bad gateway</html>"), (200, '{"choices": []}'), (200, "{")])
+def test_an_answer_that_cannot_be_read_is_asked_for_again(server: Server, rubbish: Reply) -> None:
+    server.reply = lambda request, number: rubbish if number == 1 else said("fine")
+    assert endpoint(server, retries=1).answer([("s", "q")], 20) == ["fine"]
+    assert len(server.requests) == 2
+
+
+def test_what_was_under_way_when_another_failed_is_kept(server: Server) -> None:
+    both = threading.Barrier(2, timeout=5)
+
+    def reply(request: dict[str, Any], number: int) -> Reply:
+        both.wait()
+        time.sleep(0 if request["q"] == 0 else 0.3)
+        return (400, "{}") if request["q"] == 0 else said("late")
+
+    server.reply = reply
+    kept: dict[int, Any] = {}
+    found = Endpoint(server.url, "m", retries=0, concurrency=2)
+    requests = [Request("/chat/completions", {"q": k}) for k in range(6)]
+    with pytest.raises(ModelError):
+        found.each(requests, lambda answer: answer["choices"][0]["message"]["content"], kept.__setitem__)
+    assert kept == {1: "late"}
+    assert len(server.requests) == 2, "the rest was not sent"
+
+
+def test_a_look_finds_a_page_or_nothing(server: Server) -> None:
+    server.pages = {"/v1/models": (200, '{"data": []}'), "/version": (200, '{"version": "1"}'), "/v1/x": (200, "<p>")}
+    found = endpoint(server)
+    assert found.look("/models") == {"data": []}
+    assert found.look("/version", root=True) == {"version": "1"}
+    assert found.look("/x") is None
+    assert found.look("/none") is None
+    server.pages = {"/v1/models": (500, "{}")}
+    assert found.look("/models") is None
+
+
+@pytest.mark.parametrize("status", [401, 403, 429, 503])
+def test_a_look_that_is_refused_is_not_taken_for_nothing(server: Server, status: int) -> None:
+    server.pages = {"/v1/models": (status, "{}")}
+    with pytest.raises(ModelError, match=str(status)):
+        endpoint(server).look("/models")
 
 
 def test_retries_come_to_an_end(server: Server) -> None:

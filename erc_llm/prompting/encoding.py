@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -79,6 +79,10 @@ class TextEncoder:
     def markup(self, text: str) -> tuple[int, ...]:
         """Ids of trusted text; added tokens written in it become themselves. No BOS or EOS is put around it."""
         return self._encode(self._markup, text)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of ids from the beginning of a prompt on, added tokens spelled out."""
+        return str(self._markup.decode(list(map(int, ids)), skip_special_tokens=False))
 
     def _encode_data(self, text: str) -> tuple[int, ...]:
         """Ids of data, none of which is an added token. The text should come from `harmless`."""

