@@ -51,10 +51,12 @@ def check_table(run: Run, table: Predictions, name: str) -> None:
         PredictionsError: With what was found and what was expected.
     """
     manifest, info = run.manifest, table.info
+    scoring = run.config.scoring.model_copy(update={"decode": "score"})  # a calibration is of scores
     pairs = {
         "status of the run": (manifest.status, FINISHED),
         "split": (info.split, "selection"),
         "run": (info.run_id, manifest.run_id),
+        "decoding": (info.decoding or "scores", scoring.decoding or "scores"),
         "labels": (", ".join(info.labels), ", ".join(manifest.labels)),
         "corpus": (f"hash {info.corpus_sha256[:12]}", f"hash {manifest.corpus_sha256[:12]}"),
     }

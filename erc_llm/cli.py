@@ -237,6 +237,8 @@ def predict(
     config = override_scoring(config, overrides)
     if interactive and config.scoring.decode != "score":
         raise UserError(f"--interactive: shows distributions; scoring.decode={config.scoring.decode} has none")
+    if abstain_below is not None and config.scoring.decode != "score":
+        raise UserError(f"--abstain-below: looks at probabilities; scoring.decode={config.scoring.decode} has none")
     read = None
     if corpus is not None or not interactive:
         read = open_to_predict(config, corpus, heal_from, None if interactive else split, _console())
@@ -288,7 +290,8 @@ def calibrate(
         read = open_to_predict(run.config, corpus, heal_from, "selection", _console())
         from erc_llm.predictor import load
 
-        predictor = load(run.folder, past=read, prior="none")
+        by_scores = ["scoring.decode=score", "scoring.answer=label"]  # whatever the run's tables are made by
+        predictor = load(run.folder, past=read, prior="none", overrides=by_scores)
         table, name = predict_on_console(predictor, read, "selection", _console()), read.name
     path = calibrate_run(run, table, name, shift, fit_for, seed, _console())
     typer.echo(f"calibration written to {path}; `erc-llm predict {source} --calibration run` applies it")

@@ -212,6 +212,15 @@ class ScoringConfig(_Section):
             raise ValueError(f"label_orders={self.label_orders} averages scores; decode={self.decode} has none, set 1")
         return self
 
+    @property
+    def decoding(self) -> str | None:
+        """How answers are found, in a few words; None for the scores of one prompt."""
+        if self.decode == "free":
+            return "free generation"
+        if self.decode == "generate":
+            return "constrained generation" + (" behind reasons" if self.answer == "reason_then_label" else "")
+        return None if self.label_orders == 1 else f"mean of {self.label_orders} label orders"
+
 
 class RunConfig(_Section):
     """A run, whole."""

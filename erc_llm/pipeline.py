@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.console import Console
 
-from erc_llm.config import CorpusConfig, RunConfig, ScoringConfig, load_config
+from erc_llm.config import CorpusConfig, RunConfig, load_config
 from erc_llm.corpus import EMORYNLP, Corpus, Dialogue, LabelSet, read_corpus, read_sample, selection_split
 from erc_llm.corpus.speakers import GENERIC_NAMES
 from erc_llm.errors import ConfigError
@@ -91,7 +91,7 @@ def predict(
     *,
     on_progress: Callable[[int], None] | None = None,
 ) -> Predictions:
-    """The predictions table of one split, corrected as the predictor corrects."""
+    """The predictions table of one split; scores are corrected as the predictor corrects."""
     dialogues = corpus.split(split)
     names = predictor.labels.names
     if predictor.config.scoring.decode == "score":
@@ -107,7 +107,7 @@ def predict(
     }
     info = _info(predictor, corpus, split)
     raw = Predictions.from_corpus(info, dialogues, answers, corpus.dialogues(), corpus.generic)
-    return correct(raw, predictor.correction)
+    return correct(raw, predictor.correction) if predictor.config.scoring.decode == "score" else raw
 
 
 def _written_answer(written: Answered, names: Sequence[str]) -> Answer:
@@ -130,7 +130,7 @@ def _info(predictor: Predictor, corpus: Corpus, split: str) -> PredictionsInfo:
     shares = manifest.train_shares if manifest else None
     if shares is None and "train" in corpus.splits:
         shares = train_shares(corpus.split("train"), predictor.labels)
-    decoding = _decoding(config.scoring)
+    decoding = config.scoring.decoding
     system = config.name if manifest else f"{config.model.base} zero-shot"
     return PredictionsInfo(
         system=f"{system}, {decoding}" if decoding else system,
@@ -154,15 +154,6 @@ def _info(predictor: Predictor, corpus: Corpus, split: str) -> PredictionsInfo:
         training_prior=manifest.training_prior if manifest else None,
         created_with=versions(),
     )
-
-
-def _decoding(config: ScoringConfig) -> str | None:
-    """How answers are found, in a few words; None for scores as they are."""
-    if config.decode == "free":
-        return "free generation"
-    if config.decode == "generate":
-        return "constrained generation" + (" behind reasons" if config.answer == "reason_then_label" else "")
-    return None if config.label_orders == 1 else f"mean of {config.label_orders} label orders"
 
 
 def profile_source(config: RunConfig) -> str:

@@ -353,12 +353,20 @@ def load(
 
 
 def _correction(run: Run | None, config: RunConfig, prior: Prior, calibration: Calibrated) -> Correction:
-    """What is done to the scores; text that was written has none."""
-    if config.scoring.decode == "score":
-        return choose_correction(run, prior, calibration)
-    if prior not in ("auto", "none") or calibration != "none":
+    """What is done to the scores; text that was written has none.
+
+    Raises:
+        ConfigError: There is nothing to correct, or a calibration is to correct other scores than it was fitted on.
+    """
+    scoring = config.scoring
+    if scoring.decode != "score" and (prior not in ("auto", "none") or calibration != "none"):
         raise ConfigError(
-            f"scoring.decode={config.scoring.decode} gives no scores that a prior or calibration could correct; "
+            f"scoring.decode={scoring.decode} gives no scores that a prior or calibration could correct; "
             "use scoring.decode=score"
         )
-    return Correction()
+    own = scoring.label_orders if run is None else run.config.scoring.label_orders
+    if calibration == "run" and scoring.label_orders != own:
+        raise ConfigError(
+            f"calibration: the run's is fitted on scores with scoring.label_orders={own}, found {scoring.label_orders}"
+        )
+    return choose_correction(run, prior, calibration)

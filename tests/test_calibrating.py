@@ -232,3 +232,35 @@ def test_plots_need_probabilities(run: Path, erc: Command, tmp_path: Path) -> No
     refused(erc("evaluate", table, "--draws", 100, "--plots", tmp_path / "plots"), "no probabilities to draw")
     refused(erc("evaluate", table, "--draws", 100, "--abstain-below", 0.5), "no probabilities")
     assert not (tmp_path / "plots").exists()
+
+
+def test_corrections_are_of_scores_and_of_those_they_were_fitted_on(run: Path, erc: Command, tmp_path: Path) -> None:
+    """A run on balanced classes: its scores get a prior by default, what it writes gets none."""
+    table = tmp_path / "t.parquet"
+    assert erc("predict", run, "--out", table).code == 0
+    assert read_predictions(table).info.prior is not None
+    assert erc("predict", run, "--out", table, "--decode", "generate").code == 0
+    info = read_predictions(table).info
+    assert (info.prior, info.calibration, info.decoding) == (None, None, "constrained generation")
+    for arguments in (("--prior", "corpus"), ("--prior", SHARES)):
+        refused(erc("predict", run, "--decode", "free", *arguments), "scoring.decode=free gives no scores")
+    refused(erc("predict", run, "--decode", "generate", "--abstain-below", 0.3), "probabilities", "decode=generate")
+    assert erc("calibrate", run).code == 0
+    refused(erc("predict", run, "--decode", "generate", "--calibration", "run"), "decode=generate gives no scores")
+    averaged = ("--set", "scoring.label_orders=2")
+    refused(erc("predict", run, *averaged, "--calibration", "run"), "scoring.label_orders=1, found 2")
+    assert erc("predict", run, *averaged, "--split", "selection", "--out", table).code == 0
+    assert read_predictions(table).info.prior is not None, "means of scores are corrected as scores are"
+    found = "decoding: found mean of 2 label orders, expected scores"
+    refused(erc("calibrate", run, "--predictions", table), found)
+
+
+def test_a_run_whose_tables_are_written_still_scores_as_it_was_trained(run: Path) -> None:
+    """What answers one dialogue, or a line at once, is corrected whatever tables are made by."""
+    from erc_llm.predictor import load
+    from tests.tiny_runs import dialogue
+
+    scored, written = (load(run, overrides=[f"scoring.decode={decode}"]) for decode in ("score", "generate"))
+    assert written.correction == scored.correction
+    one, other = (p.predict(dialogue(0, 4)) for p in (scored, written))
+    assert [line.probabilities for line in one] == [line.probabilities for line in other]
