@@ -8,6 +8,7 @@ share the work between processes.
 
     python -m benchmarks.ablation benchmarks/profiles.yaml --corpus FOLDER --out docs/results/profiles [ARM ...]
     python -m benchmarks.ablation benchmarks/profiles.yaml --out docs/results/profiles --table
+    python -m benchmarks.ablation benchmarks/imbalance.yaml --out docs/results/imbalance --calibrated
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
@@ -27,7 +29,7 @@ from benchmarks.trials import differences
 from erc_llm.config import RunConfig, load_config
 from erc_llm.errors import ConfigError, ErcError
 from erc_llm.metrics import Floats, gold_surprise
-from erc_llm.predictions import Predictions, read_predictions
+from erc_llm.predictions import Correction, Predictions, PriorShift, correct, read_predictions
 
 PREDICTIONS = "selection.parquet"
 
@@ -127,23 +129,57 @@ def run_arm(arms: Arms, name: str, corpus: str, out: Path, console: Console) -> 
 
 
 def as_table(arms: Arms, out: Path) -> str:
-    """The finished arms as a Markdown table."""
+    """The finished arms as a Markdown table; where classes were balanced, without and with the prior taken back."""
     from erc_llm.runs import read_run
 
     rows = [
         "| arm | what is changed | tokens a step | steps | weighted F1 | better than base by | macro F1 | NLL (nats) "
-        "| lower than base by |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| lower than base by | calibration error |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    tables = {name: read_predictions(out / name / PREDICTIONS) for name in arms.arms if _done(out / name)}
+    tables = _finished(arms, out)
     plain = load_config(arms.config, arms.budget).model_dump()
     for name, table in tables.items():
         config = read_run(out / name).config
         changed = differences(config.model_dump(), plain, hidden=("training.tokens_per_step", "state.confusion"))
-        steps = _steps(out / name)
-        cells = [name, ", ".join(changed) or "nothing", str(config.training.tokens_per_step), str(steps)]
-        rows.append(f"| {' | '.join(cells + _figures(table, tables.get(arms.base)))} |")
+        about = [", ".join(changed) or "nothing", str(config.training.tokens_per_step), str(_steps(out / name))]
+        for words, found in _corrected(table):
+            rows.append(f"| {' | '.join([name + words, *about, *_figures(found, tables.get(arms.base))])} |")
     return "\n".join(rows)
+
+
+def as_calibrated_table(arms: Arms, out: Path) -> str:
+    """What a calibration makes of each finished arm, on held-out dialogues of the selection split, as Markdown."""
+    from erc_llm.decoding.calibration import calibrate
+
+    rows = [
+        "| arm | calibration | weighted F1 | calibrated | with decision weights | macro F1 | calibrated "
+        "| with decision weights | NLL (nats) | calibrated | calibration error | calibrated |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, table in _finished(arms, out).items():
+        for words, found in _corrected(table):
+            fit = calibrate(found, Correction.of(found.info).prior, "weighted_f1")
+            steps = (fit.before, fit.after, fit.decided or fit.after)
+            f1, macro = ([f"{100 * getattr(s, figure):.2f}" for s in steps] for figure in ("weighted_f1", "macro_f1"))
+            nll = [f"{step.nll:.3f}" for step in steps[:2]]
+            error = [f"{100 * step.calibration_error:.2f}" for step in steps[:2]]
+            rows.append(f"| {' | '.join([name + words, fit.kind, *f1, *macro, *nll, *error])} |")
+    return "\n".join(rows)
+
+
+def _finished(arms: Arms, out: Path) -> dict[str, Predictions]:
+    return {name: read_predictions(out / name / PREDICTIONS) for name in arms.arms if _done(out / name)}
+
+
+def _corrected(table: Predictions) -> list[tuple[str, Predictions]]:
+    """The table without correction, and with the corpus prior where training saw another."""
+    info = table.info
+    raw = correct(table, Correction())
+    if info.training_prior is None or info.train_shares is None or np.allclose(info.training_prior, info.train_shares):
+        return [("", raw)]
+    shift = PriorShift("corpus", info.training_prior, info.train_shares)
+    return [("", raw), (", corrected", correct(table, Correction(shift)))]
 
 
 def _done(folder: Path) -> bool:
@@ -159,7 +195,7 @@ def _steps(folder: Path) -> int:
 def _figures(table: Predictions, base: Predictions | None) -> list[str]:
     from erc_llm.evaluation.references import difference
     from erc_llm.evaluation.report import evaluate
-    from erc_llm.metrics import Estimate, paired_mean_difference
+    from erc_llm.metrics import Estimate, expected_calibration_error, paired_mean_difference
 
     def signed(estimate: Estimate, scale: float, digits: int) -> str:
         value, low, high = (
@@ -167,10 +203,12 @@ def _figures(table: Predictions, base: Predictions | None) -> list[str]:
         )
         return f"{value} ({low} to {high})"
 
+    assert table.probabilities is not None, "an ablation's tables are written with probabilities"
     headline = evaluate(table, draws=1).headline
     f1, macro = headline.weighted_f1.value, headline.macro_f1.value
-    figures = [f"{100 * f1:.2f}", "", f"{100 * macro:.2f}", f"{_gold_nll(table).mean():.3f}", ""]
-    if base is not None and base.info.system != table.info.system:
+    error = expected_calibration_error(table.probabilities, table.gold_index)
+    figures = [f"{100 * f1:.2f}", "", f"{100 * macro:.2f}", f"{_gold_nll(table).mean():.3f}", "", f"{100 * error:.2f}"]
+    if base is not None and base.info.run_id != table.info.run_id:
         figures[1] = signed(difference(table, base).estimate, 100, 2)
         lower = paired_mean_difference(_gold_nll(base), _gold_nll(table), table.dialogue_index)
         figures[4] = signed(lower, 1, 3)
@@ -191,18 +229,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--corpus", help="corpus to train on")
     parser.add_argument("--out", type=Path, required=True, help="where run directories are")
     parser.add_argument("--table", action="store_true", help="train nothing, print the table of what is finished")
+    parser.add_argument("--calibrated", action="store_true", help="print what calibrations make of the arms instead")
     options = parser.parse_intermixed_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 120)
     try:
         arms = read_arms(options.file)
         if unknown := sorted(set(options.arm) - set(arms.arms)):
             raise ConfigError(f"{options.file}: has no arm {', '.join(unknown)}; there are {', '.join(arms.arms)}")
-        if not options.table:
+        if not (options.table or options.calibrated):
             if options.corpus is None:
-                raise ConfigError("--corpus: needed to train; --table only prints")
+                raise ConfigError("--corpus: needed to train; --table and --calibrated only print")
             for name in options.arm or arms.arms:
                 run_arm(arms, name, options.corpus, options.out, console)
-        print(as_table(arms, options.out))
+        print(as_calibrated_table(arms, options.out) if options.calibrated else as_table(arms, options.out))
     except ErcError as error:
         Console(stderr=True).print(str(error), style="red", markup=False, highlight=False)
         return error.exit_code

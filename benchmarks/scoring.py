@@ -61,13 +61,14 @@ def _as_json(value: Ratio) -> Result:
 
 def run_tree(settings: Mapping[str, Any], scenes: int | None) -> Result:
     """Exact label distributions from token trees."""
-    from erc_llm.decoding.scoring import score_trees
+    from erc_llm.decoding.scoring import batch_by_rows, score_trees
     from erc_llm.prompting.forest import ATTENTION, rows_of
 
     work = open_workload(settings, SPLIT, scenes, ATTENTION)
     model, budget = work.loaded.model, work.config.scoring.tokens_per_forest
     trees = [tree for d in work.dialogues for tree in work.prompter.trees(d, "all")]
-    score_trees(model, sorted(trees, key=rows_of)[-1:], tokens_per_forest=budget)
+    longest = next(batch_by_rows([rows_of(tree) for tree in trees], budget))
+    score_trees(model, [trees[i] for i in longest], tokens_per_forest=budget)  # peers begin with a full batch too
     meter = Meter(model)
     with meter:
         scores = score_trees(model, trees, tokens_per_forest=budget)

@@ -61,6 +61,24 @@ def test_arms_make_equal_steps_and_are_compared_in_pairs(
     assert main([str(path), "--out", str(out), "--table"]) == 0
 
 
+def test_a_balanced_arm_is_shown_without_and_with_the_prior_taken_back(
+    small: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, corpus, out = small
+    content = yaml.safe_load(path.read_text("utf-8"))
+    content["budget"].append("corpus.selection_fraction=0.5")  # a calibration wants five dialogues at least
+    content["arms"] = {"none": [], "drawn": ["sampling.scheme=inverse_frequency", "sampling.allow_absent=true"]}
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    assert main([str(path), "--corpus", str(corpus), "--out", str(out)]) == 0
+    names = [line.split(" | ")[0] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert names[2:] == ["| none", "| drawn", "| drawn, corrected"]
+    assert main([str(path), "--out", str(out), "--calibrated"]) == 0
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [row[0] for row in rows[2:]] == ["none", "drawn", "drawn, corrected"]
+    assert {len(row) for row in rows} == {12}
+    assert all(float(row[9]) <= float(row[8]) for row in rows[2:]), "no calibration is a candidate too"
+
+
 def test_an_interrupted_arm_goes_on(small: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     path, corpus, out = small
     arms, console = read_arms(path), Console(quiet=True)

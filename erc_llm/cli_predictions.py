@@ -1,0 +1,226 @@
+"""The commands about predictions: `predict`, `calibrate` and `evaluate`; `erc_llm.cli` puts them beside the others.
+
+Thin over the pipeline; heavy libraries are imported inside the commands that need them.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from erc_llm.commands import HealFrom, open_console, quiet
+from erc_llm.errors import UserError
+
+if TYPE_CHECKING:
+    from erc_llm.corpus import Corpus
+    from erc_llm.predictions import Predictions
+
+SERVED = "A model behind an OpenAI-compatible server"
+PriorOption = Annotated[
+    str,
+    typer.Option(
+        help="Label shares to answer by: none, corpus, or shares in label order such as 0.1,0.7,0.2. "
+        "auto is corpus, which changes nothing unless training balanced the classes."
+    ),
+]
+
+
+def predict(
+    source: Annotated[str, typer.Argument(help="A run directory; or a configuration, for its base model zero-shot.")],
+    corpus: Annotated[
+        str | None, typer.Argument(help="A corpus; by default the run's own. With --interactive: the past.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Which split.")] = "dev",
+    out: Annotated[Path, typer.Option(help="Predictions table: .parquet or .jsonl.")] = Path("predictions.parquet"),
+    heal_from: HealFrom = None,
+    without_text: Annotated[bool, typer.Option("--without-text", help="Leave out what was said, to share it.")] = False,
+    interactive: Annotated[bool, typer.Option("--interactive", help="Label lines as you type them.")] = False,
+    prior: PriorOption = "auto",
+    calibration: Annotated[
+        Literal["none", "run"], typer.Option(help="run: as `erc-llm calibrate` stored it with the run.")
+    ] = "none",
+    abstain_below: Annotated[
+        float | None,
+        typer.Option(help="Note in the table that less sure answers do not count; all stay in it.", min=0, max=1),
+    ] = None,
+    decode: Annotated[str | None, typer.Option(help="score, generate or free: short for --set scoring.decode=")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="Another scoring.FIELD=VALUE than the run's. Repeatable.")
+    ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(help="Ask a model behind this server, such as http://127.0.0.1:8000/v1.", rich_help_panel=SERVED),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The name its server knows the model by.", rich_help_panel=SERVED)
+    ] = None,
+    constrain: Annotated[
+        Literal["auto", "none", "vllm", "llamacpp"],
+        typer.Option(
+            help="How its server holds answers to the labels; auto: as it can, if it says so.", rich_help_panel=SERVED
+        ),
+    ] = "auto",
+    label_scores: Annotated[
+        bool,
+        typer.Option("--label-scores", help="vLLM only: exact log-likelihoods of all labels.", rich_help_panel=SERVED),
+    ] = False,
+    concurrency: Annotated[int, typer.Option(help="Requests at once.", min=1, rich_help_panel=SERVED)] = 4,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds to wait for one answer.", min=0.1, rich_help_panel=SERVED)
+    ] = 60.0,
+    allow_remote: Annotated[
+        bool, typer.Option(help="Dialogue text may go to a remote --endpoint.", rich_help_panel=SERVED)
+    ] = False,
+) -> None:
+    """Label a split and write the predictions table, or label lines one by one."""
+    from erc_llm.config import override_scoring
+    from erc_llm.decoding.calibration_file import parse_prior
+    from erc_llm.pipeline import find_source, open_to_predict, predict_on_console
+    from erc_llm.runs import read_run
+
+    quiet()
+    if not interactive and out.suffix not in (".parquet", ".jsonl"):
+        raise UserError(f"--out {out}: expected a name that ends in .parquet or .jsonl")
+    if interactive and abstain_below is not None:
+        raise UserError("--abstain-below is noted in a table, and --interactive writes none; leave one of them out")
+    server = None
+    if endpoint is not None and model is not None and not interactive:
+        from erc_llm.endpoints import Endpoint
+
+        if decode or changes or prior not in ("auto", "none") or calibration != "none" or abstain_below is not None:
+            raise UserError(
+                "--endpoint: a served model answers in its own way; leave out --decode, --set, --prior, "
+                "--calibration and --abstain-below"
+            )
+        server = Endpoint(endpoint, model, allow_remote=allow_remote, timeout=timeout, concurrency=concurrency)
+    elif endpoint is not None or model is not None or label_scores or constrain != "auto":
+        raise UserError("a served model needs --endpoint and --model, and cannot be --interactive")
+    found, wanted = find_source(source), parse_prior(prior)
+    config = read_run(found).config if isinstance(found, Path) else found
+    overrides = [*(changes or []), *([f"scoring.decode={decode}"] if decode else [])]
+    config = override_scoring(config, overrides)
+    if interactive and config.scoring.decode != "score":
+        raise UserError(f"--interactive: shows distributions; scoring.decode={config.scoring.decode} has none")
+    if abstain_below is not None and config.scoring.decode != "score":
+        raise UserError(f"--abstain-below: looks at probabilities; scoring.decode={config.scoring.decode} has none")
+    read = None
+    if corpus is not None or not interactive:
+        read = open_to_predict(config, corpus, heal_from, None if interactive else split, open_console())
+    if server is not None and read is not None:
+        from erc_llm.served_predictions import open_served, write_served
+
+        served = open_served(found, server, constrain, label_scores=label_scores, past=read)
+        write_served(served, read, split, out, open_console(), with_text=not without_text)
+        return
+    from erc_llm.predictor import load
+
+    predictor = load(found, past=read, prior=wanted, calibration=calibration, overrides=overrides)
+    if interactive or read is None:
+        from erc_llm.terminal import talk
+
+        talk(predictor, sys.stdin, open_console())
+    else:
+        _write_split(predict_on_console(predictor, read, split, open_console()), read, out, abstain_below, without_text)
+
+
+def calibrate(
+    source: Annotated[str, typer.Argument(help="A run directory.")],
+    corpus: Annotated[str | None, typer.Argument(help="Where the run's corpus is, if not where it was.")] = None,
+    predictions: Annotated[Path | None, typer.Option(help="Its table of split `selection`, not to predict it.")] = None,
+    prior: PriorOption = "auto",
+    fit_for: Annotated[
+        Literal["nll", "weighted_f1"],
+        typer.Option(help="weighted_f1: besides, weigh labels when one is chosen, if that is shown to help."),
+    ] = "nll",
+    seed: Annotated[int, typer.Option(help="Of the folds of the cross-validation.", min=0)] = 0,
+    heal_from: HealFrom = None,
+) -> None:
+    """Fit a calibration on the selection split, chosen by cross-validation over dialogues; stored with the run."""
+    quiet()
+    from erc_llm.calibrating import calibrate_run
+    from erc_llm.decoding.calibration_file import parse_prior, prior_shift
+    from erc_llm.pipeline import open_to_predict, predict_on_console
+    from erc_llm.predictions import read_predictions
+    from erc_llm.runs import read_run
+
+    if corpus is not None and predictions is not None:
+        raise UserError("a corpus is there to be predicted, --predictions to skip that; leave one of them out")
+    run = read_run(source)
+    shift = prior_shift(run.manifest, parse_prior(prior))
+    if predictions is not None:
+        table, name = read_predictions(predictions), str(predictions)
+    else:
+        read = open_to_predict(run.config, corpus, heal_from, "selection", open_console())
+        from erc_llm.predictor import load
+
+        by_scores = ["scoring.decode=score", "scoring.answer=label"]  # whatever the run's tables are made by
+        predictor = load(run.folder, past=read, prior="none", overrides=by_scores)
+        table, name = predict_on_console(predictor, read, "selection", open_console()), read.name
+    path = calibrate_run(run, table, name, shift, fit_for, seed, open_console())
+    typer.echo(f"calibration written to {path}; `erc-llm predict {source} --calibration run` applies it")
+
+
+def _write_split(table: Predictions, read: Corpus, out: Path, below: float | None, without_text: bool) -> None:
+    from dataclasses import replace
+
+    from erc_llm.predictions import write_predictions
+
+    table = replace(table, info=replace(table.info, abstain_below=below))
+    write_predictions(_without_text(table) if without_text else table, out)
+    typer.echo(f"{len(table)} predictions of {table.info.split} ({read.version}) written to {out}")
+    for words in filter(None, (table.info.prior, table.info.calibration)):
+        typer.echo(f"corrected: {words}")
+    if below is not None:
+        typer.echo(f"{int(table.abstained().sum())} of them abstain: their largest probability is below {below:g}")
+
+
+def _without_text(table: Predictions) -> Predictions:
+    """The table without what was said; free text, and reasons before a label, may quote it."""
+    from dataclasses import replace
+
+    raw_answer = table.raw_answer if table.info.decoding == "constrained generation" else None
+    return replace(table, text=None, raw_answer=raw_answer)
+
+
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(help="A predictions table.")],
+    against: Annotated[
+        list[str] | None,
+        typer.Option(help="Another table, `all-neutral` or `prior-random`: the paired difference. Repeatable."),
+    ] = None,
+    draws: Annotated[int, typer.Option(help="Bootstrap draws.", min=100)] = 10_000,
+    abstain_below: Annotated[
+        float | None, typer.Option(help="Also score the answers at least this sure; by default as noted.", min=0, max=1)
+    ] = None,
+    plots: Annotated[Path | None, typer.Option(help="Folder for reliability and risk by coverage as PNG.")] = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Also write the figures as JSON.")] = None,
+) -> None:
+    """Figures of a predictions table, with intervals from a bootstrap over whole dialogues."""
+    import json
+
+    from erc_llm.evaluation.references import difference, print_differences, reference_by_name
+    from erc_llm.evaluation.report import evaluate as figures_of
+    from erc_llm.evaluation.report import print_evaluation
+    from erc_llm.files import write_text
+    from erc_llm.predictions import read_predictions
+
+    table = read_predictions(predictions)
+    evaluation = figures_of(table, draws=draws, abstain_below=abstain_below)
+    if plots is not None and evaluation.calibration is None:
+        raise UserError(f"--plots: {predictions} has no probabilities to draw")
+    others = [reference_by_name(table, name) or read_predictions(name) for name in against or []]
+    differences = [difference(table, other, draws=draws) for other in others]
+    print_evaluation(evaluation, open_console())
+    if differences:
+        print_differences(differences, open_console())
+    if plots is not None and evaluation.calibration is not None:
+        from erc_llm.evaluation.plots import write_plots
+
+        for path in write_plots(evaluation.calibration, plots, f"{table.info.system}, split {table.info.split}"):
+            typer.echo(f"drawn: {path}")
+    if json_out:
+        content = evaluation.as_dict() | {"differences": [d.as_dict() for d in differences]}
+        write_text(json_out, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,47 @@
+"""What all commands share: the options they have in common, a console, quiet libraries, a corpus.
+
+Light: imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from erc_llm.config import CorpusConfig, RunConfig
+    from erc_llm.corpus import Corpus
+
+HealFrom = Annotated[str | None, typer.Option(help="Original EmoryNLP files, to restore lines `aligned` lacks.")]
+
+
+def open_section(section: CorpusConfig, config: RunConfig, cut_selection: bool) -> Corpus:
+    """The corpus that a section names, with the configuration's labels."""
+    from erc_llm.pipeline import open_corpus
+
+    return open_corpus(section, config.label_set(), cut_selection=cut_selection)
+
+
+def open_console() -> Console:
+    """Standard output, as rich sees it."""
+    from rich.console import Console
+
+    return Console()
+
+
+def quiet() -> None:
+    """Keep the libraries' notices off the screen; their errors still arrive as exceptions."""
+    import logging
+    import warnings
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    warnings.simplefilter("ignore", FutureWarning)
+    for library in ("accelerate", "bitsandbytes"):
+        logging.getLogger(library).setLevel(logging.ERROR)
