@@ -62,8 +62,10 @@ def _as_json(value: Ratio) -> Result:
 def run_tree(settings: Mapping[str, Any], scenes: int | None) -> Result:
     """Exact label distributions from token trees."""
     from erc_llm.decoding.scoring import batch_by_rows, score_trees
+    from erc_llm.devices import keep_freed_memory
     from erc_llm.prompting.forest import ATTENTION, rows_of
 
+    keep_freed_memory()  # as `erc_llm.load` does
     work = open_workload(settings, SPLIT, scenes, ATTENTION)
     model, budget = work.loaded.model, work.config.scoring.tokens_per_forest
     trees = [tree for d in work.dialogues for tree in work.prompter.trees(d, "all")]

@@ -5,7 +5,9 @@ In: what a user asked for. Out: a torch device, a torch dtype and the reason. Kn
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from typing import TYPE_CHECKING, Literal
 
 from erc_llm.errors import ModelError
@@ -58,3 +60,21 @@ def choose_precision(precision: Precision, device: torch.device) -> tuple[torch.
                 return torch.bfloat16, f"this CPU has {unit}"
         return torch.float32, "this CPU has neither AMX nor AVX512-BF16"
     return torch.float32, f"nothing is known of bf16 on {device.type}"
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of `mallopt` in glibc
+_NEVER = 2**31 - 1
+
+
+def keep_freed_memory() -> bool:
+    """Let a process on Linux keep what it frees, for scoring on a CPU; returns whether that could be arranged.
+
+    A forest's activations are blocks of many megabytes. By default the C library gives each back to the system, which
+    hands it out again page by page, zeroed: a quarter of the time of scoring. What is kept is at most the peak. Source:
+    mallopt(3); the variable makes torch ask for huge pages, which it reads when it first allocates.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    if sys.platform != "linux":
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    return mallopt is not None and all([mallopt(which, _NEVER) for which in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD)])

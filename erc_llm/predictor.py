@@ -22,6 +22,7 @@ from erc_llm.decoding.answers import Answered, Writer, answer_scenes
 from erc_llm.decoding.calibration_file import Calibrated, Prior, choose_correction
 from erc_llm.decoding.scenes import mean_score, score_scenes
 from erc_llm.decoding.scoring import LabelScores, score_questions, verify_tree_attention
+from erc_llm.devices import keep_freed_memory
 from erc_llm.errors import ConfigError, ModelError, PromptError, RunError
 from erc_llm.models import LoadedModel, load_base_model
 from erc_llm.predictions import Correction
@@ -324,6 +325,7 @@ def load(
         RunError: No such run or calibration, or one that is not finished or of another format.
         ModelError: The base model is missing, or not the one the adapter was trained on.
     """
+    keep_freed_memory()
     if isinstance(source, RunConfig):
         config = override_scoring(source, overrides)
         correction = _correction(None, config, prior, calibration)

@@ -68,7 +68,7 @@ def test_a_balanced_arm_is_shown_without_and_with_the_prior_taken_back(
     content = yaml.safe_load(path.read_text("utf-8"))
     content["budget"].append("corpus.selection_fraction=0.5")  # a calibration wants five dialogues at least
     content["arms"] = {"none": [], "drawn": ["sampling.scheme=inverse_frequency", "sampling.allow_absent=true"]}
-    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     assert main([str(path), "--corpus", str(corpus), "--out", str(out)]) == 0
     names = [line.split(" | ")[0] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert names[2:] == ["| none", "| drawn", "| drawn, corrected"]
