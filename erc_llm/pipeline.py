@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,12 +19,13 @@ from erc_llm.corpus import EMORYNLP, Corpus, Dialogue, LabelSet, read_corpus, re
 from erc_llm.corpus.speakers import GENERIC_NAMES
 from erc_llm.errors import ConfigError
 from erc_llm.predictions import Answer, Predictions, PredictionsInfo, correct
-from erc_llm.runs import versions
+from erc_llm.runs import Run, versions
 
 if TYPE_CHECKING:
     from erc_llm.decoding.answers import Answered
     from erc_llm.decoding.scoring import LabelScores
     from erc_llm.predictor import Predictor
+    from erc_llm.prompting.examples import Prompter
     from erc_llm.tuning.sampling import Targets
 
 SAMPLE = "sample"
@@ -96,7 +98,7 @@ def predict(
     names = predictor.labels.names
     if predictor.config.scoring.decode == "score":
         scores = predictor.scores(dialogues, on_progress)
-        found = [[(s.target, _answer(s, names)) for s in scene] for scene in scores]
+        found = [[(s.target, scored_answer(s, names)) for s in scene] for scene in scores]
     else:
         written = predictor.written(dialogues, on_progress)
         found = [[(w.target, _written_answer(w, names)) for w in scene] for scene in written]
@@ -115,7 +117,8 @@ def _written_answer(written: Answered, names: Sequence[str]) -> Answer:
     return Answer(predicted, invalid=predicted is None, raw_answer=written.text)
 
 
-def _answer(scores: LabelScores, names: Sequence[str]) -> Answer:
+def scored_answer(scores: LabelScores, names: Sequence[str]) -> Answer:
+    """A row for a target that has scores: the most probable label, and the distribution."""
     return Answer(
         predicted=names[int(scores.log_likelihoods.argmax())],
         log_likelihoods=scores.log_likelihoods.tolist(),
@@ -125,17 +128,28 @@ def _answer(scores: LabelScores, names: Sequence[str]) -> Answer:
 
 
 def _info(predictor: Predictor, corpus: Corpus, split: str) -> PredictionsInfo:
-    manifest = predictor.run.manifest if predictor.run else None
-    config = predictor.config
-    shares = manifest.train_shares if manifest else None
-    if shares is None and "train" in corpus.splits:
-        shares = train_shares(corpus.split("train"), predictor.labels)
+    config, run = predictor.config, predictor.run
     decoding = config.scoring.decoding
-    system = config.name if manifest else f"{config.model.base} zero-shot"
-    return PredictionsInfo(
+    system = config.name if run else f"{config.model.base} zero-shot"
+    info = table_info(config, run, predictor.prompter, corpus, split)
+    return replace(
+        info,
         system=f"{system}, {decoding}" if decoding else system,
         decoding=decoding,
-        labels=predictor.labels.names,
+        base_model=predictor.loaded.description,
+        base_model_sha256=predictor.loaded.weights_sha256,
+    )
+
+
+def table_info(config: RunConfig, run: Run | None, prompter: Prompter, corpus: Corpus, split: str) -> PredictionsInfo:
+    """What a table says of corpus, prompt and run, whoever answered; of the system only the configuration's name."""
+    manifest = run.manifest if run else None
+    shares = manifest.train_shares if manifest else None
+    if shares is None and "train" in corpus.splits:
+        shares = train_shares(corpus.split("train"), prompter.labels)
+    return PredictionsInfo(
+        system=config.name,
+        labels=prompter.labels.names,
         corpus_sha256=corpus.sha256,
         corpus_name=corpus.name,
         corpus_version=corpus.version,
@@ -144,11 +158,9 @@ def _info(predictor: Predictor, corpus: Corpus, split: str) -> PredictionsInfo:
         run_id=manifest.run_id if manifest else None,
         seed=config.seed,
         context=config.prompt.context,
-        template_sha256=predictor.prompter.template.sha256,
-        base_model=predictor.loaded.description,
-        base_model_sha256=predictor.loaded.weights_sha256,
+        template_sha256=prompter.template.sha256,
         config_sha256=config.sha256,
-        profile=profile_source(config),
+        profile=_profile_source(config),
         retrieval=(config.profile.encoder or "lexical") if config.profile.writer == "lines" else "none",
         train_shares=shares,
         training_prior=manifest.training_prior if manifest else None,
@@ -156,7 +168,7 @@ def _info(predictor: Predictor, corpus: Corpus, split: str) -> PredictionsInfo:
     )
 
 
-def profile_source(config: RunConfig) -> str:
+def _profile_source(config: RunConfig) -> str:
     """Where the prompt's evidence on speakers comes from, in a few words."""
     profile = config.profile
     words = [] if profile.writer == "none" else [f"{profile.writer} in the {profile.placement}"]

@@ -26,12 +26,12 @@ from erc_llm.endpoints import Endpoint, Request
 from erc_llm.errors import RunError
 from erc_llm.journal import Journal
 from erc_llm.models import load_tokenizer
-from erc_llm.pipeline import profile_source, train_shares
+from erc_llm.pipeline import scored_answer, table_info
 from erc_llm.predictions import Answer, Predictions, PredictionsInfo, write_predictions
 from erc_llm.predictor import make_prompter
 from erc_llm.prompting.examples import Prompter
 from erc_llm.prompting.messages import PromptText, prompt_texts
-from erc_llm.runs import Run, read_run, versions
+from erc_llm.runs import Run, read_run
 
 State = Sequence[str | None]
 
@@ -233,46 +233,16 @@ def _label(answer: ServedAnswer, labels: LabelSet) -> str | None:
 
 def _row(answer: ServedAnswer, target: int, labels: LabelSet) -> Answer:
     if answer.log_likelihoods is not None:
-        scores = LabelScores(target, np.array(answer.log_likelihoods))
-        return Answer(
-            predicted=_label(answer, labels),
-            log_likelihoods=answer.log_likelihoods,
-            probabilities=scores.probabilities.tolist(),
-            label_mass=min(scores.label_mass, 1.0),
-        )
+        return scored_answer(LabelScores(target, np.array(answer.log_likelihoods)), labels.names)
     label = _label(answer, labels)
     return Answer(predicted=label, invalid=label is None, raw_answer=answer.text)
 
 
 def _info(model: ServedModel, corpus: Corpus, split: str) -> PredictionsInfo:
-    manifest = model.run.manifest if model.run else None
-    config = model.config
-    shares = manifest.train_shares if manifest else None
-    if shares is None and "train" in corpus.splits:
-        shares = train_shares(corpus.split("train"), model.labels)
     shown = model.endpoint.model
     name = f"{PurePath(shown).name if PurePath(shown).is_absolute() else shown}, served"  # no folder of this machine
-    return PredictionsInfo(
-        system=name,
-        labels=model.labels.names,
-        corpus_sha256=corpus.sha256,
-        corpus_name=corpus.name,
-        corpus_version=corpus.version,
-        split=split,
-        healed=corpus.healed,
-        run_id=manifest.run_id if manifest else None,
-        seed=config.seed,
-        context=config.prompt.context,
-        template_sha256=model.prompter.template.sha256,
-        base_model=name,
-        config_sha256=config.sha256,
-        profile=profile_source(config),
-        retrieval=(config.profile.encoder or "lexical") if config.profile.writer == "lines" else "none",
-        decoding=model.dialect.name,
-        train_shares=shares,
-        training_prior=manifest.training_prior if manifest else None,
-        created_with=versions(),
-    )
+    info = table_info(model.config, model.run, model.prompter, corpus, split)
+    return replace(info, system=name, base_model=name, decoding=model.dialect.name)
 
 
 def _hash(value: object) -> str:
