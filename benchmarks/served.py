@@ -30,9 +30,8 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from erc_llm.config import load_config
+from erc_llm.config import ScoringConfig, load_config
 from erc_llm.corpus.dialogues import Dialogue
-from erc_llm.decoding.served import FREE_TOKENS
 from erc_llm.errors import ErcError, UserError
 from erc_llm.files import write_text
 from erc_llm.models import LoadedModel, load_base_model, resolve_base_model
@@ -196,7 +195,7 @@ def continue_locally(loaded: LoadedModel, prompter: Prompter, prompt: Sequence[i
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             do_sample=False,
-            max_new_tokens=FREE_TOKENS,
+            max_new_tokens=ScoringConfig().answer_tokens,
             return_dict_in_generate=True,
             output_logits=True,
         )

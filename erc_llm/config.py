@@ -194,7 +194,10 @@ class ScoringConfig(_Section):
         64, ge=1, le=2048, description="reason_then_label: most tokens of free text; a few sentences."
     )
     answer_tokens: int = Field(
-        10, ge=1, le=512, description="decode free: most tokens of an answer; EmoryNLP's labels have two to five."
+        10,
+        ge=1,
+        le=512,
+        description="decode free, and a served model: most tokens of an answer; EmoryNLP's labels have two to five.",
     )
     label_orders: int = Field(
         1,

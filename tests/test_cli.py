@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import errno
-import io
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from erc_llm import cli
 from erc_llm.adapters import attach_lora, save_adapter
 from erc_llm.config import RunConfig
 from erc_llm.predictions import read_predictions
+from tests.command_line import Command, Done, refused
 from tests.corpus.small_files import DEV, TRAIN, aligned, original
 from tests.tiny_models import TinyModel, random_llama
 from tests.tiny_runs import as_json, dialogue, tiny_config, write_corpus
@@ -27,52 +24,14 @@ from tests.tiny_runs import as_json, dialogue, tiny_config, write_corpus
 ROOT = Path(__file__).parent.parent
 
 
-@dataclass(frozen=True)
-class Done:
-    """What a command left on the terminal."""
-
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Done]
-
-
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.fixture
-def erc(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cache: Path) -> Command:
-    """`erc-llm ARGUMENTS` in this process, through the entry point the shell calls."""
-    monkeypatch.setenv("COLUMNS", "300")  # long paths in one line
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     monkeypatch.setenv("ERC_LLM_CACHE", str(cache))
-
-    def command(*arguments: object, typed: str = "") -> Done:
-        monkeypatch.setattr(sys, "argv", ["erc-llm", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
-        capsys.readouterr()
-        code: Any = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        out, err = capsys.readouterr()
-        return Done(code, out, err)
-
-    return command
-
-
-def _refused(done: Done, *parts: str, lines: int = 1) -> None:
-    """Exit code 2, one message of `lines` lines on stderr that says `parts`, and no traceback."""
-    assert done.code == 2, done
-    assert "Traceback" not in done.out + done.err
-    assert done.err.startswith("erc-llm: ")
-    assert done.err.count("\n") == lines, done.err
-    for part in parts:
-        assert part in done.err, done.err
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +164,7 @@ def test_train_predict_evaluate(config: Path, corpus: Path, erc: Command, tmp_pa
     run = tmp_path / "runs" / "two.words"
     assert str(run / "adapter") in trained.out
     again = erc("train", config, "training.evaluations=1", "name=two.words")
-    _refused(again, str(run), "--resume")
+    refused(again, str(run), "--resume")
     table = tmp_path / "out" / "dev.jsonl"
     predicted = erc("predict", run, corpus, "--split", "dev", "--out", table)
     assert predicted.code == 0, predicted.err
@@ -262,11 +221,11 @@ def test_ways_to_answer_that_do_not_fit_are_refused_before_the_model_is_loaded(
     finished: Path, erc: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("erc_llm.predictor.load", lambda *_, **__: pytest.fail("the model was loaded"))
-    _refused(erc("predict", finished, "--decode", "beam"), "scoring.decode", "'beam'", lines=2)
+    refused(erc("predict", finished, "--decode", "beam"), "scoring.decode", "'beam'", lines=2)
     reasons = erc("predict", finished, "--set", "scoring.answer=reason_then_label")
-    _refused(reasons, "answer=reason_then_label needs decode=generate", lines=2)
-    _refused(erc("predict", finished, "--set", "lora.rank=2"), "lora.rank=2", "only scoring.FIELD=VALUE")
-    _refused(erc("predict", finished, "--interactive", "--decode", "free"), "--interactive", "scoring.decode=free")
+    refused(reasons, "answer=reason_then_label needs decode=generate", lines=2)
+    refused(erc("predict", finished, "--set", "lora.rank=2"), "lora.rank=2", "only scoring.FIELD=VALUE")
+    refused(erc("predict", finished, "--interactive", "--decode", "free"), "--interactive", "scoring.decode=free")
 
 
 def test_predict_from_a_configuration_is_zero_shot(config: Path, erc: Command, tmp_path: Path) -> None:
@@ -319,13 +278,13 @@ def test_a_path_is_printed_as_it_is(
 
 def test_a_missing_file(erc: Command, config: Path, finished: Path, tmp_path: Path) -> None:
     gone = tmp_path / "nowhere" / "x"
-    _refused(erc("data", gone), str(gone))
-    _refused(erc("render", gone, "--config", config), str(gone))
-    _refused(erc("train", config, f"corpus.path={gone}"), str(gone))
-    _refused(erc("train", gone), str(gone), "configuration")
-    _refused(erc("predict", finished, gone, "--out", tmp_path / "t.parquet"), str(gone))
-    _refused(erc("predict", gone), str(gone), "run")
-    _refused(erc("evaluate", gone), str(gone))
+    refused(erc("data", gone), str(gone))
+    refused(erc("render", gone, "--config", config), str(gone))
+    refused(erc("train", config, f"corpus.path={gone}"), str(gone))
+    refused(erc("train", gone), str(gone), "configuration")
+    refused(erc("predict", finished, gone, "--out", tmp_path / "t.parquet"), str(gone))
+    refused(erc("predict", gone), str(gone), "run")
+    refused(erc("evaluate", gone), str(gone))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["tiny.yaml"]
 
 
@@ -333,23 +292,23 @@ def test_a_missing_file(erc: Command, config: Path, finished: Path, tmp_path: Pa
 def test_a_csv_without_a_column(column: str, erc: Command, tmp_path: Path) -> None:
     path = tmp_path / "train.csv"
     path.write_text(aligned(TRAIN).replace(column, "Other", 1), encoding="utf-8")
-    _refused(erc("data", path), str(path), column)
+    refused(erc("data", path), str(path), column)
 
 
 def test_json_cut_in_the_middle(erc: Command, tmp_path: Path) -> None:
     path = tmp_path / "train.json"
     text = original(TRAIN)
     path.write_text(text[: len(text) // 2], encoding="utf-8")
-    _refused(erc("data", path), f"{path}:")
+    refused(erc("data", path), f"{path}:")
     cut = _save(tmp_path / "dev.jsonl", as_json(dialogue(0, 3)), as_json(dialogue(1, 3)))
     cut.write_text(cut.read_text(encoding="utf-8")[:-30], encoding="utf-8")
-    _refused(erc("data", cut), f"{cut}:2")
+    refused(erc("data", cut), f"{cut}:2")
 
 
 def test_an_unknown_label(erc: Command, config: Path, tmp_path: Path) -> None:
     path = _save(tmp_path / "train.jsonl", _lines("One."), _lines("Two.", label="Grumpy", name="d2"))
-    _refused(erc("data", path), f"{path}:2", "Grumpy", "Joyful")
-    _refused(erc("train", config, f"corpus.path={path}"), f"{path}:2", "Grumpy")
+    refused(erc("data", path), f"{path}:2", "Grumpy", "Joyful")
+    refused(erc("train", config, f"corpus.path={path}"), f"{path}:2", "Grumpy")
     assert not (tmp_path / "runs").exists()
 
 
@@ -357,11 +316,11 @@ def test_an_unknown_label(erc: Command, config: Path, tmp_path: Path) -> None:
 def test_an_empty_corpus(text: str, erc: Command, config: Path, tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
     path.write_text(text, encoding="utf-8")
-    _refused(erc("data", path), "empty")
-    _refused(erc("train", config, f"corpus.path={path}"), "empty")
+    refused(erc("data", path), "empty")
+    refused(erc("train", config, f"corpus.path={path}"), "empty")
     folder = tmp_path / "folder"
     folder.mkdir()
-    _refused(erc("data", folder), str(folder))
+    refused(erc("data", folder), str(folder))
     assert not (tmp_path / "runs").exists()
 
 
@@ -418,16 +377,16 @@ def test_an_utterance_of_10_000_words(finished: Path, erc: Command, tmp_path: Pa
 def test_invalid_utf8(erc: Command, tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
     path.write_bytes(json.dumps(_lines("caf_")).encode().replace(b"_", b"\xe9") + b"\n")
-    _refused(erc("data", path), str(path), "UTF-8")
+    refused(erc("data", path), str(path), "UTF-8")
     (tmp_path / "run.yaml").write_bytes(b"name: caf\xe9\n")
-    _refused(erc("train", tmp_path / "run.yaml"), "run.yaml", "UTF-8")
+    refused(erc("train", tmp_path / "run.yaml"), "run.yaml", "UTF-8")
 
 
 def test_a_yaml_with_three_mistakes(erc: Command, tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("lora: {rank: -4}\ntraining: {epochs: many}\nprompt: {contxt: past}\n", encoding="utf-8")
     done = erc("train", path)
-    _refused(done, "3 mistakes", "lora.rank", "training.epochs", "prompt.contxt", lines=4)
+    refused(done, "3 mistakes", "lora.rank", "training.epochs", "prompt.contxt", lines=4)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["run.yaml"]
 
 
@@ -438,7 +397,7 @@ def test_an_adapter_that_does_not_fit_the_base_model(
     shutil.rmtree(run / "adapter")
     deeper = random_llama(tiny_llama.tokenizer, layers=3)
     save_adapter(attach_lora(deeper, rank=4, alpha=8, dropout=0.0, seed=1), run / "adapter")
-    _refused(erc("predict", run, "--out", tmp_path / "t.parquet"), str(run / "adapter"), "layers.2")
+    refused(erc("predict", run, "--out", tmp_path / "t.parquet"), str(run / "adapter"), "layers.2")
     assert not (tmp_path / "t.parquet").exists()
 
 
@@ -446,35 +405,35 @@ def test_a_damaged_adapter(finished: Path, erc: Command, tmp_path: Path) -> None
     run = Path(shutil.copytree(finished, tmp_path / "tiny"))
     weights = run / "adapter" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    _refused(erc("predict", run, "--out", tmp_path / "t.parquet"), str(weights))
+    refused(erc("predict", run, "--out", tmp_path / "t.parquet"), str(weights))
 
 
 def test_a_base_model_that_is_not_there(erc: Command, config: Path, finished: Path, tmp_path: Path) -> None:
     gone = tmp_path / "no-model"
-    _refused(erc("train", config, f"model.base={gone}"), str(gone), "hub id")
+    refused(erc("train", config, f"model.base={gone}"), str(gone), "hub id")
     run = Path(shutil.copytree(finished, tmp_path / "tiny"))
     text = (run / "config.yaml").read_text(encoding="utf-8")
     (run / "config.yaml").write_text(text.replace("base: ", f"base: {gone} # "), encoding="utf-8")
-    _refused(erc("predict", run, "--out", tmp_path / "t.parquet"), str(gone))
-    _refused(erc("render", "sample", "--config", config, f"model.base={gone}"), str(gone))
+    refused(erc("predict", run, "--out", tmp_path / "t.parquet"), str(gone))
+    refused(erc("render", "sample", "--config", config, f"model.base={gone}"), str(gone))
     assert not (tmp_path / "runs").exists()
     assert not (tmp_path / "t.parquet").exists()
 
 
 def test_a_folder_that_is_no_run(erc: Command, tmp_path: Path) -> None:
-    _refused(erc("predict", tmp_path), str(tmp_path), "manifest.json")
+    refused(erc("predict", tmp_path), str(tmp_path), "manifest.json")
 
 
 def test_a_split_that_is_not_there(erc: Command, finished: Path, tmp_path: Path) -> None:
     table = tmp_path / "t.parquet"
-    _refused(erc("predict", finished, "--split", "test", "--out", table), "no split 'test'", "train, dev")
+    refused(erc("predict", finished, "--split", "test", "--out", table), "no split 'test'", "train, dev")
     assert not table.exists()
 
 
 def test_a_table_that_is_none(erc: Command, tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     path.write_text("not a table", encoding="utf-8")
-    _refused(erc("evaluate", path), str(path))
+    refused(erc("evaluate", path), str(path))
 
 
 # --- no space left
@@ -489,19 +448,19 @@ def test_no_space_for_the_predictions(
 ) -> None:
     monkeypatch.setattr(os, "fsync", _no_space)
     for name in ("t.parquet", "t.jsonl"):
-        _refused(erc("predict", finished, "--out", tmp_path / name), name, "No space left")
+        refused(erc("predict", finished, "--out", tmp_path / name), name, "No space left")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_no_space_for_the_summary(corpus: Path, erc: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", _no_space)
-    _refused(erc("data", corpus, "--json", tmp_path / "summary.json"), "summary.json", "No space left")
+    refused(erc("data", corpus, "--json", tmp_path / "summary.json"), "summary.json", "No space left")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_no_space_for_the_run(config: Path, erc: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", _no_space)
-    _refused(erc("train", config), "No space left", str(tmp_path / "runs" / "tiny"))
+    refused(erc("train", config), "No space left", str(tmp_path / "runs" / "tiny"))
     assert [p for p in (tmp_path / "runs").rglob("*") if p.is_file()] == []
 
 
@@ -513,7 +472,7 @@ def test_no_space_for_the_adapter(config: Path, erc: Command, tmp_path: Path, mo
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr(peft.peft_model, "safe_save_file", no_space)
-    _refused(erc("train", config), "No space left", "adapter")
+    refused(erc("train", config), "No space left", "adapter")
     run = tmp_path / "runs" / "tiny"
     assert {p.name for p in run.iterdir()} <= {
         "config.yaml",
@@ -538,19 +497,19 @@ def test_no_space_for_a_checkpoint(piece: str, config: Path, erc: Command, monke
 
     owner, name = (peft.peft_model, "safe_save_file") if piece == "adapter" else (torch, "save")
     monkeypatch.setattr(owner, name, no_space)
-    _refused(erc("train", config, "training.checkpoint_minutes=0", "training.evaluations=0"), "checkpoint")
+    refused(erc("train", config, "training.checkpoint_minutes=0", "training.evaluations=0"), "checkpoint")
 
 
 def test_no_space_for_a_log_names_the_log(config: Path, erc: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     import erc_llm.runs as runs
 
     monkeypatch.setattr(runs, "open", _no_space, raising=False)
-    _refused(erc("train", config), "No space left", "training.jsonl")
+    refused(erc("train", config), "No space left", "training.jsonl")
 
 
 def test_a_run_directory_that_cannot_be_made(erc: Command, config: Path, tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file in the way", encoding="utf-8")
-    _refused(erc("train", config), str(tmp_path / "runs"))
+    refused(erc("train", config), str(tmp_path / "runs"))
 
 
 def test_the_small_files_of_the_tests_are_good_ones(erc: Command, tmp_path: Path) -> None:

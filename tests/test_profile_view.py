@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from erc_llm import cli
 from erc_llm.config import load_config
 from erc_llm.corpus import EMORYNLP, Dialogue, Utterance
 from erc_llm.corpus.history import PastScene
 from erc_llm.pipeline import open_corpus
 from erc_llm.predictor import make_prompter
 from erc_llm.profile_view import ProfileRow, time_line
+from tests.command_line import Command, refused
 from tests.prompting.scenes import decode
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import as_json, dialogue, tiny_config, write_corpus
@@ -26,34 +24,10 @@ from tests.tiny_runs import as_json, dialogue, tiny_config, write_corpus
 MARA, INES = "Mara Voss", "Ines Calloway"
 
 
-@dataclass(frozen=True)
-class Done:
-    """What the command left on the terminal."""
-
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Done]
-
-
 @pytest.fixture
-def profile(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], config: Path) -> Command:
-    """`erc-llm profile ARGUMENTS --config CONFIG` through the entry point the shell calls."""
-    monkeypatch.setenv("COLUMNS", "300")
-
-    def command(*arguments: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["erc-llm", "profile", *map(str, arguments), "--config", str(config)])
-        capsys.readouterr()
-        code: Any = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        return Done(code, *capsys.readouterr())
-
-    return command
+def profile(erc: Command, config: Path) -> Command:
+    """`erc-llm profile ARGUMENTS --config CONFIG`."""
+    return lambda *arguments: erc("profile", *arguments, "--config", config)
 
 
 @pytest.fixture(scope="module")
@@ -72,14 +46,6 @@ def config(tiny_llama: TinyModel, corpus: Path, tmp_path: Path) -> Path:
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def refused(done: Done, *parts: str) -> None:
-    assert done.code == 2, done
-    assert done.err.startswith("erc-llm: ")
-    assert done.err.count("\n") == 1, done.err
-    for part in parts:
-        assert part in done.err, done.err
 
 
 def save(path: Path, *scenes: Dialogue, **replaced: Any) -> Path:

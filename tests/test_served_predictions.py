@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import torch
 
-from erc_llm import cli
 from erc_llm.config import RunConfig
 from erc_llm.corpus import Corpus, read_corpus
 from erc_llm.corpus.labels import EMORYNLP
@@ -28,6 +27,7 @@ from erc_llm.journal import Journal
 from erc_llm.predictions import Predictions, read_predictions, write_predictions
 from erc_llm.predictor import load
 from erc_llm.served_predictions import ServedModel, open_served, predict_served, unheld
+from tests.command_line import Command
 from tests.model_server import Reply, Server, offered_by, said, serving, wrote
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import tiny_config, write_corpus
@@ -75,28 +75,6 @@ def word_of(request: dict[str, Any]) -> str:
 
 def by_prompt(request: dict[str, Any], _: int) -> Reply:
     return said(word_of(request))
-
-
-@pytest.fixture
-def erc(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """`erc-llm ARGUMENTS` in this process: exit code, what it printed, and its errors."""
-    monkeypatch.setenv("COLUMNS", "300")
-
-    def command(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["erc-llm", *arguments])
-        capsys.readouterr()
-        code: Any = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return command
-
-
-Command = Callable[..., tuple[int, str, str]]
 
 
 def refused(done: tuple[int, str, str], *parts: str) -> None:

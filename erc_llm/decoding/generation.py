@@ -132,8 +132,7 @@ def generate_batches(
                     **hooks(width),
                     max_new_tokens=max_new_tokens,
                     pad_token_id=pad_token_id,
-                    **_UNBENT,
-                    **options,
+                    **{**_UNBENT, **options},
                 )
             yield batch, output[:, width:]
     finally:
@@ -201,22 +200,17 @@ def continue_texts(loaded: LoadedModel, texts: Sequence[str], max_new_tokens: in
     encoder = TextEncoder(tokenizer)  # what people said must not become markup
     bos = [i for i in tokenizer("a")["input_ids"][:1] if i == tokenizer.bos_token_id]
     rows = [bos + list(encoder.data(encoder.break_markers(text))) for text in texts]
-    width = max(map(len, rows))
-    ids = torch.full((len(rows), width), tokenizer.pad_token_id, dtype=torch.int64)
-    mask = torch.zeros_like(ids)
-    for k, row in enumerate(rows):
-        ids[k, width - len(row) :] = torch.tensor(row)
-        mask[k, width - len(row) :] = 1
-    with torch.inference_mode():
-        output = loaded.model.generate(
-            input_ids=ids.to(loaded.device),
-            attention_mask=mask.to(loaded.device),
-            do_sample=False,
-            max_new_tokens=max_new_tokens,
-            no_repeat_ngram_size=_NO_REPEAT,
-            pad_token_id=tokenizer.pad_token_id,
-            stop_strings=["\n"],
-            tokenizer=tokenizer,
-        )
-    found = tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
+    found = [""] * len(rows)
+    for batch, new in generate_batches(
+        loaded.model,
+        rows,
+        len(rows) * (max(map(len, rows)) + max_new_tokens),
+        lambda width: {"stopping_criteria": StoppingCriteriaList([_Stop(tokenizer, width, ("\n",))])},
+        max_new_tokens=max_new_tokens,
+        pad_token_id=pad_id(tokenizer),
+        do_sample=False,
+        no_repeat_ngram_size=_NO_REPEAT,
+    ):
+        for i, text in zip(batch, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
+            found[i] = text
     return [text.split("\n")[0].strip() for text in found]

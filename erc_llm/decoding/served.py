@@ -33,8 +33,6 @@ from erc_llm.prompting.examples import Prompter
 from erc_llm.prompting.messages import PromptText
 
 Constrain = Literal["auto", "none", "vllm", "llamacpp"]
-CONSTRAINTS: tuple[Constrain, ...] = ("auto", "none", "vllm", "llamacpp")
-FREE_TOKENS = 10  # most tokens of a free answer; a label has two to five
 _STRUCTURED_SINCE = (0, 12)  # vLLM's version without `guided_choice`
 
 
@@ -176,7 +174,12 @@ def _check_words(pieces: Sequence[object], text: str) -> None:
 
 
 def dialect_of(
-    endpoint: Endpoint, prompter: Prompter, constrain: Constrain = "auto", *, label_scores: bool = False
+    endpoint: Endpoint,
+    prompter: Prompter,
+    constrain: Constrain = "auto",
+    *,
+    label_scores: bool = False,
+    answer_tokens: int = 10,
 ) -> Dialect:
     """The way to ask a server.
 
@@ -186,6 +189,7 @@ def dialect_of(
         constrain: Whether and how answers are held to the labels; `auto`: as the server can that it says it is, in
             `/models`, else not at all.
         label_scores: Ask for log-likelihoods of all labels; vLLM only.
+        answer_tokens: Most tokens of a free answer.
 
     Raises:
         ConfigError: The server cannot score labels.
@@ -210,7 +214,7 @@ def dialect_of(
         fields = {"grammar": gbnf(choices), "repeat_penalty": 1.0}
         return Written("grammar (llama.cpp)", endpoint.model, longest, fields=fields, choices=choices, ids=True)
     stop = "" if prompter.template.chat else prompter.frame.end
-    return Written("free text", endpoint.model, FREE_TOKENS, stop=stop)
+    return Written("free text", endpoint.model, answer_tokens, stop=stop)
 
 
 def gbnf(choices: Sequence[str]) -> str:

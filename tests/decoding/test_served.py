@@ -122,6 +122,8 @@ GREEDY = {"model": "m", "temperature": 0.0, "frequency_penalty": 0.0}
 def test_a_free_chat_request_has_only_fields_that_every_server_knows(server: Server) -> None:
     request = dialect_of(endpoint(server), CHAT, "none").request(last_prompt(CHAT))
     assert (request.path, request.body) == ("/chat/completions", GREEDY | {"max_tokens": 10, "messages": MESSAGES})
+    longer = dialect_of(endpoint(server), CHAT, "none", answer_tokens=24).request(last_prompt(CHAT))
+    assert longer.body == request.body | {"max_tokens": 24}
 
 
 def test_a_plain_prompt_goes_to_completions_and_stops_at_its_own_end(server: Server) -> None:
