@@ -1,4 +1,4 @@
-"""Where a model computes, and in what precision.
+"""Where a model computes, in what precision, and with what memory.
 
 In: what a user asked for. Out: a torch device, a torch dtype and the reason. Knows nothing of models.
 """
