@@ -27,7 +27,8 @@ def measure(settings: Settings, scenes: int | None) -> Result:
 
 def run_training(settings: Mapping[str, Any], scenes: int | None) -> Result:
     """Forward and backward of one step's forest."""
-    from erc_llm.prompting.forest import ATTENTION, answer_log_likelihoods, forest_logits
+    from erc_llm.prompting.forest import ATTENTION, forest_logits
+    from erc_llm.prompting.likelihoods import answer_log_likelihoods
 
     work = open_workload(settings, "train", scenes, ATTENTION)
     model = adapted(work).train()
@@ -44,7 +45,8 @@ def run_scoring(settings: Mapping[str, Any], scenes: int | None) -> Result:
     """Forward of one forest with all labels."""
     import torch
 
-    from erc_llm.prompting.forest import ATTENTION, answer_log_likelihoods, forest_logits
+    from erc_llm.prompting.forest import ATTENTION, forest_logits
+    from erc_llm.prompting.likelihoods import answer_log_likelihoods
 
     work = open_workload(settings, "dev", scenes, ATTENTION)
     forest = _forest(work, "all", work.config.scoring.tokens_per_forest)

@@ -15,14 +15,8 @@ import numpy as np
 import torch
 
 from erc_llm.errors import ModelError
-from erc_llm.prompting.forest import (
-    Forest,
-    answer_log_likelihoods,
-    forest_logits,
-    pack,
-    require_tree_attention,
-    rows_of,
-)
+from erc_llm.prompting.forest import Forest, forest_logits, pack, require_tree_attention, rows_of
+from erc_llm.prompting.likelihoods import answer_log_likelihoods
 from erc_llm.prompting.tree import Question, TokenTree
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """Several token trees in one row without padding, and the attention that keeps them apart.
 
-In: token trees. Out: a `Forest` of tensors, and answer log-likelihoods from a model's forward over it. The projections
+In: token trees. Out: a `Forest` of tensors, and the logits of a model's forward over it. The projections
 of the model run packed over the whole row; attention runs tree by tree (a causal trunk; branches attend to their trunk
 prefix and to their own ancestors), never over the square of the row. Knows nothing of text and labels' meaning.
 
@@ -349,19 +349,5 @@ def forest_logits(model: torch.nn.Module, forest: Forest) -> torch.Tensor:
         use_cache=False,
         forest=forest,
     )
-    logits: torch.Tensor = output.logits[0]
+    logits: torch.Tensor = output.logits.squeeze(0)  # not `[0]`: its gradient would be copied into zeros
     return logits
-
-
-_NORMALISED = 16  # rows of logits made fp32 together: a whole forest's would not stay in the cache, four times slower
-
-
-def answer_log_likelihoods(logits: torch.Tensor, forest: Forest) -> torch.Tensor:
-    """(answers,) float32 sum of log-probabilities over each answer's tokens, end tokens included.
-
-    `logits` is (logit rows, vocabulary) as from `forest_logits`.
-    """
-    normaliser = torch.cat([part.float().logsumexp(dim=-1) for part in logits.split(_NORMALISED)])
-    edges = logits[forest.edge_row, forest.edge_token].float() - normaliser[forest.edge_row]
-    total = torch.zeros(forest.answers, dtype=edges.dtype, device=edges.device)
-    return total.index_add(0, forest.pair_answer, edges[forest.pair_edge])

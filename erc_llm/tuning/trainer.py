@@ -25,7 +25,8 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
 from erc_llm.errors import RunError
-from erc_llm.prompting.forest import Forest, answer_log_likelihoods, forest_logits, pack, require_tree_attention
+from erc_llm.prompting.forest import Forest, forest_logits, pack, require_tree_attention
+from erc_llm.prompting.likelihoods import answer_log_likelihoods
 from erc_llm.prompting.tree import TokenTree
 from erc_llm.tuning.checkpoints import CHECKPOINTS, latest_checkpoint
 from erc_llm.tuning.objective import Objective, require_gold, target_losses, target_weights

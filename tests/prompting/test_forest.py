@@ -14,16 +14,8 @@ from hypothesis import strategies as st
 from erc_llm.adapters import attach_lora
 from erc_llm.errors import InternalError, ModelError
 from erc_llm.prompting import forest as forest_module
-from erc_llm.prompting.forest import (
-    ATTENTION,
-    Forest,
-    answer_log_likelihoods,
-    forest_logits,
-    pack,
-    read_nodes,
-    require_tree_attention,
-    rows_of,
-)
+from erc_llm.prompting.forest import ATTENTION, Forest, forest_logits, pack, read_nodes, require_tree_attention, rows_of
+from erc_llm.prompting.likelihoods import answer_log_likelihoods
 from erc_llm.prompting.tree import TokenTree
 from tests.prompting.random_trees import VOCABULARY, random_tree
 from tests.tiny_models import TinyModel, chatml_tokenizer, random_llama

@@ -14,7 +14,8 @@ from erc_llm.corpus.labels import EMORYNLP
 from erc_llm.decoding.scoring import score_trees
 from erc_llm.models import load_base_model
 from erc_llm.prompting.examples import Prompter
-from erc_llm.prompting.forest import ATTENTION, answer_log_likelihoods, forest_logits, pack
+from erc_llm.prompting.forest import ATTENTION, forest_logits, pack
+from erc_llm.prompting.likelihoods import answer_log_likelihoods
 from erc_llm.prompting.templates import load_prompt
 from erc_llm.prompting.tree import TokenTree
 from erc_llm.tuning.schedule import plan

@@ -1,0 +1,51 @@
+"""From a forest's logits to the log-likelihoods of its answers.
+
+In: logits at the rows that predict answer tokens. Out: one number per answer, differentiable. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from erc_llm.prompting.forest import Forest
+
+_TOGETHER = 16  # rows of logits made fp32 together: a whole forest's would not stay in the cache, four times slower
+
+
+def answer_log_likelihoods(logits: torch.Tensor, forest: Forest) -> torch.Tensor:
+    """(answers,) float32 sum of log-probabilities over each answer's tokens, end tokens included.
+
+    `logits` is (logit rows, vocabulary) as from `forest_logits`.
+    """
+    edges: torch.Tensor = _LogProbabilities.apply(logits, forest.edge_row, forest.edge_token)  # type: ignore[no-untyped-call]
+    total = torch.zeros(forest.answers, dtype=edges.dtype, device=edges.device)
+    return total.index_add(0, forest.pair_answer, edges[forest.pair_edge])
+
+
+class _LogProbabilities(torch.autograd.Function):
+    """(edges,) float32 log-probability of a token after a row of logits (rows, vocabulary) in any precision.
+
+    The gradient is written out because autograd's needs eight passes over fp32 copies of the logits, this one three
+    over a few rows at a time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, row: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
+        normaliser = torch.cat([part.float().logsumexp(dim=-1) for part in logits.split(_TOGETHER)])
+        ctx.save_for_backward(logits, normaliser, row, token)
+        return logits[row, token].float() - normaliser[row]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        """d log p(token) / d logits = [is the token] - p, times the edge's gradient, summed over a row's edges."""
+        logits, normaliser, row, token = ctx.saved_tensors
+        (gradient,) = gradients
+        of_row = torch.zeros_like(normaliser).index_add(0, row, gradient)
+        result = torch.empty_like(logits)
+        parts = (tensor.split(_TOGETHER) for tensor in (logits, normaliser, of_row, result))
+        for part, lse, scale, out in zip(*parts, strict=True):
+            out.copy_(torch.sub(part.float(), lse[:, None]).exp_().mul_(-scale[:, None]))
+        result.index_put_((row, token), gradient.to(result.dtype), accumulate=True)
+        return result, None, None
