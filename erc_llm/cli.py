@@ -159,6 +159,21 @@ def train(
     typer.echo(f"run: {run.folder}   adapter: {run.adapter}")
 
 
+@app.command()
+def average(
+    runs: Annotated[
+        list[str], typer.Argument(help="Run directories that differ in their seeds, or in how they were trained.")
+    ],
+    out: Annotated[Path, typer.Option(help="The new run directory.")],
+) -> None:
+    """One adapter, the mean of several runs' updates, which answers about as well as their mean answers would."""
+    from erc_llm.averaging import average_runs
+    from erc_llm.runs import read_run
+
+    made = average_runs([read_run(run) for run in runs], out)
+    typer.echo(f"run: {made.folder}   adapter: {made.adapter}   rank {made.config.lora.rank}")
+
+
 for command in (predict, calibrate, evaluate):
     app.command()(command)
 

@@ -51,6 +51,7 @@ class Manifest:
             sampling, the share of weight under weights on the loss; otherwise the same as `train_shares`.
         confusion: (labels, labels) counts by which labels told to training questions were corrupted; None if none
             were told.
+        averaged: The runs whose mean this one is; none for a run that was trained.
     """
 
     run_id: str
@@ -72,6 +73,7 @@ class Manifest:
     versions: Mapping[str, str]
     commit: str | None
     confusion: tuple[tuple[int, ...], ...] | None = None
+    averaged: tuple[str, ...] = ()
     format_version: int = RUN_FORMAT
 
 
@@ -125,6 +127,7 @@ def read_run(folder: Path | str) -> Run:
             content[name] = tuple(content[name])
         if content.get("confusion") is not None:
             content["confusion"] = tuple(map(tuple, content["confusion"]))
+        content["averaged"] = tuple(content.get("averaged", ()))
         read = Manifest(**content)
     except (KeyError, TypeError) as error:
         raise RunError(f"{manifest}: a field is missing or unknown: {error}") from error

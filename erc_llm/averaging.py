@@ -1,0 +1,163 @@
+"""Average runs: one adapter whose update is the mean of the updates of several trainings, at the cost of one.
+
+In: finished runs that differ in nothing but seeds and how they were trained. Out: a run directory that predicts and
+calibrates like any other. Loads no model: a mean of low-rank updates is again one, of the ranks' sum, whose two
+matrices are those of the runs side by side, so nothing is lost.
+
+Means of fine-tuned weights do about as well as means of the models' answers: M. Wortsman et al., "Model soups:
+averaging weights of multiple fine-tuned models improves accuracy without increasing inference time" (ICML 2022).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from erc_llm.adapters import CONFIG, WEIGHTS
+from erc_llm.errors import ModelError, RunError
+from erc_llm.files import write_text
+from erc_llm.runs import ADAPTER, FINISHED, TEMPLATE, Manifest, Run, commit, read_run, versions, write_manifest
+
+if TYPE_CHECKING:
+    import torch
+
+_FREE = ("seed", "training", "lora", "sampling")  # sections in which averaged runs may differ
+_SAME = ("context", "labels", "corpus_sha256", "healed", "template_sha256", "base_model_sha256")
+_PLAIN: Mapping[str, Any] = {
+    "peft_type": "LORA",
+    "bias": "none",
+    "modules_to_save": None,
+    "use_dora": False,
+    "use_rslora": False,
+    "rank_pattern": {},
+    "alpha_pattern": {},
+}
+
+
+def average_runs(runs: Sequence[Run], folder: Path) -> Run:
+    """Write the average of runs as a run directory, which appears whole or not at all.
+
+    Args:
+        runs: At least two different, finished ones.
+        folder: Of the new run; its last part is its name.
+
+    Raises:
+        RunError: The runs do not go together, or the folder exists or cannot be written.
+        ModelError: An adapter is missing, damaged or no plain LoRA.
+    """
+    check_alike(runs)
+    if folder.exists():
+        raise RunError(f"{folder}: exists already; choose another --out")
+    first = runs[0]
+    draft: Path | None = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        rank = average_adapters([run.adapter for run in runs], draft / ADAPTER)
+        lora = first.config.lora.model_copy(update={"rank": rank, "alpha": rank})
+        config = first.config.model_copy(update={"name": folder.name, "output": str(folder.parent), "lora": lora})
+        write_text(draft / "config.yaml", config.as_yaml(), RunError)
+        shutil.copyfile(first.template, draft / TEMPLATE)
+        write_manifest(draft, _manifest(runs, f"{config.name}-{config.sha256[:8]}", config.sha256))
+        draft.chmod(0o755)
+        draft.rename(folder)
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be written: {error.strerror or error}; nothing was left behind") from error
+    finally:
+        if draft is not None:
+            shutil.rmtree(draft, ignore_errors=True)
+    return read_run(folder)
+
+
+def check_alike(runs: Sequence[Run]) -> None:
+    """Refuse runs whose mean would be no model of either's prompt, labels or held-out episodes.
+
+    Raises:
+        RunError: With the two runs and what differs.
+    """
+    if len({run.folder.resolve() for run in runs}) < max(2, len(runs)):
+        found = ", ".join(str(run.folder) for run in runs)
+        raise RunError(f"expected at least two different runs to average, found {found}")
+    first = runs[0]
+    for run in runs:
+        if run.manifest.status != FINISHED:
+            raise RunError(f"{run.folder}: is not finished; `erc-llm train --resume` goes on with it")
+        one, other = first.config.result_fields(), run.config.result_fields()
+        different = [name for name in one if name not in _FREE and one[name] != other[name]]
+        different += [name for name in _SAME if getattr(first.manifest, name) != getattr(run.manifest, name)]
+        if different:
+            raise RunError(
+                f"{run.folder} and {first.folder} differ in {', '.join(different)}; averaged runs may differ in "
+                f"{', '.join(_FREE)} only"
+            )
+
+
+def average_adapters(folders: Sequence[Path], target: Path) -> int:
+    """Write the adapter whose update of each layer is the mean of those of plain LoRA adapters; returns its rank.
+
+    mean of s_i B_i A_i = [s_1 B_1 / n, ..., s_n B_n / n] [A_1; ...; A_n], with s_i = alpha_i / rank_i.
+
+    Raises:
+        ModelError: An adapter is missing, damaged or no plain LoRA, or they are of different layers.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    configs = [_read_config(folder) for folder in folders]
+    tensors = [_read_tensors(folder) for folder in folders]
+    for folder, found in zip(folders, tensors, strict=True):
+        if odd := sorted(found.keys() ^ tensors[0].keys()):
+            raise ModelError(f"{folder} and {folders[0]} are not of the same layers: only one has {odd[0]}")
+    scales = [config["lora_alpha"] / config["r"] / len(folders) for config in configs]
+    mean: dict[str, torch.Tensor] = {}
+    for name in tensors[0]:
+        if ".lora_A." in name:
+            mean[name] = torch.cat([found[name] for found in tensors], dim=0)
+        else:
+            mean[name] = torch.cat([found[name] * scale for found, scale in zip(tensors, scales, strict=True)], dim=1)
+    rank = sum(int(config["r"]) for config in configs)
+    config = configs[0] | {"r": rank, "lora_alpha": rank}
+    target.mkdir()
+    save_file(mean, target / WEIGHTS, metadata={"format": "pt"})
+    write_text(target / CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")
+    return rank
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = json.loads((folder / CONFIG).read_text("utf-8"))
+        odd = [f"{name}={config.get(name)}" for name, plain in _PLAIN.items() if config.get(name, plain) != plain]
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"{folder / CONFIG}: missing or no PEFT configuration: {error}") from error
+    if odd:
+        raise ModelError(f"{folder}: only plain LoRA adapters can be averaged, this one has {', '.join(odd)}")
+    return config
+
+
+def _read_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{folder / WEIGHTS}: missing, damaged or not a safetensors file: {error}") from error
+
+
+def _manifest(runs: Sequence[Run], run_id: str, config_sha256: str) -> Manifest:
+    first = runs[0].manifest
+    seen = [run.manifest.training_prior for run in runs]
+    return replace(
+        first,
+        run_id=run_id,
+        config_sha256=config_sha256,
+        training_prior=tuple(sum(shares) / len(runs) for shares in zip(*seen, strict=True)),
+        averaged=tuple(run.manifest.run_id for run in runs),
+        versions=versions(),
+        commit=commit(),
+    )
