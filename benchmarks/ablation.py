@@ -1,14 +1,15 @@
 """An ablation: arms that differ in a few fields, trained alike and compared in pairs on the selection split.
 
 In: a YAML file of arms, such as `benchmarks/profiles.yaml`. Out: a run directory per arm, with its predictions of the
-selection split, and a Markdown table. An arm makes as many optimizer steps as the base arm: its own
-`training.tokens_per_step` makes up for longer prompts, for the branches of all labels, and for targets that are not
-drawn. Finished arms are left as they are, so an interrupted ablation goes on; arms that are named
-share the work between processes.
+selection split, or of dev for finalists, and a Markdown table. An arm makes as many optimizer steps as the base arm,
+with a token budget of its own that makes up for longer prompts, for the branches of all labels, and for targets that
+are not drawn. Finished arms are left as they are, so an interrupted ablation goes on; arms that are named share the
+work between processes.
 
     python -m benchmarks.ablation benchmarks/profiles.yaml --corpus FOLDER --out docs/results/profiles [ARM ...]
     python -m benchmarks.ablation benchmarks/profiles.yaml --out docs/results/profiles --table
     python -m benchmarks.ablation benchmarks/imbalance.yaml --out docs/results/imbalance --calibrated
+    python -m benchmarks.ablation benchmarks/finals.yaml --corpus FOLDER --out runs --split dev
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from erc_llm.errors import ConfigError, ErcError
 from erc_llm.metrics import Floats, gold_surprise
 from erc_llm.predictions import Correction, Predictions, PriorShift, correct, read_predictions
 
-PREDICTIONS = "selection.parquet"
+SELECTION = "selection"
 
 
 class Arms(BaseModel):
@@ -110,26 +111,28 @@ def budget_for(sizes: Sequence[Sequence[int]], config: RunConfig, steps: int) ->
     return min(tried, key=lambda budget: (abs(tried[budget] - steps), budget))
 
 
-def run_arm(arms: Arms, name: str, corpus: str, out: Path, console: Console) -> None:
-    """Train one arm and predict the selection split, where that has not been done."""
-    from erc_llm.pipeline import open_corpus, predict
+def run_arm(arms: Arms, name: str, corpus: str, out: Path, console: Console, split: str = SELECTION) -> None:
+    """Train one arm and predict the selection split and another, where that has not been done."""
+    from erc_llm.pipeline import open_to_predict, predict
     from erc_llm.predictions import write_predictions
     from erc_llm.predictor import load
     from erc_llm.training import train
 
-    table = out / name / PREDICTIONS
-    if table.is_file():
+    missing = [wanted for wanted in dict.fromkeys((SELECTION, split)) if not _table(out / name, wanted).is_file()]
+    if not missing:
         console.print(f"{name}: done already", highlight=False)
         return
     config = arm_config(arms, name, corpus, out)
     console.rule(f"{name}, {config.training.tokens_per_step} tokens a step")
     run = train(config, resume=(out / name).exists(), console=console)
-    read = open_corpus(config.corpus, config.label_set())
-    write_predictions(replace(predict(load(run.folder, past=read), read, "selection"), text=None), table)
+    for wanted in missing:
+        read = open_to_predict(config, None, None, wanted, console)
+        table = predict(load(run.folder, past=read), read, wanted)
+        write_predictions(replace(table, text=None), _table(out / name, wanted))
 
 
-def as_table(arms: Arms, out: Path) -> str:
-    """The finished arms as a Markdown table; where classes were balanced, without and with the prior taken back."""
+def as_table(arms: Arms, out: Path, split: str = SELECTION) -> str:
+    """The finished arms on a split, as Markdown; where classes were balanced, without and with the prior taken back."""
     from erc_llm.runs import read_run
 
     rows = [
@@ -137,7 +140,7 @@ def as_table(arms: Arms, out: Path) -> str:
         "| lower than base by | calibration error |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    tables = _finished(arms, out)
+    tables = _finished(arms, out, split)
     plain = load_config(arms.config, arms.budget).model_dump()
     for name, table in tables.items():
         config = read_run(out / name).config
@@ -157,7 +160,7 @@ def as_calibrated_table(arms: Arms, out: Path) -> str:
         "| with decision weights | NLL (nats) | calibrated | calibration error | calibrated |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for name, table in _finished(arms, out).items():
+    for name, table in _finished(arms, out, SELECTION).items():
         for words, found in _corrected(table):
             fit = calibrate(found, Correction.of(found.info).prior, "weighted_f1")
             steps = (fit.before, fit.after, fit.decided or fit.after)
@@ -168,8 +171,13 @@ def as_calibrated_table(arms: Arms, out: Path) -> str:
     return "\n".join(rows)
 
 
-def _finished(arms: Arms, out: Path) -> dict[str, Predictions]:
-    return {name: read_predictions(out / name / PREDICTIONS) for name in arms.arms if _done(out / name)}
+def _finished(arms: Arms, out: Path, split: str) -> dict[str, Predictions]:
+    paths = {name: _table(out / name, split) for name in arms.arms}
+    return {name: read_predictions(path) for name, path in paths.items() if path.is_file()}
+
+
+def _table(folder: Path, split: str) -> Path:
+    return folder / f"{split}.parquet"
 
 
 def _corrected(table: Predictions) -> list[tuple[str, Predictions]]:
@@ -180,10 +188,6 @@ def _corrected(table: Predictions) -> list[tuple[str, Predictions]]:
         return [("", raw)]
     shift = PriorShift("corpus", info.training_prior, info.train_shares)
     return [("", raw), (", corrected", correct(table, Correction(shift)))]
-
-
-def _done(folder: Path) -> bool:
-    return (folder / PREDICTIONS).is_file()
 
 
 def _steps(folder: Path) -> int:
@@ -228,6 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("arm", nargs="*", help="only these")
     parser.add_argument("--corpus", help="corpus to train on")
     parser.add_argument("--out", type=Path, required=True, help="where run directories are")
+    parser.add_argument("--split", default=SELECTION, help="what to score; dev is for finalists")
     parser.add_argument("--table", action="store_true", help="train nothing, print the table of what is finished")
     parser.add_argument("--calibrated", action="store_true", help="print what calibrations make of the arms instead")
     options = parser.parse_intermixed_args(arguments)
@@ -240,8 +245,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.corpus is None:
                 raise ConfigError("--corpus: needed to train; --table and --calibrated only print")
             for name in options.arm or arms.arms:
-                run_arm(arms, name, options.corpus, options.out, console)
-        print(as_calibrated_table(arms, options.out) if options.calibrated else as_table(arms, options.out))
+                run_arm(arms, name, options.corpus, options.out, console, options.split)
+        calibrated, out = options.calibrated, options.out
+        print(as_calibrated_table(arms, out) if calibrated else as_table(arms, out, options.split))
     except ErcError as error:
         Console(stderr=True).print(str(error), style="red", markup=False, highlight=False)
         return error.exit_code

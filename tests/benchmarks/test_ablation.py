@@ -91,6 +91,17 @@ def test_an_interrupted_arm_goes_on(small: tuple[Path, Path, Path], monkeypatch:
     assert as_table(arms, out).count("\n") == 2
 
 
+def test_finalists_are_scored_on_dev_too(small: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    path, corpus, out = small
+    assert main([str(path), "none", "--corpus", str(corpus), "--out", str(out)]) == 0
+    capsys.readouterr()
+    assert main([str(path), "--out", str(out), "--table", "--split", "dev"]) == 0
+    assert "| none" not in capsys.readouterr().out, "its selection split alone was predicted"
+    assert main([str(path), "none", "--corpus", str(corpus), "--out", str(out), "--split", "dev"]) == 0
+    assert read_predictions(out / "none" / "dev.parquet").info.split == "dev"
+    assert "| none" in capsys.readouterr().out
+
+
 def test_a_budget_is_found_for_any_number_of_steps() -> None:
     config, sizes = RunConfig(), [[100 + 37 * (i % 11) for i in range(90)]] * 3
     for steps in (30, 69, 120, 180):
