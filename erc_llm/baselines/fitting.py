@@ -108,9 +108,9 @@ class Fitting:
         checkpoint = self._folder / CHECKPOINT
         loaded = load_checkpoint(checkpoint, self.loaded.model, self.optimizer, self.scheduler) if resume else None
         position = loaded or Position(0, None)
-        for log in (TRAINING_LOG, SELECTION_LOG):
-            rewind_log(self._folder / log, position.step)
-        self._embed_once()
+        for name in (TRAINING_LOG, SELECTION_LOG):
+            rewind_log(self._folder / name, position.step)
+        self.embed_once()
         saved, log = time.monotonic(), _Log(self._folder, self._plan, self.total, position.step, self._console)
         with log:
             while position.step < self.total:
@@ -132,13 +132,13 @@ class Fitting:
         model = self.loaded.model
         model.train()
         loss = self._loss(examples)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(trained, self._plan.max_grad_norm)
         self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return float(loss), float(norm)
+        return loss.item(), norm.item()
 
     def _loss(self, examples: Sequence[Example]) -> Tensor:
         """Sum of weight times cross-entropy over the number of examples; see `emonet.class_weights`."""
@@ -156,7 +156,8 @@ class Fitting:
             return self._cached
         return take_snapshot(model.remembering, examples, loaded.padding, loaded.hidden, loaded.device)
 
-    def _embed_once(self) -> None:
+    def embed_once(self) -> None:
+        """Take the snapshot that a frozen memory reads from; nothing where the memory is trained."""
         if self.loaded.frozen_memory:
             began = time.perf_counter()
             self._cached = snapshot_of(self.loaded, [*self._examples, *self._selection])

@@ -111,7 +111,7 @@ class InputWriter:
     def _marked_lines(self, dialogue: Dialogue) -> list[Ids]:
         """Ids of each line behind the markers of who speaks it; nothing for a line without text."""
         local = dialogue_numbers(dialogue.utterances)
-        lines = []
+        lines: list[Ids] = []
         for utterance in dialogue.utterances:
             if not utterance.text.strip():
                 lines.append(())

@@ -119,7 +119,7 @@ def train_baseline(
         write_baseline_manifest(folder, manifest)
         selection = _labelled(writer.examples(corpus.split(SELECTION)))
         _say(config, loaded, len(scenes), examples, selection, console)
-        Fitting(loaded, examples, selection, _plan(config, weights), folder, console).run(resume)
+        Fitting(loaded, examples, selection, plan_of(config, weights), folder, console).run(resume)
     load_weights(loaded.model, folder / WEIGHTS)
     finished = began if began is not None and began.finished else replace(manifest, status=FINISHED)
     trained = TrainedBaseline(folder, config, finished, corpus, loaded, writer)
@@ -161,7 +161,8 @@ def _say(
     console.print(f"{len(examples)} training targets in {scenes} scenes, {len(selection)} for selection")
 
 
-def _plan(config: BaselineConfig, weights: tuple[float, ...]) -> Plan:
+def plan_of(config: BaselineConfig, weights: tuple[float, ...]) -> Plan:
+    """The numbers of a configuration's training; `weights` are (labels,)."""
     training = config.training
     return Plan(
         epochs=training.epochs,
