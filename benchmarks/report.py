@@ -34,6 +34,7 @@ def sheets(report: Result) -> list[Sheet]:
         "generation": _generation,
         "profiles": _profiles,
         "calibration": _calibration,
+        "baselines": _baselines,
         "matmul": _matmul,
     }
     found = [make(report[name]) for name, make in makers.items() if name in report]
@@ -208,6 +209,30 @@ def _calibration(section: Result) -> Sheet:
         for part, found in section.items()
     )
     return Sheet("Correcting and calibrating drawn predictions", ("", "predictions", "seconds", "MB more"), rows)
+
+
+def _baselines(section: Result) -> Sheet:
+    setup = section["setup"]
+    rows = tuple(
+        (
+            name,
+            f"{side['utterances']}",
+            f"{side['utterances_per_second']:.2f}",
+            f"{Ratio(tuple(side['slower_rounds']))}x" if i else "",
+            f"{side['peak_mb']:.0f}",
+        )
+        for i, (name, side) in enumerate(section["sides"].items())
+    )
+    return Sheet(
+        f"Training baselines on {setup['model']}, {setup['scenes']} scenes, {setup['dtype']}",
+        ("", "utterances", "utterances/s", "the first is faster", "peak MB"),
+        rows,
+        (
+            f"Contexts of at most {setup['tokens']} tokens; EmoNet remembers {setup['window']} utterances.",
+            "CoMPM's way, on a draw of the targets: batches of one, the memory embedded anew for each, both encoders "
+            "trained.",
+        ),
+    )
 
 
 def _generation(section: Result) -> Sheet:

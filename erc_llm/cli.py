@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from erc_llm import __version__
+from erc_llm.cli_baselines import baseline
 from erc_llm.cli_predictions import calibrate, evaluate, predict
 from erc_llm.commands import HealFrom, open_console, open_section, quiet
 from erc_llm.errors import ErcError, UserError
@@ -174,7 +175,7 @@ def average(
     typer.echo(f"run: {made.folder}   adapter: {made.adapter}   rank {made.config.lora.rank}")
 
 
-for command in (predict, calibrate, evaluate):
+for command in (predict, calibrate, evaluate, baseline):
     app.command()(command)
 
 

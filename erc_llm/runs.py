@@ -117,6 +117,8 @@ def read_run(folder: Path | str) -> Run:
         content = json.loads(manifest.read_text(encoding="utf-8"))
     except ValueError as error:
         raise RunError(f"{manifest}: broken JSON ({error}); train again") from error
+    if isinstance(content, dict) and "baseline" in content:
+        raise RunError(f"{folder}: holds a baseline, no adapter; `erc-llm baseline CONFIG --resume` predicts by it")
     version = content.get("format_version") if isinstance(content, dict) else None
     if version != RUN_FORMAT:
         raise RunError(f"{manifest}: run format {version}, this version of erc-llm reads {RUN_FORMAT}; train again")

@@ -17,7 +17,15 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
 from tests.command_line import Command, command_line
-from tests.tiny_models import TinyModel, chatml_tokenizer, llama2_style_tokenizer, random_llama, save_tiny
+from tests.tiny_models import (
+    TinyModel,
+    chatml_tokenizer,
+    llama2_style_tokenizer,
+    random_bert,
+    random_llama,
+    save_tiny,
+    wordpiece_tokenizer,
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -62,3 +70,10 @@ def tiny_llama2_base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyM
     """The same without a chat template: a base model such as Llama-2-7b-hf."""
     tokenizer = llama2_style_tokenizer(chat=False)
     return save_tiny(tmp_path_factory.mktemp("tiny-base"), tokenizer, random_llama(tokenizer, seed=2, tied=False))
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyModel]:
+    """Random two-layer BERT with a WordPiece tokenizer, saved to a folder."""
+    tokenizer = wordpiece_tokenizer()
+    return save_tiny(tmp_path_factory.mktemp("tiny-bert"), tokenizer, random_bert(tokenizer))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from erc_llm import config as config_module
+from erc_llm.baselines.config import load_baseline
 from erc_llm.config import RunConfig, load_config, override_scoring
 from erc_llm.errors import ConfigError
 
@@ -142,9 +143,10 @@ def test_a_packaged_configuration_is_found_by_name_and_by_its_usual_path(
 
 def test_every_packaged_configuration_is_valid() -> None:
     names = [path.stem for path in config_module.configs_dir().glob("*.yaml")]
-    assert {"sample", "smollm2-135m"} <= set(names)
+    assert {"sample", "smollm2-135m", "emonet", "emonet-roberta-large"} <= set(names)
     for name in names:
-        load_config(name)
+        load = load_baseline if name.startswith("emonet") else load_config
+        assert load(name).name == name
 
 
 def test_a_packaged_name_may_hold_a_dot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

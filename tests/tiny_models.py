@@ -1,10 +1,11 @@
 """Stand-in models and tokenizers, made on the spot in well under a second.
 
-In: nothing but a folder to save into and a seed. Out: folders that load like any Hugging Face model. Two families:
+In: nothing but a folder to save into and a seed. Out: folders that load like any Hugging Face model. Three families:
 
 - `chatml`: byte-level BPE, ChatML template, `<|im_start|>`/`<|im_end|>` as SmolLM2 has them, one added token that is
   not special (`<tool_call>`);
-- `llama2`: metaspace BPE with byte fallback, `<s>`/`</s>`, the `[INST] <<SYS>>` template whose markers are plain text.
+- `llama2`: metaspace BPE with byte fallback, `<s>`/`</s>`, the `[INST] <<SYS>>` template whose markers are plain text;
+- `wordpiece`: an encoder, with BERT's tokenizer.
 
 The weights are drawn wider than a real model's so that a changed token visibly changes the logits: with the usual
 0.02 a wrong attention mask would hide below the tolerance of an equality test.
@@ -169,6 +170,52 @@ def random_llama(tokenizer: Any, seed: int = 0, hidden: int = 64, layers: int = 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(config).to(torch.float32).eval()
+
+
+def wordpiece_tokenizer() -> Any:
+    """Lower-casing WordPiece tokenizer with BERT's special tokens."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    alphabet = [chr(code) for code in range(33, 127)]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=500, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    # A trainer keeps the inner pieces (##1) of letters it has met inside a word only.
+    inside = "".join(sorted(set(TRAINING_TEXT.lower()) | set("0123456789")))
+    pieces = [f"a{char}" for char in inside if char.isalnum()]
+    backend.train_from_iterator([*TRAINING_TEXT.splitlines(), *pieces], trainer)
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, mask_token="[MASK]", **names)
+
+
+def random_bert(tokenizer: Any, seed: int = 3, dropout: float = 0.1) -> Any:
+    """Random fp32 `BertModel` in eval mode: two layers of 32 units, 128 positions."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+        initializer_range=0.15,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return BertModel(config).eval()
 
 
 def save_tiny(folder: Path, tokenizer: Any, model: Any) -> TinyModel:

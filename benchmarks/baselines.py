@@ -1,0 +1,181 @@
+"""Training EmoNet: in padded batches with a memory embedded once, against CoMPM's way of one target at a time.
+
+Same encoder, contexts, precision, optimizer and targets. CoMPM's public code takes batches of one, embeds the
+remembered utterances anew for every target and trains both encoders; it is built here as a peer to measure, once with
+EmoNet's memory across dialogues and once with CoMPM's own within the dialogue. In: a corpus. Out: a section of the
+report; `python -m benchmarks.baselines --corpus FOLDER` prints it alone. Each measurement is a fresh process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from benchmarks.measure import Job, Result, peak_mb, ratio, run_alternating, speeds
+from erc_llm.errors import ErcError
+
+if TYPE_CHECKING:
+    from erc_llm.baselines.fitting import Fitting
+    from erc_llm.baselines.inputs import Example
+
+CACHED, END_TO_END = "EmoNet, batched, memory embedded once", "EmoNet, batched, end to end"
+PEER, COMPM = "EmoNet's inputs, CoMPM's way", "CoMPM's inputs, CoMPM's way"
+SIDES = {
+    CACHED: ("batched", ("memory.encoding=cached",)),
+    END_TO_END: ("batched", ("memory.encoding=end_to_end",)),
+    PEER: ("one by one", ("memory.encoding=end_to_end",)),
+    COMPM: ("one by one", ("memory.encoding=end_to_end", "kind=compm")),
+}
+PEER_TARGETS = 60  # drawn of all: one costs the same whatever else is measured
+_WARM_UP = 2  # steps
+
+
+def compare(corpus: str, scenes: int, rounds: int, on_run: Callable[[int, Job, Result], None] | None = None) -> Result:
+    """All sides on the targets of `scenes` drawn training scenes."""
+    jobs = [
+        Job(name, "benchmarks.baselines:run", {"corpus": corpus, "scenes": scenes, "way": way, "overrides": overrides})
+        for name, (way, overrides) in SIDES.items()
+    ]
+    results = run_alternating(jobs, rounds, on_run)
+    ours = speeds(results[CACHED], "utterances")
+    sides: Result = {}
+    for name, runs in results.items():
+        faster = ratio(ours, speeds(runs, "utterances"))
+        sides[name] = {
+            "utterances": runs[0]["utterances"],
+            "utterances_per_second": median(speeds(runs, "utterances")),
+            "slower": faster.median,
+            "slower_rounds": faster.values,
+            "peak_mb": max(run["peak_mb"] for run in runs),
+        }
+    first = results[CACHED][0]
+    return {"setup": {name: first[name] for name in ("model", "dtype", "tokens", "window", "scenes")}, "sides": sides}
+
+
+def run(corpus: str, scenes: int, way: str, overrides: Sequence[str]) -> Result:
+    """One measurement: a pass of optimizer steps, embedding of the memory included; loading and tokenising are not."""
+    import tempfile
+
+    from erc_llm.baselines.batches import epoch_batches
+    from erc_llm.baselines.config import load_baseline
+    from erc_llm.baselines.emonet import reach_of
+    from erc_llm.baselines.fitting import Fitting
+    from erc_llm.baselines.inputs import InputWriter
+    from erc_llm.baselines.loading import build
+    from erc_llm.baselines.training import plan_of, training_scenes
+    from erc_llm.pipeline import open_corpus
+
+    config = load_baseline("emonet", [f"corpus.path={corpus}", *overrides])
+    read = open_corpus(config.corpus, config.label_set())
+    loaded = build(config, len(read.labels))
+    chosen = training_scenes(read, scenes, config.seed)
+    examples = [
+        e for e in InputWriter(read, loaded.tokenizer, reach_of(config)).examples(chosen) if e.label is not None
+    ]
+    if way == "one by one":
+        examples = _draw(examples, PEER_TARGETS, config.seed)
+    plan = plan_of(config, (1.0,) * len(read.labels))
+    with tempfile.TemporaryDirectory() as folder:
+        fitting = Fitting(loaded, examples, examples[:1], plan, Path(folder), Console(quiet=True))
+        size = plan.batch_size if way == "batched" else 1
+        batches = epoch_batches([len(e.context) for e in examples], size, config.seed, 0)
+        step = fitting.step if way == "batched" else one_by_one(fitting)
+        before = peak_mb(loaded.device)
+        if way == "batched":
+            fitting.embed_once()
+        for batch in batches[:_WARM_UP]:
+            step([examples[i] for i in batch])
+        began = time.perf_counter()
+        if way == "batched":
+            fitting.embed_once()
+        for batch in batches:
+            step([examples[i] for i in batch])
+        seconds = time.perf_counter() - began
+    return {
+        "seconds": seconds,
+        "utterances": len(examples),
+        "scenes": len(chosen),
+        "before_mb": before,
+        "peak_mb": peak_mb(loaded.device),
+        "model": loaded.description,
+        "dtype": str(loaded.dtype).removeprefix("torch."),
+        "tokens": config.encoder.max_tokens,
+        "window": config.memory.window,
+    }
+
+
+def one_by_one(fitting: Fitting) -> Callable[[Sequence[Example]], tuple[float, float]]:
+    """CoMPM's step: one target, every remembered utterance through the second encoder again, both encoders trained."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from erc_llm.baselines.batches import pad
+    from erc_llm.baselines.compm import MemoryClassifier
+
+    loaded, optimizer = fitting.loaded, fitting.optimizer
+    model = loaded.model
+    assert isinstance(model, MemoryClassifier), "CoMPM's way is that of a model with a memory"
+    assert not model.frozen, "CoMPM trains its second encoder"
+
+    def step(examples: Sequence[Example]) -> tuple[float, float]:
+        (example,) = examples
+        model.train()
+        with loaded.autocast():
+            contexts = pad([example.context], loaded.padding, loaded.device)
+            if example.memory:
+                vectors = model.remembering(pad(example.memory, loaded.padding, loaded.device))[None]
+            else:
+                vectors = torch.zeros(1, 0, loaded.hidden, device=loaded.device)
+            lengths = torch.tensor([len(example.memory)], device=loaded.device)
+            scores = model(contexts, vectors, lengths)
+        loss = cross_entropy(scores.float(), torch.tensor([example.label], device=loaded.device))
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+        optimizer.step()
+        fitting.scheduler.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.item(), norm.item()
+
+    return step
+
+
+def _draw(examples: list[Example], most: int, seed: int) -> list[Example]:
+    if most >= len(examples):
+        return examples
+    chosen = sorted(random.Random(f"benchmarks/{seed}").sample(range(len(examples)), most))
+    return [examples[i] for i in chosen]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print the table."""
+    from benchmarks.report import print_sheet, sheets
+
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.baselines", description=__doc__)
+    parser.add_argument("--corpus", default="sample", help="a corpus; its train scenes are taken")
+    parser.add_argument("--scenes", type=int, default=16, help="scenes drawn")
+    parser.add_argument("--pairs", type=int, default=3, help="rounds, in each of which every side runs once")
+    options = parser.parse_args(arguments)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+
+    def on_run(number: int, job: Job, result: Result) -> None:
+        console.print(f"round {number + 1}, {job.name}: {result['seconds']:.1f} s", markup=False)
+
+    try:
+        for sheet in sheets({"baselines": compare(options.corpus, options.scenes, options.pairs, on_run)}):
+            print_sheet(sheet, console)
+    except ErcError as error:
+        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,234 @@
+"""EmoNet's ablation: five rows that switch its parts on one after the other, over several seeds.
+
+In: a configuration of kind emonet and a corpus. Out: a run directory per row and seed, and a table of what was measured
+beside what the thesis reports. Finished runs are left as they are, so that an interrupted ablation goes on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.markdown import Markdown
+
+from erc_llm.baselines.config import BaselineConfig, SpeakerConfig
+from erc_llm.baselines.emonet import ABLATION, PUBLISHED_SOURCE, AblationRow
+from erc_llm.baselines.runs import read_baseline_manifest
+from erc_llm.baselines.training import SELECTION, train_baseline
+from erc_llm.corpus import Corpus
+from erc_llm.errors import ConfigError, PredictionsError
+from erc_llm.files import write_text
+from erc_llm.metrics import Estimate, Floats, confusion, scores_from_confusion
+from erc_llm.predictions import Predictions, read_predictions
+
+DRAWS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One row of the ablation, over its seeds; figures are fractions.
+
+    Attributes:
+        name: Of the row.
+        words: What it adds.
+        accuracy: Mean over seeds.
+        weighted_f1: Mean over seeds.
+        by_seed: Weighted F1 of each seed.
+        step: Mean weighted F1 minus that of the row before, with its 95 % interval; None in the first row.
+    """
+
+    name: str
+    words: str
+    accuracy: float
+    weighted_f1: float
+    by_seed: tuple[float, ...]
+    step: Estimate | None
+
+
+def row_config(config: BaselineConfig, row: AblationRow, seed: int) -> BaselineConfig:
+    """The configuration of one row and seed; all runs lie below OUTPUT/NAME-ablation.
+
+    Raises:
+        ConfigError: The configuration is not EmoNet's.
+    """
+    if config.kind != "emonet":
+        raise ConfigError(f"kind: the ablation switches off EmoNet's parts; expected emonet, found {config.kind}")
+    switches = row.switches
+    # A decay is of the behaviour module; where that is off, it has nothing to dim.
+    decay = config.memory.decay if switches.behaviour else "recurrence"
+    return config.model_copy(
+        update={
+            "name": row.name,
+            "output": str(ablation_folder(config) / f"seed-{seed}"),
+            "seed": seed,
+            "memory": config.memory.model_copy(update={"decay": decay}),
+            "speaker": SpeakerConfig(**asdict(switches)),
+        }
+    )
+
+
+def ablation_folder(config: BaselineConfig) -> Path:
+    """Where the runs and the table of an ablation go."""
+    return Path(config.output) / f"{config.name}-ablation"
+
+
+def run_ablation(
+    config: BaselineConfig,
+    corpus: Corpus,
+    seeds: Sequence[int],
+    split: str,
+    *,
+    with_text: bool = True,
+    console: Console | None = None,
+) -> list[Measured]:
+    """Train what is not trained yet, predict `split`, write and print the table.
+
+    Args:
+        config: Of kind emonet; its own switches are not looked at.
+        corpus: With its selection split cut.
+        seeds: One training of each row per seed.
+        split: Which is scored.
+        with_text: Keep what was said in the predictions.
+        console: Where progress is shown.
+
+    Raises:
+        CorpusError: The corpus has no such split.
+        RunError: A folder of the ablation holds a run of another configuration.
+    """
+    console = console or Console()
+    corpus.split(split)
+    tables: dict[str, list[Predictions]] = {row.name: [] for row in ABLATION}
+    for seed in seeds:
+        for row in ABLATION:
+            console.rule(f"{row.words}, seed {seed}")
+            wanted = row_config(config, row, seed)
+            tables[row.name].append(_table_of(wanted, corpus, split, with_text, console))
+    measured = measure(tables)
+    folder = ablation_folder(config)
+    text = as_markdown(measured, tables, split)
+    write_text(folder / f"ablation-{split}.md", text + "\n")
+    content = {"split": split, "seeds": list(seeds), "rows": [asdict(row) for row in measured]}
+    write_text(folder / f"ablation-{split}.json", json.dumps(content, indent=1) + "\n")
+    console.print(Markdown(text))
+    console.print(f"written to {folder / f'ablation-{split}.md'} and .json", markup=False, soft_wrap=True)
+    return measured
+
+
+def _table_of(config: BaselineConfig, corpus: Corpus, split: str, with_text: bool, console: Console) -> Predictions:
+    """The predictions of one row, which is trained and predicted only where that has not been done."""
+    folder = Path(config.output) / config.name
+    path = folder / f"{split}.parquet"
+    if path.is_file() and (folder / "manifest.json").is_file():
+        manifest = read_baseline_manifest(folder)
+        if manifest.finished and (manifest.config_sha256, manifest.corpus_sha256) == (config.sha256, corpus.sha256):
+            console.print("done already", highlight=False)
+            return read_predictions(path)
+    trained = train_baseline(config, corpus, resume=True, with_text=with_text, console=console)
+    if split != SELECTION:  # which the training writes itself
+        trained.write(split, with_text=with_text)
+    return read_predictions(path)
+
+
+def measure(tables: Mapping[str, Sequence[Predictions]], draws: int = DRAWS, seed: int = 0) -> list[Measured]:
+    """Means over seeds, and each row's step from the row before.
+
+    The interval of a step resamples whole dialogues, the same ones for both rows and all seeds in every draw; seeds are
+    kept, so it does not tell how much another set of seeds would differ.
+
+    Args:
+        tables: Row name to its tables, one per seed; all of the same targets.
+        draws: Of the bootstrap.
+        seed: Of the bootstrap.
+
+    Raises:
+        PredictionsError: The tables are of different targets, or no target has a gold label.
+    """
+    counts = {name: np.stack([_by_dialogue(table) for table in found]) for name, found in tables.items()}
+    _check_same_targets([table for found in tables.values() for table in found])
+    dialogues = next(iter(counts.values())).shape[1]
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(dialogues, np.full(dialogues, 1 / dialogues), size=draws).astype(np.float64)
+    resampled = {name: _mean_f1(np.einsum("wd,sdij->wsij", drawn, found)) for name, found in counts.items()}
+    rows, before = [], None
+    for row in ABLATION:
+        whole = scores_from_confusion(counts[row.name].sum(axis=1))
+        step = None
+        if before is not None:
+            low, high = np.quantile(resampled[row.name] - resampled[before.name], [0.025, 0.975])
+            value = float(whole.weighted_f1.mean()) - before.weighted_f1
+            step = Estimate(value, float(low), float(high)) if dialogues > 1 else Estimate(value)
+        by_seed = tuple(whole.weighted_f1.tolist())
+        before = Measured(row.name, row.words, float(whole.accuracy.mean()), float(np.mean(by_seed)), by_seed, step)
+        rows.append(before)
+    return rows
+
+
+def _mean_f1(counts: NDArray[Any]) -> Floats:
+    """(draws,) weighted F1, averaged over seeds, of (draws, seeds, labels, labels) confusion counts."""
+    mean: Floats = scores_from_confusion(counts).weighted_f1.mean(axis=1)
+    return mean
+
+
+def _by_dialogue(table: Predictions) -> NDArray[np.float64]:
+    """(dialogues, labels, labels) confusion counts of the labelled targets."""
+    n = len(table.info.labels)
+    counts = [
+        confusion(table.gold_index[rows], table.predicted_index[rows], n)[:, :n]
+        for number in range(int(table.dialogue_index.max()) + 1)
+        if len(rows := np.flatnonzero((table.dialogue_index == number) & (table.gold_index >= 0)))
+    ]
+    if not counts:
+        raise PredictionsError(f"split '{table.info.split}' has no gold label, so there is nothing to compare")
+    return np.stack(counts).astype(np.float64)
+
+
+def _check_same_targets(tables: Sequence[Predictions]) -> None:
+    if len({(table.keys, table.gold) for table in tables}) > 1:
+        raise PredictionsError("the ablation's rows answer different targets; delete what is left of another corpus")
+
+
+def as_markdown(rows: Sequence[Measured], tables: Mapping[str, Sequence[Predictions]], split: str) -> str:
+    """Measured and published rows, apart from each other."""
+    first = next(iter(tables.values()))
+    info, seeds = first[0].info, [table.info.seed for table in first]
+    lines = [
+        f"**Measured: {info.base_model}, `{info.corpus_version}` {split}, {len(first[0])} targets, "
+        f"seeds {', '.join(map(str, seeds))}**",
+        "",
+        "| | accuracy | weighted F1 | of each seed | step from the row above | 95 % interval |",
+        "| --- | ---: | ---: | --- | ---: | ---: |",
+    ]
+    for row in rows:
+        by_seed = ", ".join(f"{100 * f1:.2f}" for f1 in row.by_seed)
+        cells = (row.words, f"{100 * row.accuracy:.2f}", f"{100 * row.weighted_f1:.2f}", by_seed, *_step(row.step))
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += [
+        "",
+        "Means over seeds. The interval resamples whole dialogues, the same for both rows; seeds are kept.",
+        "",
+        f"**Reported elsewhere, not rerun: {PUBLISHED_SOURCE}**",
+        "",
+        "| | accuracy | weighted F1 | step from the row above |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    previous: float | None = None
+    for published in ABLATION:
+        accuracy, f1 = published.published
+        step = "" if previous is None else f"{f1 - previous:+.2f}"
+        lines.append(f"| {published.words} | {accuracy:.2f} | {f1:.2f} | {step} |")
+        previous = f1
+    return "\n".join(lines)
+
+
+def _step(step: Estimate | None) -> tuple[str, str]:
+    if step is None:
+        return "", ""
+    if step.low is None or step.high is None:
+        return f"{100 * step.value:+.2f}", "none"
+    return f"{100 * step.value:+.2f}", f"{100 * step.low:+.2f} to {100 * step.high:+.2f}"

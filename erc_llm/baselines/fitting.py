@@ -1,0 +1,253 @@
+"""The training loop of all baselines: steps, selection after each epoch, the best weights kept, checkpoints, progress.
+
+In: a loaded model, examples, a `Plan`. Out: `model.safetensors` of the best epoch and two logs in a folder. Knows
+nothing of corpora and configurations.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from erc_llm.baselines.batches import epoch_batches, pad, steps_per_epoch
+from erc_llm.baselines.checkpoints import (
+    CHECKPOINT,
+    WEIGHTS,
+    Position,
+    load_checkpoint,
+    save_checkpoint,
+    save_weights,
+)
+from erc_llm.baselines.compm import MemoryClassifier, new_parameters, pretrained_parameters
+from erc_llm.baselines.inputs import Example
+from erc_llm.baselines.loading import LoadedBaseline
+from erc_llm.baselines.memory import Snapshot, take_snapshot
+from erc_llm.baselines.reading import figures, probabilities, snapshot_of
+from erc_llm.runs import SELECTION_LOG, TRAINING_LOG, append_line, rewind_log
+
+SCORE = "weighted_f1"
+_LINES = 20  # of progress in a whole training, where there is no terminal
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The numbers of a training; see `erc_llm.baselines.config.BaselineTraining` for what they mean.
+
+    Attributes:
+        new_learning_rate: Of the layers that start at random.
+        warmup: Share of all steps.
+        weights: (labels,) weight of a target's loss by its label.
+        checkpoint_seconds: Time between checkpoints; 0: every step.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    new_learning_rate: float
+    schedule: Literal["linear", "cosine", "constant"]
+    warmup: float
+    weight_decay: float
+    max_grad_norm: float
+    weights: tuple[float, ...]
+    seed: int
+    checkpoint_seconds: float
+    log_every: int
+
+
+class Fitting:
+    """One training.
+
+    Args:
+        loaded: The model; trained in place.
+        examples: Labelled examples to fit.
+        selection: Labelled examples by which the best epoch is chosen.
+        plan: The numbers.
+        folder: The run directory.
+        console: Where progress is shown.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedBaseline,
+        examples: Sequence[Example],
+        selection: Sequence[Example],
+        plan: Plan,
+        folder: Path,
+        console: Console,
+    ) -> None:
+        self.loaded = loaded
+        self._examples = examples
+        self._selection = selection
+        self._plan = plan
+        self._folder = folder
+        self._console = console
+        self._weights = torch.tensor(plan.weights, device=loaded.device)
+        self._lengths = [len(example.context) for example in examples]
+        self._per_epoch = steps_per_epoch(len(examples), plan.batch_size)
+        self.total = plan.epochs * self._per_epoch
+        self.optimizer = optimizer_of(loaded, plan)
+        self.scheduler = _scheduler(self.optimizer, plan, self.total)
+        self._cached: Snapshot | None = None
+
+    def run(self, resume: bool = False) -> None:
+        """Train to the end; what is best stands in the folder afterwards.
+
+        Args:
+            resume: Go on from the folder's checkpoint, if there is one.
+        """
+        torch.manual_seed(self._plan.seed + 1)  # dropout; the new layers were drawn by the seed itself
+        checkpoint = self._folder / CHECKPOINT
+        loaded = load_checkpoint(checkpoint, self.loaded.model, self.optimizer, self.scheduler) if resume else None
+        position = loaded or Position(0, None)
+        for name in (TRAINING_LOG, SELECTION_LOG):
+            rewind_log(self._folder / name, position.step)
+        self.embed_once()
+        saved, log = time.monotonic(), _Log(self._folder, self._plan, self.total, position.step, self._console)
+        with log:
+            while position.step < self.total:
+                epoch, done = divmod(position.step, self._per_epoch)
+                batches = epoch_batches(self._lengths, self._plan.batch_size, self._plan.seed, epoch)
+                for batch in batches[done:]:
+                    rate = self.optimizer.param_groups[0]["lr"]
+                    loss, norm = self.step([self._examples[i] for i in batch])
+                    position = Position(position.step + 1, position.best)
+                    log.note(position.step, len(batch), loss, norm, rate)
+                    if position.step % self._per_epoch == 0:
+                        position = Position(position.step, self._select(position))
+                    if time.monotonic() - saved >= self._plan.checkpoint_seconds and position.step < self.total:
+                        save_checkpoint(checkpoint, self.loaded.model, self.optimizer, self.scheduler, position)
+                        saved = time.monotonic()
+
+    def step(self, examples: Sequence[Example]) -> tuple[float, float]:
+        """One optimizer step on labelled examples; its loss and the norm of its gradients before clipping."""
+        model = self.loaded.model
+        model.train()
+        loss = self._loss(examples)
+        loss.backward()
+        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(trained, self._plan.max_grad_norm)
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss.item(), norm.item()
+
+    def _loss(self, examples: Sequence[Example]) -> Tensor:
+        """Sum of weight times cross-entropy over the number of examples; see `emonet.class_weights`."""
+        loaded = self.loaded
+        with loaded.autocast():
+            snapshot = self._snapshot(examples)
+            contexts = pad([example.context for example in examples], loaded.padding, loaded.device)
+            scores: Tensor = loaded.model(contexts, *(snapshot.histories(examples) if snapshot else ()))
+        gold = torch.tensor([example.label for example in examples], device=loaded.device)
+        return cross_entropy(scores.float(), gold, weight=self._weights, reduction="sum") / len(examples)
+
+    def _snapshot(self, examples: Sequence[Example]) -> Snapshot | None:
+        model, loaded = self.loaded.model, self.loaded
+        if not isinstance(model, MemoryClassifier) or model.frozen:
+            return self._cached
+        return take_snapshot(model.remembering, examples, loaded.padding, loaded.hidden, loaded.device)
+
+    def embed_once(self) -> None:
+        """Take the snapshot that a frozen memory reads from; nothing where the memory is trained."""
+        if self.loaded.frozen_memory:
+            began = time.perf_counter()
+            self._cached = snapshot_of(self.loaded, [*self._examples, *self._selection])
+            assert self._cached is not None, "a frozen memory has a second encoder"
+            seconds, count = time.perf_counter() - began, len(self._cached.row)
+            self._console.print(f"{count} remembered utterances embedded once, in {seconds:.0f} s", highlight=False)
+
+    def _select(self, position: Position) -> float:
+        began = time.perf_counter()
+        found = figures(probabilities(self.loaded, self._selection, self._cached), self._selection)
+        better = position.best is None or found[SCORE] > position.best
+        best = found[SCORE] if better or position.best is None else position.best
+        if better:
+            save_weights(self.loaded.model, self._folder / WEIGHTS)
+        epoch = position.step // self._per_epoch
+        record = {"step": position.step, "epoch": epoch, **found, "best": better}
+        append_line(self._folder / SELECTION_LOG, record | {"seconds": round(time.perf_counter() - began, 1)})
+        mark = "[bold green]new best[/]" if better else f"best is {100 * best:.2f}"
+        self._console.print(
+            f"epoch {epoch}/{self._plan.epochs}: selection weighted F1 [bold]{100 * found[SCORE]:.2f}[/] ({mark})"
+        )
+        return best
+
+
+def optimizer_of(loaded: LoadedBaseline, plan: Plan) -> torch.optim.AdamW:
+    """AdamW with a rate for pretrained weights and one for new layers."""
+    groups = [
+        {"params": pretrained_parameters(loaded.model), "lr": plan.learning_rate},
+        {"params": new_parameters(loaded.model), "lr": plan.new_learning_rate},
+    ]
+    return torch.optim.AdamW(groups, weight_decay=plan.weight_decay, fused=True)
+
+
+def _scheduler(optimizer: torch.optim.Optimizer, plan: Plan, total: int) -> Any:
+    from transformers import get_scheduler
+
+    name = "constant_with_warmup" if plan.schedule == "constant" else plan.schedule
+    return get_scheduler(name, optimizer, num_warmup_steps=round(plan.warmup * total), num_training_steps=total)
+
+
+class _Log:
+    """The training log and the bar of progress."""
+
+    def __init__(self, folder: Path, plan: Plan, total: int, step: int, console: Console) -> None:
+        self._path = folder / TRAINING_LOG
+        self._plan = plan
+        self._total = total
+        self._console = console
+        columns = (
+            TextColumn("training"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._task = self._progress.add_task("", total=total, completed=step, figures="")
+        self._began = time.perf_counter()
+        self._utterances = 0
+        self._losses: list[float] = []
+
+    def __enter__(self) -> _Log:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def note(self, step: int, utterances: int, loss: float, norm: float, rate: float) -> None:
+        """A step was made; `loss` in the log is the mean since the line before."""
+        self._utterances += utterances
+        self._losses.append(loss)
+        self._progress.update(self._task, completed=step)
+        if step % self._plan.log_every == 0 or step == self._total:
+            now = time.perf_counter()
+            speed = self._utterances / (now - self._began)
+            mean = sum(self._losses) / len(self._losses)
+            record = {
+                "step": step,
+                "epoch": round(step * self._plan.epochs / self._total, 4),
+                "loss": round(mean, 6),
+                "grad_norm": round(norm, 6),
+                "learning_rate": rate,
+                "utterances_per_second": round(speed, 1),
+            }
+            append_line(self._path, record)
+            figures = f"loss {mean:.3f}  {speed:.0f} utterances/s"
+            self._progress.update(self._task, figures=figures)
+            self._began, self._utterances, self._losses = now, 0, []
+            part, before = (n * _LINES // self._total for n in (step, step - self._plan.log_every))
+            if not self._console.is_terminal and part > before:
+                self._console.print(f"step {step}/{self._total}  {figures}", highlight=False)

@@ -1,0 +1,189 @@
+"""What a baseline reads for each target: its dialogue so far, and what its speaker said before.
+
+In: a corpus, a tokenizer, EmoNet's switches. Out: an `Example` per target, in token ids. Two rules are kept here: a
+context holds lines up to the target's own; a memory holds earlier lines of this dialogue, and of other dialogues only
+those of strictly earlier scenes (`erc_llm.corpus.history`). No label is ever read but the target's own. Knows no model.
+
+As in CoMPM's code, a marker `<s1>`, `<s2>`, ... stands before each line, in plain text rather than as a new token, so
+that any pretrained encoder reads it and an identity that is new in dev needs no untrained embedding.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from erc_llm.corpus.dialogues import EVERYONE, Corpus, Dialogue, Utterance
+from erc_llm.corpus.history import History
+from erc_llm.corpus.speakers import identity
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Ids = tuple[int, ...]
+
+_MARKER = re.compile(r"<(s\d+)>", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One target as a model reads it.
+
+    Attributes:
+        dialogue_id: Its scene.
+        utterance_id: The target within its scene.
+        context: Ids of the dialogue up to and with the target's line, the class token first.
+        memory: Ids of each remembered utterance, oldest first.
+        label: Index of the gold label; None where there is none.
+    """
+
+    dialogue_id: str
+    utterance_id: str
+    context: Ids
+    memory: tuple[Ids, ...]
+    label: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How far a model looks.
+
+    Attributes:
+        context_tokens: Most tokens of a context, class token included.
+        memory_tokens: Most tokens of a remembered utterance, class token included.
+        remembers: Whether there is a memory at all.
+        global_identity: Speakers are numbered over the whole corpus instead of by dialogue.
+        across: The memory reaches across dialogues instead of within the target's own.
+        window: Most utterances that a memory across dialogues holds; within a dialogue it holds all.
+    """
+
+    context_tokens: int
+    memory_tokens: int
+    remembers: bool
+    global_identity: bool
+    across: bool
+    window: int
+
+
+class InputWriter:
+    """Makes the examples of dialogues of a corpus.
+
+    Args:
+        corpus: The whole corpus: its earlier scenes are the past of the later ones.
+        tokenizer: Of the encoder.
+        reach: How far the model looks.
+    """
+
+    def __init__(self, corpus: Corpus, tokenizer: PreTrainedTokenizerBase, reach: Reach) -> None:
+        self._corpus = corpus
+        self._reach = reach
+        self._tokenizer = tokenizer
+        self._start: int = _class_token(tokenizer)
+        self._history = History(corpus)
+        self._numbers = corpus_numbers(corpus) if reach.global_identity else {}
+        self._ids = lru_cache(maxsize=None)(self._encode)
+
+    def examples(self, dialogues: Iterable[Dialogue]) -> list[Example]:
+        """One example per target, in order; a dialogue need not be part of the corpus."""
+        return [example for dialogue in dialogues for example in self._of_dialogue(dialogue)]
+
+    def _of_dialogue(self, dialogue: Dialogue) -> list[Example]:
+        labels = self._corpus.labels
+        lines = self._marked_lines(dialogue)
+        found = []
+        for target in dialogue.targets:
+            utterance = dialogue.utterances[target]
+            context = [token for line in lines[: target + 1] for token in line]
+            found.append(
+                Example(
+                    dialogue.id,
+                    utterance.id,
+                    (self._start, *context[-(self._reach.context_tokens - 1) :]),
+                    self._memory(dialogue, target) if self._reach.remembers else (),
+                    None if utterance.label is None else labels.index(utterance.label),
+                )
+            )
+        return found
+
+    def _marked_lines(self, dialogue: Dialogue) -> list[Ids]:
+        """Ids of each line behind the markers of who speaks it; nothing for a line without text."""
+        local = dialogue_numbers(dialogue.utterances)
+        lines: list[Ids] = []
+        for utterance in dialogue.utterances:
+            if not utterance.text.strip():
+                lines.append(())
+                continue
+            numbers = [self._number(speaker, dialogue, local) for speaker in utterance.speakers]
+            markers = [token for number in numbers for token in self._ids(f"<s{number}>")]
+            lines.append((*markers, *self._ids(_plain(utterance.text))))
+        return lines
+
+    def _number(self, speaker: str, dialogue: Dialogue, local: Mapping[str, int]) -> int:
+        if not self._reach.global_identity:
+            return local[speaker]
+        # Whoever the corpus does not know, as in a dialogue that is not part of it, is nobody in particular.
+        return self._numbers.get(identity(speaker, dialogue, self._corpus.generic), 0)
+
+    def _memory(self, dialogue: Dialogue, target: int) -> tuple[Ids, ...]:
+        speakers = dialogue.utterances[target].speakers
+        if not speakers:
+            return ()
+        said = [u for u in dialogue.utterances[:target] if _takes_part(speakers[0], u)]
+        if self._reach.across:
+            window = self._reach.window
+            person = self._history.person(speakers[0], dialogue)
+            scenes = self._history.before(dialogue, person, most=max(0, window - len(said)))
+            said = [u for scene in reversed(scenes) for u in scene.lines] + said
+            said = said[-window:]
+        return tuple(self._remembered(u.text) for u in said)
+
+    def _remembered(self, text: str) -> Ids:
+        return (self._start, *self._ids(_plain(text))[-(self._reach.memory_tokens - 1) :])
+
+    def _encode(self, text: str) -> Ids:
+        """Ids of a text behind a space, special tokens written in it being plain text."""
+        found = self._tokenizer(f" {text}", add_special_tokens=False, split_special_tokens=True, verbose=False)
+        return tuple(found["input_ids"])
+
+
+def dialogue_numbers(utterances: Sequence[Utterance]) -> dict[str, int]:
+    """Speaker to number within a dialogue, from 1 in the order of first lines; a later line changes no earlier one."""
+    names = dict.fromkeys(speaker for utterance in utterances for speaker in utterance.speakers)
+    return {name: number for number, name in enumerate(names, start=1)}
+
+
+def corpus_numbers(corpus: Corpus) -> dict[str, int]:
+    """Identity to number over a whole corpus, from 1 in the order of first lines in time, over all splits.
+
+    Names only, no labels. A later line changes no number of whoever spoke before it.
+    """
+    scenes = list(corpus.dialogues())
+    if all(scene.time is not None for scene in scenes):
+        scenes.sort(key=lambda scene: scene.time or ())
+    people = dict.fromkeys(
+        identity(speaker, scene, corpus.generic) for scene in scenes for u in scene.utterances for speaker in u.speakers
+    )
+    return {person: number for number, person in enumerate(people, start=1)}
+
+
+def _takes_part(speaker: str, utterance: Utterance) -> bool:
+    """Whether somebody says a line, alone or with others, as `History` counts."""
+    return bool(utterance.text.strip()) and (speaker in utterance.speakers or EVERYONE in utterance.speakers)
+
+
+def _plain(text: str) -> str:
+    """Text on one line that cannot forge a speaker's marker."""
+    return _MARKER.sub(r"(\1)", " ".join(text.split()))
+
+
+def _class_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    from erc_llm.errors import ModelError
+
+    for name in ("cls_token_id", "bos_token_id"):
+        found = getattr(tokenizer, name, None)
+        if found is not None:
+            return int(found)
+    raise ModelError(f"encoder.base: {tokenizer.name_or_path}: its tokenizer has no class token to read a context by")

@@ -1,0 +1,129 @@
+"""A baseline's model on its device: pretrained encoders from their names, new layers from the seed.
+
+In: plain settings. Out: a `LoadedBaseline`. Knows no corpus, no training and no run directory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from erc_llm.baselines.compm import MemoryClassifier
+from erc_llm.baselines.config import BaselineConfig
+from erc_llm.baselines.encoder import ContextClassifier, TextEncoder
+from erc_llm.baselines.memory import SpeakerMemory
+from erc_llm.devices import choose_device, choose_precision
+from erc_llm.encoders import LoadedEncoder, load_encoder
+from erc_llm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedBaseline:
+    """A model with all that its inputs and its manifest need.
+
+    Attributes:
+        model: Its weights are fp32.
+        tokenizer: Of its encoders.
+        hidden: Size of an encoder's vectors.
+        padding: Id of the pad token.
+        device: Where it computes.
+        dtype: What it multiplies in.
+        precision_reason: Why.
+        description: Of the pretrained encoder.
+        base_sha256: Hash of the pretrained encoder's weights.
+    """
+
+    model: ContextClassifier
+    tokenizer: PreTrainedTokenizerBase
+    hidden: int
+    padding: int
+    device: torch.device
+    dtype: torch.dtype
+    precision_reason: str
+    description: str
+    base_sha256: str
+
+    @property
+    def frozen_memory(self) -> bool:
+        """Whether remembered utterances are embedded by an encoder that is not trained."""
+        return isinstance(self.model, MemoryClassifier) and self.model.frozen
+
+    def autocast(self) -> torch.autocast:
+        """Multiply in `dtype` inside."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+
+
+def build(config: BaselineConfig, labels: int) -> LoadedBaseline:
+    """Load the encoders, draw the new layers by the seed.
+
+    Args:
+        config: The baseline.
+        labels: Number of labels.
+
+    Raises:
+        ModelError: The encoder is missing or cannot be loaded, or its device is not there.
+        ConfigError: It reads fewer tokens than are asked for.
+    """
+    section, memory = config.encoder, config.memory
+    device = choose_device(section.device)
+    dtype, reason = choose_precision(section.precision, device)
+    options = _options(section.attention_dropout, device)
+    loaded = load_encoder(section.base, **options)
+    _check_length(loaded, "encoder.max_tokens", section.max_tokens)
+    hidden = int(loaded.model.config.hidden_size)
+    torch.manual_seed(config.seed)
+    context = TextEncoder(loaded.model)
+    model = ContextClassifier(context, hidden, labels)
+    if config.kind != "encoder":
+        _check_length(loaded, "memory.max_tokens", memory.max_tokens)
+        second = TextEncoder(load_encoder(section.base, **options).model, memory.pooling)
+        recurrent = SpeakerMemory(hidden, memory.size or hidden, memory.layers, memory.dropout, config.half_life)
+        model = MemoryClassifier(context, second, recurrent, hidden, labels, memory.encoding == "cached")
+    if config.training.gradient_checkpointing:
+        _checkpoint_gradients(model)
+    return LoadedBaseline(
+        model=model.to(device),
+        tokenizer=loaded.tokenizer,
+        hidden=hidden,
+        padding=int(loaded.tokenizer.pad_token_id or 0),
+        device=device,
+        dtype=dtype,
+        precision_reason=reason,
+        description=loaded.description,
+        base_sha256=loaded.sha256,
+    )
+
+
+def _options(attention_dropout: float | None, device: torch.device) -> dict[str, Any]:
+    """What to change in the encoder's configuration."""
+    options: dict[str, Any] = {}
+    if attention_dropout is not None:
+        options["attention_probs_dropout_prob"] = attention_dropout
+    if device.type == "cpu":
+        # At these lengths the backward of torch's fused attention takes twice as long on a CPU.
+        options["attn_implementation"] = "eager"
+    return options
+
+
+def _check_length(loaded: LoadedEncoder, field: str, asked: int) -> None:
+    """Refuse more tokens than an encoder has positions for; RoBERTa's begin behind its pad token's id."""
+    config = loaded.model.config
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is None or getattr(config, "position_embedding_type", "absolute") != "absolute":
+        return
+    embeddings = getattr(loaded.model, "embeddings", None)
+    padding = getattr(embeddings, "padding_idx", None)
+    most = positions - (0 if padding is None else padding + 1)
+    if asked > most:
+        raise ConfigError(f"{field}: {asked} tokens, but {loaded.description} reads at most {most}")
+
+
+def _checkpoint_gradients(model: ContextClassifier) -> None:
+    for part in (model.context, getattr(model, "remembering", None)):
+        if part is not None:
+            part.backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -1,0 +1,146 @@
+"""Run directories of baselines: what a training leaves behind, and how it is read again.
+
+    runs/NAME/
+      config.yaml         the resolved configuration
+      manifest.json       kind, hashes of corpus, encoder and config; label shares; versions; seed; commit
+      model.safetensors   what was trained, of the epoch with the best selection score
+      training.jsonl      loss, learning rate, utterances a second, step by step
+      selection.jsonl     scores on the selection split, epoch by epoch
+      selection.parquet   predictions of the selection split; further splits beside it
+      checkpoint.pt       what `--resume` goes on from; removed when the training is finished
+
+Knows no model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from erc_llm.baselines.config import BaselineConfig, Kind, load_baseline
+from erc_llm.errors import RunError
+from erc_llm.files import write_text
+from erc_llm.runs import FINISHED
+
+BASELINE_FORMAT = 1
+_SAME = ("corpus_sha256", "base_sha256")
+
+
+@dataclass(frozen=True, slots=True)
+class BaselineManifest:
+    """What a baseline was made from and with.
+
+    Attributes:
+        baseline: Its kind; what tells its manifest from an adapter's.
+        run_id: Name of the run and the beginning of its config's hash.
+        status: `training` until the weights are final, then `finished`.
+        memory: What is known of a speaker, and from where.
+        train_shares: Share of each label among the labelled targets, in label order.
+        training_prior: Share of each label in what the loss saw: of weight, where classes are weighed.
+        selected_by: The split by which the epoch was chosen.
+    """
+
+    baseline: Kind
+    run_id: str
+    status: str
+    seed: int
+    memory: str
+    labels: tuple[str, ...]
+    train_shares: tuple[float, ...]
+    training_prior: tuple[float, ...]
+    config_sha256: str
+    corpus_name: str
+    corpus_version: str
+    corpus_sha256: str
+    healed: bool
+    base_model: str
+    base_sha256: str
+    versions: Mapping[str, str]
+    commit: str | None
+    selected_by: str = "selection"
+    baseline_format: int = BASELINE_FORMAT
+
+    @property
+    def finished(self) -> bool:
+        """Whether its weights are final."""
+        return self.status == FINISHED
+
+
+def write_baseline_manifest(folder: Path, manifest: BaselineManifest) -> None:
+    """Write or replace the manifest of a run directory."""
+    write_text(folder / "manifest.json", json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n", RunError)
+
+
+def read_baseline_manifest(folder: Path) -> BaselineManifest:
+    """The manifest of a baseline's run directory.
+
+    Raises:
+        RunError: The folder is not one, or of a format this version does not read.
+    """
+    path = folder / "manifest.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read ({error}); choose another name=") from error
+    if not isinstance(content, dict) or "baseline" not in content:
+        raise RunError(f"{folder}: is no baseline's run directory; choose another name=")
+    if content.get("baseline_format") != BASELINE_FORMAT:
+        found = content.get("baseline_format")
+        raise RunError(f"{path}: baseline format {found}, this version of erc-llm reads {BASELINE_FORMAT}; train again")
+    try:
+        for name in ("labels", "train_shares", "training_prior"):
+            content[name] = tuple(content[name])
+        return BaselineManifest(**content)
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{path}: a field is missing or unknown: {error}") from error
+
+
+def claim_baseline(folder: Path, config: BaselineConfig, resume: bool) -> BaselineManifest | None:
+    """The manifest of the run that stands in the folder already; None where nothing has begun.
+
+    Raises:
+        RunError: The folder belongs to something else, to a run of another configuration, or `resume` is not wished.
+    """
+    if not folder.exists() or all(_is_beginning(path) for path in folder.iterdir()):
+        return None
+    if not (folder / "manifest.json").is_file():
+        raise RunError(f"{folder}: exists and is not a run; choose another name=")
+    manifest = read_baseline_manifest(folder)
+    if not resume:
+        raise RunError(f"{folder}: this run exists ({manifest.status}); add --resume, or choose another name=")
+    if manifest.config_sha256 != config.sha256:
+        before = load_baseline(folder / "config.yaml").result_fields()
+        changed = ", ".join(_changed(before, config.result_fields()))
+        raise RunError(f"{folder}: cannot resume with another configuration; changed: {changed or 'its own version'}")
+    return manifest
+
+
+def check_same_sources(folder: Path, began: BaselineManifest, now: BaselineManifest) -> None:
+    """Refuse to go on with, or to predict by, a run on another corpus or encoder than it began with.
+
+    Raises:
+        RunError: One of them differs.
+    """
+    for name in _SAME:
+        old, new = getattr(began, name), getattr(now, name)
+        if old != new:
+            raise RunError(
+                f"{folder}: cannot resume: {name} was {old[:12]}, now it is {new[:12]}; choose another name="
+            )
+
+
+def _is_beginning(path: Path) -> bool:
+    return path.name == "config.yaml" or (path.name.startswith(".") and path.name.endswith(".partial"))
+
+
+def _changed(old: Mapping[str, object], new: Mapping[str, object], prefix: str = "") -> list[str]:
+    changed = []
+    for key in new:
+        before, after = old.get(key), new[key]
+        if isinstance(before, dict) and isinstance(after, dict):
+            changed += _changed(before, after, f"{prefix}{key}.")
+        elif before != after:
+            changed.append(f"{prefix}{key}")
+    return changed

@@ -1,0 +1,228 @@
+"""A baseline, whole: a configuration and a corpus become a run directory and predictions tables.
+
+In: the configuration, the corpus with its selection split cut. Out: a `TrainedBaseline`. Composes inputs, model, loop
+and tables; knows nothing of how any of them works.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from erc_llm.baselines.checkpoints import CHECKPOINT, WEIGHTS, load_weights
+from erc_llm.baselines.config import BaselineConfig
+from erc_llm.baselines.emonet import class_weights, reach_of
+from erc_llm.baselines.fitting import Fitting, Plan
+from erc_llm.baselines.inputs import Example, InputWriter
+from erc_llm.baselines.loading import LoadedBaseline, build
+from erc_llm.baselines.reading import probabilities
+from erc_llm.baselines.runs import (
+    BaselineManifest,
+    check_same_sources,
+    claim_baseline,
+    write_baseline_manifest,
+)
+from erc_llm.corpus import Corpus, Dialogue
+from erc_llm.errors import CorpusError, RunError
+from erc_llm.files import write_text
+from erc_llm.predictions import Answer, Predictions, PredictionsInfo, write_predictions
+from erc_llm.runs import FINISHED, TRAINING, commit, versions
+
+SELECTION = "selection"
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedBaseline:
+    """A finished run that can predict.
+
+    Attributes:
+        folder: The run directory.
+        config: Its configuration.
+        manifest: What it was made from.
+        corpus: The corpus it was trained on.
+    """
+
+    folder: Path
+    config: BaselineConfig
+    manifest: BaselineManifest
+    corpus: Corpus
+    loaded: LoadedBaseline
+    writer: InputWriter
+
+    def predict(self, split: str) -> Predictions:
+        """The predictions table of one split of its corpus.
+
+        Raises:
+            CorpusError: The corpus has no such split.
+        """
+        dialogues = self.corpus.split(split)
+        examples = self.writer.examples(dialogues)
+        names = self.corpus.labels.names
+        found = probabilities(self.loaded, examples)
+        answers = {
+            (example.dialogue_id, example.utterance_id): Answer(names[int(row.argmax())], probabilities=row.tolist())
+            for example, row in zip(examples, found, strict=True)
+        }
+        info = table_info(self.config, self.manifest, self.corpus, split)
+        return Predictions.from_corpus(info, dialogues, answers, self.corpus.dialogues(), self.corpus.generic)
+
+    def write(self, split: str, *, with_text: bool = True) -> Path:
+        """Write the table of a split into the run directory, as SPLIT.parquet; where it is."""
+        path = self.folder / f"{split}.parquet"
+        table = self.predict(split)
+        write_predictions(table if with_text else replace(table, text=None), path)
+        return path
+
+
+def train_baseline(
+    config: BaselineConfig,
+    corpus: Corpus,
+    *,
+    resume: bool = False,
+    with_text: bool = True,
+    console: Console | None = None,
+) -> TrainedBaseline:
+    """Train a baseline and write its run directory; a finished one is read again.
+
+    Args:
+        config: The baseline.
+        corpus: With its selection split cut.
+        resume: Go on with an unfinished run of the same configuration.
+        with_text: Keep what was said in `selection.parquet`.
+        console: Where progress is shown.
+
+    Raises:
+        RunError: The run directory is taken, or holds a run of another configuration, corpus or encoder.
+        CorpusError: There is nothing to train on, or to choose the epoch by.
+    """
+    console = console or Console()
+    folder = Path(config.output) / config.name
+    began = claim_baseline(folder, config, resume)
+    scenes = training_scenes(corpus, config.training.max_scenes, config.seed)
+    loaded = build(config, len(corpus.labels))
+    writer = InputWriter(corpus, loaded.tokenizer, reach_of(config))
+    examples = _labelled(writer.examples(scenes))
+    counts = np.bincount([e.label or 0 for e in examples], minlength=len(corpus.labels)).tolist()
+    weights = class_weights(counts, config.switches.loss_weights)
+    manifest = _manifest(config, corpus, counts, weights, loaded)
+    if began is not None:
+        check_same_sources(folder, began, manifest)
+    if began is not None and began.finished:
+        console.print(f"{folder} is finished already", markup=False, soft_wrap=True)
+    else:
+        write_text(folder / "config.yaml", config.as_yaml(), RunError)
+        write_baseline_manifest(folder, manifest)
+        selection = _labelled(writer.examples(corpus.split(SELECTION)))
+        _say(config, loaded, len(scenes), examples, selection, console)
+        Fitting(loaded, examples, selection, plan_of(config, weights), folder, console).run(resume)
+    load_weights(loaded.model, folder / WEIGHTS)
+    finished = began if began is not None and began.finished else replace(manifest, status=FINISHED)
+    trained = TrainedBaseline(folder, config, finished, corpus, loaded, writer)
+    if began is None or not began.finished:
+        trained.write(SELECTION, with_text=with_text)
+        write_baseline_manifest(folder, finished)
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+    return trained
+
+
+def training_scenes(corpus: Corpus, most: int | None, seed: int) -> tuple[Dialogue, ...]:
+    """Train scenes with labelled targets; `most` of them, drawn by seed, where a number is given."""
+    scenes = [d for d in corpus.split("train") if any(d.utterances[k].label is not None for k in d.targets)]
+    if most is not None and most < len(scenes):
+        chosen = set(random.Random(f"scenes/{seed}").sample(range(len(scenes)), most))
+        scenes = [scene for i, scene in enumerate(scenes) if i in chosen]
+    return tuple(scenes)
+
+
+def _labelled(examples: Sequence[Example]) -> list[Example]:
+    found = [example for example in examples if example.label is not None]
+    if not found:
+        raise CorpusError(
+            "no labelled utterance in train, or none in the selection split, which the epoch is chosen by"
+        )
+    return found
+
+
+def _say(
+    config: BaselineConfig,
+    loaded: LoadedBaseline,
+    scenes: int,
+    examples: Sequence[Example],
+    selection: Sequence[Example],
+    console: Console,
+) -> None:
+    precision = str(loaded.dtype).removeprefix("torch.")
+    console.print(f"{config.kind} on {loaded.description}, in {precision} ({loaded.precision_reason})")
+    console.print(f"{len(examples)} training targets in {scenes} scenes, {len(selection)} for selection")
+
+
+def plan_of(config: BaselineConfig, weights: tuple[float, ...]) -> Plan:
+    """The numbers of a configuration's training; `weights` are (labels,)."""
+    training = config.training
+    return Plan(
+        epochs=training.epochs,
+        batch_size=training.batch_size,
+        learning_rate=training.learning_rate,
+        new_learning_rate=training.new_learning_rate or training.learning_rate,
+        schedule=training.schedule,
+        warmup=training.warmup,
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        weights=weights,
+        seed=config.seed,
+        checkpoint_seconds=60 * training.checkpoint_minutes,
+        log_every=training.log_every,
+    )
+
+
+def _manifest(
+    config: BaselineConfig, corpus: Corpus, counts: Sequence[int], weights: Sequence[float], loaded: LoadedBaseline
+) -> BaselineManifest:
+    mass = np.array(counts) * np.array(weights)
+    return BaselineManifest(
+        baseline=config.kind,
+        run_id=f"{config.name}-{config.sha256[:8]}",
+        status=TRAINING,
+        seed=config.seed,
+        memory=config.memory_source,
+        labels=corpus.labels.names,
+        train_shares=tuple((np.array(counts) / sum(counts)).tolist()),
+        training_prior=tuple((mass / mass.sum()).tolist()),
+        config_sha256=config.sha256,
+        corpus_name=corpus.name,
+        corpus_version=corpus.version,
+        corpus_sha256=corpus.sha256,
+        healed=corpus.healed,
+        base_model=loaded.description,
+        base_sha256=loaded.base_sha256,
+        versions=versions(),
+        commit=commit(),
+    )
+
+
+def table_info(config: BaselineConfig, manifest: BaselineManifest, corpus: Corpus, split: str) -> PredictionsInfo:
+    """What a baseline's table says of itself; the speaker's memory stands where an LLM has its profile."""
+    return PredictionsInfo(
+        system=config.name,
+        labels=corpus.labels.names,
+        corpus_sha256=corpus.sha256,
+        corpus_name=corpus.name,
+        corpus_version=corpus.version,
+        split=split,
+        healed=corpus.healed,
+        run_id=manifest.run_id,
+        seed=config.seed,
+        context="past",
+        base_model=manifest.base_model,
+        base_model_sha256=manifest.base_sha256,
+        config_sha256=config.sha256,
+        profile=manifest.memory,
+        train_shares=manifest.train_shares,
+        training_prior=manifest.training_prior,
+        created_with=versions(),
+    )

@@ -1,0 +1,75 @@
+"""The command `baseline`; `erc_llm.cli` puts it beside the others.
+
+Thin over `erc_llm.baselines`; heavy libraries are imported inside.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from erc_llm.commands import open_console, quiet
+from erc_llm.errors import UserError
+
+if TYPE_CHECKING:
+    from erc_llm.baselines.config import BaselineConfig
+    from erc_llm.corpus import Corpus
+
+
+def baseline(
+    config: Annotated[str, typer.Argument(help="A YAML file, or emonet or emonet-roberta-large.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, such as kind=compm.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run, or predict by it.")] = False,
+    predict: Annotated[
+        list[str] | None, typer.Option(help="Also predict this split, to SPLIT.parquet in the run. Repeatable.")
+    ] = None,
+    ablate: Annotated[
+        bool, typer.Option("--ablate", help="EmoNet's five rows instead of one training; finished ones are kept.")
+    ] = False,
+    seeds: Annotated[str, typer.Option(help="With --ablate: seeds, one training of each row per seed.")] = "13",
+    split: Annotated[str, typer.Option(help="With --ablate: the split that is scored.")] = "selection",
+    without_text: Annotated[bool, typer.Option("--without-text", help="Leave out what was said, to share it.")] = False,
+) -> None:
+    """Train an encoder baseline (encoder, CoMPM, EmoNet) and write its predictions; or run EmoNet's ablation."""
+    from erc_llm.baselines.config import load_baseline
+    from erc_llm.pipeline import open_corpus, say_oddities
+
+    loaded, wanted = load_baseline(config, overrides or []), _seeds(seeds)
+    if ablate and predict:
+        raise UserError("--ablate: scores one split, named by --split; leave out --predict")
+    corpus = open_corpus(loaded.corpus, loaded.label_set())
+    for name in [split] if ablate else predict or []:
+        corpus.split(name)  # a wrong name is told before anything is trained
+    quiet()
+    say_oddities(corpus, open_console())
+    try:
+        if ablate:
+            from erc_llm.baselines.ablation import run_ablation
+
+            run_ablation(loaded, corpus, wanted, split, with_text=not without_text, console=open_console())
+        else:
+            _train(loaded, corpus, resume, predict or [], not without_text)
+    except KeyboardInterrupt:
+        again = "the same command" + ("" if ablate else " with --resume")
+        typer.echo(f"erc-llm: interrupted; {again} goes on from the last checkpoint", err=True)
+        raise typer.Exit(130) from None
+
+
+def _train(config: BaselineConfig, corpus: Corpus, resume: bool, splits: list[str], with_text: bool) -> None:
+    from erc_llm.baselines.training import train_baseline
+
+    trained = train_baseline(config, corpus, resume=resume, with_text=with_text, console=open_console())
+    typer.echo(f"run: {trained.folder}")
+    for split in splits:
+        typer.echo(f"predictions of {split} ({corpus.version}) written to {trained.write(split, with_text=with_text)}")
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        found = [int(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or min(found) < 0 or len(set(found)) < len(found):
+        raise UserError(f"--seeds {text}: expected different whole numbers of at least 0, such as 13,14,15")
+    return found

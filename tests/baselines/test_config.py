@@ -1,0 +1,96 @@
+"""A baseline's configuration: every mistake told at once, and what it says of itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from erc_llm.baselines.config import BaselineConfig, Switches, load_baseline
+from erc_llm.errors import ConfigError
+
+
+def _mistakes(tmp_path: Path, text: str, *overrides: str) -> str:
+    path = tmp_path / "config.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_baseline(path, overrides)
+    return str(caught.value)
+
+
+def test_all_mistakes_are_told_with_their_fields(tmp_path: Path) -> None:
+    text = "kind: transformer\nencoder: {max_tokens: 3, layers: 2}\nmemory: {half_life: 0, dropout: 1}\n"
+    found = _mistakes(tmp_path, text, "training.batch_size=0", "speaker.loss_weights=balanced", "nonsense")
+    assert "8 mistakes" in found
+    for field in ("kind:", "encoder.max_tokens:", "memory.half_life:", "memory.dropout:", "training.batch_size:"):
+        assert f"\n  {field}" in found
+    assert "speaker.loss_weights: Input should be 'none', 'unnormalised' or 'normalised', found 'balanced'" in found
+    assert "override 'nonsense': expected key=value" in found
+    unknown = _mistakes(tmp_path, "encoder: {layers: 2}\n")
+    assert "encoder.layers: no such field; there are base, max_tokens, attention_dropout, precision, device" in unknown
+    assert "lora: no such field" in _mistakes(tmp_path, "lora: {rank: 4}\n")
+
+
+@pytest.mark.parametrize("value", [".nan", ".inf", "-1", "two"])
+@pytest.mark.parametrize("field", ["training.learning_rate", "memory.half_life", "training.max_grad_norm"])
+def test_numbers_are_finite_and_in_range(tmp_path: Path, field: str, value: str) -> None:
+    assert f"{field}:" in _mistakes(tmp_path, "", f"{field}={value}")
+
+
+def test_a_half_life_needs_the_module_it_is_of(tmp_path: Path) -> None:
+    found = _mistakes(tmp_path, "memory: {decay: half_life}\nspeaker: {behaviour: false}\n")
+    assert "speaker.behaviour=true" in found
+
+
+def test_switches_are_emonets() -> None:
+    assert BaselineConfig().switches == Switches(True, True, "normalised")
+    assert BaselineConfig(kind="compm").switches == BaselineConfig(kind="encoder").switches == Switches()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "source", "half_life"),
+    [
+        (["kind=encoder"], "none", None),
+        (["kind=compm"], "memory within the dialogue", None),
+        (["speaker.behaviour=false"], "memory within the dialogue", None),
+        ([], "memory across dialogues", None),
+        (["memory.decay=half_life", "memory.half_life=3"], "memory across dialogues", 3.0),
+        (["kind=compm", "memory.decay=half_life"], "memory within the dialogue", None),
+    ],
+)
+def test_what_is_known_of_a_speaker(overrides: list[str], source: str, half_life: float | None) -> None:
+    config = load_baseline("emonet", overrides)
+    assert (config.memory_source, config.half_life) == (source, half_life)
+
+
+def test_the_hash_is_of_what_can_change_a_result() -> None:
+    config = load_baseline("emonet")
+    same = ("name=other", "output=elsewhere", "corpus.path=x", "training.log_every=3", "training.checkpoint_minutes=1")
+    assert load_baseline("emonet", same).sha256 == config.sha256
+    for change in ("seed=14", "memory.window=8", "encoder.max_tokens=64", "speaker.global_identity=false"):
+        assert load_baseline("emonet", [change]).sha256 != config.sha256
+
+
+def test_every_field_has_its_sentence() -> None:
+    def fields(section: type[BaselineConfig]) -> None:
+        for name, field in section.model_fields.items():
+            kind = field.annotation
+            if hasattr(kind, "model_fields"):
+                fields(kind)  # type: ignore[arg-type]
+            else:
+                assert field.description, f"{section.__name__}.{name}"
+                assert field.description.endswith(".")
+
+    fields(BaselineConfig)
+
+
+def test_the_large_configuration_is_the_published_setting() -> None:
+    config = load_baseline("emonet-roberta-large")
+    training = config.training
+    assert (config.encoder.base, training.learning_rate, training.epochs, training.batch_size) == (
+        "roberta-large",
+        1e-6,
+        10,
+        1,
+    )
+    assert (config.memory.encoding, config.memory.pooling) == ("end_to_end", "first")
