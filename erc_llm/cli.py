@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from erc_llm import __version__
+from erc_llm.cli_comparison import compare
 from erc_llm.cli_predictions import calibrate, evaluate, predict
 from erc_llm.commands import HealFrom, open_console, open_section, quiet
 from erc_llm.errors import ErcError, UserError
@@ -159,7 +160,7 @@ def train(
     typer.echo(f"run: {run.folder}   adapter: {run.adapter}")
 
 
-for command in (predict, calibrate, evaluate):
+for command in (predict, calibrate, evaluate, compare):
     app.command()(command)
 
 

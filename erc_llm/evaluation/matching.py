@@ -176,7 +176,9 @@ def _check_gold(a: Named, b: Named, rows_a: Integers, rows_b: Integers) -> None:
     if not len(differing):
         return
     where = int(rows_a[differing[0]]), int(rows_b[differing[0]])
-    said = " and ".join(t.table.gold[i] or "none" if t.table.gold else "none" for t, i in zip((a, b), where, strict=True))
+    said = " and ".join(
+        t.table.gold[i] or "none" if t.table.gold else "none" for t, i in zip((a, b), where, strict=True)
+    )
     raise PredictionsError(
         f"{_names((a, b))} have other gold labels in {len(differing)} rows, first {a.table.keys[where[0]]}: {said}; "
         "one of them is about another corpus, or damaged"

@@ -152,7 +152,8 @@ def known_everywhere(probabilities: Sequence[Floats]) -> NDArray[np.bool_]:
 def figures(tallies: Tallies) -> Floats:
     """(runs, figures) of all targets."""
     whole = np.concatenate([_counts(tallies), _losses(tallies)], axis=1).sum(axis=0, dtype=np.float64)
-    return _figures(whole[None], tallies)[0]
+    found: Floats = _figures(whole[None], tallies)[0]
+    return found
 
 
 def bootstrap(tallies: Tallies, draws: int, seed: int) -> Floats:
@@ -165,6 +166,25 @@ def bootstrap(tallies: Tallies, draws: int, seed: int) -> Floats:
         raise InternalError(f"resampling needs at least two clusters, found {len(tallies.support)}")
     per_cluster = _side_by_side(_counts(tallies), _losses(tallies))
     return np.concatenate([_figures(sums, tallies) for sums in resampled_sums(per_cluster, draws, seed)])
+
+
+def over_runs(resampled: Floats, runs: Sequence[int], seed: int) -> Floats:
+    """(draws, figures) of a system: in each draw the mean over as many runs as it has, drawn with replacement.
+
+    All runs answer the same targets, so runs and clusters are crossed, and each is resampled on its own: A. B. Owen,
+    "The pigeonhole bootstrap", Ann. Appl. Stat. 1 (2007) 386-411. One run is what it is, and only clusters vary.
+
+    Args:
+        resampled: (draws, runs of all systems, figures), as `bootstrap` gives.
+        runs: Which of them are the system's.
+        seed: Of the draws of runs; give every system its own.
+    """
+    if len(runs) == 1:
+        return resampled[:, runs[0]]
+    drawn = np.random.default_rng([seed, 2]).integers(len(runs), size=(len(resampled), len(runs)))
+    which = np.asarray(runs)[drawn]
+    mean: Floats = resampled[np.arange(len(resampled))[:, None], which].mean(axis=1)
+    return mean
 
 
 def permutation_p_values(tallies: Tallies, a: Sequence[int], b: Sequence[int], draws: int, seed: int) -> Floats:
