@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from erc_llm.errors import InternalError
+from erc_llm.resampling import percentile_interval, resampled_sums
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -25,8 +26,7 @@ Figure = Literal["weighted_f1", "macro_f1", "accuracy"]
 
 FIGURES: tuple[Figure, ...] = ("weighted_f1", "macro_f1", "accuracy")
 INVALID = -1
-
-_CELLS_PER_CHUNK = 4_000_000  # bounds the memory of a bootstrap: 32 MB a chunk
+INVALID_POLICY = "an invalid answer counts as wrong"
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,18 @@ def scores_from_confusion(confusion: NDArray[Any]) -> Scores:
         raise InternalError(f"a confusion matrix must be (..., n, n) or (..., n, n + 1), found shape {counts.shape}")
     n = counts.shape[-2]
     hits = np.diagonal(counts[..., :n], axis1=-2, axis2=-1)
-    support, answered = counts.sum(axis=-1), counts[..., :n].sum(axis=-2)
+    return scores_from_counts(hits, counts[..., :n].sum(axis=-2), counts.sum(axis=-1))
+
+
+def scores_from_counts(hits: Floats, answered: Floats, support: Floats) -> Scores:
+    """Scores of what they need of a confusion matrix, each (..., labels) of float64; shapes are broadcast.
+
+    Args:
+        hits: Targets of a label that were answered so.
+        answered: Targets answered with a label.
+        support: Targets of a label.
+    """
+    hits, answered, support = np.broadcast_arrays(hits, answered, support)
     f1 = _ratio(2 * hits, support + answered)
     total = support.sum(axis=-1)
     return Scores(
@@ -195,9 +206,23 @@ def paired_mean_difference(
     names, dialogue = np.unique(np.asarray(dialogue_index), return_inverse=True)
     if len(names) < 2 or not a.shape == b.shape == dialogue.shape:
         raise InternalError(f"expected values of at least two dialogues, found {len(names)}, {a.shape} and {b.shape}")
-    sums, counts = np.bincount(dialogue, weights=a - b), np.bincount(dialogue)
-    drawn = _times_drawn(len(names), draws, np.random.default_rng(seed))
-    return _estimate(float(sums.sum() / counts.sum()), (drawn @ sums) / (drawn @ counts))
+    per_dialogue = np.stack([np.bincount(dialogue, weights=a - b), np.bincount(dialogue)], axis=1)
+    sums, counts = per_dialogue.sum(axis=0)
+    resampled = np.concatenate(list(resampled_sums(per_dialogue, draws, seed)))
+    return _estimate(float(sums / counts), resampled[:, 0] / resampled[:, 1])
+
+
+def kappa(a: Integers, b: Integers) -> float | None:
+    """Cohen's kappa of two vectors of answers: 1 for equal ones, 0 for those of chance.
+
+    None where both always give one and the same answer. An invalid answer is an answer of its own. J. Cohen, "A
+    coefficient of agreement for nominal scales", Educ. Psychol. Meas. 20 (1960) 37-46.
+    """
+    answers, both = np.unique(np.concatenate([a, b]), return_inverse=True)
+    one, other = np.split(both, 2)
+    shares = np.bincount(one * len(answers) + other, minlength=len(answers) ** 2).reshape(len(answers), -1) / len(a)
+    chance = float(shares.sum(axis=1) @ shares.sum(axis=0))
+    return (float(shares.trace()) - chance) / (1 - chance) if len(answers) > 1 else None
 
 
 def negative_log_likelihood(probabilities: Floats, gold: Integers) -> float:
@@ -237,6 +262,23 @@ def reliability(probabilities: Floats, gold: Integers, bins: int = 15) -> Reliab
     return Reliability(count, *(_sums(bin_index, values, bins) for values in (confidence, right)))
 
 
+def brier_score(probabilities: Floats, gold: Integers) -> float:
+    """Mean of `squared_error`: 0 is perfect, 2 the worst; probabilities are (targets, labels)."""
+    return float(squared_error(probabilities, gold).mean())
+
+
+def squared_error(probabilities: Floats, gold: Integers) -> Floats:
+    """(targets,) squared distance between the probabilities, (targets, labels), and certainty of the gold label.
+
+    Summed over all labels, as in G. W. Brier, "Verification of forecasts expressed in terms of probability", Monthly
+    Weather Review 78 (1950) 1-3.
+    """
+    _check_probabilities(probabilities, gold)
+    of_gold = probabilities[np.arange(len(gold)), gold]
+    error: Floats = (probabilities**2).sum(axis=1) - 2 * of_gold + 1
+    return error
+
+
 def _check_probabilities(probabilities: Floats, gold: Integers) -> None:
     if probabilities.ndim != 2 or len(probabilities) != len(gold) or len(gold) == 0:
         raise InternalError(f"expected probabilities for {len(gold)} targets, found shape {probabilities.shape}")
@@ -274,24 +316,10 @@ def _per_dialogue(gold: Integers, predictions: tuple[Integers, ...], dialogue_in
 
 def _resample(per_dialogue: Integers, draws: int, seed: int) -> Iterator[Floats]:
     """Summed confusion counts of resampled dialogues, in chunks of shape (draws of the chunk, vectors, n, n + 1)."""
-    if draws < 1:
-        raise InternalError(f"a bootstrap needs at least one draw, found {draws}")
-    dialogues, shape = len(per_dialogue), per_dialogue.shape[1:]
-    flat = per_dialogue.reshape(dialogues, -1).astype(np.float64)  # float64: integers have no BLAS product
-    rng = np.random.default_rng(seed)
-    size = max(1, _CELLS_PER_CHUNK // max(flat.shape))
-    for start in range(0, draws, size):
-        yield (_times_drawn(dialogues, min(size, draws - start), rng) @ flat).reshape(-1, *shape)
-
-
-def _times_drawn(dialogues: int, draws: int, rng: np.random.Generator) -> Floats:
-    """How often each dialogue is drawn in each draw, shape (draws, dialogues); rows sum to `dialogues`."""
-    drawn = rng.integers(dialogues, size=(draws, dialogues))
-    drawn += np.arange(draws)[:, None] * dialogues
-    counts = np.bincount(drawn.ravel(), minlength=draws * dialogues)
-    return counts.reshape(draws, dialogues).astype(np.float64)
+    shape = per_dialogue.shape[1:]
+    for sums in resampled_sums(per_dialogue.reshape(len(per_dialogue), -1), draws, seed):
+        yield sums.reshape(-1, *shape)
 
 
 def _estimate(value: float, resampled: Floats) -> Estimate:
-    low, high = np.quantile(resampled, [0.025, 0.975])
-    return Estimate(value, float(low), float(high))
+    return Estimate(value, *percentile_interval(resampled))

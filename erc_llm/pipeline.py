@@ -160,6 +160,8 @@ def table_info(config: RunConfig, run: Run | None, prompter: Prompter, corpus: C
         context=config.prompt.context,
         template_sha256=prompter.template.sha256,
         config_sha256=config.sha256,
+        recipe_sha256=config.recipe_sha256,
+        selection="selection" if run and run.config.training.evaluations else "none",
         profile=_profile_source(config),
         retrieval=(config.profile.encoder or "lexical") if config.profile.writer == "lines" else "none",
         train_shares=shares,

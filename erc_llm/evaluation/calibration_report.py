@@ -103,7 +103,7 @@ def report_calibration(table: Predictions, rows: Integers, abstain_below: float 
     return CalibrationReport(
         targets=len(known),
         steps=steps,
-        reliability=tuple(_reliability(table.probabilities[known], table.gold_index[known])),
+        reliability=tuple(reliability_bins(table.probabilities[known], table.gold_index[known])),
         risk_coverage=_risk_coverage(table, known, confidence),
         abstention=None if below is None else _kept(table, known, ~table.abstained(below)[known], below),
         warnings=warnings,
@@ -148,7 +148,8 @@ def _steps(table: Predictions, known: Integers) -> tuple[tuple[StepFigures, ...]
     )
 
 
-def _reliability(probabilities: Floats, gold: Integers) -> Iterator[ReliabilityBin]:
+def reliability_bins(probabilities: Floats, gold: Integers) -> Iterator[ReliabilityBin]:
+    """The bins that hold targets, from unsure to sure; probabilities are (targets, labels)."""
     found = metrics.reliability(probabilities, gold, BINS)
     for i in np.flatnonzero(found.count).tolist():
         n = int(found.count[i])

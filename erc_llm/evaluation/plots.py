@@ -1,16 +1,20 @@
-"""The reliability diagram and the risk-coverage curve as PNG files.
+"""Figures: the reliability diagram and the risk-coverage curve as PNG files, differences with intervals as SVG.
 
-In: a `CalibrationReport`. Out: two files. matplotlib is imported here only, and draws without a screen.
+In: a `CalibrationReport`, or plain estimates. Out: files, or text. matplotlib is imported here only, and draws without
+a screen.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from erc_llm.errors import PredictionsError
-from erc_llm.evaluation.calibration_report import BINS, CalibrationReport
+from erc_llm.evaluation.calibration_report import BINS, CalibrationReport, ReliabilityBin
 from erc_llm.files import write_whole
+from erc_llm.metrics import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,14 +42,9 @@ def write_plots(report: CalibrationReport, folder: Path, title: str) -> tuple[Pa
 def reliability_figure(report: CalibrationReport, title: str) -> Figure:
     """How often the likeliest label is right, by how sure it is; below, how many targets each bar stands on."""
     figure, (above, below) = _figure(title, 2, [3, 1])
-    places = [(b.low + b.high) / 2 for b in report.reliability]
-    above.plot([0, 1], [0, 1], color="0.6", linewidth=1, label="perfectly calibrated")
-    accuracy = [b.accuracy for b in report.reliability]
-    above.bar(places, accuracy, width=0.9 / BINS, color="#2471d6", label="right")
-    confidence = [b.confidence for b in report.reliability]
-    above.plot(confidence, accuracy, "o", color="#c45c10", markersize=4, label="mean of the bin")
-    above.set(xlim=(0, 1), ylim=(0, 1), ylabel="share right")
+    _draw_reliability(above, report.reliability)
     above.legend(loc="upper left", frameon=False, fontsize=8)
+    places = [(b.low + b.high) / 2 for b in report.reliability]
     below.bar(places, [b.targets for b in report.reliability], width=0.9 / BINS, color="0.6")
     below.set(xlim=(0, 1), xlabel="largest probability", ylabel="targets")
     return figure
@@ -64,16 +63,69 @@ def risk_figure(report: CalibrationReport, title: str) -> Figure:
     return figure
 
 
-def _figure(title: str, rows: int, heights: list[int]) -> tuple[Figure, tuple[Any, ...]]:
+def reliabilities_figure(systems: Sequence[tuple[str, Sequence[ReliabilityBin]]]) -> Figure:
+    """How often the likeliest label is right, by how sure it is, system beside system."""
+    figure, axes = _figure("", 1, [1], columns=len(systems))
+    for each, (name, bins) in zip(axes, systems, strict=True):
+        _draw_reliability(each, bins)
+        each.set_title(_plain(name), fontsize=9)
+        each.set(xlabel="largest probability")
+    return figure
+
+
+def differences_figure(title: str, rows: Sequence[tuple[str, Estimate]], unit: str) -> Figure:
+    """Differences with their 95 % intervals, one below the other; zero is a line."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5, 5), dpi=150, layout="constrained")
-    axes = figure.subplots(rows, 1, height_ratios=heights, squeeze=False)[:, 0]
+    figure = Figure(figsize=(7, 0.9 + 0.24 * len(rows)), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    for i, (_, estimate) in enumerate(rows):
+        low, high = (estimate.value if v is None else v for v in (estimate.low, estimate.high))
+        axes.plot([100 * low, 100 * high], [i, i], color="#2471d6", linewidth=2)
+        axes.plot([100 * estimate.value], [i], "o", color="#c45c10", markersize=5)
+    axes.axvline(0, color="0.4", linewidth=1)
+    axes.set_yticks(range(len(rows)), [_plain(name) for name, _ in rows], fontsize=8)
+    axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel=unit)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.set_title(_plain(title), fontsize=10, loc="left")
+    return figure
+
+
+def as_svg(figure: Figure) -> str:
+    """The figure as an SVG element to stand inside a page; the same bytes for the same figure."""
+    import matplotlib
+
+    stream = StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "erc-llm"}):
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    drawn = stream.getvalue()
+    return drawn[drawn.index("<svg") :]
+
+
+def _draw_reliability(axes: Any, bins: Sequence[ReliabilityBin]) -> None:
+    places, accuracy = [(b.low + b.high) / 2 for b in bins], [b.accuracy for b in bins]
+    axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, label="perfectly calibrated")
+    axes.bar(places, accuracy, width=0.9 / BINS, color="#2471d6", label="right")
+    axes.plot([b.confidence for b in bins], accuracy, "o", color="#c45c10", markersize=4, label="mean of the bin")
+    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="share right")
+
+
+def _figure(title: str, rows: int, heights: list[int], columns: int = 1) -> tuple[Figure, tuple[Any, ...]]:
+    from matplotlib.figure import Figure
+
+    size = (5, 5) if columns == 1 else (3.2 * columns, 3.2)
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
+    axes = tuple(figure.subplots(rows, columns, height_ratios=heights, squeeze=False).flat)
     for each in axes:
         each.spines[["top", "right"]].set_visible(False)
-    # A `$` in a name would begin a formula.
-    figure.suptitle("".join(c if c.isprintable() else " " for c in title).replace("$", r"\$"), fontsize=10)
-    return figure, tuple(axes)
+    if title:
+        figure.suptitle(_plain(title), fontsize=10)
+    return figure, axes
+
+
+def _plain(words: str) -> str:
+    """Words of a file for a figure; a `$` would begin a formula."""
+    return "".join(c if c.isprintable() else " " for c in words).replace("$", r"\$")
 
 
 def _save(figure: Figure, path: Path) -> None:

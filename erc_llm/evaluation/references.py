@@ -18,6 +18,7 @@ from rich.text import Text
 
 from erc_llm import metrics
 from erc_llm.errors import PredictionsError
+from erc_llm.evaluation.matching import Named, match
 from erc_llm.evaluation.page import printable
 from erc_llm.metrics import Estimate
 from erc_llm.predictions import Predictions, PredictionsInfo
@@ -137,12 +138,10 @@ def difference(a: Predictions, b: Predictions, *, draws: int = 10_000, seed: int
     Raises:
         PredictionsError: Targets, gold labels or label sets differ, or no row has a gold label.
     """
-    order = _matching_rows(a, b)
-    rows = np.flatnonzero(a.gold_index >= 0)
-    if not len(rows):
-        raise PredictionsError("no row has a gold label, so there is nothing to compare; predict a labelled split")
-    gold, dialogue, n = a.gold_index[rows], a.dialogue_index[rows], len(a.info.labels)
-    answers = a.predicted_index[rows], _in_labels_of(a.info, b)[order][rows]
+    names = (f"the table of {table.info.system}" for table in (a, b))
+    matched = match([Named(name, table) for name, table in zip(names, (a, b), strict=True)], same_corpus=False)
+    gold, dialogue, n = matched.gold, matched.dialogue, len(a.info.labels)
+    answers = matched.answers(0), matched.answers(1)
     f1_a, f1_b = (float(metrics.scores_from_confusion(metrics.confusion(gold, p, n)).weighted_f1) for p in answers)
     dialogues = len(np.unique(dialogue))
     if dialogues > 1:
@@ -155,18 +154,12 @@ def difference(a: Predictions, b: Predictions, *, draws: int = 10_000, seed: int
         f1_a,
         f1_b,
         estimate,
-        len(rows),
+        len(gold),
         dialogues,
-        _notes(a.info, b.info),
+        matched.notes,
         flips=int(np.sum(answers[0] != answers[1])),
-        kappa=_kappa(*answers),
+        kappa=metrics.kappa(*answers),
     )
-
-
-def _kappa(a: NDArray[np.int64], b: NDArray[np.int64]) -> float | None:
-    from sklearn.metrics import cohen_kappa_score
-
-    return float(cohen_kappa_score(a, b)) if len(np.union1d(a, b)) > 1 else None
 
 
 def print_differences(differences: Sequence[Difference], console: Console) -> None:
@@ -229,44 +222,4 @@ def _reference(
         log_likelihoods=None,
         probabilities=probabilities,
         label_mass=None,
-    )
-
-
-def _matching_rows(a: Predictions, b: Predictions) -> NDArray[np.int64]:
-    """For each row of `a` the row of `b` with the same target, after checking that the two can be compared."""
-    if set(a.info.labels) != set(b.info.labels):
-        found = f"{', '.join(a.info.labels)} and {', '.join(b.info.labels)}"
-        raise PredictionsError(f"{_pair(a, b)} have different label sets: {found}")
-    rows = {key: i for i, key in enumerate(b.keys)}
-    only_a, only_b = [key for key in a.keys if key not in rows], set(rows) - set(a.keys)
-    if only_a or only_b:
-        raise PredictionsError(
-            f"{_pair(a, b)} are about different targets: {len(only_a)} only in the first, {len(only_b)} only in the "
-            "second; predict the same split of the same corpus with both"
-        )
-    order = np.array([rows[key] for key in a.keys], dtype=np.int64)
-    gold_a, gold_b = (table.gold or (None,) * len(table) for table in (a, b))
-    differing = [key for key, gold, i in zip(a.keys, gold_a, order, strict=True) if gold != gold_b[i]]
-    if differing:
-        raise PredictionsError(f"{_pair(a, b)} have other gold labels in {len(differing)} rows, first {differing[0]}")
-    return order
-
-
-def _pair(a: Predictions, b: Predictions) -> str:
-    return f"the tables of {a.info.system} and {b.info.system}"
-
-
-def _in_labels_of(info: PredictionsInfo, table: Predictions) -> NDArray[np.int64]:
-    """The predicted indices of `table` in the label order of `info`."""
-    to = np.array([*(info.labels.index(label) for label in table.info.labels), metrics.INVALID], dtype=np.int64)
-    found: NDArray[np.int64] = to[table.predicted_index]
-    return found
-
-
-def _notes(a: PredictionsInfo, b: PredictionsInfo) -> tuple[str, ...]:
-    if a.corpus_sha256 == b.corpus_sha256:
-        return ()
-    return (
-        f"{a.system} and {b.system} answered from different corpora with the same targets "
-        f"(hashes {a.corpus_sha256[:12]} and {b.corpus_sha256[:12]}).",
     )

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import IO, Any
+
+import numpy as np
 
 from erc_llm.errors import PredictionsError
 from erc_llm.files import write_whole
@@ -28,10 +31,14 @@ def write_predictions(predictions: Predictions, path: Path | str) -> None:
     write_whole(path, lambda file: write(predictions, file), PredictionsError)
 
 
-def read_predictions(path: Path | str) -> Predictions:
+def read_predictions(path: Path | str, without: Collection[str] = ()) -> Predictions:
     """Read a table that `write_predictions` wrote; the content tells which format it has.
 
     Optional columns that are not there become None and are listed in `Predictions.missing`.
+
+    Args:
+        path: The file.
+        without: Optional columns to leave out, which saves memory where tables are large.
 
     Raises:
         PredictionsError: No such file, not a predictions table, cut off, of another format version, without a needed
@@ -46,7 +53,7 @@ def read_predictions(path: Path | str) -> Predictions:
         raise PredictionsError(f"{path}: cannot be read: {error.strerror or error}") from None
     read = _read_jsonl if content.lstrip()[:1] == b"{" else _read_parquet
     try:
-        info, columns = read(content)
+        info, columns = read(content, without)
         return Predictions.from_columns(info, columns)
     except PredictionsError as error:
         raise PredictionsError(f"{path}: {error}") from error
@@ -78,7 +85,7 @@ def _write_parquet(predictions: Predictions, file: IO[bytes]) -> None:
     pq.write_table(pa.table(columns, schema=schema), file, write_page_checksum=True)
 
 
-def _read_jsonl(content: bytes) -> tuple[PredictionsInfo, dict[str, list[Any]]]:
+def _read_jsonl(content: bytes, without: Collection[str]) -> tuple[PredictionsInfo, dict[str, Any]]:
     records = []
     for number, line in enumerate(content.split(b"\n"), start=1):
         if not line.strip():
@@ -94,11 +101,11 @@ def _read_jsonl(content: bytes) -> tuple[PredictionsInfo, dict[str, list[Any]]]:
         raise PredictionsError('line 1: expected the metadata, {"info": ...}; this is no predictions table')
     if head.get("rows", len(rows)) != len(rows):
         raise PredictionsError(f"the first line promises {head['rows']} rows, found {len(rows)}; the file is cut off")
-    names = {name for row in rows for name in row} if rows else set(REQUIRED)
+    names = {name for row in rows for name in row}.difference(without) if rows else set(REQUIRED)
     return _read_info(head["info"]), {name: [row.get(name) for row in rows] for name in names}
 
 
-def _read_parquet(content: bytes) -> tuple[PredictionsInfo, dict[str, list[Any]]]:
+def _read_parquet(content: bytes, without: Collection[str]) -> tuple[PredictionsInfo, dict[str, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -106,9 +113,8 @@ def _read_parquet(content: bytes) -> tuple[PredictionsInfo, dict[str, list[Any]]
         raise PredictionsError("neither Parquet nor JSONL; expected a table written by `erc-llm predict`")
     try:
         file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
-        names = [name for name in KINDS if name in file.schema_arrow.names]
-        table = file.read(columns=names)
-        columns = {name: table.column(name).to_pylist() for name in names}
+        names = [name for name in KINDS if name in file.schema_arrow.names and name not in without]
+        columns = {name: _values(file.read(columns=[name]).column(name).combine_chunks()) for name in names}
         metadata = json.loads((file.schema_arrow.metadata or {}).get(_KEY, b"null"))
     except (pa.ArrowException, OSError, ValueError, KeyError, RecursionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -116,6 +122,37 @@ def _read_parquet(content: bytes) -> tuple[PredictionsInfo, dict[str, list[Any]]
     if metadata is None:
         raise PredictionsError(f"Parquet without the metadata '{_KEY.decode()}'; this is no predictions table")
     return _read_info(metadata), columns
+
+
+def _values(column: Any) -> Any:
+    """An Arrow column as an array of its final type where it can be one, else as plain values for `from_columns`.
+
+    Texts that are equal become one object: a million rows repeat few labels, scenes and names.
+    """
+    import pyarrow as pa
+
+    if pa.types.is_string(column.type):
+        return _shared_texts(column)
+    if pa.types.is_list(column.type) and not column.null_count:
+        ends, inner = column.offsets.to_numpy(), column.flatten()
+        if pa.types.is_string(inner.type):
+            texts = _shared_texts(inner)
+            return [texts[start:end] for start, end in zip(ends[:-1] - ends[0], ends[1:] - ends[0], strict=True)]
+        width = np.diff(ends)
+        if pa.types.is_float64(inner.type) and len(width) and not inner.null_count and (width == width[0]).all():
+            numbers = inner.to_numpy().reshape(len(width), -1)
+            return numbers if (numbers < np.inf).all() else column.to_pylist()
+    if pa.types.is_int64(column.type) and not column.null_count:
+        return column.to_numpy()
+    return column.to_pylist()
+
+
+def _shared_texts(column: Any) -> list[str | None]:
+    if column.null_count == len(column):
+        return [None] * len(column)
+    coded = column.dictionary_encode()
+    known = np.array([*coded.dictionary.to_pylist(), None], dtype=object)
+    return known[coded.indices.fill_null(len(known) - 1).to_numpy()].tolist()  # type: ignore[no-any-return]
 
 
 def _read_info(record: object) -> PredictionsInfo:

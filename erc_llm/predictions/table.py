@@ -55,6 +55,8 @@ class PredictionsInfo:
         corpus_name: What the user calls the corpus.
         corpus_version: `original`, `aligned`, `compm` or `own`.
         split: The split the rows are from.
+        selection: The split on which the best epoch and anything else was chosen; `none` where nothing was chosen, None
+            if unknown.
         healed: Whether the corpus was gap-healed.
         run_id: The training run, if there was one.
         seed: Of the run.
@@ -63,6 +65,7 @@ class PredictionsInfo:
         base_model: Name of the base model.
         base_model_sha256: Hash of its weights.
         config_sha256: Hash of the run's resolved configuration.
+        recipe_sha256: The same without the seed, equal for runs that differ in their seed only; None if unknown.
         profile: Kind of speaker profile in the prompt; `none` without.
         retrieval: Source of retrieved evidence; `none` without.
         prior: Prior applied to the label distribution, in words; None if none was.
@@ -85,6 +88,7 @@ class PredictionsInfo:
     corpus_name: str
     corpus_version: str
     split: str
+    selection: str | None = None
     healed: bool = False
     run_id: str | None = None
     seed: int | None = None
@@ -93,6 +97,7 @@ class PredictionsInfo:
     base_model: str | None = None
     base_model_sha256: str | None = None
     config_sha256: str | None = None
+    recipe_sha256: str | None = None
     profile: str = "none"
     retrieval: str = "none"
     prior: str | None = None

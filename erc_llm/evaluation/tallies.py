@@ -1,0 +1,281 @@
+"""Counts by cluster from which all figures of several runs follow, resampled and swapped cluster by cluster.
+
+Goes in: gold labels, each run's answers, the cluster of each target, and which subgroups it belongs to; all on the same
+targets. Comes out: figures of each run, their resamples, and permutation p-values. A cluster is a dialogue, or an
+episode. Knows no table, no name and no report.
+
+The figures of a run are one vector, so that intervals and p-values are computed for all of them at once; `Layout` says
+where each stands in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import lcm
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from erc_llm import metrics
+from erc_llm.errors import InternalError
+from erc_llm.metrics import Floats, Integers
+from erc_llm.resampling import chunk_sizes, for_products, resampled_sums
+
+_TIE, _TIE_OF_LOSSES = 1e-12, 1e-6  # a swapped difference that misses the observed one by rounding is as large
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the figures of a run stand in its vector of figures.
+
+    Attributes:
+        groups: How many groups have a weighted F1; group 0 is all targets.
+        labels: Size of the label set.
+    """
+
+    groups: int
+    labels: int
+
+    @property
+    def size(self) -> int:
+        """Length of the vector."""
+        return self.groups + self.labels + 4
+
+    def headline(self, figure: metrics.Figure) -> int:
+        """Place of a headline figure; weighted F1 of group `g` stands at place `g`."""
+        return {"weighted_f1": 0, "macro_f1": self.groups, "accuracy": self.groups + 1}[figure]
+
+    def label(self, index: int) -> int:
+        """Place of the F1 of a label."""
+        return self.groups + 2 + index
+
+    @property
+    def nll(self) -> int:
+        """Place of the mean -ln p(gold), in nats; NaN without probabilities."""
+        return self.size - 2
+
+    @property
+    def brier(self) -> int:
+        """Place of the mean Brier score; NaN without probabilities."""
+        return self.size - 1
+
+
+@dataclass(frozen=True)
+class Tallies:
+    """Counts by cluster.
+
+    Attributes:
+        support: (clusters, groups, labels) targets of a label.
+        hits: (clusters, runs, groups, labels) those of them answered so.
+        answered: (clusters, runs, groups, labels) targets answered with a label.
+        scored: (clusters,) targets on which all runs have probabilities.
+        sums: (clusters, runs, 2) over these, of -ln p(gold) in nats and of the squared error.
+    """
+
+    support: Integers
+    hits: Integers
+    answered: Integers
+    scored: Integers
+    sums: Floats
+
+    @property
+    def layout(self) -> Layout:
+        """Of the vectors of figures."""
+        return Layout(*self.support.shape[1:])
+
+    @property
+    def runs(self) -> int:
+        """How many runs there are."""
+        return int(self.hits.shape[1])
+
+
+def tally(
+    gold: Integers,
+    answers: Sequence[Integers],
+    cluster: Integers,
+    factors: Sequence[tuple[Integers, int]],
+    n_labels: int,
+    probabilities: Sequence[Floats] | None = None,
+) -> Tallies:
+    """Count.
+
+    Args:
+        gold: (targets,) label indices.
+        answers: For each run (targets,) label indices, -1 where invalid.
+        cluster: (targets,) any integer per cluster.
+        factors: Ways to divide the targets: (targets,) level of each, -1 for none, and the number of levels. Group 0 is
+            all targets; the levels follow, factor after factor.
+        n_labels: Size of the label set.
+        probabilities: For each run (targets, labels), rows of NaN where unknown; None leaves two figures NaN.
+    """
+    names, clusters = np.unique(np.asarray(cluster), return_inverse=True)
+    everything = (np.zeros(len(gold), dtype=np.int64), 1)
+
+    def count(label: Integers, which: NDArray[np.bool_]) -> Integers:
+        parts = []
+        for level, levels in (everything, *factors):
+            counted = which & (level >= 0)
+            cell = (clusters[counted] * levels + level[counted]) * n_labels + label[counted]
+            parts.append(np.bincount(cell, minlength=len(names) * levels * n_labels))
+        return np.concatenate([part.reshape(len(names), -1, n_labels) for part in parts], axis=1).astype(np.int32)
+
+    support = count(gold, gold >= 0)
+    hits = np.stack([count(gold, gold == predicted) for predicted in answers], axis=1)
+    answered = np.stack([count(predicted, predicted >= 0) for predicted in answers], axis=1)
+    return Tallies(support, hits, answered, *_probabilistic(gold, probabilities, clusters, len(names), len(answers)))
+
+
+def _probabilistic(
+    gold: Integers, probabilities: Sequence[Floats] | None, cluster: Integers, clusters: int, runs: int
+) -> tuple[Integers, Floats]:
+    """`scored` and `sums` of the tallies."""
+    scored, sums = np.zeros(clusters, dtype=np.int64), np.zeros((clusters, runs, 2))
+    if probabilities is None:
+        return scored, sums
+    known = known_everywhere(probabilities)
+    if not known.any():
+        return scored, sums
+    for run, found in enumerate(probabilities):
+        for i, loss in enumerate((metrics.gold_surprise, metrics.squared_error)):
+            sums[:, run, i] = np.bincount(cluster[known], loss(found[known], gold[known]), minlength=clusters)
+    return np.bincount(cluster[known], minlength=clusters).astype(np.int64), sums
+
+
+def known_everywhere(probabilities: Sequence[Floats]) -> NDArray[np.bool_]:
+    """(targets,) whether every run has probabilities, (targets, labels) each, for a target."""
+    known: NDArray[np.bool_] = ~np.any([np.isnan(found[:, 0]) for found in probabilities], axis=0)
+    return known
+
+
+def figures(tallies: Tallies) -> Floats:
+    """(runs, figures) of all targets."""
+    whole = np.concatenate([_counts(tallies), _losses(tallies)], axis=1).sum(axis=0, dtype=np.float64)
+    found: Floats = _figures(whole[None], tallies)[0]
+    return found
+
+
+def bootstrap(tallies: Tallies, draws: int, seed: int) -> Floats:
+    """(draws, runs, figures) of resampled clusters; the same draws for every run.
+
+    Raises:
+        InternalError: Fewer than two clusters, or no draw is asked for.
+    """
+    if len(tallies.support) < 2:
+        raise InternalError(f"resampling needs at least two clusters, found {len(tallies.support)}")
+    per_cluster = _side_by_side(_counts(tallies), _losses(tallies))
+    return np.concatenate([_figures(sums, tallies) for sums in resampled_sums(per_cluster, draws, seed)])
+
+
+def over_runs(resampled: Floats, runs: Sequence[int], seed: int) -> Floats:
+    """(draws, figures) of a system: in each draw the mean over as many runs as it has, drawn with replacement.
+
+    All runs answer the same targets, so runs and clusters are crossed, and each is resampled on its own: A. B. Owen,
+    "The pigeonhole bootstrap", Ann. Appl. Stat. 1 (2007) 386-411. One run is what it is, and only clusters vary.
+
+    Args:
+        resampled: (draws, runs of all systems, figures), as `bootstrap` gives.
+        runs: Which of them are the system's.
+        seed: Of the draws of runs; give every system its own.
+    """
+    if len(runs) == 1:
+        return resampled[:, runs[0]]
+    drawn = np.random.default_rng([seed, 2]).integers(len(runs), size=(len(resampled), len(runs)))
+    which = np.asarray(runs)[drawn]
+    mean: Floats = resampled[np.arange(len(resampled))[:, None], which].mean(axis=1)
+    return mean
+
+
+def permutation_p_values(tallies: Tallies, a: Sequence[int], b: Sequence[int], draws: int, seed: int) -> Floats:
+    """(figures,) two-sided p-values of the difference between two systems, if it did not matter which one answered.
+
+    Each draw gives every cluster's answers of `a` to `b` and the other way round, or not, by a fair coin. p is the
+    share of draws, the observed one among them, whose difference is at least as far from zero: B. Phipson and G. K.
+    Smyth, "Permutation P-values Should Never Be Zero", Stat. Appl. Genet. Mol. Biol. 9 (2010). A system's several runs
+    are swapped together, and their counts are added up before scoring; the p-value holds the runs as they are.
+
+    Args:
+        tallies: Counts by cluster.
+        a: Runs of the one system.
+        b: Runs of the other.
+        draws: Number of random swaps; at least 1.
+        seed: Of the swaps.
+    """
+    times = lcm(len(a), len(b))  # whole numbers stay whole: figures do not change where all counts are multiplied
+    one, other = (_bundle(tallies, runs, times // len(runs)) for runs in (a, b))
+    difference = _side_by_side(other[0] - one[0], other[1] - one[1])
+    of_one, of_other = (np.concatenate([part.sum(axis=0, dtype=np.float64) for part in side]) for side in (one, other))
+    support, scored = tallies.support.sum(axis=0) * times, int(tallies.scored.sum()) * times
+
+    def distance(first: Floats) -> Floats:
+        second = of_one + of_other - first
+        one, other = (_of_sums(sums, support, scored, tallies.layout) for sums in (first, second))
+        apart: Floats = np.abs(one - other)
+        return apart
+
+    observed = distance(of_one[None])[0]
+    ties = np.where(np.arange(len(observed)) >= tallies.layout.nll, _TIE_OF_LOSSES, _TIE)
+    rng, reached = np.random.default_rng([seed, 1]), np.ones(len(observed))
+    for size in chunk_sizes(draws, max(difference.shape)):
+        bits = np.frombuffer(rng.bytes(-(-size * len(difference) // 8)), dtype=np.uint8)
+        swapped = np.unpackbits(bits, count=size * len(difference)).reshape(size, -1).astype(difference.dtype)
+        drawn = distance(of_one + (swapped @ difference).astype(np.float64))
+        reached += (drawn >= observed - ties).sum(axis=0)
+    p_values: Floats = np.where(np.isnan(observed), np.nan, reached / (draws + 1))
+    return p_values
+
+
+def _bundle(tallies: Tallies, runs: Sequence[int], times: int) -> tuple[Integers, Floats]:
+    """(clusters, cells) hits and answers, and (clusters, 2) losses, of a system's runs added up `times` over."""
+    where, clusters = list(runs), len(tallies.support)
+    parts = (tallies.hits[:, where], tallies.answered[:, where])
+    counts = np.concatenate([part.sum(axis=1).reshape(clusters, -1) for part in parts], axis=1)
+    return counts * times, tallies.sums[:, where].sum(axis=1) * times
+
+
+def _side_by_side(counts: Integers, losses: Floats) -> NDArray[Any]:
+    """(clusters, cells) for a product: counts stay exact, losses are as exact as counts need."""
+    exact = for_products(counts)
+    return np.concatenate([exact, losses.astype(exact.dtype)], axis=1)
+
+
+def _of_sums(sums: Floats, support: Integers, scored: int, layout: Layout) -> Floats:
+    """(draws, figures) of one system, from sums as `_bundle` lays them out."""
+    cells = layout.groups * layout.labels
+    hits, answered = (part.reshape(-1, layout.groups, layout.labels) for part in np.split(sums[:, : 2 * cells], 2, 1))
+    losses = sums[:, 2 * cells :] / scored if scored else np.full((len(sums), 2), np.nan)
+    return _vector(hits, answered, support.astype(np.float64), losses)
+
+
+def _counts(tallies: Tallies) -> Integers:
+    """(clusters, cells): support, hits and answers."""
+    clusters = len(tallies.support)
+    parts = (tallies.support, tallies.hits, tallies.answered)
+    counts: Integers = np.concatenate([part.reshape(clusters, -1) for part in parts], axis=1)
+    return counts
+
+
+def _losses(tallies: Tallies) -> Floats:
+    """(clusters, 1 + 2 * runs): how many are scored, and the sums of losses."""
+    return np.concatenate([tallies.scored[:, None], tallies.sums.reshape(len(tallies.scored), -1)], axis=1)
+
+
+def _figures(sums: Floats, tallies: Tallies) -> Floats:
+    """(draws, runs, figures) of sums of `_counts` and `_losses`."""
+    layout, runs = tallies.layout, tallies.runs
+    cells = layout.groups * layout.labels
+    shape = (-1, runs, layout.groups, layout.labels)
+    support = sums[:, :cells].reshape(-1, 1, layout.groups, layout.labels)
+    hits = sums[:, cells : (1 + runs) * cells].reshape(shape)
+    answered = sums[:, (1 + runs) * cells : (1 + 2 * runs) * cells].reshape(shape)
+    scored, losses = sums[:, (1 + 2 * runs) * cells, None, None], sums[:, (1 + 2 * runs) * cells + 1 :]
+    with np.errstate(invalid="ignore", divide="ignore"):  # nothing scored in a draw: NaN
+        return _vector(hits, answered, support, losses.reshape(-1, runs, 2) / scored)
+
+
+def _vector(hits: Floats, answered: Floats, support: Floats, losses: Floats) -> Floats:
+    """(..., figures) in the order of `Layout`, of (..., groups, labels) counts and (..., 2) mean losses."""
+    scores = metrics.scores_from_counts(hits, answered, support)
+    headline = [scores.macro_f1[..., :1], scores.accuracy[..., :1], scores.f1[..., 0, :]]
+    return np.concatenate([scores.weighted_f1, *headline, losses], axis=-1)
