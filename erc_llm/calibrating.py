@@ -1,6 +1,6 @@
 """Calibrate a run: is this its own selection split, what does a calibration change, and store it.
 
-In: a run and a predictions table. Out: the run's `calibration.json`, and the figures on the screen. Loads no model.
+In: a run, and its predictions table or corpus. Out: the run's `calibration.json`, and the figures on the screen.
 """
 
 from __future__ import annotations
@@ -15,6 +15,24 @@ from erc_llm.decoding.calibration_file import write_calibration
 from erc_llm.errors import PredictionsError
 from erc_llm.predictions import Predictions, PriorShift
 from erc_llm.runs import FINISHED, Run
+
+
+def predict_selection(run: Run, corpus: str | None, heal_from: str | None, console: Console) -> tuple[Predictions, str]:
+    """A run's own selection split by raw scores, however its tables are made else, and the name of the corpus.
+
+    Args:
+        run: The run.
+        corpus: Where its corpus is, if not where it was.
+        heal_from: With `corpus`, the original files.
+        console: Where to show progress.
+    """
+    from erc_llm.pipeline import open_to_predict, predict_on_console
+    from erc_llm.predictor import load
+
+    read = open_to_predict(run.config, corpus, heal_from, "selection", console)
+    by_scores = ["scoring.decode=score", "scoring.answer=label"]
+    predictor = load(run.folder, past=read, prior="none", overrides=by_scores)
+    return predict_on_console(predictor, read, "selection", console), read.name
 
 
 def calibrate_run(

@@ -14,6 +14,7 @@ import typer
 
 from erc_llm import __version__
 from erc_llm.cli_baselines import baseline
+from erc_llm.cli_benchmark import benchmark
 from erc_llm.cli_comparison import compare
 from erc_llm.cli_predictions import calibrate, evaluate, predict
 from erc_llm.commands import HealFrom, open_console, open_section, quiet
@@ -176,7 +177,7 @@ def average(
     typer.echo(f"run: {made.folder}   adapter: {made.adapter}   rank {made.config.lora.rank}")
 
 
-for command in (predict, calibrate, evaluate, compare, baseline):
+for command in (predict, calibrate, evaluate, compare, baseline, benchmark):
     app.command()(command)
 
 

@@ -19,7 +19,10 @@ _UNUSED = ("raw_answer", "log_likelihoods", "label_mass")
 
 def compare(
     predictions: Annotated[
-        list[Path], typer.Argument(help="Predictions tables; the first is compared with each other.")
+        list[str],
+        typer.Argument(
+            help="Predictions tables; the first is compared with each other. NAME=FILE says which system's run it is."
+        ),
     ],
     on: Annotated[
         Literal["all", "intersection"],
@@ -43,9 +46,9 @@ def compare(
     if len(set(predictions)) < len(predictions):
         raise UserError("compare: a table is given twice; a system never differs from itself")
     tables: list[Named] = []
-    for path in predictions:
+    for system, path in map(_named, predictions):
         has_text = any(named.table.text is not None for named in tables)
-        tables.append(Named(str(path), read_predictions(path, (*_UNUSED, "text") if has_text else _UNUSED)))
+        tables.append(Named(str(path), read_predictions(path, (*_UNUSED, "text") if has_text else _UNUSED), system))
     comparison = evidence(tables, on=on, draws=draws, seed=seed)
     print_sections(title(comparison), sections(comparison), open_console())
     if out is not None:
@@ -53,3 +56,9 @@ def compare(
 
         for written in write_comparison(comparison, out):
             typer.echo(f"written: {written}")
+
+
+def _named(text: str) -> tuple[str | None, Path]:
+    """System and file of NAME=FILE; a file whose name has an equals sign is still a file."""
+    name, equals, path = text.partition("=")
+    return (None, Path(text)) if not equals or not name or Path(text).exists() else (name, Path(path))

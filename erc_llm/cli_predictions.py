@@ -140,9 +140,8 @@ def calibrate(
 ) -> None:
     """Fit a calibration on the selection split, chosen by cross-validation over dialogues; stored with the run."""
     quiet()
-    from erc_llm.calibrating import calibrate_run
+    from erc_llm.calibrating import calibrate_run, predict_selection
     from erc_llm.decoding.calibration_file import parse_prior, prior_shift
-    from erc_llm.pipeline import open_to_predict, predict_on_console
     from erc_llm.predictions import read_predictions
     from erc_llm.runs import read_run
 
@@ -153,12 +152,7 @@ def calibrate(
     if predictions is not None:
         table, name = read_predictions(predictions), str(predictions)
     else:
-        read = open_to_predict(run.config, corpus, heal_from, "selection", open_console())
-        from erc_llm.predictor import load
-
-        by_scores = ["scoring.decode=score", "scoring.answer=label"]  # whatever the run's tables are made by
-        predictor = load(run.folder, past=read, prior="none", overrides=by_scores)
-        table, name = predict_on_console(predictor, read, "selection", open_console()), read.name
+        table, name = predict_selection(run, corpus, heal_from, open_console())
     path = calibrate_run(run, table, name, shift, fit_for, seed, open_console())
     typer.echo(f"calibration written to {path}; `erc-llm predict {source} --calibration run` applies it")
 

@@ -300,7 +300,7 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 def load_section(kind: type[Checked], source: str | Path, overrides: Sequence[str] = ()) -> Checked:
     """`load_config` for another kind of configuration."""
     path = _find(source)
-    return _resolve(kind, _read_yaml(path), overrides, str(path))
+    return _resolve(kind, read_yaml(path), overrides, str(path))
 
 
 def override_scoring(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
@@ -349,7 +349,12 @@ def _find(source: str | Path) -> Path:
     raise ConfigError(f"{source}: no such configuration file; those that come with the package: {', '.join(known)}")
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds; empty for an empty file.
+
+    Raises:
+        ConfigError: It is not UTF-8, broken YAML, or no mapping.
+    """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:

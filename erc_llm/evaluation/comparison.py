@@ -235,7 +235,7 @@ def _notes(measured: _Measured, tallies: Tallies, by_episode: Tallies | None) ->
             few = "; so few say little of other seeds, and the interval is too narrow for them" * (
                 len(seeds) < FEW_RUNS
             )
-            unchecked = "" if system.checked else ", grouped by name because not every table states its recipe"
+            unchecked = "" if system.checked else ", grouped by name: not all state the same recipe"
             yield f"{system.name} has {len(seeds)} runs (seeds {', '.join(map(str, seeds))}){unchecked}{few}."
     if any(len(system.runs) > 1 for system in measured.systems):
         yield "p-values hold the runs as they are; what is told of single answers is about the first run of a system."

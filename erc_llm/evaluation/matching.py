@@ -23,10 +23,11 @@ On = Literal["all", "intersection"]
 
 @dataclass(frozen=True)
 class Named:
-    """A table and what it is called in messages, such as its file."""
+    """A table and what it is called in messages, such as its file; its system, where that is not left to the table."""
 
     name: str
     table: Predictions
+    system: str | None = None
 
 
 @dataclass(frozen=True)

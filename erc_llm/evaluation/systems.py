@@ -22,7 +22,7 @@ class System:
     Attributes:
         name: What the tables call it; with the name of its first table where two systems are called the same.
         runs: Indices of its tables, at least one.
-        checked: Whether all its tables state the same hash of their configuration apart from the seed.
+        checked: Whether all its tables state a hash of their configuration apart from the seed, and the same one.
     """
 
     name: str
@@ -35,19 +35,21 @@ def group(tables: Sequence[Named]) -> tuple[System, ...]:
 
     Tables are runs of one system if they have the same name of the system, the same context, profile, retrieval,
     template, base model, decoding and kinds of correction, the same hash of their configuration apart from the seed
-    (where it is stated), and each another seed.
+    (where it is stated), and each another seed; or if they are given the same system.
     """
     found: list[tuple[Any, list[int]]] = []
     for i, named in enumerate(tables):
         info = named.table.info
+        own = _recipe(info) if named.system is None else named.system
         for recipe, runs in found:
             seeds = [tables[run].table.info.seed for run in runs]
-            if recipe == _recipe(info) and None not in (info.seed, *seeds) and info.seed not in seeds:
+            other_seed = None not in (info.seed, *seeds) and info.seed not in seeds
+            if recipe == own and (named.system is not None or other_seed):
                 runs.append(i)
                 break
         else:
-            found.append((_recipe(info), [i]))
-    times = Counter(tables[runs[0]].table.info.system for _, runs in found)
+            found.append((own, [i]))
+    times = Counter(_called(tables[runs[0]]) for _, runs in found)
     return tuple(_system(tables, tuple(runs), times) for _, runs in found)
 
 
@@ -61,10 +63,14 @@ def short_names(tables: Sequence[Named]) -> tuple[str, ...]:
 
 
 def _system(tables: Sequence[Named], runs: tuple[int, ...], times: Counter[str]) -> System:
-    first = tables[runs[0]]
-    name = first.table.info.system
+    name = _called(tables[runs[0]])
     unique = name if times[name] == 1 else f"{name} ({short_names(tables)[runs[0]]})"
-    return System(unique, runs, all(tables[run].table.info.recipe_sha256 is not None for run in runs))
+    recipes = {tables[run].table.info.recipe_sha256 for run in runs}
+    return System(unique, runs, len(recipes) == 1 and None not in recipes)
+
+
+def _called(named: Named) -> str:
+    return named.table.info.system if named.system is None else named.system
 
 
 def _recipe(info: PredictionsInfo) -> tuple[Any, ...]:

@@ -1,0 +1,212 @@
+"""A benchmark, whole: finalists are trained or taken, predict every split that is there, and are compared.
+
+In: the systems, and a folder with `original/` and `aligned/` or one of them. Out: run directories, predictions tables,
+and for each version and split a comparison. Finished trainings and tables are kept, so an interrupted benchmark goes
+on. Composes what single commands do; knows nothing of how they do it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+
+from erc_llm.corpus import Corpus
+from erc_llm.decoding.calibration import Goal
+from erc_llm.errors import CorpusError
+from erc_llm.evaluation.comparison import compare
+from erc_llm.evaluation.comparison_pages import write_comparison
+from erc_llm.evaluation.comparison_report import sections, title
+from erc_llm.evaluation.matching import Named
+from erc_llm.evaluation.sections import print_sections
+from erc_llm.finalists import Finalist, Finalists
+from erc_llm.predictions import Predictions, read_predictions, write_predictions
+
+Version = Literal["original", "aligned"]
+VERSIONS: tuple[Version, ...] = ("original", "aligned")
+_FITTED_ON = ("train", "selection")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a benchmark reads and writes.
+
+    Attributes:
+        data: Folder of each version of the corpus that is there.
+        runs: Folder of run directories.
+        out: Folder of tables and reports.
+        with_text: Keep what was said in the tables, which example scenes need.
+    """
+
+    data: Mapping[Version, Path]
+    runs: Path
+    out: Path
+    with_text: bool = True
+
+
+@dataclass(frozen=True)
+class _Answering:
+    """A run that predicts: its name, its id, and how it answers a split."""
+
+    name: str
+    run_id: str
+    predict: Callable[[str], Predictions]
+
+
+def find_versions(data: Path, finalists: Finalists) -> dict[Version, Path]:
+    """The versions of the corpus below a folder.
+
+    Raises:
+        CorpusError: There is none, or one that a system is trained on is missing.
+    """
+    found: dict[Version, Path] = {version: data / version for version in VERSIONS if (data / version).is_dir()}
+    if not found:
+        raise CorpusError(f"expected a folder with {' and '.join(f'{v}/' for v in VERSIONS)}, or one of them", data)
+    for system in finalists.systems:
+        if system.trained_on != "same" and system.trained_on not in found:
+            raise CorpusError(f"no {system.trained_on}/ in it, which {system.name} is trained on", data)
+    return found
+
+
+def run_benchmark(
+    finalists: Finalists, place: Place, splits: Sequence[str], draws: int, console: Console
+) -> tuple[Path, ...]:
+    """Train what is not trained, predict, compare; returns the folders of the reports.
+
+    Args:
+        finalists: The systems; the first one is compared with each other one.
+        place: Where to read and write.
+        splits: Which splits to score; without any, all that nothing is fitted on.
+        draws: Of bootstrap and permutation test.
+        console: Where to show it.
+
+    Raises:
+        UserError: What single commands raise.
+    """
+    reports = []
+    for version, folder in place.data.items():
+        wanted = splits_to_score(_open(folder), splits)
+        tables: dict[str, list[Named]] = {split: [] for split in wanted}
+        for system in finalists.systems:
+            for answering in _answering(system, version, place, console):
+                for split in wanted:
+                    tables[split].append(_table(system, answering, version, split, place))
+        for split, found in tables.items():
+            if not any(found[0].table.gold or ()):
+                console.print(f"{version}, {split}: no gold labels, so predictions only", highlight=False)
+                continue
+            comparison = compare(found, on="intersection", draws=draws)
+            print_sections(title(comparison), sections(comparison), console)
+            reports.append(place.out / f"{version}-{split}")
+            write_comparison(comparison, reports[-1])
+    return tuple(reports)
+
+
+def splits_to_score(corpus: Corpus, asked: Sequence[str]) -> tuple[str, ...]:
+    """What was asked for, or all splits that nothing is fitted on.
+
+    Raises:
+        CorpusError: There is no such split.
+    """
+    for split in asked:
+        corpus.split(split)
+    return tuple(asked) or tuple(split for split in corpus.splits if split not in _FITTED_ON)
+
+
+def _open(folder: Path) -> Corpus:
+    from erc_llm.config import CorpusConfig
+    from erc_llm.corpus.labels import EMORYNLP
+    from erc_llm.pipeline import open_corpus
+
+    return open_corpus(CorpusConfig(path=str(folder)), EMORYNLP)
+
+
+def _table(system: Finalist, answering: _Answering, version: Version, split: str, place: Place) -> Named:
+    """The table of one run, from its file where that is of the same run."""
+    path = place.out / "tables" / f"{version}-{split}" / f"{answering.name}.parquet"
+    if path.is_file() and (kept := read_predictions(path)).info.run_id == answering.run_id:
+        return Named(str(path), kept, system.name)
+    table = answering.predict(split)
+    write_predictions(table if place.with_text else replace(table, text=None), path)
+    return Named(str(path), table, system.name)
+
+
+def _answering(system: Finalist, version: Version, place: Place, console: Console) -> Iterator[_Answering]:
+    if system.baseline is not None:
+        return _baselines(system, system.baseline, version, place, console)
+    assert system.config is not None, "a finalist has a config or a baseline"
+    return _language_models(system, system.config, version, place, console)
+
+
+def _baselines(system: Finalist, source: str, version: Version, place: Place, console: Console) -> Iterator[_Answering]:
+    from erc_llm.baselines.config import load_baseline
+    from erc_llm.baselines.training import train_baseline
+    from erc_llm.pipeline import open_corpus
+
+    for seed in system.seeds:
+        name = f"{system.name}-{version}-{seed}"
+        fixed = [f"corpus.path={place.data[version]}", f"output={place.runs}", f"name={name}", f"seed={seed}"]
+        config = load_baseline(source, [*system.overrides, *fixed])
+        console.rule(name)
+        corpus = open_corpus(config.corpus, config.label_set())
+        trained = train_baseline(config, corpus, resume=True, with_text=place.with_text, console=console)
+        yield _Answering(name, trained.manifest.run_id, trained.predict)
+
+
+def _language_models(
+    system: Finalist, source: str, version: Version, place: Place, console: Console
+) -> Iterator[_Answering]:
+    from erc_llm.config import load_config
+    from erc_llm.pipeline import open_to_predict, predict_on_console
+    from erc_llm.predictor import load
+    from erc_llm.runs import read_run
+    from erc_llm.training import train
+
+    own = version if system.trained_on == "same" else system.trained_on
+    found = (_open(place.data[own]).version, _open(place.data[version]).version)
+    heal_from = str(place.data[own]) if found == ("original", "aligned") else None
+    folders = []
+    for seed in system.seeds:
+        name = f"{system.name}-{own}-{seed}"
+        fixed = [f"corpus.path={place.data[own]}", f"output={place.runs}", f"name={name}", f"seed={seed}"]
+        config = load_config(source, [*system.overrides, *fixed])
+        console.rule(name)
+        folders.append(train(config, resume=(place.runs / name).exists(), console=console).folder)
+    if system.average:
+        folders = [_averaged(folders, place.runs / f"{system.name}-{own}-average")]
+    for folder in folders:
+        run = read_run(folder)
+        if system.calibration != "none":
+            _calibrate(folder, system.calibration, console)
+
+        def predict(split: str, folder: Path = folder) -> Predictions:
+            read = open_to_predict(read_run(folder).config, str(place.data[version]), heal_from, split, console)
+            calibration: Literal["run", "none"] = "none" if system.calibration == "none" else "run"
+            return predict_on_console(load(folder, past=read, calibration=calibration), read, split, console)
+
+        yield _Answering(run.config.name, run.manifest.run_id, predict)
+
+
+def _averaged(folders: Sequence[Path], target: Path) -> Path:
+    """The average of runs, made anew unless it is of these very runs."""
+    from erc_llm.averaging import average_runs
+    from erc_llm.runs import read_run
+
+    runs = [read_run(folder) for folder in folders]
+    if target.is_dir() and read_run(target).manifest.averaged == tuple(run.manifest.run_id for run in runs):
+        return target
+    return average_runs(runs, target).folder
+
+
+def _calibrate(folder: Path, goal: Goal, console: Console) -> None:
+    from erc_llm.calibrating import calibrate_run, predict_selection
+    from erc_llm.decoding.calibration_file import CALIBRATION, prior_shift
+    from erc_llm.runs import read_run
+
+    if not (folder / CALIBRATION).is_file():
+        run = read_run(folder)
+        table, name = predict_selection(run, None, None, console)
+        calibrate_run(run, table, name, prior_shift(run.manifest, "auto"), goal, 0, console)

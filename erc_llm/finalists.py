@@ -1,0 +1,72 @@
+"""The systems of a benchmark: what its YAML file may say.
+
+In: a YAML file, or the name of one that comes with the package. Out: frozen `Finalists`. Trains nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from erc_llm.config import read_yaml
+from erc_llm.errors import ConfigError
+from erc_llm.resources import configs_dir
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Finalist(_Strict):
+    """One system: a language model (`config`) or an encoder (`baseline`)."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$", description="What tables and run directories are called by.")
+    config: str | None = Field(None, description="Configuration of a language model, as for `erc-llm train`.")
+    baseline: str | None = Field(None, description="Configuration of an encoder, as for `erc-llm baseline`.")
+    overrides: tuple[str, ...] = Field((), description="`key=value` texts on top of it.")
+    trained_on: Literal["original", "aligned", "same"] = Field(
+        "same", description="same: each version of the corpus has trainings of its own. Else lines that it lacks heal."
+    )
+    seeds: tuple[int, ...] = Field((13,), min_length=1, description="A training each.")
+    average: bool = Field(False, description="Answer by the average of the trainings, not by each.")
+    calibration: Literal["none", "nll", "weighted_f1"] = Field("none", description="As for `erc-llm calibrate`.")
+
+    @model_validator(mode="after")
+    def _is_one_of_two(self) -> Finalist:
+        if (self.config is None) == (self.baseline is None):
+            raise ValueError("give config or baseline, one of them")
+        if self.baseline is not None and (self.average or self.calibration != "none" or self.trained_on != "same"):
+            raise ValueError("average, calibration and trained_on are for a config, not for a baseline")
+        if self.average and len(self.seeds) < 2:
+            raise ValueError("an average needs at least two seeds")
+        return self
+
+
+class Finalists(_Strict):
+    """What is compared; the first one with each other one."""
+
+    systems: tuple[Finalist, ...] = Field(min_length=2)
+
+
+def read_finalists(source: str) -> Finalists:
+    """The systems of a packaged benchmark or of a YAML file.
+
+    Raises:
+        ConfigError: There is no such file, or it has mistakes; all are listed.
+    """
+    packaged = configs_dir() / "benchmarks" / f"{source}.yaml"
+    path = Path(source) if Path(source).is_file() else packaged
+    if not path.is_file():
+        known = ", ".join(sorted(found.stem for found in packaged.parent.glob("*.yaml")))
+        raise ConfigError(f"{source}: no such benchmark; there is {known}, or give a YAML file")
+    try:
+        found = Finalists.model_validate(read_yaml(path))
+    except ValidationError as error:
+        mistakes = "\n".join(f"  {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ConfigError(f"{path}: not a file of systems\n{mistakes}") from error
+    names = [system.name for system in found.systems]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"{path}: two systems have the same name: {', '.join(names)}")
+    return found

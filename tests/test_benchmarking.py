@@ -1,0 +1,117 @@
+"""`erc-llm benchmark`: systems trained on one version or on each, scored on every split that is there, and compared."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from erc_llm.benchmarking import find_versions
+from erc_llm.errors import ConfigError, CorpusError
+from erc_llm.finalists import Finalists, read_finalists
+from erc_llm.predictions import read_predictions
+from erc_llm.runs import read_run
+from tests.baselines.small import baseline_config
+from tests.command_line import Command, refused
+from tests.tiny_models import TinyModel
+from tests.tiny_runs import as_json, dialogue, tiny_config, write_corpus
+
+LLM = {"name": "llm", "config": "llm.yaml", "trained_on": "original", "seeds": [1, 2], "average": True}
+ENCODER = {"name": "encoder", "baseline": "encoder.yaml", "seeds": [1, 2]}
+
+
+@pytest.fixture
+def place(tiny_llama: TinyModel, tiny_bert: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with two versions of a corpus, the second with unlabelled test lines, and two configurations."""
+    monkeypatch.chdir(tmp_path)
+    for version in ("original", "aligned"):
+        write_corpus(tmp_path / "data" / version, train=20, dev=3)
+    hidden = json.dumps(as_json(dialogue(7, 3, season=3), labels=False))
+    (tmp_path / "data" / "aligned" / "test.jsonl").write_text(hidden + "\n", encoding="utf-8")
+    corpus: dict[str, Any] = {"selection_fraction": 0.5}
+    llm = tiny_config(tiny_llama, tmp_path, tmp_path, corpus=corpus, training={"evaluations": 1})
+    (tmp_path / "llm.yaml").write_text(llm.as_yaml(), encoding="utf-8")
+    encoder = baseline_config(tiny_bert, tmp_path, corpus=corpus)
+    (tmp_path / "encoder.yaml").write_text(encoder.as_yaml(), encoding="utf-8")
+    return tmp_path
+
+
+def _systems(folder: Path, *systems: dict[str, Any]) -> Path:
+    path = folder / "systems.yaml"
+    path.write_text(yaml.safe_dump({"systems": list(systems)}), encoding="utf-8")
+    return path
+
+
+def test_every_version_and_labelled_split_is_compared_and_nothing_is_done_twice(
+    place: Path, erc: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    systems = _systems(place, LLM | {"calibration": "nll"}, ENCODER)
+    command = ("benchmark", systems, "--data", "data", "--out", "out", "--draws", 100)
+    done = erc(*command)
+    assert done.code == 0, done.err
+    assert "aligned, test: no gold labels" in done.out
+    assert {path.name for path in (place / "out").iterdir()} == {"runs", "tables", "original-dev", "aligned-dev"}
+    for version in ("original", "aligned"):
+        report = json.loads((place / "out" / f"{version}-dev" / "comparison.json").read_text())
+        assert [(s["name"], len(s["runs"])) for s in report["systems"]] == [("llm", 1), ("encoder", 2)]
+    tables = place / "out" / "tables"
+    found = {str(path.relative_to(tables)) for path in tables.rglob("*.parquet")}
+    of_encoder = {f"{v}-dev/encoder-{v}-{seed}.parquet" for v in ("original", "aligned") for seed in (1, 2)}
+    assert of_encoder <= found
+    averaged = read_run(place / "out" / "runs" / "llm-original-average")
+    assert len(averaged.manifest.averaged) == 2
+    for name in ("original-dev", "aligned-dev", "aligned-test"):
+        info = read_predictions(tables / name / "llm-original-average.parquet").info
+        assert info.run_id == averaged.manifest.run_id
+        assert info.calibration is not None
+        assert info.corpus_sha256 != averaged.manifest.corpus_sha256 or name.startswith("original")
+
+    def trained_again(*_: Any, **__: Any) -> None:
+        raise AssertionError("everything was trained and predicted already")
+
+    monkeypatch.setattr("erc_llm.predictor.load", trained_again)
+    monkeypatch.setattr("erc_llm.baselines.training.TrainedBaseline.predict", trained_again)
+    again = erc(*command)
+    assert again.code == 0, again.err
+    assert again.out.count("report: ") == 2
+
+
+def test_one_split_without_text(place: Path, erc: Command) -> None:
+    systems = _systems(place, ENCODER | {"seeds": [1]}, ENCODER | {"name": "other", "seeds": [2]})
+    done = erc(
+        "benchmark", systems, "--data", "data", "--out", "out", "--split", "dev", "--draws", 100, "--without-text"
+    )
+    assert done.code == 0, done.err
+    assert "test" not in {path.name.rpartition("-")[2] for path in (place / "out" / "tables").iterdir()}
+    assert read_predictions(place / "out" / "tables" / "aligned-dev" / "other-aligned-2.parquet").text is None
+
+
+@pytest.mark.parametrize(
+    ("systems", "words"),
+    [
+        ([LLM], "at least 2"),
+        ([LLM, LLM], "same name"),
+        ([LLM, {"name": "x"}], "config or baseline"),
+        ([LLM, LLM | {"name": "x", "seeds": [1]}], "at least two seeds"),
+        ([LLM, ENCODER | {"calibration": "nll"}], "not for a baseline"),
+        ([LLM, ENCODER | {"colour": "red"}], "colour"),
+    ],
+)
+def test_a_wrong_file_of_systems_is_refused(systems: list[dict[str, Any]], words: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=words):
+        read_finalists(str(_systems(tmp_path, *systems)))
+
+
+def test_unknown_benchmarks_and_missing_data_are_refused(erc: Command, tmp_path: Path) -> None:
+    refused(erc("benchmark", "meld", "--data", tmp_path), "meld", "emorynlp", "YAML file")
+    refused(erc("benchmark", "emorynlp", "--data", tmp_path), str(tmp_path), "original/ and aligned/")
+    (tmp_path / "aligned").mkdir()
+    with pytest.raises(CorpusError, match="no original/ in it, which llm is trained on"):
+        find_versions(tmp_path, Finalists.model_validate({"systems": [LLM, ENCODER]}))
+
+
+def test_the_packaged_finalists_can_be_read() -> None:
+    assert len(read_finalists("emorynlp").systems) >= 2
