@@ -149,8 +149,8 @@ def measure(tables: Mapping[str, Sequence[Predictions]], draws: int = DRAWS, see
     Raises:
         PredictionsError: The tables are of different targets, or no target has a gold label.
     """
-    counts = {name: np.stack([_by_dialogue(table) for table in found]) for name, found in tables.items()}
     _check_same_targets([table for found in tables.values() for table in found])
+    counts = {name: np.stack([_by_dialogue(table) for table in found]) for name, found in tables.items()}
     dialogues = next(iter(counts.values())).shape[1]
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(dialogues, np.full(dialogues, 1 / dialogues), size=draws).astype(np.float64)
