@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import baselines, breakdown, calibration, generation, matmul, profiles, scoring, training
+from benchmarks import baselines, breakdown, calibration, comparison, generation, matmul, profiles, scoring, training
 from benchmarks.measure import Job, Result
 from benchmarks.report import as_markdown, print_sheets
 from benchmarks.workload import Settings
@@ -26,7 +26,8 @@ TRAINING_SCENES, SCORING_SCENES = 16, 24
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parts = ("training", "scoring", "generation", "profiles", "calibration", "baselines", "matmul", "all")
+    measured = ("training", "scoring", "generation", "profiles", "calibration", "comparison", "baselines", "matmul")
+    parts = (*measured, "all")
     parser.add_argument("what", nargs="?", default="all", choices=parts)
     parser.add_argument("--corpus", help="corpus; default: `aligned` in $ERC_LLM_EMORYNLP, else the embedded sample")
     parser.add_argument("--config", default="smollm2-135m", help="configuration of prompt, model, adapter, training")
@@ -71,6 +72,8 @@ def measure_all(options: argparse.Namespace, console: Console) -> Result:
         report["calibration"] = calibration.compare(options.pairs, on_run)
     if options.what in ("baselines", "all"):
         report["baselines"] = baselines.compare(corpus, training_scenes, options.pairs, on_run)
+    if options.what in ("comparison", "all"):
+        report["comparison"] = comparison.compare(options.pairs, on_run)
     report["shares"] = matmul.shares(report["matmul"], report)
     if options.profile:
         report["profile"] = breakdown.measure(settings, training_scenes)

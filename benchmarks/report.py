@@ -35,6 +35,7 @@ def sheets(report: Result) -> list[Sheet]:
         "profiles": _profiles,
         "calibration": _calibration,
         "baselines": _baselines,
+        "comparison": _comparison,
         "matmul": _matmul,
     }
     found = [make(report[name]) for name, make in makers.items() if name in report]
@@ -233,6 +234,20 @@ def _baselines(section: Result) -> Sheet:
             "trained.",
         ),
     )
+
+
+def _comparison(section: Result) -> Sheet:
+    rows = tuple(
+        (
+            f"two tables of {size} utterances",
+            f"{found['seconds']:.2f} ({min(found['seconds_rounds']):.2f} to {max(found['seconds_rounds']):.2f})",
+            f"{found['cpu_seconds']:.2f}",
+            f"{found['peak_mb']:.0f}",
+        )
+        for size, found in section["sizes"].items()
+    )
+    title = f"`erc-llm compare --out`, {section['draws']:,} bootstrap draws and as many swaps"
+    return Sheet(title, ("", "seconds", "CPU seconds", "peak MB"), rows)
 
 
 def _generation(section: Result) -> Sheet:

@@ -188,6 +188,15 @@ def test_the_hash_ignores_where_things_are_and_nothing_else_that_trains() -> Non
         assert RunConfig.model_validate(change).sha256 != base.sha256, change
 
 
+def test_a_recipe_is_the_configuration_without_its_seed() -> None:
+    base = RunConfig()
+    assert RunConfig(seed=99).recipe_sha256 == base.recipe_sha256 != base.sha256
+    changed = RunConfig.model_validate({"training": {"epochs": 5}})
+    assert changed.recipe_sha256 != base.recipe_sha256
+    chosen_elsewhere = RunConfig.model_validate({"corpus": {"selection_seed": 99}})
+    assert chosen_elsewhere.recipe_sha256 != base.recipe_sha256
+
+
 def test_the_resolved_yaml_reads_back_as_the_same_configuration(tmp_path: Path) -> None:
     config = load_config(
         _save(tmp_path, "corpus: {labels: {names: [häppy, Σad], neutral: Σad}, aliases: {Al: Alan}}\n"),

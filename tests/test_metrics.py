@@ -11,8 +11,10 @@ from sklearn import metrics as peer
 from erc_llm.errors import InternalError
 from erc_llm.metrics import (
     bootstrap_over_dialogues,
+    brier_score,
     confusion,
     expected_calibration_error,
+    kappa,
     negative_log_likelihood,
     paired_difference,
     paired_mean_difference,
@@ -201,6 +203,25 @@ def test_negative_log_likelihood_equals_sklearn() -> None:
     assert negative_log_likelihood(probabilities, gold) == pytest.approx(peer.log_loss(gold, probabilities))
     certain = np.eye(N)[(gold + 1) % N]
     assert negative_log_likelihood(certain, gold) == pytest.approx(-np.log(np.finfo(np.float64).eps))
+
+
+def test_the_brier_score_by_hand_and_of_two_labels_as_sklearn() -> None:
+    assert brier_score(np.array([[0.7, 0.2, 0.1]]), np.array([0])) == pytest.approx(0.3**2 + 0.2**2 + 0.1**2)
+    assert brier_score(np.eye(3), np.array([0, 1, 2])) == 0
+    assert brier_score(np.eye(3), np.array([1, 2, 0])) == 2
+    rng = np.random.default_rng(3)
+    probabilities, gold = rng.dirichlet(np.ones(2), size=50), rng.integers(2, size=50)
+    assert brier_score(probabilities, gold) == pytest.approx(2 * peer.brier_score_loss(gold, probabilities[:, 1]))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(-1, 4), st.integers(-1, 4)), min_size=1, max_size=40))
+def test_kappa_equals_sklearn(pairs: list[tuple[int, int]]) -> None:
+    a, b = np.array(pairs).T
+    if len(np.union1d(a, b)) > 1:
+        assert kappa(a, b) == pytest.approx(peer.cohen_kappa_score(a, b))
+    else:
+        assert kappa(a, b) is None
 
 
 def test_calibration_error_by_hand() -> None:

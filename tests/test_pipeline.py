@@ -227,6 +227,8 @@ def test_predictions_are_written_with_where_they_come_from(finished: Run, tmp_pa
     assert (info.run_id, info.split, info.context, info.seed) == (manifest.run_id, "dev", "past", 13)
     assert info.corpus_sha256 == data.sha256
     assert info.config_sha256 == manifest.config_sha256
+    assert info.recipe_sha256 == finished.config.recipe_sha256
+    assert info.selection == "selection", "training scores the selection split and keeps the best"
     assert info.template_sha256 == manifest.template_sha256
     assert info.base_model_sha256 == manifest.base_model_sha256
     assert info.train_shares == pytest.approx(manifest.train_shares)

@@ -20,6 +20,7 @@ from erc_llm.metrics import FIGURES, INVALID_POLICY, Estimate
 CALIBRATION = "Calibration"
 _VERDICTS: dict[str, Style] = {"better": "good", "worse": "bad", "not shown": "unsure"}
 _CONTRAST_COLUMNS = ("", "Difference", "95 % interval", "p", "p (Holm)", "Verdict")
+_SIDES = "worse (left) or better (right) by"
 _SHOWN_LINES = 12  # of an example scene
 
 
@@ -81,7 +82,7 @@ def _differences(comparison: Comparison) -> Section:
         if pair.detectable is not None
     )
     rows = [(f"{c.name}, against {pair.b}", c.estimate) for pair in comparison.pairs for c in pair.headline]
-    drawing = Drawing(f"{first}: better (right) or worse (left) by", tuple(rows), "points")
+    drawing = Drawing(_SIDES, tuple(rows), "points")
     sheet = _contrast_sheet([(f"against {pair.b}", pair.headline) for pair in comparison.pairs])
     what = f"{first} minus the other, in points; whole dialogues are resampled and swapped."
     return Section("Difference", (what, sheet, drawing, *detectable))
@@ -109,7 +110,7 @@ def _where(pair: Pair) -> Iterator[Block]:
         yield _part_sheet(division.name.capitalize(), division.rows)
         yield f"By {division.name}: {division.definition}."
         rows += [(f"{division.name}: {c.name}", c.estimate) for c in division.rows]
-    yield Drawing(f"{pair.a} better (right) or worse (left) than {pair.b}", tuple(rows), "points of F1")
+    yield Drawing(_SIDES, tuple(rows), "points of F1")
 
 
 def _part_sheet(name: str, rows: Sequence[Contrast]) -> Sheet:

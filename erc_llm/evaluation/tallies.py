@@ -151,8 +151,8 @@ def known_everywhere(probabilities: Sequence[Floats]) -> NDArray[np.bool_]:
 
 def figures(tallies: Tallies) -> Floats:
     """(runs, figures) of all targets."""
-    whole = np.concatenate([_counts(tallies), _losses(tallies)], axis=1).sum(axis=0, dtype=np.float64)
-    found: Floats = _figures(whole[None], tallies)[0]
+    sums = np.concatenate([part.sum(axis=0, dtype=np.float64) for part in _parts(tallies)])
+    found: Floats = _figures(sums[None], tallies)[0]
     return found
 
 
@@ -164,7 +164,7 @@ def bootstrap(tallies: Tallies, draws: int, seed: int) -> Floats:
     """
     if len(tallies.support) < 2:
         raise InternalError(f"resampling needs at least two clusters, found {len(tallies.support)}")
-    per_cluster = _side_by_side(_counts(tallies), _losses(tallies))
+    per_cluster = for_products(_parts(tallies))
     return np.concatenate([_figures(sums, tallies) for sums in resampled_sums(per_cluster, draws, seed)])
 
 
@@ -204,7 +204,7 @@ def permutation_p_values(tallies: Tallies, a: Sequence[int], b: Sequence[int], d
     """
     times = lcm(len(a), len(b))  # whole numbers stay whole: figures do not change where all counts are multiplied
     one, other = (_bundle(tallies, runs, times // len(runs)) for runs in (a, b))
-    difference = _side_by_side(other[0] - one[0], other[1] - one[1])
+    difference = for_products([theirs - ours for ours, theirs in zip(one, other, strict=True)])
     of_one, of_other = (np.concatenate([part.sum(axis=0, dtype=np.float64) for part in side]) for side in (one, other))
     support, scored = tallies.support.sum(axis=0) * times, int(tallies.scored.sum()) * times
 
@@ -234,12 +234,6 @@ def _bundle(tallies: Tallies, runs: Sequence[int], times: int) -> tuple[Integers
     return counts * times, tallies.sums[:, where].sum(axis=1) * times
 
 
-def _side_by_side(counts: Integers, losses: Floats) -> NDArray[Any]:
-    """(clusters, cells) for a product: counts stay exact, losses are as exact as counts need."""
-    exact = for_products(counts)
-    return np.concatenate([exact, losses.astype(exact.dtype)], axis=1)
-
-
 def _of_sums(sums: Floats, support: Integers, scored: int, layout: Layout) -> Floats:
     """(draws, figures) of one system, from sums as `_bundle` lays them out."""
     cells = layout.groups * layout.labels
@@ -248,21 +242,14 @@ def _of_sums(sums: Floats, support: Integers, scored: int, layout: Layout) -> Fl
     return _vector(hits, answered, support.astype(np.float64), losses)
 
 
-def _counts(tallies: Tallies) -> Integers:
-    """(clusters, cells): support, hits and answers."""
-    clusters = len(tallies.support)
-    parts = (tallies.support, tallies.hits, tallies.answered)
-    counts: Integers = np.concatenate([part.reshape(clusters, -1) for part in parts], axis=1)
-    return counts
-
-
-def _losses(tallies: Tallies) -> Floats:
-    """(clusters, 1 + 2 * runs): how many are scored, and the sums of losses."""
-    return np.concatenate([tallies.scored[:, None], tallies.sums.reshape(len(tallies.scored), -1)], axis=1)
+def _parts(tallies: Tallies) -> list[NDArray[Any]]:
+    """(clusters, cells) each: support, hits, answers, how many are scored, and the sums of losses."""
+    parts = (tallies.support, tallies.hits, tallies.answered, tallies.scored, tallies.sums)
+    return [part.reshape(len(tallies.support), -1) for part in parts]
 
 
 def _figures(sums: Floats, tallies: Tallies) -> Floats:
-    """(draws, runs, figures) of sums of `_counts` and `_losses`."""
+    """(draws, runs, figures) of the sums of `_parts`, side by side."""
     layout, runs = tallies.layout, tallies.runs
     cells = layout.groups * layout.labels
     shape = (-1, runs, layout.groups, layout.labels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import calibration, generation, scoring
+from benchmarks import calibration, comparison, generation, scoring
 from benchmarks.matmul import shapes_of, shares
 from benchmarks.measure import Job, JobError, Meter, ratio, run_alternating, run_job, speeds, summary
 from benchmarks.peers import (
@@ -30,6 +31,7 @@ from benchmarks.workload import Settings, Workload, open_workload
 from erc_llm.adapters import attach_lora
 from erc_llm.corpus.labels import EMORYNLP
 from erc_llm.decoding.scoring import score_trees
+from erc_llm.errors import UserError
 from erc_llm.models import load_base_model
 from erc_llm.prompting.examples import Prompter
 from erc_llm.prompting.forest import ATTENTION
@@ -230,6 +232,20 @@ def test_meter_leaves_warm_up_out(tiny_llama: TinyModel) -> None:
         model(input_ids=ids)
     model(input_ids=ids)
     assert meter.result(utterances=2)["tokens"] == 10
+
+
+def test_the_cost_of_a_comparison_is_that_of_the_whole_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "SIZES", (300,))
+    monkeypatch.setattr("benchmarks.measure.run_job", lambda job: comparison.run(**job.arguments, draws=100))
+    found = comparison.compare(1)
+    measured = found["sizes"]["300"]
+    assert measured["cpu_seconds"] > 0
+    assert measured["seconds"] > 0
+    assert 20 < measured["peak_mb"] < 4000
+    (sheet,) = sheets({"comparison": found})
+    assert sheet.rows[0][0] == "two tables of 300 utterances"
+    with pytest.raises(UserError, match=r"ended with exit code 2: erc-llm: .*no such file"):
+        comparison.measure([sys.executable, "-c", "from erc_llm.cli import main; main()", "compare", "a", "b"])
 
 
 def test_the_cost_of_a_calibration_is_measured_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:

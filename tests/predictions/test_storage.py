@@ -95,6 +95,35 @@ def test_the_content_tells_the_format(tmp_path: Path, table: Predictions) -> Non
     assert read_predictions(tmp_path / "renamed.parquet").columns() == table.columns()
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_columns_can_be_left_out(tmp_path: Path, table: Predictions, suffix: str) -> None:
+    path = tmp_path / f"t{suffix}"
+    write_predictions(table, path)
+    less = read_predictions(path, without=("text", "probabilities"))
+    assert set(less.missing) - set(table.missing) == {"text", "probabilities"}
+    rest = {name: values for name, values in table.columns().items() if name not in ("text", "probabilities")}
+    assert less.columns() == rest
+
+
+def test_what_a_file_repeats_is_one_object_and_arrays_are_sealed(tmp_path: Path, table: Predictions) -> None:
+    write_predictions(table, tmp_path / "t.parquet")
+    again = read_predictions(tmp_path / "t.parquet")
+    assert again.predicted[0] is again.predicted[1]
+    assert again.probabilities is not None
+    assert not again.probabilities.flags.writeable
+
+
+def test_a_table_from_before_selection_was_stated_says_that_it_is_unknown(tmp_path: Path, table: Predictions) -> None:
+    write_predictions(table, tmp_path / "t.jsonl")
+    head, *lines = (tmp_path / "t.jsonl").read_text("utf-8").splitlines()
+    old = json.loads(head)
+    for name in ("selection", "recipe_sha256"):
+        del old["info"][name]
+    (tmp_path / "t.jsonl").write_text("\n".join([json.dumps(old), *lines]), "utf-8")
+    info = read_predictions(tmp_path / "t.jsonl").info
+    assert (info.selection, info.recipe_sha256) == (None, None)
+
+
 def test_others_can_read_the_files(tmp_path: Path, table: Predictions) -> None:
     write_predictions(table, tmp_path / "t.parquet")
     write_predictions(table, tmp_path / "t.jsonl")

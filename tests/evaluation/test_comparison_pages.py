@@ -1,0 +1,168 @@
+"""The three files and the print say the same, and words of a table are never markup."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from erc_llm.corpus.labels import EMORYNLP
+from erc_llm.errors import PredictionsError
+from erc_llm.evaluation.comparison import compare
+from erc_llm.evaluation.comparison_pages import as_html, as_markdown, write_comparison
+from erc_llm.evaluation.comparison_report import sections, title
+from erc_llm.evaluation.evidence import Comparison
+from erc_llm.evaluation.sections import Cell, Section, Sheet, grouped, print_sections
+from erc_llm.predictions import Predictions
+from tests.evaluation.compared_tables import changed, named, table
+
+NASTY = "<script>alert(1)</script> | a*b_c `d` \x1b[31m\n## no"
+
+
+@pytest.fixture(scope="module")
+def comparison() -> Comparison:
+    def dressed(given: Predictions) -> Predictions:
+        info = replace(given.info, labels=EMORYNLP.names, corpus_version="original")
+        others = {"probabilities": [[*row[:2], row[2], 0, 0, row[3], 0] for row in given.columns()["probabilities"]]}
+        return Predictions.from_columns(info, given.columns() | others | {"text": [NASTY] * len(given)})
+
+    first = dressed(table(selection="dev"))
+    return compare(named(first, dressed(table(0.3, "zero <shot>", draw=7, context="full"))), draws=200)
+
+
+def printed(comparison: Comparison, **options: object) -> str:
+    stream = io.StringIO()
+    console = Console(file=stream, width=100, **options)  # type: ignore[arg-type]
+    print_sections(title(comparison), sections(comparison), console)
+    return stream.getvalue()
+
+
+class Cells(HTMLParser):
+    """The text of every table cell with its classes, and which elements there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells: list[tuple[str, str]] = []
+        self.tags: set[str] = set()
+        self._open: str | None = None
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        if tag == "td":
+            self._open = dict(attrs).get("class") or ""
+
+    def handle_data(self, data: str) -> None:
+        if self._open is not None:
+            self.cells.append((self._open, data))
+            self._open = None
+
+
+def test_sections_stand_in_the_order_of_reading(comparison: Comparison) -> None:
+    assert [section.title for section in sections(comparison)] == [
+        "Measured",
+        "Difference",
+        "Difference by episode",
+        "Where: tuned against zero <shot>",
+        "Answers side by side: tuned against zero <shot>",
+        "Calibration",
+        "Leakage manifest",
+        "Reported elsewhere, not rerun",
+        "Notes",
+    ]
+
+
+def test_the_print_is_plain_where_it_is_no_terminal(comparison: Comparison) -> None:
+    text = printed(comparison)
+    assert text.isascii()
+    assert "\x1b" not in text
+    estimate = comparison.pairs[0].headline[0].estimate
+    row = next(line for line in text.splitlines() if line.startswith("  weighted F1") and "better" in line)
+    assert f"{100 * estimate.low:+.2f} to {100 * estimate.high:+.2f}" in row
+    flat = " ".join(text.split())
+    assert "the smallest true difference in weighted F1 that this test set would show (80 % power, 5 % level" in flat
+    assert "Holm's correction" in flat
+    assert "McNemar's exact test on utterances: p " in flat
+    assert "descriptive, since it ignores" in flat
+
+
+def test_what_makes_tables_unlike_is_red_and_says_so(comparison: Comparison) -> None:
+    for text in (printed(comparison), as_markdown(comparison)):
+        assert "LEAK" in text
+        assert "UNLIKE" in text
+        assert "Marked: context, this split seen by choices." in " ".join(text.split())
+    coloured = printed(comparison, force_terminal=True, color_system="standard")
+    assert re.search(r"\x1b\[1;31mfull \[UNLIKE\]", coloured)
+    page = Cells()
+    page.feed(as_html(comparison))
+    red = {text for style, text in page.cells if "bad" in style.split()}
+    assert {"full [UNLIKE]", "yes [LEAK]"} <= red
+
+
+def test_published_rows_are_in_no_table_of_measured_ones(comparison: Comparison) -> None:
+    for section in sections(comparison):
+        texts = [cell.text for b in section.blocks if isinstance(b, Sheet) for row in b.rows for cell in row]
+        published = any("InstructERC" in text or "41.37" in text for text in texts)
+        assert published == (section.title == "Reported elsewhere, not rerun")
+        if published:
+            assert not [text for text in texts if "tuned" in text]
+    before, _, after = as_markdown(comparison).partition("## Reported elsewhere, not rerun")
+    assert "CoMPM" not in before
+    assert "not stated" in after
+
+
+def test_words_of_a_table_are_never_markup(comparison: Comparison) -> None:
+    html = as_html(comparison)
+    page = Cells()
+    page.feed(html)
+    assert "script" not in page.tags
+    assert any("<script>alert(1)</script>" in text for _, text in page.cells), "shown as it was said"
+    assert "\x1b" not in html
+    markdown = as_markdown(comparison)
+    assert "<script" not in markdown
+    assert "\n## no" not in markdown
+    line = next(row for row in markdown.splitlines() if "alert" in row)
+    assert r"\| a\*b\_c \`d\`" in line
+    assert len(re.findall(r"(?<!\\)\|", line)) == 5, "four cells"
+
+
+def test_the_page_loads_nothing_and_holds_its_figures(comparison: Comparison) -> None:
+    html = as_html(comparison)
+    assert html.count("<svg") == 3
+    assert not re.search(r"(src|href)=\"(?!#)", html)
+    assert html == as_html(comparison), "the same bytes for the same figures"
+
+
+def test_files_appear_whole_in_a_folder_that_is_made(comparison: Comparison, tmp_path: Path) -> None:
+    paths = write_comparison(comparison, tmp_path / "new" / "folder")
+    assert [path.name for path in paths] == ["comparison.md", "comparison.html", "comparison.json"]
+    assert sorted(path.name for path in paths[0].parent.iterdir()) == sorted(path.name for path in paths)
+    assert json.loads(paths[2].read_text("utf-8"))["targets"] == comparison.targets
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(PredictionsError, match="cannot be written"):
+        write_comparison(comparison, tmp_path / "file")
+
+
+def test_groups_stand_below_their_names() -> None:
+    sheet = grouped(("", "%"), [("long name", [(Cell("figure"), Cell("1"))])])
+    assert [[cell.text for cell in row] for row in sheet.rows] == [["long name", ""], ["  figure", "1"]]
+
+
+def test_long_names_break_no_figure() -> None:
+    long = Section("S", (grouped(("", "%"), [("n" * 60, [(Cell("figure"), Cell("1.23 to 4.56"))])]),))
+    stream = io.StringIO()
+    print_sections("T", [long], Console(file=stream, width=40))
+    assert "1.23 to 4.56" in stream.getvalue()
+
+
+def test_a_scene_shows_who_is_right(comparison: Comparison) -> None:
+    text = printed(comparison)
+    assert re.search(r"Scene d\d+, tuned ahead: \d against \d of 6 lines right", text)
+    assert "(right)" in text
+    without = compare(named(*(changed(t, text=None) for t in (table(), table(0.4, "other")))), draws=100)
+    assert "No column 'text': no example scenes" in " ".join(printed(without).split())

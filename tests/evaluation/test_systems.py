@@ -1,0 +1,49 @@
+"""Which tables are runs of one system."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from erc_llm.evaluation.matching import Named
+from erc_llm.evaluation.systems import group, short_names
+from tests.evaluation.compared_tables import named, table
+
+
+def test_seeds_of_one_recipe_are_runs_of_one_system() -> None:
+    tables = named(table(seed=1), table(system="other"), table(seed=2), table(seed=5))
+    first, second = group(tables)
+    assert (first.name, first.runs, first.checked) == ("tuned", (0, 2, 3), True)
+    assert (second.name, second.runs) == ("other", (1,))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"seed": 1},
+        {"seed": None},
+        {"seed": 2, "recipe_sha256": "ee" * 32},
+        {"seed": 2, "context": "full"},
+        {"seed": 2, "profile": "lines in the trunk"},
+        {"seed": 2, "decoding": "free text"},
+        {"seed": 2, "calibration": "temperature 2"},
+    ],
+)
+def test_whatever_else_differs_makes_another_system_and_both_get_names(other: dict[str, Any]) -> None:
+    found = group(named(table(), table(**other)))
+    assert [system.name for system in found] == ["tuned (0.parquet)", "tuned (1.parquet)"]
+
+
+def test_old_tables_without_a_recipe_are_grouped_by_what_they_state() -> None:
+    (found,) = group(named(table(seed=1, recipe_sha256=None), table(seed=2, recipe_sha256=None)))
+    assert (found.runs, found.checked) == ((0, 1), False)
+
+
+def test_names_are_as_short_as_they_can_be() -> None:
+    names = ["runs/a/dev.parquet", "runs/b/dev.parquet", "zero.parquet"]
+    assert short_names([Named(name, table(dialogues=1)) for name in names]) == (
+        "a/dev.parquet",
+        "b/dev.parquet",
+        "zero.parquet",
+    )
