@@ -13,7 +13,8 @@ from erc_llm.predictions import Predictions, write_predictions
 from tests.command_line import Command, refused
 from tests.evaluation.compared_tables import INFO, LABELS, changed, rows, table
 
-RUNS = Path(__file__).parent.parent / "docs" / "results" / "runs"
+DOCS = Path(__file__).parent.parent / "docs"
+RUNS = DOCS / "results" / "runs"
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +49,18 @@ def test_runs_on_two_corpora_are_compared_on_what_they_share(erc: Command) -> No
     assert done.code == 0, done.err
     assert "Compared on the intersection: 954 utterances that all tables have; left out 390 of" in done.out
     assert "original [UNLIKE]" in done.out
+
+
+def test_the_page_shows_what_the_command_prints(erc: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "110")
+    monkeypatch.chdir(RUNS)
+    done = erc("compare", "aligned/dev.parquet", "aligned/dev-zero-shot.parquet")
+    printed = "\n".join(line.rstrip() for line in done.out.splitlines())
+    blocks = [part.strip("\n") for part in (DOCS / "comparison.md").read_text("utf-8").split("```")[1::2]]
+    shown = [block for block in blocks if not block.startswith(("erc-llm", " "))]
+    assert len(shown) == 7
+    for block in shown:
+        assert block in printed, block
 
 
 def test_draws_and_seed_are_told(erc: Command) -> None:

@@ -175,6 +175,12 @@ class BaselineConfig(Section):
         """Hash of `result_fields`."""
         return hashlib.sha256(json.dumps(self.result_fields(), sort_keys=True).encode()).hexdigest()
 
+    @property
+    def recipe_sha256(self) -> str:
+        """Hash of `result_fields` without the seed: equal for runs that differ in their seed only."""
+        fields = {name: value for name, value in self.result_fields().items() if name != "seed"}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
     def label_set(self) -> LabelSet:
         """The label set it names; EmoryNLP's by default."""
         own = self.corpus.labels

@@ -221,6 +221,8 @@ def table_info(config: BaselineConfig, manifest: BaselineManifest, corpus: Corpu
         base_model=manifest.base_model,
         base_model_sha256=manifest.base_sha256,
         config_sha256=config.sha256,
+        recipe_sha256=config.recipe_sha256,
+        selection=SELECTION,
         profile=manifest.memory,
         train_shares=manifest.train_shares,
         training_prior=manifest.training_prior,

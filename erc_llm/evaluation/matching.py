@@ -73,10 +73,10 @@ class Matched:
         found = self.tables[table].table
         if found.probabilities is None:
             return None
-        order, rows = [found.info.labels.index(label) for label in self.first.info.labels], self.rows[table]
-        if order == sorted(order) and np.array_equal(rows, np.arange(len(found))):
+        order = [found.info.labels.index(label) for label in self.first.info.labels]
+        if order == sorted(order) and np.array_equal(self.rows[table], np.arange(len(found))):
             return found.probabilities  # a copy of a large table would cost
-        return found.probabilities[np.ix_(rows, order)]
+        return found.probabilities[self.rows[table]][:, order]
 
     def with_column(self, name: str) -> tuple[Predictions, Integers] | None:
         """The first table that has an optional column, and its rows; None where no table has it."""

@@ -208,6 +208,7 @@ def _reference(
         corpus_name=kept.corpus_name,
         corpus_version=kept.corpus_version,
         split=kept.split,
+        selection="none",
         healed=kept.healed,
         seed=seed,
         train_shares=kept.train_shares,
