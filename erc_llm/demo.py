@@ -89,7 +89,9 @@ def compare_with_baseline(predictions: Predictions, corpus: Corpus, output: Path
     from erc_llm.evaluation.matching import Named
     from erc_llm.evaluation.sections import print_sections
 
-    config = load_baseline(BASELINE, ["corpus.path=sample", f"output={output}", "name=demo-emonet"])
+    config = load_baseline(
+        BASELINE, ["corpus.path=sample", f"output={output}", "name=demo-emonet", "training.epochs=8"]
+    )
     _clear(Path(config.output) / config.name)
     try:
         baseline = train_baseline(config, corpus, console=console).predict(SPLIT)
