@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 from dataclasses import replace
@@ -20,6 +19,7 @@ from erc_llm.errors import CorpusError, RunError
 from erc_llm.predictions import read_predictions
 from erc_llm.runs import read_lines, read_run
 from tests.baselines.small import baseline_config, changed, small_corpus, trained
+from tests.forked import run_apart
 from tests.tiny_models import TinyModel
 
 
@@ -210,13 +210,7 @@ def _train(text: str, folder: str, resume: bool, die_at: int | None) -> None:
 
 
 def _train_apart(config: BaselineConfig, folder: Path, resume: bool = False, die_at: int | None = None) -> int:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "transformers", "erc_llm.baselines.training"])
-    child = context.Process(target=_train, args=(config.as_yaml(), str(folder), resume, die_at))
-    child.start()
-    child.join(600)
-    assert child.exitcode is not None
-    return child.exitcode
+    return run_apart(_train, config.as_yaml(), str(folder), resume, die_at)
 
 
 @pytest.mark.parametrize("encoding", ["cached", "end_to_end"])
@@ -242,13 +236,14 @@ def test_a_killed_training_goes_on_to_the_same_weights(tiny_bert: TinyModel, tmp
         assert found == expected, f"{log}: each step once, as in an uninterrupted run"
 
 
-def test_a_kill_before_the_first_checkpoint_begins_anew(tiny_bert: TinyModel, tmp_path: Path, run: Path) -> None:
+def test_a_kill_before_the_first_checkpoint_begins_anew(tiny_bert: TinyModel, tmp_path: Path) -> None:
     config = baseline_config(tiny_bert, tmp_path)
+    assert _train_apart(config, tmp_path / "whole") == 0
     assert _train_apart(config, tmp_path / "killed", die_at=2) == -signal.SIGKILL
     assert not (tmp_path / "killed" / "tiny" / "checkpoint.pt").exists()
     assert _train_apart(config, tmp_path / "killed", resume=True) == 0
-    weights = (tmp_path / "killed" / "tiny" / "model.safetensors").read_bytes()
-    assert weights == (run / "model.safetensors").read_bytes(), "the same seed, the same weights"
+    killed, whole = (tmp_path / name / "tiny" / "model.safetensors" for name in ("killed", "whole"))
+    assert killed.read_bytes() == whole.read_bytes(), "the same seed, the same weights"
 
 
 def test_a_damaged_checkpoint_is_told(tiny_bert: TinyModel, tmp_path: Path) -> None:

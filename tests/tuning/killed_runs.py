@@ -8,7 +8,6 @@ removed; halfway through the n-th file of a checkpoint; or in the middle of a st
 from __future__ import annotations
 
 import io
-import multiprocessing
 import os
 import signal
 import sys
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-TIMEOUT = 900  # seconds; a training here takes about one, on a machine that has nothing else to do
+from tests.forked import run_apart
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Kill:
 
 
 def train_apart(config: str, *, resume: bool = False, kill: Kill | None = None, after: float | None = None) -> int:
-    """Train in a forked child; returns its exit code, negative for a signal.
+    """Train in a child; returns its exit code, negative for a signal.
 
     Args:
         config: The run's configuration as YAML.
@@ -37,17 +36,7 @@ def train_apart(config: str, *, resume: bool = False, kill: Kill | None = None, 
         kill: When the child kills itself.
         after: Kill it from outside after so many seconds.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "trl.trainer.sft_trainer", "peft", "datasets", "pyarrow"])
-    child = context.Process(target=_train, args=(config, resume, kill))
-    child.start()
-    child.join(TIMEOUT if after is None else after)
-    if child.is_alive():
-        child.kill()
-        child.join()
-        assert after is not None, "the training hangs"
-    assert child.exitcode is not None
-    return child.exitcode
+    return run_apart(_train, config, resume, kill, after=after)
 
 
 def _train(config: str, resume: bool, kill: Kill | None) -> None:
