@@ -132,9 +132,12 @@ def _info(predictor: Predictor, corpus: Corpus, split: str) -> PredictionsInfo:
     decoding = config.scoring.decoding
     system = config.name if run else f"{config.model.base} zero-shot"
     info = table_info(config, run, predictor.prompter, corpus, split)
+    correction = predictor.correction
+    calibrated = correction.scaling is not None or correction.decision_weights is not None
     return replace(
         info,
         system=f"{system}, {decoding}" if decoding else system,
+        selection="selection" if calibrated else info.selection,
         decoding=decoding,
         base_model=predictor.loaded.description,
         base_model_sha256=predictor.loaded.weights_sha256,

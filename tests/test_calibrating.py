@@ -73,6 +73,7 @@ def test_calibrate_and_predict(run: Path, erc: Command, tmp_path: Path) -> None:
         assert found.columns() == correct(table, correction).columns()
         assert Correction.of(found.info) == correction
     assert read_predictions(calibrated).info.abstain_below == 0.3
+    assert [read_predictions(path).info.selection for path in (raw, calibrated)] == ["none", "selection"]
     assert read_predictions(given).info.prior_shares == pytest.approx([float(s) for s in SHARES.split(",")])
 
     figures = tmp_path / "figures.json"
