@@ -230,13 +230,42 @@ class ScoringConfig(Section):
         return None if self.label_orders == 1 else f"mean of {self.label_orders} label orders"
 
 
-class RunConfig(Section):
-    """A run, whole."""
+class Recipe(Section):
+    """What configurations of runs have in common, those of adapters and those of baselines."""
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9._-]+$", description="The run directory's name.")
     output: str = Field("runs", description="Folder that run directories are made in.")
-    seed: int = Field(13, ge=0, description="Fixes data order, adapter initialisation and dropout.")
+    seed: int = Field(13, ge=0, lt=2**32, description="Fixes data order, new weights and dropout.")
     corpus: CorpusConfig = CorpusConfig()
+
+    def result_fields(self) -> dict[str, Any]:
+        """Every field that can change a result."""
+        raise NotImplementedError
+
+    @property
+    def sha256(self) -> str:
+        """Hash of `result_fields`."""
+        return hashlib.sha256(json.dumps(self.result_fields(), sort_keys=True).encode()).hexdigest()
+
+    @property
+    def recipe_sha256(self) -> str:
+        """Hash of `result_fields` without the seed: equal for runs that differ in their seed only."""
+        fields = {name: value for name, value in self.result_fields().items() if name != "seed"}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+    def label_set(self) -> LabelSet:
+        """The label set it names; EmoryNLP's by default."""
+        own = self.corpus.labels
+        return EMORYNLP if own is None else LabelSet(own.names, own.spellings, own.neutral)
+
+    def as_yaml(self) -> str:
+        """The resolved configuration."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+class RunConfig(Recipe):
+    """A run, whole."""
+
     prompt: PromptConfig = PromptConfig()
     profile: ProfileConfig = ProfileConfig()
     state: StateConfig = StateConfig()
@@ -262,26 +291,6 @@ class RunConfig(Section):
             "training": {"log_every", "report_to", "checkpoint_minutes"},
         }
         return self.model_dump(mode="json", exclude=left_out)
-
-    @property
-    def sha256(self) -> str:
-        """Hash of `result_fields`."""
-        return hashlib.sha256(json.dumps(self.result_fields(), sort_keys=True).encode()).hexdigest()
-
-    @property
-    def recipe_sha256(self) -> str:
-        """Hash of `result_fields` without the seed: equal for runs that differ in their seed only."""
-        fields = {name: value for name, value in self.result_fields().items() if name != "seed"}
-        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
-
-    def label_set(self) -> LabelSet:
-        """The label set it names; EmoryNLP's by default."""
-        own = self.corpus.labels
-        return EMORYNLP if own is None else LabelSet(own.names, own.spellings, own.neutral)
-
-    def as_yaml(self) -> str:
-        """The resolved configuration."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def load_config(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -19,13 +19,13 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from erc_llm.config import RunConfig, load_config
+from erc_llm.config import Recipe, RunConfig, load_config
 from erc_llm.errors import RunError
 from erc_llm.files import write_text
 
@@ -152,9 +152,7 @@ def claim(folder: Path, config: RunConfig, resume: bool) -> bool:
     if not resume:
         raise RunError(f"{folder}: this run exists ({run.manifest.status}); add --resume, or choose another name=")
     if run.manifest.config_sha256 != config.sha256:
-        changed = ", ".join(_changed(run.config.result_fields(), config.result_fields()))
-        changed = changed or "nothing, but this version of erc-llm knows fields that the run's did not"
-        raise RunError(f"{folder}: cannot resume with another configuration; changed: {changed}")
+        raise other_recipe(folder, run.config, config)
     return run.manifest.status == FINISHED
 
 
@@ -174,12 +172,28 @@ def check_same(folder: Path, manifest: Manifest) -> None:
     began = read_run(folder).manifest
     if began.confusion != manifest.confusion:
         raise RunError(f"{folder}: cannot resume: state.confusion names other predictions than it began with")
-    for name in ("corpus_sha256", "template_sha256", "base_model_sha256"):
-        old, new = getattr(began, name), getattr(manifest, name)
+    refuse_other_sources(folder, began, manifest, ("corpus_sha256", "template_sha256", "base_model_sha256"))
+
+
+def refuse_other_sources(folder: Path, began: object, now: object, hashes: Sequence[str]) -> None:
+    """Compare those attributes of two manifests.
+
+    Raises:
+        RunError: One of them differs.
+    """
+    for name in hashes:
+        old, new = getattr(began, name), getattr(now, name)
         if old != new:
             raise RunError(
                 f"{folder}: cannot resume: {name} was {old[:12]}, now it is {new[:12]}; choose another name="
             )
+
+
+def other_recipe(folder: Path, began: Recipe, now: Recipe) -> RunError:
+    """What to raise where a run would go on with a configuration of another hash; it names the fields that changed."""
+    changed = ", ".join(_changed(began.result_fields(), now.result_fields()))
+    changed = changed or "nothing, but this version of erc-llm knows fields that the run's did not"
+    return RunError(f"{folder}: cannot resume with another configuration; changed: {changed}")
 
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -6,18 +6,14 @@ field is its documentation. Imports neither torch nor transformers.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, model_validator
 
-from erc_llm.config import CorpusConfig, Section, load_section
-from erc_llm.corpus.labels import EMORYNLP, LabelSet
+from erc_llm.config import Recipe, Section, load_section
 
 Kind = Literal["encoder", "compm", "emonet"]
 LossWeights = Literal["none", "unnormalised", "normalised"]
@@ -117,16 +113,13 @@ class BaselineTraining(Section):
     log_every: int = Field(10, ge=1, description="Steps between two lines of the training log.")
 
 
-class BaselineConfig(Section):
+class BaselineConfig(Recipe):
     """A baseline, whole."""
 
     name: str = Field("baseline", pattern=r"^[A-Za-z0-9._-]+$", description="The run directory's name.")
-    output: str = Field("runs", description="Folder that run directories are made in.")
-    seed: int = Field(13, ge=0, lt=2**32, description="Fixes data order, new weights and dropout.")
     kind: Kind = Field(
         "emonet", description="encoder: context alone. compm: with a memory of the speaker. emonet: with its switches."
     )
-    corpus: CorpusConfig = CorpusConfig()
     encoder: EncoderConfig = EncoderConfig()
     memory: MemoryConfig = MemoryConfig()
     speaker: SpeakerConfig = SpeakerConfig()
@@ -169,26 +162,6 @@ class BaselineConfig(Section):
             "training": {"log_every", "checkpoint_minutes"},
         }
         return self.model_dump(mode="json", exclude=left_out)
-
-    @property
-    def sha256(self) -> str:
-        """Hash of `result_fields`."""
-        return hashlib.sha256(json.dumps(self.result_fields(), sort_keys=True).encode()).hexdigest()
-
-    @property
-    def recipe_sha256(self) -> str:
-        """Hash of `result_fields` without the seed: equal for runs that differ in their seed only."""
-        fields = {name: value for name, value in self.result_fields().items() if name != "seed"}
-        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
-
-    def label_set(self) -> LabelSet:
-        """The label set it names; EmoryNLP's by default."""
-        own = self.corpus.labels
-        return EMORYNLP if own is None else LabelSet(own.names, own.spellings, own.neutral)
-
-    def as_yaml(self) -> str:
-        """The resolved configuration."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def load_baseline(source: str | Path, overrides: Sequence[str] = ()) -> BaselineConfig:

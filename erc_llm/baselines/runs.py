@@ -22,10 +22,9 @@ from pathlib import Path
 from erc_llm.baselines.config import BaselineConfig, Kind, load_baseline
 from erc_llm.errors import RunError
 from erc_llm.files import write_text
-from erc_llm.runs import FINISHED
+from erc_llm.runs import FINISHED, other_recipe, refuse_other_sources
 
 BASELINE_FORMAT = 1
-_SAME = ("corpus_sha256", "base_sha256")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +110,7 @@ def claim_baseline(folder: Path, config: BaselineConfig, resume: bool) -> Baseli
     if not resume:
         raise RunError(f"{folder}: this run exists ({manifest.status}); add --resume, or choose another name=")
     if manifest.config_sha256 != config.sha256:
-        before = load_baseline(folder / "config.yaml").result_fields()
-        changed = ", ".join(_changed(before, config.result_fields()))
-        raise RunError(f"{folder}: cannot resume with another configuration; changed: {changed or 'its own version'}")
+        raise other_recipe(folder, load_baseline(folder / "config.yaml"), config)
     return manifest
 
 
@@ -123,24 +120,8 @@ def check_same_sources(folder: Path, began: BaselineManifest, now: BaselineManif
     Raises:
         RunError: One of them differs.
     """
-    for name in _SAME:
-        old, new = getattr(began, name), getattr(now, name)
-        if old != new:
-            raise RunError(
-                f"{folder}: cannot resume: {name} was {old[:12]}, now it is {new[:12]}; choose another name="
-            )
+    refuse_other_sources(folder, began, now, ("corpus_sha256", "base_sha256"))
 
 
 def _is_beginning(path: Path) -> bool:
     return path.name == "config.yaml" or (path.name.startswith(".") and path.name.endswith(".partial"))
-
-
-def _changed(old: Mapping[str, object], new: Mapping[str, object], prefix: str = "") -> list[str]:
-    changed = []
-    for key in new:
-        before, after = old.get(key), new[key]
-        if isinstance(before, dict) and isinstance(after, dict):
-            changed += _changed(before, after, f"{prefix}{key}.")
-        elif before != after:
-            changed.append(f"{prefix}{key}")
-    return changed
