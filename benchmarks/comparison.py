@@ -25,6 +25,7 @@ from erc_llm.errors import ErcError, UserError
 from erc_llm.predictions import Predictions, PredictionsInfo, write_predictions
 
 SIZES = (1_328, 1_000_000)  # EmoryNLP's `original` test set, and a large one
+LIMITS = {1_328: (5.0, None), 1_000_000: (120.0, 2_000.0)}  # what it may cost: seconds and MB
 DRAWS = 10_000
 PER_DIALOGUE, PER_EPISODE = 10, 100
 SPEAKERS = 30
@@ -42,8 +43,9 @@ def compare(rounds: int, on_run: Callable[[int, Job, Result], None] | None = Non
                 "seconds_rounds": [run["seconds"] for run in runs],
                 "cpu_seconds": median(run["cpu_seconds"] for run in runs),
                 "peak_mb": max(run["peak_mb"] for run in runs),
+                "limits": LIMITS[size],
             }
-            for name, runs in results.items()
+            for size, (name, runs) in zip(SIZES, results.items(), strict=True)
         },
     }
 

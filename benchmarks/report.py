@@ -241,13 +241,21 @@ def _comparison(section: Result) -> Sheet:
         (
             f"two tables of {size} utterances",
             f"{found['seconds']:.2f} ({min(found['seconds_rounds']):.2f} to {max(found['seconds_rounds']):.2f})",
+            _limit(found, 0),
             f"{found['cpu_seconds']:.2f}",
             f"{found['peak_mb']:.0f}",
+            _limit(found, 1),
         )
         for size, found in section["sizes"].items()
     )
     title = f"`erc-llm compare --out`, {section['draws']:,} bootstrap draws and as many swaps"
-    return Sheet(title, ("", "seconds", "CPU seconds", "peak MB"), rows)
+    return Sheet(title, ("", "seconds", "at most", "CPU seconds", "peak MB", "at most"), rows)
+
+
+def _limit(found: Result, place: int) -> str:
+    """What a measurement may be; reports from before limits were kept have none."""
+    limit = found.get("limits", (None, None))[place]
+    return "" if limit is None else f"{limit:,.0f}"
 
 
 def _generation(section: Result) -> Sheet:

@@ -23,7 +23,7 @@ from erc_llm.evaluation.comparison_report import sections, title
 from erc_llm.evaluation.matching import Named
 from erc_llm.evaluation.sections import print_sections
 from erc_llm.finalists import Finalist, Finalists
-from erc_llm.predictions import Predictions, read_predictions, write_predictions
+from erc_llm.predictions import Correction, Predictions, correct, read_predictions, write_predictions
 
 Version = Literal["original", "aligned"]
 VERSIONS: tuple[Version, ...] = ("original", "aligned")
@@ -49,11 +49,12 @@ class Place:
 
 @dataclass(frozen=True)
 class _Answering:
-    """A run that predicts: its name, its id, and how it answers a split."""
+    """A run that predicts: its name, its id, how it answers a split, and what is done to its scores."""
 
     name: str
     run_id: str
     predict: Callable[[str], Predictions]
+    correction: Correction
 
 
 def find_versions(data: Path, finalists: Finalists) -> dict[Version, Path]:
@@ -88,12 +89,15 @@ def run_benchmark(
     """
     reports = []
     for version, folder in place.data.items():
-        wanted = splits_to_score(_open(folder), splits)
+        corpus = _open(folder)
+        wanted = splits_to_score(corpus, splits)
         tables: dict[str, list[Named]] = {split: [] for split in wanted}
         for system in finalists.systems:
             for answering in _answering(system, version, place, console):
                 for split in wanted:
-                    tables[split].append(_table(system, answering, version, split, place))
+                    path = place.out / "tables" / f"{version}-{split}" / f"{answering.name}.parquet"
+                    table = _table(answering, split, path, corpus.sha256, place.with_text)
+                    tables[split].append(Named(str(path), table, system.name))
         for split, found in tables.items():
             if not any(found[0].table.gold or ()):
                 console.print(f"{version}, {split}: no gold labels, so predictions only", highlight=False)
@@ -124,14 +128,19 @@ def _open(folder: Path) -> Corpus:
     return open_corpus(CorpusConfig(path=str(folder)), EMORYNLP)
 
 
-def _table(system: Finalist, answering: _Answering, version: Version, split: str, place: Place) -> Named:
-    """The table of one run, from its file where that is of the same run."""
-    path = place.out / "tables" / f"{version}-{split}" / f"{answering.name}.parquet"
-    if path.is_file() and (kept := read_predictions(path)).info.run_id == answering.run_id:
-        return Named(str(path), kept, system.name)
-    table = answering.predict(split)
-    write_predictions(table if place.with_text else replace(table, text=None), path)
-    return Named(str(path), table, system.name)
+def _table(answering: _Answering, split: str, path: Path, corpus_sha256: str, with_text: bool) -> Predictions:
+    """The table of one run, from its file where that is of the same run and corpus; corrected anew where need be."""
+    wanted, table = (answering.run_id, corpus_sha256), None
+    if path.is_file():
+        kept = read_predictions(path)
+        if (kept.info.run_id, kept.info.corpus_sha256) == wanted:
+            if Correction.of(kept.info) == answering.correction:
+                return kept
+            table = correct(kept, answering.correction)
+    if table is None:
+        table = answering.predict(split)
+    write_predictions(table if with_text else replace(table, text=None), path)
+    return table
 
 
 def _answering(system: Finalist, version: Version, place: Place, console: Console) -> Iterator[_Answering]:
@@ -153,13 +162,14 @@ def _baselines(system: Finalist, source: str, version: Version, place: Place, co
         console.rule(name)
         corpus = open_corpus(config.corpus, config.label_set())
         trained = train_baseline(config, corpus, resume=True, with_text=place.with_text, console=console)
-        yield _Answering(name, trained.manifest.run_id, trained.predict)
+        yield _Answering(name, trained.manifest.run_id, trained.predict, Correction())
 
 
 def _language_models(
     system: Finalist, source: str, version: Version, place: Place, console: Console
 ) -> Iterator[_Answering]:
     from erc_llm.config import load_config
+    from erc_llm.decoding.calibration_file import Calibrated, choose_correction
     from erc_llm.pipeline import open_to_predict, predict_on_console
     from erc_llm.predictor import load
     from erc_llm.runs import read_run
@@ -179,15 +189,17 @@ def _language_models(
         folders = [_averaged(folders, place.runs / f"{system.name}-{own}-average")]
     for folder in folders:
         run = read_run(folder)
+        calibration: Calibrated = "none"
         if system.calibration != "none":
             _calibrate(folder, system.calibration, console)
+            calibration = "run"
 
-        def predict(split: str, folder: Path = folder) -> Predictions:
+        def predict(split: str, folder: Path = folder, calibration: Calibrated = calibration) -> Predictions:
             read = open_to_predict(read_run(folder).config, str(place.data[version]), heal_from, split, console)
-            calibration: Literal["run", "none"] = "none" if system.calibration == "none" else "run"
             return predict_on_console(load(folder, past=read, calibration=calibration), read, split, console)
 
-        yield _Answering(run.config.name, run.manifest.run_id, predict)
+        correction = choose_correction(run, calibration=calibration)
+        yield _Answering(run.config.name, run.manifest.run_id, predict, correction)
 
 
 def _averaged(folders: Sequence[Path], target: Path) -> Path:
@@ -203,10 +215,10 @@ def _averaged(folders: Sequence[Path], target: Path) -> Path:
 
 def _calibrate(folder: Path, goal: Goal, console: Console) -> None:
     from erc_llm.calibrating import calibrate_run, predict_selection
-    from erc_llm.decoding.calibration_file import CALIBRATION, prior_shift
+    from erc_llm.decoding.calibration_file import CALIBRATION, prior_shift, read_calibration
     from erc_llm.runs import read_run
 
-    if not (folder / CALIBRATION).is_file():
-        run = read_run(folder)
+    run = read_run(folder)
+    if not (folder / CALIBRATION).is_file() or read_calibration(run).fit_for != goal:
         table, name = predict_selection(run, None, None, console)
         calibrate_run(run, table, name, prior_shift(run.manifest, "auto"), goal, 0, console)

@@ -69,6 +69,10 @@ def check_table(run: Run, table: Predictions, name: str) -> None:
         PredictionsError: With what was found and what was expected.
     """
     manifest, info = run.manifest, table.info
+    # A corpus that has got another split since has the same selection split.
+    by_train = manifest.train_sha256 is not None and info.train_sha256 is not None
+    hashes = (info.train_sha256, manifest.train_sha256) if by_train else (info.corpus_sha256, manifest.corpus_sha256)
+    found, expected = (f"hash {str(value)[:12]}" for value in hashes)
     scoring = run.config.scoring.model_copy(update={"decode": "score"})  # a calibration is of scores
     pairs = {
         "status of the run": (manifest.status, FINISHED),
@@ -76,11 +80,9 @@ def check_table(run: Run, table: Predictions, name: str) -> None:
         "run": (info.run_id, manifest.run_id),
         "decoding": (info.decoding or "scores", scoring.decoding or "scores"),
         "labels": (", ".join(info.labels), ", ".join(manifest.labels)),
-        "corpus": (f"hash {info.corpus_sha256[:12]}", f"hash {manifest.corpus_sha256[:12]}"),
+        "train of the corpus" if by_train else "corpus": (found, expected),
     }
-    wrong = [
-        f"{what}: found {found}, expected {expected}" for what, (found, expected) in pairs.items() if found != expected
-    ]
+    wrong = [f"{what}: found {is_}, expected {wanted}" for what, (is_, wanted) in pairs.items() if is_ != wanted]
     if wrong:
         raise PredictionsError(
             f"{name}: not the selection split of {run.folder}, which a calibration is fitted on: {'; '.join(wrong)}; "

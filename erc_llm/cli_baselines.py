@@ -59,10 +59,12 @@ def baseline(
 def _train(config: BaselineConfig, corpus: Corpus, resume: bool, splits: list[str], with_text: bool) -> None:
     from erc_llm.baselines.training import train_baseline
 
-    trained = train_baseline(config, corpus, resume=resume, with_text=with_text, console=open_console())
+    console = open_console()
+    trained = train_baseline(config, corpus, resume=resume, with_text=with_text, console=console)
     typer.echo(f"run: {trained.folder}")
     for split in splits:
-        typer.echo(f"predictions of {split} ({corpus.version}) written to {trained.write(split, with_text=with_text)}")
+        path = trained.write(split, with_text=with_text, console=console)
+        typer.echo(f"predictions of {split} ({corpus.version}) written to {path}")
 
 
 def _seeds(text: str) -> list[int]:

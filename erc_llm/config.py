@@ -170,7 +170,9 @@ class TrainingConfig(Section):
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of all steps in which the rate rises.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
-    tokens_per_step: int = Field(768, ge=64, description="Token budget of one optimizer step, over all processes.")
+    tokens_per_step: int = Field(
+        768, ge=64, description="Token budget of one optimizer step, over all processes; each gets a scene."
+    )
     accumulation: int = Field(1, ge=1, description="Forests a step is split into, one after the other, to save memory.")
     gradient_checkpointing: bool = Field(False, description="Recompute activations backwards to save memory.")
     max_scenes: int | None = Field(None, ge=1, description="Train on that many scenes, drawn by seed; all by default.")

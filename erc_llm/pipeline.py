@@ -18,6 +18,7 @@ from erc_llm.config import CorpusConfig, RunConfig, load_config
 from erc_llm.corpus import EMORYNLP, Corpus, Dialogue, LabelSet, read_corpus, read_sample, selection_split
 from erc_llm.corpus.speakers import GENERIC_NAMES
 from erc_llm.errors import ConfigError
+from erc_llm.metrics import INVALID_POLICY
 from erc_llm.predictions import Answer, Predictions, PredictionsInfo, correct
 from erc_llm.runs import Run, versions
 
@@ -164,6 +165,10 @@ def table_info(config: RunConfig, run: Run | None, prompter: Prompter, corpus: C
         template_sha256=prompter.template.sha256,
         config_sha256=config.sha256,
         recipe_sha256=config.recipe_sha256,
+        train_sha256=corpus.train_sha256,
+        trained_on_version=manifest.corpus_version if manifest else None,
+        trained_on_sha256=manifest.train_sha256 if manifest else None,
+        invalid_policy=INVALID_POLICY,
         selection="selection" if run and run.config.training.evaluations else "none",
         profile=_profile_source(config),
         retrieval=(config.profile.encoder or "lexical") if config.profile.writer == "lines" else "none",

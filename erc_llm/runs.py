@@ -52,6 +52,8 @@ class Manifest:
         confusion: (labels, labels) counts by which labels told to training questions were corrupted; None if none
             were told.
         averaged: The runs whose mean this one is; none for a run that was trained.
+        train_sha256: Hash of train alone, selection split included, where `corpus_sha256` is of all splits; None in
+            runs from before it was kept.
     """
 
     run_id: str
@@ -74,6 +76,7 @@ class Manifest:
     commit: str | None
     confusion: tuple[tuple[int, ...], ...] | None = None
     averaged: tuple[str, ...] = ()
+    train_sha256: str | None = None
     format_version: int = RUN_FORMAT
 
 
@@ -175,6 +178,20 @@ def check_same(folder: Path, manifest: Manifest) -> None:
     refuse_other_sources(folder, began, manifest, ("corpus_sha256", "template_sha256", "base_model_sha256"))
 
 
+def check_same_train(run: Run, train_sha256: str) -> None:
+    """Refuse to take a finished run for one that was trained on another train split; further splits may differ.
+
+    Raises:
+        RunError: Train differs.
+    """
+    old = run.manifest.train_sha256
+    if old is not None and old != train_sha256:
+        raise RunError(
+            f"{run.folder}: finished, on another train split than {run.config.corpus.path} has now: its hash was "
+            f"{old[:12]}, now it is {train_sha256[:12]}; choose another name="
+        )
+
+
 def refuse_other_sources(folder: Path, began: object, now: object, hashes: Sequence[str]) -> None:
     """Compare those attributes of two manifests.
 
@@ -182,7 +199,7 @@ def refuse_other_sources(folder: Path, began: object, now: object, hashes: Seque
         RunError: One of them differs.
     """
     for name in hashes:
-        old, new = getattr(began, name), getattr(now, name)
+        old, new = str(getattr(began, name)), str(getattr(now, name))
         if old != new:
             raise RunError(
                 f"{folder}: cannot resume: {name} was {old[:12]}, now it is {new[:12]}; choose another name="

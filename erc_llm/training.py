@@ -21,7 +21,7 @@ from erc_llm.corpus import Corpus, Dialogue, LabelSet
 from erc_llm.errors import ConfigError, CorpusError, RunError
 from erc_llm.files import write_text
 from erc_llm.pipeline import labelled_targets, open_corpus, say_oddities, train_shares
-from erc_llm.predictions import read_predictions
+from erc_llm.predictions import Correction, read_predictions
 from erc_llm.runs import (
     ADAPTER,
     FINISHED,
@@ -30,6 +30,7 @@ from erc_llm.runs import (
     Manifest,
     Run,
     check_same,
+    check_same_train,
     claim,
     commit,
     process_count,
@@ -42,7 +43,8 @@ from erc_llm.runs import (
 if TYPE_CHECKING:
     from erc_llm.prompting.examples import Prompter
     from erc_llm.prompting.tree import TokenTree
-    from erc_llm.tuning.sampling import Asked, Sampler
+    from erc_llm.tuning.sampling import Asked, Sampler, Targets
+    from erc_llm.tuning.schedule import Schedule
 
 
 def train(config: RunConfig, *, resume: bool = False, console: Console | None = None) -> Run:
@@ -57,19 +59,23 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
         RunError: The run directory is taken, or holds a run of another configuration.
         CorpusError: There is nothing to train on.
     """
+    from erc_llm.decoding.calibration_file import prior_shift
     from erc_llm.predictor import check_fit, load_model, make_prompter
     from erc_llm.tuning.selection import check_selection
 
     console = console or Console()
     folder = Path(config.output) / config.name
     if claim(folder, config, resume):
+        finished = read_run(folder)
+        check_same_train(finished, open_corpus(config.corpus, config.label_set(), cut_selection=False).train_sha256)
         console.print(f"{folder} is finished already", markup=False, soft_wrap=True)
-        return read_run(folder)
+        return finished
     labels = config.label_set()
     corpus = open_corpus(config.corpus, labels, cut_selection=config.training.evaluations > 0)
     say_oddities(corpus, console)
     scenes = training_scenes(corpus, config.training.max_scenes, config.seed)
     sampler = target_sampler(config.sampling, scenes, labels, config.seed)
+    say_absent(sampler.targets, labels, console)
     if config.training.evaluations:
         check_selection(corpus)
     confusion = read_confusion(config.state, corpus)
@@ -87,7 +93,8 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
     console.print(f"{loaded.description}, in {precision} ({loaded.precision_reason})")
     held_out = len(corpus.splits.get("selection", ()))
     console.print(f"{len(scenes)} training scenes, {held_out} for selection")
-    _fit(config, folder, corpus, scenes, sampler, prompter, loaded, model, confusion, console, resume)
+    correction = Correction(prior_shift(manifest, "auto"))
+    _fit(config, folder, corpus, scenes, sampler, prompter, loaded, model, confusion, correction, console, resume)
     if process_rank() == 0:
         write_manifest(folder, replace(manifest, status=FINISHED))
         for left in (folder / "checkpoints", *folder.glob(f".{ADAPTER}-*")):
@@ -158,6 +165,13 @@ def target_sampler(config: SamplingConfig, scenes: Sequence[Dialogue], labels: L
     return Sampler(targets, weights, config.scheme != "none", seed)
 
 
+def say_absent(targets: Targets, labels: LabelSet, console: Console) -> None:
+    """Tell which labels no training target has: nothing will be learned of them."""
+    if targets.absent:
+        names = ", ".join(labels.names[label] for label in targets.absent)
+        console.print(f"note: no training target is labelled {names}", style="yellow", markup=False, highlight=False)
+
+
 def read_confusion(config: StateConfig, corpus: Corpus) -> tuple[tuple[int, ...], ...] | None:
     """The confusion counts that corrupt what training questions are told; None where they are told nothing.
 
@@ -214,6 +228,7 @@ def _manifest(
         versions=versions(),
         commit=commit(),
         confusion=confusion,
+        train_sha256=corpus.train_sha256,
     )
 
 
@@ -227,6 +242,7 @@ def _fit(
     loaded: Any,
     model: Any,
     confusion: Sequence[Sequence[int]] | None,
+    correction: Correction,
     console: Console,
     resume: bool,
 ) -> None:
@@ -248,6 +264,7 @@ def _fit(
         sizes, epochs=training.epochs, tokens_per_step=training.tokens_per_step, parts=parts, seed=config.seed
     )
     tokens = [sum(sizes[batch.epoch][s] for batch in step for s in batch.scenes) for step in schedule.steps]
+    say_overfull(schedule, tokens, training.tokens_per_step, parts, console)
     main = process_rank() == 0
     bf16 = loaded.dtype == torch.bfloat16
 
@@ -256,8 +273,9 @@ def _fit(
 
     def evaluate(model: Any) -> dict[str, float]:
         passes: Literal[1, 2] = 1 if confusion is None else 2
+        held_out, most = corpus.split("selection"), config.scoring.tokens_per_forest
         with torch.autocast(loaded.device.type, torch.bfloat16, enabled=bf16):
-            return score_figures(model, prompter, corpus.split("selection"), config.scoring.tokens_per_forest, passes)
+            return score_figures(model, prompter, held_out, most, passes, correction)
 
     steps = evaluation_steps(len(schedule.steps), training.evaluations)
     callbacks = [
@@ -293,6 +311,19 @@ def _fit(
     )
     if not steps and main:
         save(model)
+
+
+def say_overfull(schedule: Schedule, tokens: Sequence[int], budget: int, parts: int, console: Console) -> None:
+    """Tell where steps are larger than asked for, because each process and forest gets a scene of its own."""
+    sizes = zip(tokens, schedule.steps, strict=True)
+    overfull = sum(size > budget and sum(len(forest.scenes) for forest in step) > 1 for size, step in sizes)
+    if overfull:
+        console.print(
+            f"note: {overfull} of {len(tokens)} steps have more than training.tokens_per_step={budget} tokens, as each "
+            f"needs at least {parts} scenes, one per process and accumulated forest; results depend on how many",
+            style="yellow",
+            highlight=False,
+        )
 
 
 def training_trees(

@@ -10,9 +10,10 @@ import pytest
 import yaml
 
 from erc_llm.benchmarking import find_versions
+from erc_llm.decoding.calibration_file import read_calibration
 from erc_llm.errors import ConfigError, CorpusError
 from erc_llm.finalists import Finalists, read_finalists
-from erc_llm.predictions import read_predictions
+from erc_llm.predictions import Correction, read_predictions
 from erc_llm.runs import read_run
 from tests.baselines.small import baseline_config
 from tests.command_line import Command, refused
@@ -77,6 +78,35 @@ def test_every_version_and_labelled_split_is_compared_and_nothing_is_done_twice(
     again = erc(*command)
     assert again.code == 0, again.err
     assert again.out.count("report: ") == 2
+
+
+def test_labels_that_come_later_are_taken_in_and_a_calibration_of_another_kind_is_made_anew(
+    place: Path, erc: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those who hold the test files may add them to a folder with finished trainings; nothing is trained again."""
+    systems = _systems(place, LLM | {"calibration": "nll"}, ENCODER)
+    command = ("benchmark", systems, "--data", "data", "--out", "out", "--draws", 100)
+    assert erc(*command).code == 0
+    labelled = json.dumps(as_json(dialogue(7, 3, season=3)))
+    for version in ("original", "aligned"):
+        (place / "data" / version / "test.jsonl").write_text(labelled + "\n", encoding="utf-8")
+    _systems(place, LLM | {"calibration": "weighted_f1"}, ENCODER)
+
+    def trained_again(*_: Any, **__: Any) -> None:
+        raise AssertionError("everything was trained already")
+
+    monkeypatch.setattr("erc_llm.training._fit", trained_again)
+    monkeypatch.setattr("erc_llm.baselines.training.Fitting", trained_again)
+    again = erc(*command)
+    assert again.code == 0, again.err
+    assert again.out.count("report: ") == 4
+    run = read_run(place / "out" / "runs" / "llm-original-average")
+    assert read_calibration(run).fit_for == "weighted_f1"
+    for name in ("original-dev", "original-test", "aligned-test"):
+        table = read_predictions(place / "out" / "tables" / name / "llm-original-average.parquet")
+        assert Correction.of(table.info) == read_calibration(run).correction
+        assert (table.info.trained_on_version, table.info.trained_on_sha256) == ("own", run.manifest.train_sha256)
+    assert table.gold is not None
 
 
 def test_one_split_without_text(place: Path, erc: Command) -> None:

@@ -18,8 +18,9 @@ from erc_llm.adapters import attach_lora, save_adapter
 from erc_llm.config import RunConfig
 from erc_llm.corpus import read_corpus
 from erc_llm.errors import ConfigError, CorpusError, ModelError, RunError
+from erc_llm.evaluation.report import evaluate
 from erc_llm.pipeline import open_corpus, predict, train_shares
-from erc_llm.predictions import Predictions, read_predictions, write_predictions
+from erc_llm.predictions import Correction, Predictions, correct, read_predictions, write_predictions
 from erc_llm.predictor import load
 from erc_llm.prompting.examples import Prompter
 from erc_llm.runs import Run, append_line, read_lines, read_run, write_manifest
@@ -208,6 +209,32 @@ def test_the_kept_adapter_is_the_one_that_scored_best(finished: Run) -> None:
     best = max(read_lines(finished.folder / "selection.jsonl"), key=lambda record: float(record["weighted_f1"]))
     assert figures["weighted_f1"] == pytest.approx(best["weighted_f1"])
     assert figures["nll"] == pytest.approx(best["nll"], abs=1e-3)
+
+
+def test_the_adapter_is_kept_by_scores_as_predict_corrects_them(tiny_llama: TinyModel, tmp_path: Path) -> None:
+    """Under balanced classes the log of selection scores equals the table that `predict` makes by default."""
+    corpus = write_corpus(tmp_path / "corpus", train=12)
+    sections: dict[str, Any] = {"sampling": {"scheme": "inverse_frequency"}, "training": {"evaluations": 1}}
+    run = train(tiny_config(tiny_llama, corpus, tmp_path, **sections), console=QUIET)
+    data = open_corpus(run.config.corpus, run.config.label_set())
+    table = predict(load(run.folder), data, "selection")
+    assert table.info.prior is not None
+    (record,) = read_lines(run.folder / "selection.jsonl")
+    figures = evaluate(table, draws=10)
+    assert record["nll"] == pytest.approx(figures.negative_log_likelihood, abs=1e-3)
+    raw = correct(table, Correction())
+    assert record["nll"] != pytest.approx(evaluate(raw, draws=10).negative_log_likelihood, abs=1e-2)
+
+
+def test_steps_that_overrun_their_budget_for_lack_of_scenes_are_told(
+    tiny_llama: TinyModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = write_corpus(tmp_path / "corpus", train=12)
+    cramped: dict[str, Any] = {"tokens_per_step": 64, "accumulation": 3, "evaluations": 0}
+    train(tiny_config(tiny_llama, corpus, tmp_path, training=cramped), console=Console(width=400))
+    assert (
+        "have more than training.tokens_per_step=64 tokens, as each needs at least 3 scenes" in capsys.readouterr().out
+    )
 
 
 def test_predictions_are_written_with_where_they_come_from(finished: Run, tmp_path: Path) -> None:

@@ -18,14 +18,15 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from erc_llm.baselines.config import BaselineConfig, SpeakerConfig
-from erc_llm.baselines.emonet import ABLATION, PUBLISHED_SOURCE, AblationRow
+from erc_llm.baselines.emonet import ABLATION, AblationRow
 from erc_llm.baselines.runs import read_baseline_manifest
-from erc_llm.baselines.training import SELECTION, train_baseline
+from erc_llm.baselines.training import train_baseline
 from erc_llm.corpus import Corpus
 from erc_llm.errors import ConfigError, PredictionsError
 from erc_llm.files import write_text
 from erc_llm.metrics import Estimate, Floats, confusion, scores_from_confusion
 from erc_llm.predictions import Predictions, read_predictions
+from erc_llm.published import reported_system
 
 DRAWS = 10_000
 
@@ -124,15 +125,24 @@ def _table_of(config: BaselineConfig, corpus: Corpus, split: str, with_text: boo
     """The predictions of one row, which is trained and predicted only where that has not been done."""
     folder = Path(config.output) / config.name
     path = folder / f"{split}.parquet"
-    if path.is_file() and (folder / "manifest.json").is_file():
-        manifest = read_baseline_manifest(folder)
-        if manifest.finished and (manifest.config_sha256, manifest.corpus_sha256) == (config.sha256, corpus.sha256):
-            console.print("done already", highlight=False)
-            return read_predictions(path)
+    if (kept := _kept(path, config, corpus)) is not None:
+        console.print("done already", highlight=False)
+        return kept
     trained = train_baseline(config, corpus, resume=True, with_text=with_text, console=console)
-    if split != SELECTION:  # which the training writes itself
-        trained.write(split, with_text=with_text)
+    if _kept(path, config, corpus) is None:  # the training writes the selection split itself
+        trained.write(split, with_text=with_text, console=console)
     return read_predictions(path)
+
+
+def _kept(path: Path, config: BaselineConfig, corpus: Corpus) -> Predictions | None:
+    """The table in a finished run's folder; None where it is missing, or of another training or corpus."""
+    if not path.is_file() or not (path.parent / "manifest.json").is_file():
+        return None
+    if not read_baseline_manifest(path.parent).finished:
+        return None
+    table = read_predictions(path)
+    wanted = (config.sha256, corpus.sha256)
+    return table if (table.info.config_sha256, table.info.corpus_sha256) == wanted else None
 
 
 def measure(tables: Mapping[str, Sequence[Predictions]], draws: int = DRAWS, seed: int = 0) -> list[Measured]:
@@ -208,21 +218,23 @@ def as_markdown(rows: Sequence[Measured], tables: Mapping[str, Sequence[Predicti
         by_seed = ", ".join(f"{100 * f1:.2f}" for f1 in row.by_seed)
         cells = (row.words, f"{100 * row.accuracy:.2f}", f"{100 * row.weighted_f1:.2f}", by_seed, *_step(row.step))
         lines.append(f"| {' | '.join(cells)} |")
+    elsewhere = [(row.words, reported_system(row.published)) for row in ABLATION]
+    setting = elsewhere[-1][1]
     lines += [
         "",
         "Means over seeds. The interval resamples whole dialogues, the same for both rows; seeds are kept.",
         "",
-        f"**Reported elsewhere, not rerun: {PUBLISHED_SOURCE}**",
+        f"**Reported elsewhere, not rerun: {setting.source}; {setting.base_model}, EmoryNLP `{setting.test_version}` "
+        f"test ({setting.test_utterances:,} utterances)**",
         "",
         "| | accuracy | weighted F1 | step from the row above |",
         "| --- | ---: | ---: | ---: |",
     ]
     previous: float | None = None
-    for published in ABLATION:
-        accuracy, f1 = published.published
-        step = "" if previous is None else f"{f1 - previous:+.2f}"
-        lines.append(f"| {published.words} | {accuracy:.2f} | {f1:.2f} | {step} |")
-        previous = f1
+    for words, record in elsewhere:
+        step = "" if previous is None else f"{record.weighted_f1 - previous:+.2f}"
+        lines.append(f"| {words} | {record.accuracy:.2f} | {record.weighted_f1:.2f} | {step} |")
+        previous = record.weighted_f1
     return "\n".join(lines)
 
 

@@ -14,11 +14,6 @@ from dataclasses import dataclass
 from erc_llm.baselines.config import BaselineConfig, LossWeights, Switches
 from erc_llm.baselines.inputs import Reach
 
-PUBLISHED_SOURCE = (
-    "B. Puthan Veetil, EmoNet (MS thesis, Liverpool John Moores University 2024, doi 10.5281/zenodo.20048006): "
-    "roberta-large, one seed, EmoryNLP `original` test (1,328 utterances)"
-)
-
 
 @dataclass(frozen=True, slots=True)
 class AblationRow:
@@ -28,21 +23,31 @@ class AblationRow:
         name: Of its run directories.
         words: What it adds, for people.
         switches: What is on.
-        published: (accuracy, weighted F1) of the thesis, in percent.
+        published: What `erc_llm.published` calls the thesis's row.
     """
 
     name: str
     words: str
     switches: Switches
-    published: tuple[float, float]
+    published: str
 
 
 ABLATION: tuple[AblationRow, ...] = (
-    AblationRow("compm", "CoMPM", Switches(), (39.38, 37.85)),
-    AblationRow("global-identity", "+ global identity", Switches(True), (35.51, 29.43)),
-    AblationRow("behaviour", "+ speaker behaviour", Switches(True, True), (39.90, 36.96)),
-    AblationRow("unnormalised", "+ weighted loss, unnormalised", Switches(True, True, "unnormalised"), (40.43, 37.13)),
-    AblationRow("normalised", "+ weighted loss, normalised", Switches(True, True, "normalised"), (41.18, 39.18)),
+    AblationRow("compm", "CoMPM", Switches(), "CoMPM, rerun by EmoNet"),
+    AblationRow("global-identity", "+ global identity", Switches(True), "EmoNet, + global speaker id"),
+    AblationRow("behaviour", "+ speaker behaviour", Switches(True, True), "EmoNet, + speaker behaviour"),
+    AblationRow(
+        "unnormalised",
+        "+ weighted loss, unnormalised",
+        Switches(True, True, "unnormalised"),
+        "EmoNet, + weighted loss, unnormalised",
+    ),
+    AblationRow(
+        "normalised",
+        "+ weighted loss, normalised",
+        Switches(True, True, "normalised"),
+        "EmoNet (+ weighted loss, normalised)",
+    ),
 )
 
 

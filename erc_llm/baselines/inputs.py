@@ -75,15 +75,24 @@ class InputWriter:
         corpus: The whole corpus: its earlier scenes are the past of the later ones.
         tokenizer: Of the encoder.
         reach: How far the model looks.
+        numbers: Of each speaker, where the reach has a global identity; by default `corpus_numbers`.
     """
 
-    def __init__(self, corpus: Corpus, tokenizer: PreTrainedTokenizerBase, reach: Reach) -> None:
+    def __init__(
+        self,
+        corpus: Corpus,
+        tokenizer: PreTrainedTokenizerBase,
+        reach: Reach,
+        numbers: Mapping[str, int] | None = None,
+    ) -> None:
         self._corpus = corpus
         self._reach = reach
         self._tokenizer = tokenizer
         self._start: int = _class_token(tokenizer)
         self._history = History(corpus)
-        self._numbers = corpus_numbers(corpus) if reach.global_identity else {}
+        self._numbers: Mapping[str, int] = {}
+        if reach.global_identity:
+            self._numbers = corpus_numbers(corpus) if numbers is None else numbers
         self._ids = lru_cache(maxsize=None)(self._encode)
 
     def examples(self, dialogues: Iterable[Dialogue]) -> list[Example]:
@@ -155,10 +164,15 @@ def dialogue_numbers(utterances: Sequence[Utterance]) -> dict[str, int]:
     return {name: number for number, name in enumerate(names, start=1)}
 
 
-def corpus_numbers(corpus: Corpus) -> dict[str, int]:
+def corpus_numbers(corpus: Corpus, known: Mapping[str, int] | None = None) -> dict[str, int]:
     """Identity to number over a whole corpus, from 1 in the order of first lines in time, over all splits.
 
     Names only, no labels. A later line changes no number of whoever spoke before it.
+
+    Args:
+        corpus: The corpus.
+        known: Numbers given already, 1 and up; they stay, and newcomers follow. So a model keeps the numbers that it
+            was trained with when splits are added to its corpus.
     """
     scenes = list(corpus.dialogues())
     if all(scene.time is not None for scene in scenes):
@@ -166,7 +180,9 @@ def corpus_numbers(corpus: Corpus) -> dict[str, int]:
     people = dict.fromkeys(
         identity(speaker, scene, corpus.generic) for scene in scenes for u in scene.utterances for speaker in u.speakers
     )
-    return {person: number for number, person in enumerate(people, start=1)}
+    known = known or {}
+    newcomers = (person for person in people if person not in known)
+    return {**known, **{person: number for number, person in enumerate(newcomers, start=len(known) + 1)}}
 
 
 def _takes_part(speaker: str, utterance: Utterance) -> bool:

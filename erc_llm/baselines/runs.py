@@ -3,6 +3,7 @@
     runs/NAME/
       config.yaml         the resolved configuration
       manifest.json       kind, hashes of corpus, encoder and config; label shares; versions; seed; commit
+      speakers.json       speaker to number, where speakers are numbered over the whole corpus
       model.safetensors   what was trained, of the epoch with the best selection score
       training.jsonl      loss, learning rate, utterances a second, step by step
       selection.jsonl     scores on the selection split, epoch by epoch
@@ -25,6 +26,7 @@ from erc_llm.files import write_text
 from erc_llm.runs import FINISHED, other_recipe, refuse_other_sources
 
 BASELINE_FORMAT = 1
+SPEAKERS = "speakers.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class BaselineManifest:
         train_shares: Share of each label among the labelled targets, in label order.
         training_prior: Share of each label in what the loss saw: of weight, where classes are weighed.
         selected_by: The split by which the epoch was chosen.
+        train_sha256: Hash of train alone, selection split included; None in runs from before it was kept.
     """
 
     baseline: Kind
@@ -59,6 +62,7 @@ class BaselineManifest:
     versions: Mapping[str, str]
     commit: str | None
     selected_by: str = "selection"
+    train_sha256: str | None = None
     baseline_format: int = BASELINE_FORMAT
 
     @property
@@ -117,11 +121,35 @@ def claim_baseline(folder: Path, config: BaselineConfig, resume: bool) -> Baseli
 def check_same_sources(folder: Path, began: BaselineManifest, now: BaselineManifest) -> None:
     """Refuse to go on with, or to predict by, a run on another corpus or encoder than it began with.
 
+    A finished run may predict splits that its corpus has got since; only train must be the same.
+
     Raises:
         RunError: One of them differs.
     """
-    refuse_other_sources(folder, began, now, ("corpus_sha256", "base_sha256"))
+    corpus = "train_sha256" if began.finished and began.train_sha256 else "corpus_sha256"
+    refuse_other_sources(folder, began, now, (corpus, "base_sha256"))
+
+
+def write_speakers(folder: Path, numbers: Mapping[str, int]) -> None:
+    """Keep the speakers' numbers that a run is trained with."""
+    write_text(folder / SPEAKERS, json.dumps(dict(numbers), indent=0, ensure_ascii=False) + "\n", RunError)
+
+
+def read_speakers(folder: Path) -> dict[str, int]:
+    """The speakers' numbers that a run was trained with.
+
+    Raises:
+        RunError: They are missing or damaged.
+    """
+    path = folder / SPEAKERS
+    try:
+        numbers = json.loads(path.read_text(encoding="utf-8"))
+        if sorted(numbers.values()) != list(range(1, len(numbers) + 1)):
+            raise ValueError("expected each number from 1 on once")
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise RunError(f"{path}: the numbers of its speakers cannot be read ({error}); train again") from error
+    return dict(numbers)
 
 
 def _is_beginning(path: Path) -> bool:
-    return path.name == "config.yaml" or (path.name.startswith(".") and path.name.endswith(".partial"))
+    return path.name in ("config.yaml", SPEAKERS) or (path.name.startswith(".") and path.name.endswith(".partial"))

@@ -13,23 +13,27 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from rich.progress import Progress
 
 from erc_llm.baselines.checkpoints import CHECKPOINT, WEIGHTS, load_weights
 from erc_llm.baselines.config import BaselineConfig
 from erc_llm.baselines.emonet import class_weights, reach_of
 from erc_llm.baselines.fitting import Fitting, Plan
-from erc_llm.baselines.inputs import Example, InputWriter
+from erc_llm.baselines.inputs import Example, InputWriter, corpus_numbers
 from erc_llm.baselines.loading import LoadedBaseline, build
 from erc_llm.baselines.reading import probabilities
 from erc_llm.baselines.runs import (
     BaselineManifest,
     check_same_sources,
     claim_baseline,
+    read_speakers,
     write_baseline_manifest,
+    write_speakers,
 )
 from erc_llm.corpus import Corpus, Dialogue
 from erc_llm.errors import CorpusError, RunError
 from erc_llm.files import write_text
+from erc_llm.metrics import INVALID_POLICY
 from erc_llm.predictions import Answer, Predictions, PredictionsInfo, write_predictions
 from erc_llm.runs import FINISHED, TRAINING, commit, versions
 
@@ -54,8 +58,12 @@ class TrainedBaseline:
     loaded: LoadedBaseline
     writer: InputWriter
 
-    def predict(self, split: str) -> Predictions:
+    def predict(self, split: str, console: Console | None = None) -> Predictions:
         """The predictions table of one split of its corpus.
+
+        Args:
+            split: Its name.
+            console: Where a bar of progress is shown, in a terminal.
 
         Raises:
             CorpusError: The corpus has no such split.
@@ -63,7 +71,9 @@ class TrainedBaseline:
         dialogues = self.corpus.split(split)
         examples = self.writer.examples(dialogues)
         names = self.corpus.labels.names
-        found = probabilities(self.loaded, examples)
+        with Progress(console=console, disable=console is None or not console.is_terminal, transient=True) as progress:
+            task = progress.add_task(f"reading {split}", total=len(examples))
+            found = probabilities(self.loaded, examples, on_progress=lambda n: progress.update(task, completed=n))
         answers = {
             (example.dialogue_id, example.utterance_id): Answer(names[int(row.argmax())], probabilities=row.tolist())
             for example, row in zip(examples, found, strict=True)
@@ -71,10 +81,10 @@ class TrainedBaseline:
         info = table_info(self.config, self.manifest, self.corpus, split)
         return Predictions.from_corpus(info, dialogues, answers, self.corpus.dialogues(), self.corpus.generic)
 
-    def write(self, split: str, *, with_text: bool = True) -> Path:
+    def write(self, split: str, *, with_text: bool = True, console: Console | None = None) -> Path:
         """Write the table of a split into the run directory, as SPLIT.parquet; where it is."""
         path = self.folder / f"{split}.parquet"
-        table = self.predict(split)
+        table = self.predict(split, console)
         write_predictions(table if with_text else replace(table, text=None), path)
         return path
 
@@ -105,7 +115,8 @@ def train_baseline(
     began = claim_baseline(folder, config, resume)
     scenes = training_scenes(corpus, config.training.max_scenes, config.seed)
     loaded = build(config, len(corpus.labels))
-    writer = InputWriter(corpus, loaded.tokenizer, reach_of(config))
+    numbers = _speaker_numbers(config, corpus, folder, began is not None)
+    writer = InputWriter(corpus, loaded.tokenizer, reach_of(config), numbers)
     examples = _labelled(writer.examples(scenes))
     counts = np.bincount([e.label or 0 for e in examples], minlength=len(corpus.labels)).tolist()
     weights = class_weights(counts, config.switches.loss_weights)
@@ -116,6 +127,8 @@ def train_baseline(
         console.print(f"{folder} is finished already", markup=False, soft_wrap=True)
     else:
         write_text(folder / "config.yaml", config.as_yaml(), RunError)
+        if began is None and numbers:
+            write_speakers(folder, numbers)
         write_baseline_manifest(folder, manifest)
         selection = _labelled(writer.examples(corpus.split(SELECTION)))
         _say(config, loaded, len(scenes), examples, selection, console)
@@ -124,10 +137,17 @@ def train_baseline(
     finished = began if began is not None and began.finished else replace(manifest, status=FINISHED)
     trained = TrainedBaseline(folder, config, finished, corpus, loaded, writer)
     if began is None or not began.finished:
-        trained.write(SELECTION, with_text=with_text)
+        trained.write(SELECTION, with_text=with_text, console=console)
         write_baseline_manifest(folder, finished)
         (folder / CHECKPOINT).unlink(missing_ok=True)
     return trained
+
+
+def _speaker_numbers(config: BaselineConfig, corpus: Corpus, folder: Path, began: bool) -> dict[str, int]:
+    """Numbers over the whole corpus, those that the run began with first; none where they are by dialogue."""
+    if not config.switches.global_identity:
+        return {}
+    return corpus_numbers(corpus, read_speakers(folder) if began else None)
 
 
 def training_scenes(corpus: Corpus, most: int | None, seed: int) -> tuple[Dialogue, ...]:
@@ -202,6 +222,7 @@ def _manifest(
         base_sha256=loaded.base_sha256,
         versions=versions(),
         commit=commit(),
+        train_sha256=corpus.train_sha256,
     )
 
 
@@ -222,6 +243,10 @@ def table_info(config: BaselineConfig, manifest: BaselineManifest, corpus: Corpu
         base_model_sha256=manifest.base_sha256,
         config_sha256=config.sha256,
         recipe_sha256=config.recipe_sha256,
+        train_sha256=corpus.train_sha256,
+        trained_on_version=manifest.corpus_version,
+        trained_on_sha256=manifest.train_sha256,
+        invalid_policy=INVALID_POLICY,
         selection=SELECTION,
         profile=manifest.memory,
         train_shares=manifest.train_shares,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -121,10 +121,18 @@ class Corpus:
 
         A selection split counts as the part of train it is, so that cutting it changes no hash.
         """
+        return self._hash(self.splits)
+
+    @cached_property
+    def train_sha256(self) -> str:
+        """The same of train alone, its selection split included: a test split that is added later changes nothing."""
+        return self._hash(split for split in self.splits if split in ("train", "selection"))
+
+    def _hash(self, splits: Iterable[str]) -> str:
         rows = []
-        for split, dialogues in self.splits.items():
+        for split in splits:
             part = "train" if split == "selection" else split
-            for dialogue in dialogues:
+            for dialogue in self.splits[split]:
                 lines = [(u.id, u.speakers, u.text, u.label, u.target) for u in dialogue.utterances]
                 rows.append(json.dumps([part, dialogue.id, dialogue.time, lines], ensure_ascii=False))
         digest = hashlib.sha256(json.dumps(self.labels.names).encode())

@@ -21,7 +21,6 @@ from erc_llm.evaluation.contrasts import Contrasts, Side, contrasts, sides
 from erc_llm.evaluation.evidence import Agreement, CalibrationFigures, Comparison, Pair, RunFigures, SystemFigures
 from erc_llm.evaluation.leakage import manifest
 from erc_llm.evaluation.matching import Matched, Named, On, match
-from erc_llm.evaluation.published import reported_for
 from erc_llm.evaluation.report import FEW_DIALOGUES
 from erc_llm.evaluation.scenes import who_wins_where
 from erc_llm.evaluation.significance import mcnemar
@@ -29,6 +28,7 @@ from erc_llm.evaluation.subgroups import factors
 from erc_llm.evaluation.systems import System, group, short_names
 from erc_llm.evaluation.tallies import Tallies, figures, known_everywhere, tally
 from erc_llm.metrics import Floats, Headline, Integers
+from erc_llm.published import reported_for
 
 FEW_RUNS = 5  # a bootstrap of so few draws the same ones again and again
 
@@ -232,10 +232,10 @@ def _notes(measured: _Measured, tallies: Tallies, by_episode: Tallies | None) ->
     for system in measured.systems:
         seeds = [measured.matched.tables[run].table.info.seed for run in system.runs]
         if len(seeds) > 1:
-            few = "; so few say little of other seeds, and the interval is too narrow for them" * (
-                len(seeds) < FEW_RUNS
-            )
+            few = "; so few say little of other seeds" * (len(seeds) < FEW_RUNS)
             unchecked = "" if system.checked else ", grouped by name: not all state the same recipe"
             yield f"{system.name} has {len(seeds)} runs (seeds {', '.join(map(str, seeds))}){unchecked}{few}."
     if any(len(system.runs) > 1 for system in measured.systems):
         yield "p-values hold the runs as they are; what is told of single answers is about the first run of a system."
+        if lone := [system.name for system in measured.systems if len(system.runs) == 1]:
+            yield f"Of {', '.join(lone)} there is one run, compared as that run: no interval tells of other seeds."

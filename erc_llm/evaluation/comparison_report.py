@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from erc_llm.evaluation.contrasts import TITLES
 from erc_llm.evaluation.evidence import Comparison, Contrast, Pair, SystemFigures
 from erc_llm.evaluation.leakage import Facet
-from erc_llm.evaluation.published import HEADING, Reported
 from erc_llm.evaluation.scenes import Example, Line
 from erc_llm.evaluation.sections import Block, Cell, Drawing, Section, Sheet, Style, grouped
 from erc_llm.evaluation.significance import DETECTABLE
 from erc_llm.metrics import FIGURES, INVALID_POLICY, Estimate
+from erc_llm.published import HEADING, Reported
 
 CALIBRATION = "Calibration"
 _VERDICTS: dict[str, Style] = {"better": "good", "worse": "bad", "not shown": "unsure"}

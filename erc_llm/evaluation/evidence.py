@@ -12,10 +12,10 @@ from typing import Any
 
 from erc_llm.evaluation.calibration_report import ReliabilityBin
 from erc_llm.evaluation.leakage import Facet
-from erc_llm.evaluation.published import HEADING, Reported
 from erc_llm.evaluation.scenes import Scenes
 from erc_llm.evaluation.significance import LEVEL
 from erc_llm.metrics import Estimate, Headline
+from erc_llm.published import HEADING, Reported
 
 
 @dataclass(frozen=True, slots=True)

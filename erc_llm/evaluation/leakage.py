@@ -44,8 +44,13 @@ def manifest(tables: Sequence[PredictionsInfo]) -> tuple[Facet, ...]:
         _facet("context", [info.context or "none: reads no dialogue" for info in tables]),
         _facet("profile or memory", [info.profile for info in tables]),
         _facet("retrieval", [info.retrieval for info in tables]),
+        _facet("trained on", [_trained_on(info) for info in tables]),
         _selection(tables),
-        _facet("invalid answers", [INVALID_POLICY] * len(tables)),
+        _facet("decoding", [info.decoding or "the most probable label" for info in tables]),
+        _facet(
+            "abstains below", ["never" if info.abstain_below is None else f"{info.abstain_below:g}" for info in tables]
+        ),
+        _facet("invalid answers", [_invalid(info) for info in tables]),
         _facet("Neutral in the metric", [_neutral(info) for info in tables]),
         _facet("corpus version", [info.corpus_version + (", gap-healed" if info.healed else "") for info in tables]),
         _facet("corpus hash", [info.corpus_sha256[:12] for info in tables]),
@@ -62,7 +67,26 @@ def selection_saw_split(info: PredictionsInfo) -> bool | None:
 
 
 def _facet(name: str, values: Sequence[str]) -> Facet:
-    return Facet(name, tuple(values), tuple("" if value == values[0] else "UNLIKE" for value in values))
+    def mark(value: str) -> Mark:
+        if value == UNKNOWN:
+            return "NOT STATED"
+        return "" if value == values[0] else "UNLIKE"
+
+    return Facet(name, tuple(values), tuple(mark(value) for value in values))
+
+
+def _trained_on(info: PredictionsInfo) -> str:
+    """Which version, and which train: adding a test split to a corpus leaves its train what it was."""
+    if info.run_id is None:
+        return "nothing: no run"
+    if info.trained_on_version is None or info.trained_on_sha256 is None:
+        return UNKNOWN
+    return f"{info.trained_on_version}, train {info.trained_on_sha256[:12]}"
+
+
+def _invalid(info: PredictionsInfo) -> str:
+    """Where the most probable label answers, no answer is invalid, and older tables do not say what would be done."""
+    return info.invalid_policy or (INVALID_POLICY if info.decoding is None else UNKNOWN)
 
 
 def _selection(tables: Sequence[PredictionsInfo]) -> Facet:

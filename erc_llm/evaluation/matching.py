@@ -118,7 +118,7 @@ def match(tables: Sequence[Named], on: On = "all", *, same_corpus: bool = True) 
         tuple(tables),
         tuple(found[labelled] for found in lined_up),
         int(np.sum(~labelled)),
-        _notes(tables, len(of_first)),
+        _notes(tables, len(of_first), on),
     )
 
 
@@ -178,6 +178,11 @@ def _check_gold(a: Named, b: Named, rows_a: Integers, rows_b: Integers) -> None:
     differing = np.flatnonzero(a.table.gold_index[rows_a] != gold)
     if not len(differing):
         return
+    for named, found in ((a, a.table.gold_index[rows_a]), (b, gold)):
+        if not (found >= 0).any():
+            raise PredictionsError(
+                f"{_names((a, b))}: {named.name} has no gold labels, the other has; predict on the labelled corpus"
+            )
     where = int(rows_a[differing[0]]), int(rows_b[differing[0]])
     said = " and ".join(
         t.table.gold[i] or "none" if t.table.gold else "none" for t, i in zip((a, b), where, strict=True)
@@ -195,7 +200,7 @@ def _gold_in_labels_of(info: PredictionsInfo, table: Predictions) -> Integers:
     return found
 
 
-def _notes(tables: Sequence[Named], common: int) -> tuple[str, ...]:
+def _notes(tables: Sequence[Named], common: int, on: On) -> tuple[str, ...]:
     notes = []
     first = tables[0].table.info
     left_out = [f"{len(t.table) - common:,} of {t.name}" for t in tables if len(t.table) > common]
@@ -203,6 +208,8 @@ def _notes(tables: Sequence[Named], common: int) -> tuple[str, ...]:
         notes.append(
             f"Compared on the intersection: {common:,} utterances that all tables have; left out {', '.join(left_out)}."
         )
+    elif on == "intersection":
+        notes.append(f"Compared on the intersection, which leaves out nothing: all have the {common:,} utterances.")
     for other in (t.table.info for t in tables[1:]):
         if other.corpus_sha256 != first.corpus_sha256:
             notes.append(

@@ -211,7 +211,9 @@ def _reference(
         selection="none",
         healed=kept.healed,
         seed=seed,
+        train_sha256=kept.train_sha256,
         train_shares=kept.train_shares,
+        invalid_policy=kept.invalid_policy,
         created_with=kept.created_with,
     )
     return replace(

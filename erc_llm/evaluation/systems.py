@@ -20,7 +20,8 @@ class System:
     """What is compared.
 
     Attributes:
-        name: What the tables call it; with the name of its first table where two systems are called the same.
+        name: What its tables call it, without a run's seed at the end: `lines` for `lines-13` and `lines-14`. With the
+            name of its first table where two systems are called the same.
         runs: Indices of its tables, at least one.
         checked: Whether all its tables state a hash of their configuration apart from the seed, and the same one.
     """
@@ -33,9 +34,9 @@ class System:
 def group(tables: Sequence[Named]) -> tuple[System, ...]:
     """Systems in the order of their first tables.
 
-    Tables are runs of one system if they have the same name of the system, the same context, profile, retrieval,
-    template, base model, decoding and kinds of correction, the same hash of their configuration apart from the seed
-    (where it is stated), and each another seed; or if they are given the same system.
+    Tables are runs of one system if they have the same context, profile, retrieval, template, base model, training
+    corpus, decoding and kinds of correction, each another seed, and the same hash of their configuration apart from the
+    seed; where that is not stated, the same name. Or if they are given the same system.
     """
     found: list[tuple[Any, list[int]]] = []
     for i, named in enumerate(tables):
@@ -49,8 +50,11 @@ def group(tables: Sequence[Named]) -> tuple[System, ...]:
                 break
         else:
             found.append((own, [i]))
-    times = Counter(_called(tables[runs[0]]) for _, runs in found)
-    return tuple(_system(tables, tuple(runs), times) for _, runs in found)
+    names = [_called([tables[run] for run in runs]) for _, runs in found]
+    times = Counter(names)
+    return tuple(
+        _system(tables, tuple(runs), name, alone=times[name] == 1) for name, (_, runs) in zip(names, found, strict=True)
+    )
 
 
 def short_names(tables: Sequence[Named]) -> tuple[str, ...]:
@@ -62,28 +66,34 @@ def short_names(tables: Sequence[Named]) -> tuple[str, ...]:
     return tuple(str(PurePath(*p[-kept:])) for p in parts)
 
 
-def _system(tables: Sequence[Named], runs: tuple[int, ...], times: Counter[str]) -> System:
-    name = _called(tables[runs[0]])
-    unique = name if times[name] == 1 else f"{name} ({short_names(tables)[runs[0]]})"
+def _system(tables: Sequence[Named], runs: tuple[int, ...], name: str, alone: bool) -> System:
+    unique = name if alone else f"{name} ({short_names(tables)[runs[0]]})"
     recipes = {tables[run].table.info.recipe_sha256 for run in runs}
     return System(unique, runs, len(recipes) == 1 and None not in recipes)
 
 
-def _called(named: Named) -> str:
-    return named.table.info.system if named.system is None else named.system
+def _called(runs: Sequence[Named]) -> str:
+    if runs[0].system is not None:
+        return runs[0].system
+    names = {
+        info.system: info.system.removesuffix(str(info.seed)).rstrip("-_. ") for info in (n.table.info for n in runs)
+    }
+    shared = set(names.values()) - {""}
+    return next(iter(shared if len(names) > 1 and len(shared) == 1 else names))
 
 
 def _recipe(info: PredictionsInfo) -> tuple[Any, ...]:
     return (
-        info.system,
+        info.system if info.recipe_sha256 is None else info.recipe_sha256,
+        info.run_id is None,
         info.context,
         info.profile,
         info.retrieval,
         info.template_sha256,
         info.base_model,
+        info.trained_on_sha256,
         info.decoding,
         info.prior is None,
         info.calibration is None,
         info.decision_weights is None,
-        info.recipe_sha256,
     )

@@ -172,7 +172,10 @@ def over_runs(resampled: Floats, runs: Sequence[int], seed: int) -> Floats:
     """(draws, figures) of a system: in each draw the mean over as many runs as it has, drawn with replacement.
 
     All runs answer the same targets, so runs and clusters are crossed, and each is resampled on its own: A. B. Owen,
-    "The pigeonhole bootstrap", Ann. Appl. Stat. 1 (2007) 386-411. One run is what it is, and only clusters vary.
+    "The pigeonhole bootstrap", Ann. Appl. Stat. 1 (2007) 386-411. Drawing R runs out of R gives (R - 1) / R of their
+    variance, which matters for so few, so what the draw of runs adds is multiplied by sqrt(R / (R - 1)). What runs and
+    clusters do to each other is counted twice, so intervals are wide rather than narrow. One run is what it is, and
+    only clusters vary.
 
     Args:
         resampled: (draws, runs of all systems, figures), as `bootstrap` gives.
@@ -182,9 +185,11 @@ def over_runs(resampled: Floats, runs: Sequence[int], seed: int) -> Floats:
     if len(runs) == 1:
         return resampled[:, runs[0]]
     drawn = np.random.default_rng([seed, 2]).integers(len(runs), size=(len(resampled), len(runs)))
-    which = np.asarray(runs)[drawn]
-    mean: Floats = resampled[np.arange(len(resampled))[:, None], which].mean(axis=1)
-    return mean
+    of_system = resampled[:, list(runs)]
+    mean = of_system.mean(axis=1)
+    of_drawn: Floats = of_system[np.arange(len(resampled))[:, None], drawn].mean(axis=1)
+    widened: Floats = mean + np.sqrt(len(runs) / (len(runs) - 1)) * (of_drawn - mean)
+    return widened
 
 
 def permutation_p_values(tallies: Tallies, a: Sequence[int], b: Sequence[int], draws: int, seed: int) -> Floats:

@@ -66,6 +66,9 @@ class PredictionsInfo:
         base_model_sha256: Hash of its weights.
         config_sha256: Hash of the run's resolved configuration.
         recipe_sha256: The same without the seed, equal for runs that differ in their seed only; None if unknown.
+        train_sha256: Hash of train, selection split included, in the corpus of the rows; None if unknown.
+        trained_on_version: Version of the corpus that the run was trained on; None without a run, or if unknown.
+        trained_on_sha256: Hash of train in that corpus, as `train_sha256`.
         profile: Kind of speaker profile in the prompt; `none` without.
         retrieval: Source of retrieved evidence; `none` without.
         prior: Prior applied to the label distribution, in words; None if none was.
@@ -75,6 +78,7 @@ class PredictionsInfo:
         offsets: Of the calibration: nats added to each label's divided score, in the order of `labels`.
         decision_weights: By which probabilities are multiplied to choose `predicted` (not stored so), each above 0.
         abstain_below: Rows whose largest probability is below it count as not answered; None without a threshold.
+        invalid_policy: What happens to answers that are no label, in words; None if unknown.
         decoding: How answers were found, in words; None for the most probable label of one prompt.
         train_shares: Share of each label in train, in the order of `labels`; what a prior-random reference draws from.
         training_prior: Share of each label in what the run's loss saw, in the order of `labels`; None if unknown.
@@ -98,6 +102,9 @@ class PredictionsInfo:
     base_model_sha256: str | None = None
     config_sha256: str | None = None
     recipe_sha256: str | None = None
+    train_sha256: str | None = None
+    trained_on_version: str | None = None
+    trained_on_sha256: str | None = None
     profile: str = "none"
     retrieval: str = "none"
     prior: str | None = None
@@ -107,6 +114,7 @@ class PredictionsInfo:
     offsets: tuple[float, ...] | None = None
     decision_weights: tuple[float, ...] | None = None
     abstain_below: float | None = None
+    invalid_policy: str | None = None
     decoding: str | None = None
     train_shares: tuple[float, ...] | None = None
     training_prior: tuple[float, ...] | None = None

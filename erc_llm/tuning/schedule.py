@@ -57,7 +57,8 @@ def plan(
         sizes: (scenes,) tokens of each scene, or (epochs, scenes) where they differ by epoch; a scene of size 0 has
             nothing to train on in that epoch and is left out.
         epochs: Passes over the scenes; a fraction cuts the last pass.
-        tokens_per_step: Token budget of one step; a larger scene gets a step of its own.
+        tokens_per_step: Token budget of one step; a larger scene gets a step of its own, and `parts` scenes that exceed
+            it are a step all the same.
         parts: Forests per step (processes times accumulation); each gets at least one scene.
         seed: Fixes the order.
 

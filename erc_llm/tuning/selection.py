@@ -14,6 +14,7 @@ from erc_llm.corpus import Corpus, Dialogue
 from erc_llm.decoding.scenes import score_scenes
 from erc_llm.errors import CorpusError
 from erc_llm.metrics import confusion, scores_from_confusion
+from erc_llm.predictions import Correction
 from erc_llm.prompting.examples import Prompter
 
 
@@ -33,18 +34,35 @@ def evaluation_steps(total: int, evaluations: int) -> frozenset[int]:
 
 
 def score_figures(
-    model: Any, prompter: Prompter, dialogues: Sequence[Dialogue], tokens: int, passes: Literal[1, 2] = 1
+    model: Any,
+    prompter: Prompter,
+    dialogues: Sequence[Dialogue],
+    tokens: int,
+    passes: Literal[1, 2] = 1,
+    correction: Correction | None = None,
 ) -> dict[str, float]:
-    """Weighted and macro F1, accuracy and mean label NLL (nats) of the model as it is, on labelled dialogues."""
+    """Weighted and macro F1, accuracy and mean label NLL (nats) of the model as it is, on labelled dialogues.
+
+    Args:
+        model: The model.
+        prompter: Builds the prompts.
+        dialogues: Those with labelled targets count.
+        tokens: Most tokens of a forward.
+        passes: As for `score_scenes`.
+        correction: What is done to the scores first: what `predict` will do to them, so that the adapter that is kept
+            is the one that answers best.
+    """
+    correction = correction or Correction()
     scored = score_scenes(model, prompter, dialogues, "gold_all", passes=passes, tokens_per_forest=tokens)
     gold, predicted, nll = [], [], []
     for dialogue, scores in zip(dialogues, scored, strict=True):
         for score in scores:
             label = dialogue.utterances[score.target].label
             assert label is not None
+            probabilities = correction.probabilities(score.log_likelihoods)
             gold.append(prompter.labels.index(label))
-            predicted.append(int(score.log_likelihoods.argmax()))
-            nll.append(-float(np.log(max(score.probabilities[gold[-1]], 1e-12))))
+            predicted.append(int(correction.decide(probabilities)))
+            nll.append(-float(np.log(max(probabilities[gold[-1]], 1e-12))))
     if not gold:
         raise CorpusError("the selection split has no labelled utterance; set training.evaluations=0 or a larger split")
     figures = scores_from_confusion(confusion(np.array(gold), np.array(predicted), len(prompter.labels)))

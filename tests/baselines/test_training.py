@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,8 @@ import numpy as np
 import pytest
 
 from erc_llm.baselines.config import BaselineConfig, load_baseline
-from erc_llm.baselines.runs import read_baseline_manifest
+from erc_llm.baselines.inputs import corpus_numbers
+from erc_llm.baselines.runs import read_baseline_manifest, read_speakers, write_baseline_manifest
 from erc_llm.corpus import Utterance
 from erc_llm.errors import CorpusError, RunError
 from erc_llm.predictions import read_predictions
@@ -21,6 +23,7 @@ from erc_llm.runs import read_lines, read_run
 from tests.baselines.small import baseline_config, changed, small_corpus, trained
 from tests.forked import run_apart
 from tests.tiny_models import TinyModel
+from tests.tiny_runs import dialogue
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +44,7 @@ def test_a_run_directory_explains_itself(run: Path, config: BaselineConfig) -> N
         "model.safetensors",
         "selection.jsonl",
         "selection.parquet",
+        "speakers.json",
         "training.jsonl",
     }
     assert load_baseline(run / "config.yaml") == config
@@ -151,6 +155,40 @@ def _reopened(base: Any, corpus: Any) -> Any:
     return replace(base, corpus=corpus, writer=writer)
 
 
+def test_a_split_that_comes_later_is_predicted_with_the_numbers_of_the_training(
+    config: BaselineConfig, run: Path
+) -> None:
+    """Its scenes are early ones, whose speakers would have been counted first; they follow instead."""
+    corpus = small_corpus()
+    early = tuple(
+        replace(scene, id=f"early{i}", utterances=(Utterance("a", ("Nobody Known",), "Who is it?"), *scene.utterances))
+        for i, scene in enumerate(dialogue(i, 3, season=0) for i in range(2))
+    )
+    grown = replace(corpus, splits={**corpus.splits, "test": early})
+    before = trained(config, corpus, resume=True)
+    after = trained(config, grown, resume=True)
+    assert after.manifest == before.manifest
+    assert len(after.predict("test")) == 8
+    numbers = read_speakers(run)
+    assert corpus_numbers(grown) != corpus_numbers(grown, numbers)
+    assert corpus_numbers(grown, numbers) == {**numbers, "Nobody Known": len(numbers) + 1}
+    train = corpus.split("train")
+    assert [e.context for e in after.writer.examples(train)] == [e.context for e in before.writer.examples(train)]
+
+
+def test_an_unfinished_training_does_not_go_on_with_another_corpus(
+    config: BaselineConfig, run: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(run, tmp_path / config.name))
+    write_baseline_manifest(folder, replace(read_baseline_manifest(folder), status="training"))
+    moved = config.model_copy(update={"output": str(tmp_path)})
+    with pytest.raises(RunError, match="corpus_sha256 was"):
+        trained(moved, small_corpus(dev=2), resume=True)
+    (folder / "speakers.json").write_text('{"Mara Voss": 2}')
+    with pytest.raises(RunError, match=r"speakers\.json: the numbers of its speakers cannot be read"):
+        trained(moved, resume=True)
+
+
 # --- taken folders, and what cannot be trained on
 
 
@@ -160,8 +198,8 @@ def test_a_taken_folder_is_refused(run: Path, config: BaselineConfig, tmp_path: 
     other = config.model_copy(update={"seed": 14})
     with pytest.raises(RunError, match="another configuration; changed: seed"):
         trained(other, resume=True)
-    with pytest.raises(RunError, match="corpus_sha256 was"):
-        trained(config, small_corpus(dev=2), resume=True)
+    with pytest.raises(RunError, match="train_sha256 was"):
+        trained(config, small_corpus(train=9), resume=True)
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny" / "thesis.txt").write_text("mine")
     with pytest.raises(RunError, match="exists and is not a run"):

@@ -24,6 +24,9 @@ INFO = PredictionsInfo(
     run_id="run-1",
     seed=1,
     recipe_sha256="cd" * 32,
+    trained_on_version="own",
+    trained_on_sha256="de" * 32,
+    invalid_policy="an invalid answer counts as wrong",
 )
 SPEAKERS = ("Ann", "Bob", "Cy", "Dee")
 SIZE = 6  # targets in a scene

@@ -14,12 +14,12 @@ from erc_llm.errors import PredictionsError
 from erc_llm.evaluation.comparison import compare
 from erc_llm.evaluation.contrasts import corrected
 from erc_llm.evaluation.evidence import Contrast
-from erc_llm.evaluation.published import HEADING, reported
 from erc_llm.evaluation.references import difference
 from erc_llm.evaluation.report import evaluate
 from erc_llm.evaluation.significance import holm, smallest_detectable
 from erc_llm.metrics import Estimate
 from erc_llm.predictions import Predictions
+from erc_llm.published import HEADING, reported
 from tests.evaluation.compared_tables import INFO, LABELS, SIZE, changed, named, rows, table
 
 

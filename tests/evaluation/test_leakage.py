@@ -21,6 +21,9 @@ def test_all_that_was_asked_for_is_stated() -> None:
         "context": "past",
         "profile or memory": "none",
         "retrieval": "none",
+        "trained on": "own, train dededededede",
+        "decoding": "the most probable label",
+        "abstains below": "never",
         "this split seen by choices": "no: chosen on 'selection'",
         "invalid answers": "an invalid answer counts as wrong",
         "Neutral in the metric": "included",
@@ -39,6 +42,12 @@ def test_all_that_was_asked_for_is_stated() -> None:
         ("context", {"context": None}, "none: reads no dialogue"),
         ("profile or memory", {"profile": "lines in the trunk"}, "lines in the trunk"),
         ("retrieval", {"retrieval": "lexical"}, "lexical"),
+        ("trained on", {"trained_on_version": "original"}, "original, train dededededede"),
+        ("trained on", {"trained_on_sha256": "12" * 32}, "own, train 121212121212"),
+        ("trained on", {"run_id": None}, "nothing: no run"),
+        ("decoding", {"decoding": "free generation"}, "free generation"),
+        ("abstains below", {"abstain_below": 0.5}, "0.5"),
+        ("invalid answers", {"invalid_policy": "left out"}, "left out"),
         ("corpus version", {"healed": True}, "own, gap-healed"),
         ("corpus hash", {"corpus_sha256": "12" * 32}, "121212121212"),
         ("corrected by", {"prior": "corpus", "calibration": "run"}, "prior, calibration"),
@@ -55,6 +64,13 @@ def test_choices_made_on_the_split_are_a_leak_even_if_all_tables_share_it() -> N
     facet = next(f for f in found if f.name == "this split seen by choices")
     assert facet.values == ("yes", "yes", "not stated")
     assert facet.marks == ("LEAK", "LEAK", "NOT STATED")
+
+
+def test_what_an_older_table_does_not_say_is_told_and_marked() -> None:
+    old = facets(trained_on_sha256=None, invalid_policy=None, decoding="free generation")
+    for name in ("trained on", "invalid answers"):
+        assert (old[name].values[1], old[name].marks[1]) == ("not stated", "NOT STATED")
+    assert facets(invalid_policy=None)["invalid answers"].alike, "the most probable label is never invalid"
 
 
 def test_choosing_nothing_and_choosing_elsewhere_are_alike() -> None:

@@ -18,6 +18,15 @@ def test_seeds_of_one_recipe_are_runs_of_one_system() -> None:
     assert (second.name, second.runs) == ("other", (1,))
 
 
+def test_runs_named_after_their_seeds_are_one_system_named_without() -> None:
+    tables = named(*(table(system=f"lines-{seed}", seed=seed) for seed in (13, 14)), table(system="b", seed=15))
+    (found,) = group(tables)
+    assert (found.name, found.runs) == ("lines-13", (0, 1, 2))
+    assert [system.name for system in group(tables[:2])] == ["lines"]
+    unstated = named(*(table(system=f"lines-{seed}", seed=seed, recipe_sha256=None) for seed in (13, 14)))
+    assert [system.name for system in group(unstated)] == ["lines-13", "lines-14"]
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -27,6 +36,8 @@ def test_seeds_of_one_recipe_are_runs_of_one_system() -> None:
         {"seed": 2, "context": "full"},
         {"seed": 2, "profile": "lines in the trunk"},
         {"seed": 2, "decoding": "free text"},
+        {"seed": 2, "run_id": None},
+        {"seed": 2, "trained_on_sha256": "ee" * 32},
         {"seed": 2, "calibration": "temperature 2"},
     ],
 )

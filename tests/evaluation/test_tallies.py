@@ -165,13 +165,30 @@ def test_several_runs_are_swapped_together_whatever_their_number() -> None:
 
 
 def test_runs_are_resampled_within_every_draw_by_hand() -> None:
-    """Two runs of which one is always 0 and the other 1: the mean of two drawn ones is 0, a half or 1."""
+    """Two runs of which one is always 0 and the other 1: the mean of two drawn ones, widened by the root of 2."""
     resampled = np.zeros((8000, 3, 1))
     resampled[:, 1] = 1.0
     found = over_runs(resampled, [0, 1], seed=0)[:, 0]
-    shares = [np.mean(found == value) for value in (0.0, 0.5, 1.0)]
+    shares = [np.isclose(found, 0.5 + value).mean() for value in (-np.sqrt(0.5), 0.0, np.sqrt(0.5))]
     assert shares == pytest.approx([0.25, 0.5, 0.25], abs=0.02)
     np.testing.assert_array_equal(over_runs(resampled, [2], seed=0), resampled[:, 2])
+
+
+def test_intervals_of_several_runs_cover_what_other_runs_would_give() -> None:
+    """Runs whose chance of being right differs by some points: 95 % intervals cover the mean of all of them."""
+    rng, covered, times = np.random.default_rng(3), 0, 100
+    gold, dialogue = np.zeros(600, dtype=np.int64), np.repeat(np.arange(60), 10)
+    for number in range(times):
+        of_dialogue = rng.normal(0, 0.1, 60)[dialogue]
+        chances = 0.6 + rng.normal(0, 0.03, 3)
+        answers = [(rng.random(600) > chance + of_dialogue).astype(np.int64) for chance in chances]
+        tallies = tally(gold, answers, dialogue, [], 2)
+        accuracy = tallies.layout.headline("accuracy")
+        low, high = np.quantile(
+            over_runs(bootstrap(tallies, 300, number), [0, 1, 2], number)[:, accuracy], [0.025, 0.975]
+        )
+        covered += low <= 0.6 <= high
+    assert covered >= 0.92 * times
 
 
 def test_runs_that_differ_widen_the_interval_and_equal_ones_do_not() -> None:

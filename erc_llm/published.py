@@ -57,6 +57,15 @@ def reported() -> tuple[Reported, ...]:
     return TypeAdapter(tuple[Reported, ...]).validate_python(records)
 
 
+def reported_system(name: str) -> Reported:
+    """The record of one system.
+
+    Raises:
+        KeyError: There is none of that name.
+    """
+    return {record.system: record for record in reported()}[name]
+
+
 def reported_for(tables: Iterable[PredictionsInfo]) -> tuple[Reported, ...]:
     """Those that belong beside figures of such tables: all where they are about EmoryNLP, else none."""
     about_emorynlp = all(

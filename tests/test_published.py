@@ -8,7 +8,7 @@ import pytest
 
 from erc_llm.corpus.labels import EMORYNLP
 from erc_llm.evaluation.evidence import SystemFigures
-from erc_llm.evaluation.published import Reported, reported, reported_for
+from erc_llm.published import Reported, reported, reported_for
 from tests.evaluation.compared_tables import INFO
 
 
