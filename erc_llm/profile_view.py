@@ -92,9 +92,9 @@ class ProfileView:
         Raises:
             CorpusError: There is no such split.
         """
-        names = list(self._corpus.splits) if split is None else [split]
-        found = [(name, dialogue) for name in names for dialogue in self._corpus.split(name)]
-        return sorted(found, key=lambda scene: scene[1].time or ()) if self.timed else found
+        if split is not None:
+            self._corpus.split(split)
+        return [scene for scene in self._corpus.in_time if split in (None, scene[0])]
 
     def rows(self, split: str, dialogue: Dialogue) -> Iterator[ProfileRow]:
         """A row for each speaker of a scene, in the order of first lines."""

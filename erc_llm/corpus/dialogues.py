@@ -1,8 +1,8 @@
 """The records every other module speaks of: `Utterance`, `Dialogue`, `Corpus`.
 
 They are frozen and know nothing of files, prompts or models. A dialogue is a scene; its place in time is
-(season, episode, scene); dialogues of a split are kept in that order. A corpus without episodes keeps the order of
-its file.
+(season, episode, scene); dialogues of a split are kept in that order. In a corpus without episodes the order of its
+file is the order of time, over all splits: whatever is cut or moved between splits, each dialogue keeps its place.
 """
 
 from __future__ import annotations
@@ -82,6 +82,8 @@ class Corpus:
         version: `original`, `aligned`, `compm`, or `own` for a user's own data.
         labels: The label set of every label in it.
         splits: Split name to dialogues in time order. Names in use: train, selection, dev, test.
+        order: Ids of the dialogues in the order of the files, where not every one tells its time. What it does not
+            name comes after, split after split.
         healed: Whether missing lines were filled in from another version as context.
         oddities: Sentences about what was found odd while reading, for people.
         generic: Names that mean another person in every episode; see `erc_llm.corpus.speakers.identity`.
@@ -92,6 +94,7 @@ class Corpus:
     version: str
     labels: LabelSet
     splits: Mapping[str, tuple[Dialogue, ...]]
+    order: tuple[str, ...] = ()
     healed: bool = False
     oddities: tuple[str, ...] = ()
     generic: frozenset[str] = frozenset()
@@ -111,9 +114,25 @@ class Corpus:
         return self.splits[name]
 
     def dialogues(self) -> Iterator[Dialogue]:
-        """All dialogues, split after split."""
-        for dialogues in self.splits.values():
-            yield from dialogues
+        """All dialogues, in the order of time over all splits."""
+        yield from (dialogue for _, dialogue in self.in_time)
+
+    @cached_property
+    def timed(self) -> bool:
+        """Whether every dialogue tells its place in time."""
+        return all(dialogue.time is not None for dialogues in self.splits.values() for dialogue in dialogues)
+
+    @cached_property
+    def in_time(self) -> tuple[tuple[str, Dialogue], ...]:
+        """Every dialogue with its split, in the order of time over all splits.
+
+        That is (season, episode, scene) where every dialogue has it, and `order` where one does not.
+        """
+        scenes = [(split, dialogue) for split, dialogues in self.splits.items() for dialogue in dialogues]
+        if self.timed:
+            return tuple(sorted(scenes, key=lambda scene: scene[1].time or ()))
+        place = {name: i for i, name in enumerate(self.order)}
+        return tuple(sorted(scenes, key=lambda scene: place.get(scene[1].id, len(place))))
 
     @cached_property
     def sha256(self) -> str:
@@ -145,7 +164,7 @@ def selection_split(corpus: Corpus, fraction: float = 0.1, seed: int = 13) -> Co
     """Cut a `selection` split of whole episodes out of train, for every choice that is made before reporting.
 
     Episodes are drawn in a seeded order until `fraction` of train's dialogues is reached. Where the data has no
-    episodes, every dialogue counts as an episode of its own.
+    episodes, every dialogue counts as an episode of its own. No dialogue changes its place in time.
 
     Raises:
         CorpusError: Train is missing or has fewer than two episodes, so that nothing could be left to fit on.
@@ -164,4 +183,5 @@ def selection_split(corpus: Corpus, fraction: float = 0.1, seed: int = 13) -> Co
     kept = tuple(d for d in train if episode[d.id] not in drawn)
     held_out = tuple(d for d in train if episode[d.id] in drawn)
     splits = {"train": kept, "selection": held_out} | {k: v for k, v in corpus.splits.items() if k != "train"}
-    return replace(corpus, splits=splits)
+    order = () if corpus.timed else tuple(d.id for d in corpus.dialogues())
+    return replace(corpus, splits=splits, order=order)

@@ -53,26 +53,24 @@ class History:
     """Everybody's past, by scene.
 
     Scenes are put in the order of (season, episode, scene) over all splits; where one of them has no such time, all
-    keep the order of the corpus's files (`timed` is False then). Scenes of the same time do not see each other. A scene
-    that is not part of the corpus comes where its time says, or after everything.
+    keep the order of the corpus's files (`timed` is False then), whichever split they are in. Scenes of the same time
+    do not see each other. A scene that is not part of the corpus comes where its time says, or after everything.
     """
 
     def __init__(self, corpus: Corpus) -> None:
-        scenes = [(split, d) for split, dialogues in corpus.splits.items() for d in dialogues]
-        self.timed = all(d.time is not None for _, d in scenes)
+        self.timed = corpus.timed
         self._generic = corpus.generic
         self._places: dict[str, int] = {}
-        for i, (_, dialogue) in enumerate(scenes):
+        for i, (_, dialogue) in enumerate(corpus.in_time):
             self._places.setdefault(dialogue.id, i)
         self.label_names = corpus.labels.names
-        ordered = sorted(scenes, key=lambda scene: self._moment(scene[1]))
         self._moments: dict[str, list[Any]] = {}
         self._scenes: dict[str, list[tuple[Dialogue, tuple[int, ...], bool]]] = {}
         self._speakers: dict[str, str] = {}
         self._label_moments: list[Any] = []
         self._label_counts: list[tuple[int, ...]] = [(0,) * len(self.label_names)]
         self._episode_labels: dict[str, list[tuple[Any, tuple[int, ...]]]] = {}
-        for split, dialogue in ordered:
+        for split, dialogue in corpus.in_time:
             self._add(dialogue, split in _LABELLED_SPLITS)
 
     def before(self, dialogue: Dialogue, person: str, most: int | None = None) -> tuple[PastScene, ...]:

@@ -74,6 +74,7 @@ def read_corpus(
         version=version,
         labels=labels,
         splits=splits,
+        order=builder.order,
         oddities=oddities.sentences(),
         generic=frozenset(generic),
         files=tuple((source.name, source.sha256) for source in sources),
@@ -102,6 +103,7 @@ class _Builder:
         self._oddities = oddities
         self._splits: defaultdict[str, list[Dialogue]] = defaultdict(list)
         self._ids: set[str] = set()
+        self._order: list[str] = []
         self._names: set[str] = set()
 
     def add(self, raw: RawDialogue, source: Source) -> None:
@@ -120,6 +122,13 @@ class _Builder:
         dialogue = Dialogue(unique, utterances, raw.season, raw.episode, raw.scene)
         _check_encodable(unique, source, raw.line)
         self._splits[split].append(dialogue)
+        self._order.append(unique)
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """Ids in the order in which they were added; empty where every dialogue tells its own time."""
+        timed = all(dialogue.time is not None for dialogues in self._splits.values() for dialogue in dialogues)
+        return () if timed else tuple(self._order)
 
     def splits(self, path: Path) -> dict[str, tuple[Dialogue, ...]]:
         """Splits in their usual order, dialogues in time order.

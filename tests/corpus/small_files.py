@@ -125,4 +125,4 @@ def save(path: Path, text: str) -> Path:
 
 
 def utterances(corpus: Corpus) -> list[Utterance]:
-    return [u for d in corpus.dialogues() for u in d.utterances]
+    return [u for dialogues in corpus.splits.values() for d in dialogues for u in d.utterances]

@@ -217,6 +217,39 @@ def test_one_scene_without_an_episode_is_enough_to_keep_the_order_of_the_files()
     assert [past.dialogue for past in history.before(stray, "Ada")] == [second, first]
 
 
+def test_a_scene_that_is_cut_from_train_keeps_its_place_in_the_file() -> None:
+    scenes = [Dialogue(f"d{i}", (Utterance("u0", ("Ada",), "Hello.", "Sad"),)) for i in range(6)]
+    cut = selection_split(corpus_of({"train": scenes[:5], "dev": scenes[5:]}), fraction=0.3)
+    history, places = History(cut), [int(d.id[1:]) for d in cut.split("selection")]
+    assert places[0] < 4, "or the order of the file would be that of the splits"
+    for place, scene in enumerate(scenes):
+        assert [past.dialogue.id for past in history.before(scene, "Ada")] == [f"d{i}" for i in range(place)][::-1]
+        assert history.label_counts(scene)[5] == len({*range(place)} - {*places, 5})
+
+
+@relaxed
+@given(corpora("none"), st.floats(0.1, 0.8), st.integers(0, 99))
+def test_without_episodes_cutting_a_selection_split_moves_nobody_in_time(
+    corpus: Corpus, fraction: float, seed: int
+) -> None:
+    rest = {split: scenes for split, scenes in corpus.splits.items() if split != "selection"}
+    whole = replace(corpus, splits=rest)
+    if len(whole.split("train")) < 2:
+        return
+    cut = selection_split(whole, fraction, seed)
+    place, split = moments(whole), split_of(cut)
+    assert cut.sha256 == whole.sha256
+    assert [d.id for d in cut.dialogues()] == sorted(place, key=lambda name: place[name])
+    hidden = changed(whole, lambda _, d: unlabelled(d) if split[d.id] == "selection" else d)
+    before, after = History(hidden), History(cut)
+    for dialogue in whole.dialogues():
+        assert everything(before, dialogue) == everything(after, dialogue)
+
+
+def unlabelled(dialogue: Dialogue) -> Dialogue:
+    return replace(dialogue, utterances=tuple(replace(u, label=None) for u in dialogue.utterances))
+
+
 def test_a_scene_from_elsewhere_comes_where_its_time_says_or_after_everything() -> None:
     scenes = [scene_of(i, ("Ada", "Hello.", "Sad")) for i in (1, 3)]
     history = History(corpus_of({"train": scenes}))

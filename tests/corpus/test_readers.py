@@ -115,6 +115,22 @@ def test_a_dialogue_that_names_its_split_wins_over_the_file(tmp_path: Path) -> N
     assert {name: [d.id for d in ds] for name, ds in splits.items()} == {"train": ["b"], "test": ["a"], "fold7": ["c"]}
 
 
+def test_without_episodes_the_order_of_time_is_that_of_the_file_whatever_the_splits(tmp_path: Path) -> None:
+    splits = {"d1": "dev", "d2": "train", "d3": "test", "d4": "train", "d5": "dev"}
+    rows = [dialogue(name, "Mind the step.", split=split) for name, split in splits.items()]
+    corpus = read_corpus(save(tmp_path / "all.jsonl", jsonl(*rows)))
+    assert [d.id for d in corpus.dialogues()] == list(splits)
+    assert {d.id: split for split, d in corpus.in_time} == splits
+    assert [d.id for d in corpus.split("train")] == ["d2", "d4"]
+
+
+def test_with_episodes_the_order_of_the_file_tells_nothing(tmp_path: Path) -> None:
+    rows = [dialogue(f"d{e}", "Mind the step.", episode=e, split="dev" if e % 2 else "train") for e in (3, 1, 2)]
+    corpus = read_corpus(save(tmp_path / "all.jsonl", jsonl(*rows)))
+    assert corpus.order == ()
+    assert [d.id for d in corpus.dialogues()] == ["d1", "d2", "d3"]
+
+
 def test_a_name_that_tells_two_splits_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"tells 2 splits \(dev, train\)"):
         read_corpus(save(tmp_path / "train_and_dev.jsonl", own(DEV)))

@@ -55,7 +55,7 @@ def corpora(draw: st.DrawFn, episodes: str | None = None) -> Corpus:
     Args:
         draw: Given by hypothesis.
         episodes: Which scenes tell their episode: `all`, `none`, or `some` (the first does, the last does not); by
-            default all or none.
+            default all or none. Where not all do, the order of the files goes through the splits, or split after split.
     """
     episodes = episodes or draw(st.sampled_from(["all", "all", "none"]))
     place = st.tuples(st.integers(1, 2), st.integers(1, 2), st.integers(1, 3))
@@ -66,7 +66,9 @@ def corpora(draw: st.DrawFn, episodes: str | None = None) -> Corpus:
         splits[split].append(Dialogue(f"d{i}", said, *(time if told else ())))
     if episodes == "all":
         splits = {split: sorted(scenes, key=_time) for split, scenes in splits.items()}
-    return corpus_of(splits)
+        return corpus_of(splits)
+    order = draw(st.sampled_from([(), tuple(f"d{i}" for i in range(len(drawn)))]))
+    return replace(corpus_of(splits), order=order)
 
 
 def corpus_of(splits: Mapping[str, Iterable[Dialogue]]) -> Corpus:
@@ -89,10 +91,12 @@ def scene_of(number: int, *said: tuple[str, str] | tuple[str, str, str | None], 
 
 def moments(corpus: Corpus) -> dict[str, Any]:
     """Dialogue id to its place in time: (season, episode, scene) where all have one, else the place in the files."""
-    scenes = list(corpus.dialogues())
+    scenes = [dialogue for dialogues in corpus.splits.values() for dialogue in dialogues]
     if all(d.episode is not None for d in scenes):
         return {d.id: _time(d) for d in scenes}
-    return {d.id: i for i, d in enumerate(scenes)}
+    there = {d.id for d in scenes}
+    ids = [*(name for name in corpus.order if name in there), *(d.id for d in scenes if d.id not in corpus.order)]
+    return {name: i for i, name in enumerate(ids)}
 
 
 def split_of(corpus: Corpus) -> dict[str, str]:
