@@ -34,12 +34,12 @@ SAMPLE = "sample"
 
 def open_corpus(config: CorpusConfig, labels: LabelSet, *, cut_selection: bool = True) -> Corpus:
     """Read the corpus a configuration names; cut its selection split out of train unless told not to."""
+    generic = GENERIC_NAMES if config.generic is None else config.generic
     if config.path == SAMPLE:
         if labels != EMORYNLP:
             raise ConfigError("corpus.labels: the sample corpus has EmoryNLP's labels; give corpus.path, or no labels")
-        corpus = read_sample()
+        corpus = read_sample(aliases=config.aliases, generic=generic)
     else:
-        generic = GENERIC_NAMES if config.generic is None else config.generic
         corpus = read_corpus(
             config.path, labels=labels, heal_from=config.heal_from, aliases=config.aliases, generic=generic
         )

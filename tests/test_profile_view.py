@@ -264,6 +264,14 @@ def test_an_alias_is_the_person(profile: Command, corpus: Path) -> None:
     assert f"{INES} before s2_1" in done.out
 
 
+def test_the_sample_corpus_knows_aliases_and_generic_names_too(profile: Command) -> None:
+    at = ("--at", "s01_e08_c01")
+    renamed = profile("sample", "--speaker", "Mara", *at, "corpus.aliases={Mara Voss: Mara}")
+    assert "Mara before s01_e08_c01" in renamed.out
+    assert "earlier scenes:" in profile("sample", "--speaker", MARA, *at).out
+    assert "no earlier scene" in profile("sample", "--speaker", MARA, *at, "corpus.generic=[Mara Voss]").out
+
+
 def _past(*labels: tuple[str | None, ...]) -> list[PastScene]:
     """Scenes with these labels, given oldest first, returned as a history does: latest first."""
     scenes = [PastScene(dialogue(i, 2), tuple(range(len(seen))), 1, seen) for i, seen in enumerate(labels)]
