@@ -10,6 +10,7 @@ work between processes.
     python -m benchmarks.ablation benchmarks/profiles.yaml --out docs/results/profiles --table
     python -m benchmarks.ablation benchmarks/imbalance.yaml --out docs/results/imbalance --calibrated
     python -m benchmarks.ablation benchmarks/finals.yaml --corpus FOLDER --out runs --split dev
+    python -m benchmarks.ablation benchmarks/imbalance.yaml none shuffled-labels --corpus FOLDER --out OUT --orders 4
 """
 
 from __future__ import annotations
@@ -111,24 +112,30 @@ def budget_for(sizes: Sequence[Sequence[int]], config: RunConfig, steps: int) ->
     return min(tried, key=lambda budget: (abs(tried[budget] - steps), budget))
 
 
-def run_arm(arms: Arms, name: str, corpus: str, out: Path, console: Console, split: str = SELECTION) -> None:
-    """Train one arm and predict the selection split and another, where that has not been done."""
+def run_arm(
+    arms: Arms, name: str, corpus: str, out: Path, console: Console, split: str = SELECTION, orders: int = 1
+) -> None:
+    """Train one arm and predict the selection split and another, where that has not been done.
+
+    With more than one order of the labels, the split is predicted by their mean as well; that needs the arm's adapter.
+    """
     from erc_llm.pipeline import open_to_predict, predict
     from erc_llm.predictions import write_predictions
     from erc_llm.predictor import load
     from erc_llm.training import train
 
-    missing = [wanted for wanted in dict.fromkeys((SELECTION, split)) if not _table(out / name, wanted).is_file()]
+    wanted = dict.fromkeys(((SELECTION, 1), (split, 1), (split, orders)))
+    missing = [(part, k) for part, k in wanted if not _table(out / name, part, k).is_file()]
     if not missing:
         console.print(f"{name}: done already", highlight=False)
         return
     config = arm_config(arms, name, corpus, out)
     console.rule(f"{name}, {config.training.tokens_per_step} tokens a step")
     run = train(config, resume=(out / name).exists(), console=console)
-    for wanted in missing:
-        read = open_to_predict(config, None, None, wanted, console)
-        table = predict(load(run.folder, past=read), read, wanted)
-        write_predictions(replace(table, text=None), _table(out / name, wanted))
+    for part, k in missing:
+        read = open_to_predict(config, None, None, part, console)
+        predictor = load(run.folder, past=read, overrides=[f"scoring.label_orders={k}"])
+        write_predictions(replace(predict(predictor, read, part), text=None), _table(out / name, part, k))
 
 
 def as_table(arms: Arms, out: Path, split: str = SELECTION) -> str:
@@ -146,7 +153,8 @@ def as_table(arms: Arms, out: Path, split: str = SELECTION) -> str:
         config = read_run(out / name).config
         changed = differences(config.model_dump(), plain, hidden=("training.tokens_per_step", "state.confusion"))
         about = [", ".join(changed) or "nothing", str(config.training.tokens_per_step), str(_steps(out / name))]
-        for words, found in _corrected(table):
+        averaged = [(f", {t.info.decoding}", t) for t in _of_several_orders(out / name, split)]
+        for words, found in (*_corrected(table), *averaged):
             rows.append(f"| {' | '.join([name + words, *about, *_figures(found, tables.get(arms.base))])} |")
     return "\n".join(rows)
 
@@ -176,8 +184,12 @@ def _finished(arms: Arms, out: Path, split: str) -> dict[str, Predictions]:
     return {name: read_predictions(path) for name, path in paths.items() if path.is_file()}
 
 
-def _table(folder: Path, split: str) -> Path:
-    return folder / f"{split}.parquet"
+def _table(folder: Path, split: str, orders: int = 1) -> Path:
+    return folder / (f"{split}.parquet" if orders == 1 else f"{split}-{orders}-orders.parquet")
+
+
+def _of_several_orders(folder: Path, split: str) -> list[Predictions]:
+    return [read_predictions(path) for path in sorted(folder.glob(f"{split}-*-orders.parquet"))]
 
 
 def _corrected(table: Predictions) -> list[tuple[str, Predictions]]:
@@ -199,7 +211,7 @@ def _steps(folder: Path) -> int:
 def _figures(table: Predictions, base: Predictions | None) -> list[str]:
     from erc_llm.evaluation.references import difference
     from erc_llm.evaluation.report import evaluate
-    from erc_llm.metrics import Estimate, expected_calibration_error, paired_mean_difference
+    from erc_llm.metrics import Estimate, paired_mean_difference
 
     def signed(estimate: Estimate, scale: float, digits: int) -> str:
         value, low, high = (
@@ -207,12 +219,16 @@ def _figures(table: Predictions, base: Predictions | None) -> list[str]:
         )
         return f"{value} ({low} to {high})"
 
-    assert table.probabilities is not None, "an ablation's tables are written with probabilities"
-    headline = evaluate(table, draws=1).headline
-    f1, macro = headline.weighted_f1.value, headline.macro_f1.value
-    error = expected_calibration_error(table.probabilities, table.gold_index)
-    figures = [f"{100 * f1:.2f}", "", f"{100 * macro:.2f}", f"{_gold_nll(table).mean():.3f}", "", f"{100 * error:.2f}"]
-    if base is not None and base.info.run_id != table.info.run_id:
+    def percent(estimate: Estimate | None) -> str:
+        assert estimate is not None, "an ablation's tables are written with probabilities"
+        bounds = "" if estimate.low is None else f" ({100 * estimate.low:.2f} to {100 * (estimate.high or 0):.2f})"
+        return f"{100 * estimate.value:.2f}{bounds}"
+
+    found = evaluate(table)
+    macro, error = percent(found.headline.macro_f1), percent(found.calibration_error)
+    nll = f"{_gold_nll(table).mean():.3f}"
+    figures = [f"{100 * found.headline.weighted_f1.value:.2f}", "", macro, nll, "", error]
+    if base is not None and (base.info.run_id, base.info.decoding) != (table.info.run_id, table.info.decoding):
         figures[1] = signed(difference(table, base).estimate, 100, 2)
         lower = paired_mean_difference(_gold_nll(base), _gold_nll(table), table.dialogue_index)
         figures[4] = signed(lower, 1, 3)
@@ -233,6 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--corpus", help="corpus to train on")
     parser.add_argument("--out", type=Path, required=True, help="where run directories are")
     parser.add_argument("--split", default=SELECTION, help="what to score; dev is for finalists")
+    parser.add_argument("--orders", type=int, default=1, help="also average over so many orders of the labels")
     parser.add_argument("--table", action="store_true", help="train nothing, print the table of what is finished")
     parser.add_argument("--calibrated", action="store_true", help="print what calibrations make of the arms instead")
     options = parser.parse_intermixed_args(arguments)
@@ -245,7 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.corpus is None:
                 raise ConfigError("--corpus: needed to train; --table and --calibrated only print")
             for name in options.arm or arms.arms:
-                run_arm(arms, name, options.corpus, options.out, console, options.split)
+                run_arm(arms, name, options.corpus, options.out, console, options.split, options.orders)
         calibrated, out = options.calibrated, options.out
         print(as_calibrated_table(arms, out) if calibrated else as_table(arms, out, options.split))
     except ErcError as error:

@@ -153,6 +153,8 @@ class SamplingConfig(Section):
     def _balances_once(self) -> SamplingConfig:
         if "none" not in (self.scheme, self.loss_weights):
             raise ValueError("scheme and loss_weights would balance twice; set one of them to none")
+        if not self.normalised and self.loss_weights == "none":
+            raise ValueError("normalised=false is about loss_weights, which are none; leave it out")
         return self
 
 

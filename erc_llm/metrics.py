@@ -252,12 +252,51 @@ def expected_calibration_error(probabilities: Floats, gold: Integers, bins: int 
     return float(np.abs(found.right - found.confidence).sum() / len(gold))
 
 
+def calibration_error_over_dialogues(
+    probabilities: Floats, gold: Integers, dialogue_index: Integers, draws: int = 10_000, seed: int = 0
+) -> Estimate:
+    """`expected_calibration_error` with a 95 % interval from resampling whole dialogues.
+
+    Raises:
+        InternalError: Fewer than two dialogues, or vectors that do not fit together.
+    """
+    names, dialogue = np.unique(np.asarray(dialogue_index), return_inverse=True)
+    if len(names) < 2:
+        raise InternalError(f"resampling dialogues needs at least two of them, found {len(names)}")
+    gaps = calibration_gaps(probabilities, gold, dialogue, len(names))
+    per_dialogue = np.concatenate([gaps, np.bincount(dialogue)[:, None]], axis=1)
+    resampled = np.concatenate(list(resampled_sums(per_dialogue, draws, seed)))
+    errors = np.abs(resampled[:, :-1]).sum(axis=1) / resampled[:, -1]
+    return calibration_estimate(expected_calibration_error(probabilities, gold), errors)
+
+
+def calibration_gaps(probabilities: Floats, gold: Integers, cluster: Integers, clusters: int, bins: int = 15) -> Floats:
+    """(clusters, bins) how often the likeliest label is right minus how sure it is, summed over a cluster's targets.
+
+    The calibration error of any clusters together is the sum over bins of |their gaps' sum| over their targets.
+    """
+    _check_probabilities(probabilities, gold)
+    confidence, bin_index = _confidence(probabilities, bins)
+    gap = (probabilities.argmax(axis=1) == gold) - confidence
+    return _sums(cluster * bins + bin_index, gap, clusters * bins).reshape(clusters, bins)
+
+
+def calibration_estimate(value: float, resampled: Floats) -> Estimate:
+    """A calibration error with its interval: percentiles of its resamples, (draws,), less what resampling adds.
+
+    A sum of absolute values grows with noise, and resamples are noisier than the sample: their mean lies above its
+    value. The interval is moved down by that much, and ends at 0.
+    """
+    low, high = percentile_interval(resampled)
+    added = float(resampled.mean()) - value
+    return Estimate(value, max(0.0, low - added), max(0.0, high - added))
+
+
 def reliability(probabilities: Floats, gold: Integers, bins: int = 15) -> Reliability:
     """What the expected calibration error sums up, bin by bin; probabilities are (targets, labels)."""
     _check_probabilities(probabilities, gold)
-    confidence = probabilities.max(axis=1)
+    confidence, bin_index = _confidence(probabilities, bins)
     right = (probabilities.argmax(axis=1) == gold).astype(np.float64)
-    bin_index = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
     count = np.bincount(bin_index, minlength=bins)
     return Reliability(count, *(_sums(bin_index, values, bins) for values in (confidence, right)))
 
@@ -282,6 +321,12 @@ def squared_error(probabilities: Floats, gold: Integers) -> Floats:
 def _check_probabilities(probabilities: Floats, gold: Integers) -> None:
     if probabilities.ndim != 2 or len(probabilities) != len(gold) or len(gold) == 0:
         raise InternalError(f"expected probabilities for {len(gold)} targets, found shape {probabilities.shape}")
+
+
+def _confidence(probabilities: Floats, bins: int) -> tuple[Floats, Integers]:
+    """(targets,) probability of the likeliest label, and its bin."""
+    confidence = probabilities.max(axis=1)
+    return confidence, np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
 
 
 def _sums(group: Integers, values: Floats, groups: int) -> Floats:

@@ -132,7 +132,11 @@ def test_a_table_of_something_else_is_refused(run: Path, corpus: Path, erc: Comm
     for changed, parts in (
         ({"split": "selection", "run_id": "other-1"}, ("run: found other-1, expected tiny-",)),
         ({"split": "selection", "labels": labels}, ("labels: found Mad, Neutral",)),
-        ({"split": "selection", "corpus_sha256": "0" * 64}, ("corpus: found hash 000000000000, expected hash ",)),
+        ({"split": "selection", "train_sha256": "0" * 64}, ("train of the corpus: found hash 000000000000, ",)),
+        (
+            {"split": "selection", "train_sha256": None, "corpus_sha256": "0" * 64},
+            (": corpus: found hash 000000000000, expected hash ",),
+        ),
         ({"run_id": None}, ("split: found dev", "run: found None")),
     ):
         write_predictions(replace(good, info=replace(good.info, **changed)), table)  # type: ignore[arg-type]
@@ -145,7 +149,7 @@ def test_a_table_of_something_else_is_refused(run: Path, corpus: Path, erc: Comm
 def test_another_corpus_is_refused(run: Path, erc: Command, tmp_path: Path) -> None:
     """Its selection split may hold scenes that the run was trained on."""
     other = write_corpus(tmp_path / "other", train=26)
-    refused(erc("calibrate", run, other), "corpus: found hash", "not the selection split")
+    refused(erc("calibrate", run, other), "train of the corpus: found hash", "not the selection split")
 
 
 @pytest.mark.parametrize(

@@ -176,7 +176,7 @@ def test_the_hash_ignores_where_things_are_and_nothing_else_that_trains() -> Non
         {"training": {"learning_rate": 5e-4}},
         {"corpus": {"selection_seed": 14}},
         {"sampling": {"scheme": "square_root"}},
-        {"sampling": {"normalised": False}},
+        {"sampling": {"loss_weights": "square_root", "normalised": False}},
         {"training": {"objective": "closed_set"}},
         {"scoring": {"decode": "generate"}},
         {"scoring": {"label_orders": 2}},

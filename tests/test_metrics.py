@@ -12,6 +12,8 @@ from erc_llm.errors import InternalError
 from erc_llm.metrics import (
     bootstrap_over_dialogues,
     brier_score,
+    calibration_error_over_dialogues,
+    calibration_gaps,
     confusion,
     expected_calibration_error,
     kappa,
@@ -230,6 +232,29 @@ def test_calibration_error_by_hand() -> None:
     # bins of a tenth: (0.9, 0.9) half right, (0.6) right, (1.0) right
     expected = (2 * abs(0.5 - 0.9) + abs(1 - 0.6) + abs(1 - 1.0)) / 4
     assert expected_calibration_error(probabilities, gold, bins=10) == pytest.approx(expected)
+
+
+def test_the_calibration_error_of_clusters_together_is_that_of_their_gaps() -> None:
+    rng = np.random.default_rng(4)
+    probabilities, gold, dialogue = rng.dirichlet(np.ones(N), size=200), rng.integers(N, size=200), np.arange(200) // 8
+    gaps = calibration_gaps(probabilities, gold, dialogue, 25)
+    assert np.abs(gaps.sum(axis=0)).sum() / 200 == pytest.approx(expected_calibration_error(probabilities, gold))
+
+
+def test_intervals_of_the_calibration_error_cover_it() -> None:
+    """Probabilities too sure by a tenth: the error of the whole population is 0.1, and resamples alone lie above."""
+    rng, covered, times = np.random.default_rng(5), 0, 100
+    for _ in range(times):
+        sure = np.repeat(rng.uniform(0.65, 0.95, size=80), 10)
+        probabilities = np.stack([sure, 1 - sure], axis=1)
+        gold = (rng.random(800) > sure - 0.1).astype(np.int64)
+        found = calibration_error_over_dialogues(probabilities, gold, np.arange(800) // 10, draws=200)
+        assert found.low is not None
+        assert found.high is not None
+        covered += found.low <= 0.1 <= found.high
+    assert covered >= 0.9 * times
+    with pytest.raises(InternalError, match="at least two"):
+        calibration_error_over_dialogues(probabilities, gold, np.zeros(800, dtype=np.int64))
 
 
 def test_calibration_error_is_small_for_honest_probabilities() -> None:

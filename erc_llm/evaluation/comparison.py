@@ -162,10 +162,9 @@ def _calibration(measured: _Measured, tallies: Tallies, side: Side) -> Calibrati
         return None
     known = known_everywhere(measured.probabilities)
     gold = measured.matched.gold[known]
-    errors = [metrics.expected_calibration_error(measured.probabilities[run][known], gold) for run in side.system.runs]
     layout, first = tallies.layout, measured.probabilities[side.system.runs[0]]
     return CalibrationFigures(
-        calibration_error=float(np.mean(errors)),
+        calibration_error=side.calibration_error(layout.calibration),
         nll=side.estimate(layout.nll),
         brier=side.estimate(layout.brier),
         reliability=tuple(reliability_bins(first[known], gold)),

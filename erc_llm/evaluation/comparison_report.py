@@ -173,7 +173,7 @@ def _calibration(comparison: Comparison) -> Iterator[Block]:
     for system in comparison.systems:
         if system.calibration is not None:
             c = system.calibration
-            error = _estimate_cells("calibration error, %", Estimate(c.calibration_error))
+            error = _estimate_cells("calibration error, %", c.calibration_error)
             losses = (_estimate_cells("NLL, nats", c.nll, 1, 3), _estimate_cells("Brier score", c.brier, 1, 3))
             groups.append((system.name, [error, *losses]))
     yield grouped(("", "", "95 % interval"), groups)

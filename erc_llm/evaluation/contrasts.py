@@ -19,7 +19,7 @@ from erc_llm.evaluation.significance import holm, smallest_detectable, standard_
 from erc_llm.evaluation.subgroups import Factor
 from erc_llm.evaluation.systems import System
 from erc_llm.evaluation.tallies import Tallies, bootstrap, figures, over_runs, permutation_p_values
-from erc_llm.metrics import FIGURES, Estimate, Figure, Floats
+from erc_llm.metrics import FIGURES, Estimate, Figure, Floats, calibration_estimate
 from erc_llm.resampling import percentile_interval
 
 TITLES: dict[Figure, str] = {"weighted_f1": "weighted F1", "macro_f1": "macro F1", "accuracy": "accuracy"}
@@ -36,6 +36,13 @@ class Side:
     def estimate(self, place: int) -> Estimate:
         """A figure with its interval."""
         return _estimate(float(self.point[place]), None if self.resampled is None else self.resampled[:, place])
+
+    def calibration_error(self, place: int) -> Estimate:
+        """The same for the calibration error, whose resamples lie too high."""
+        value, resampled = float(self.point[place]), None if self.resampled is None else self.resampled[:, place]
+        if resampled is None or not np.isfinite(resampled).all():
+            return Estimate(value)
+        return calibration_estimate(value, resampled)
 
 
 @dataclass(frozen=True)

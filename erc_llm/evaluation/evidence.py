@@ -39,7 +39,7 @@ class CalibrationFigures:
         reliability: Of the first run, from unsure to sure.
     """
 
-    calibration_error: float
+    calibration_error: Estimate
     nll: Estimate
     brier: Estimate
     reliability: tuple[ReliabilityBin, ...]

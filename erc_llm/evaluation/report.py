@@ -60,7 +60,7 @@ class Evaluation:
         invalid_rate: Share of answers that were no label.
         label_mass: Mean total probability of the labels before normalisation; None where unknown.
         negative_log_likelihood: Mean of -ln p(gold), in nats; None without probabilities.
-        calibration_error: Expected calibration error over 15 bins; None without probabilities.
+        calibration_error: Expected calibration error over 15 bins, with its interval; None without probabilities.
         with_probabilities: Targets the two figures above are about.
         calibration: Steps of correction, reliability, risk by coverage, abstention; None without probabilities.
         draws: Resamples behind the intervals.
@@ -79,7 +79,7 @@ class Evaluation:
     invalid_rate: float
     label_mass: float | None
     negative_log_likelihood: float | None
-    calibration_error: float | None
+    calibration_error: Estimate | None
     with_probabilities: int
     calibration: CalibrationReport | None
     draws: int
@@ -94,6 +94,7 @@ class Evaluation:
             "info": self.info.as_dict(),
             "headline": asdict(self.headline),
             "classes": [asdict(row) for row in self.classes],
+            "calibration_error": None if self.calibration_error is None else asdict(self.calibration_error),
             "calibration": None if self.calibration is None else asdict(self.calibration),
         }
 
@@ -123,7 +124,7 @@ def evaluate(
     dialogues = len(np.unique(dialogue))
     classes = _classes(predictions.info.labels, counts)
     without_gold = len(predictions) - len(rows)
-    nll, calibration_error, with_probabilities = _probabilistic(predictions, rows)
+    nll, calibration_error, with_probabilities = _probabilistic(predictions, rows, draws, seed)
     calibration = report_calibration(predictions, rows, abstain_below)
     if abstain_below is not None and calibration is None:
         raise PredictionsError("abstain below: the table has no probabilities to hold against a threshold")
@@ -195,7 +196,9 @@ def _mean_label_mass(predictions: Predictions, rows: Integers) -> float | None:
     return float(known.mean()) if len(known) else None
 
 
-def _probabilistic(predictions: Predictions, rows: Integers) -> tuple[float | None, float | None, int]:
+def _probabilistic(
+    predictions: Predictions, rows: Integers, draws: int, seed: int
+) -> tuple[float | None, Estimate | None, int]:
     """Negative log-likelihood, calibration error, and how many of `rows` have probabilities."""
     if predictions.probabilities is None:
         return None, None, 0
@@ -203,8 +206,12 @@ def _probabilistic(predictions: Predictions, rows: Integers) -> tuple[float | No
     if not len(known):
         return None, None, 0
     probabilities, gold = predictions.probabilities[known], predictions.gold_index[known]
-    nll = metrics.negative_log_likelihood(probabilities, gold)
-    return nll, metrics.expected_calibration_error(probabilities, gold), len(known)
+    nll, dialogue = metrics.negative_log_likelihood(probabilities, gold), predictions.dialogue_index[known]
+    if len(np.unique(dialogue)) > 1:
+        error = metrics.calibration_error_over_dialogues(probabilities, gold, dialogue, draws, seed)
+    else:
+        error = Estimate(metrics.expected_calibration_error(probabilities, gold))
+    return nll, error, len(known)
 
 
 def _warnings(
@@ -316,7 +323,10 @@ def _diagnostics(evaluation: Evaluation) -> str:
         parts.append(f"mean label mass {evaluation.label_mass:.4f}")
     if evaluation.negative_log_likelihood is not None and evaluation.calibration_error is not None:
         parts.append(f"NLL {evaluation.negative_log_likelihood:.4f} nats")
-        parts.append(f"calibration error {100 * evaluation.calibration_error:.2f} %")
+        error = evaluation.calibration_error
+        parts.append(f"calibration error {100 * error.value:.2f} %")
+        if error.low is not None and error.high is not None:
+            parts[-1] += f" ({100 * error.low:.2f} to {100 * error.high:.2f})"
     if 0 < evaluation.with_probabilities < evaluation.targets:
         parts[-1] += f" (of {evaluation.with_probabilities:,} targets with probabilities)"
     return ", ".join(parts) + f". Intervals: {evaluation.draws:,} resamples of whole dialogues, seed {evaluation.seed}."

@@ -23,6 +23,7 @@ from erc_llm.errors import InternalError
 from erc_llm.metrics import Floats, Integers
 from erc_llm.resampling import chunk_sizes, for_products, resampled_sums
 
+BINS = 15  # of the calibration error
 _TIE, _TIE_OF_LOSSES = 1e-12, 1e-6  # a swapped difference that misses the observed one by rounding is as large
 
 
@@ -41,7 +42,7 @@ class Layout:
     @property
     def size(self) -> int:
         """Length of the vector."""
-        return self.groups + self.labels + 4
+        return self.groups + self.labels + 5
 
     def headline(self, figure: metrics.Figure) -> int:
         """Place of a headline figure; weighted F1 of group `g` stands at place `g`."""
@@ -54,11 +55,16 @@ class Layout:
     @property
     def nll(self) -> int:
         """Place of the mean -ln p(gold), in nats; NaN without probabilities."""
-        return self.size - 2
+        return self.size - 3
 
     @property
     def brier(self) -> int:
         """Place of the mean Brier score; NaN without probabilities."""
+        return self.size - 2
+
+    @property
+    def calibration(self) -> int:
+        """Place of the expected calibration error; NaN without probabilities."""
         return self.size - 1
 
 
@@ -71,7 +77,8 @@ class Tallies:
         hits: (clusters, runs, groups, labels) those of them answered so.
         answered: (clusters, runs, groups, labels) targets answered with a label.
         scored: (clusters,) targets on which all runs have probabilities.
-        sums: (clusters, runs, 2) over these, of -ln p(gold) in nats and of the squared error.
+        sums: (clusters, runs, 2 + bins) over these, of -ln p(gold) in nats, of the squared error, and of each bin's
+            `metrics.calibration_gaps`.
     """
 
     support: Integers
@@ -131,7 +138,7 @@ def _probabilistic(
     gold: Integers, probabilities: Sequence[Floats] | None, cluster: Integers, clusters: int, runs: int
 ) -> tuple[Integers, Floats]:
     """`scored` and `sums` of the tallies."""
-    scored, sums = np.zeros(clusters, dtype=np.int64), np.zeros((clusters, runs, 2))
+    scored, sums = np.zeros(clusters, dtype=np.int64), np.zeros((clusters, runs, 2 + BINS))
     if probabilities is None:
         return scored, sums
     known = known_everywhere(probabilities)
@@ -140,6 +147,7 @@ def _probabilistic(
     for run, found in enumerate(probabilities):
         for i, loss in enumerate((metrics.gold_surprise, metrics.squared_error)):
             sums[:, run, i] = np.bincount(cluster[known], loss(found[known], gold[known]), minlength=clusters)
+        sums[:, run, 2:] = metrics.calibration_gaps(found[known], gold[known], cluster[known], clusters, BINS)
     return np.bincount(cluster[known], minlength=clusters).astype(np.int64), sums
 
 
@@ -243,7 +251,7 @@ def _of_sums(sums: Floats, support: Integers, scored: int, layout: Layout) -> Fl
     """(draws, figures) of one system, from sums as `_bundle` lays them out."""
     cells = layout.groups * layout.labels
     hits, answered = (part.reshape(-1, layout.groups, layout.labels) for part in np.split(sums[:, : 2 * cells], 2, 1))
-    losses = sums[:, 2 * cells :] / scored if scored else np.full((len(sums), 2), np.nan)
+    losses = sums[:, 2 * cells :] / scored if scored else np.full((len(sums), 2 + BINS), np.nan)
     return _vector(hits, answered, support.astype(np.float64), losses)
 
 
@@ -263,11 +271,12 @@ def _figures(sums: Floats, tallies: Tallies) -> Floats:
     answered = sums[:, (1 + runs) * cells : (1 + 2 * runs) * cells].reshape(shape)
     scored, losses = sums[:, (1 + 2 * runs) * cells, None, None], sums[:, (1 + 2 * runs) * cells + 1 :]
     with np.errstate(invalid="ignore", divide="ignore"):  # nothing scored in a draw: NaN
-        return _vector(hits, answered, support, losses.reshape(-1, runs, 2) / scored)
+        return _vector(hits, answered, support, losses.reshape(-1, runs, 2 + BINS) / scored)
 
 
 def _vector(hits: Floats, answered: Floats, support: Floats, losses: Floats) -> Floats:
-    """(..., figures) in the order of `Layout`, of (..., groups, labels) counts and (..., 2) mean losses."""
+    """(..., figures) in the order of `Layout`, of (..., groups, labels) counts and (..., 2 + bins) mean losses."""
     scores = metrics.scores_from_counts(hits, answered, support)
     headline = [scores.macro_f1[..., :1], scores.accuracy[..., :1], scores.f1[..., 0, :]]
-    return np.concatenate([scores.weighted_f1, *headline, losses], axis=-1)
+    calibration = np.abs(losses[..., 2:]).sum(axis=-1, keepdims=True)
+    return np.concatenate([scores.weighted_f1, *headline, losses[..., :2], calibration], axis=-1)

@@ -52,8 +52,7 @@ def test_arms_make_equal_steps_and_are_compared_in_pairs(
     assert budgets[1] > 300
     steps = [row.split(" | ")[3] for row in rows]
     assert len(set(steps)) == 1
-    assert " to " not in rows[0]
-    assert all(row.count(" to ") == 2 for row in rows[1:])
+    assert [row.count(" to ") for row in rows] == [2, 4, 4], "macro F1 and calibration error, and two differences"
     table = read_predictions(out / "state" / "selection.parquet")
     assert (table.info.split, table.info.profile, table.text) == ("selection", "state predicted", None)
     monkeypatch.setattr(ablation, "arm_config", lambda *_: pytest.fail("a finished arm was begun again"))
@@ -77,6 +76,21 @@ def test_a_balanced_arm_is_shown_without_and_with_the_prior_taken_back(
     assert [row[0] for row in rows[2:]] == ["none", "drawn", "drawn, corrected"]
     assert {len(row) for row in rows} == {12}
     assert all(float(row[9]) <= float(row[8]) for row in rows[2:]), "no calibration is a candidate too"
+
+
+def test_orders_of_the_labels_are_averaged_in_scoring_alone(
+    small: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, corpus, out = small
+    command = [str(path), "none", "--corpus", str(corpus), "--out", str(out)]
+    assert main(command) == 0
+    monkeypatch.setattr("erc_llm.training._fit", lambda *_: pytest.fail("trained again"))
+    assert main([*command, "--orders", "3"]) == 0
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [row[0] for row in rows[-2:]] == ["none", "none, mean of 3 label orders"]
+    assert " to " in rows[-1][5], "it is compared with the arm's own answers"
+    table = read_predictions(out / "none" / "selection-3-orders.parquet")
+    assert table.info.decoding == "mean of 3 label orders"
 
 
 def test_an_interrupted_arm_goes_on(small: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:

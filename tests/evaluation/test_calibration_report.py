@@ -50,10 +50,11 @@ def test_every_step_is_recomputed_from_the_raw_scores(table: Predictions) -> Non
     parts = (Correction(), Correction(WHOLE.prior), replace(WHOLE, decision_weights=None), WHOLE)
     for step, correction in zip(report.steps, parts, strict=True):
         alone = evaluate(correct(table, correction), draws=20)
+        assert alone.calibration_error is not None
         assert step.weighted_f1 == pytest.approx(alone.headline.weighted_f1.value)
         assert step.macro_f1 == pytest.approx(alone.headline.macro_f1.value)
         assert step.nll == pytest.approx(alone.negative_log_likelihood)
-        assert step.calibration_error == pytest.approx(alone.calibration_error)
+        assert step.calibration_error == pytest.approx(alone.calibration_error.value)
     nll = [s.nll for s in report.steps]
     assert nll[0] > nll[1] > nll[2] == nll[3]
 
@@ -80,7 +81,9 @@ def test_the_bins_are_those_of_the_calibration_error(table: Predictions) -> None
     report = report_of(table)
     assert sum(b.targets for b in report.reliability) == len(table)
     gaps = sum(b.targets * abs(b.accuracy - b.confidence) for b in report.reliability) / len(table)
-    assert gaps == pytest.approx(evaluate(table, draws=20).calibration_error)
+    error = evaluate(table, draws=20).calibration_error
+    assert error is not None
+    assert gaps == pytest.approx(error.value)
     assert all(b.low < b.confidence <= b.high for b in report.reliability)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -36,7 +36,8 @@ def test_it_says_what_evaluate_says() -> None:
     calibration = found.systems[0].calibration
     assert calibration is not None
     assert calibration.nll.value == pytest.approx(evaluation.negative_log_likelihood)
-    assert calibration.calibration_error == pytest.approx(evaluation.calibration_error)
+    assert evaluation.calibration_error is not None
+    assert asdict(calibration.calibration_error) == pytest.approx(asdict(evaluation.calibration_error))
     assert [f1 for f1 in found.systems[0].classes] == pytest.approx([c.f1 for c in evaluation.classes])
 
 

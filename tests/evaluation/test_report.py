@@ -67,7 +67,8 @@ def test_the_figures_are_those_of_sklearn() -> None:
     assert found.negative_log_likelihood == pytest.approx(
         peer.log_loss(given.gold, given.probabilities, labels=list(LABELS))
     )
-    assert found.calibration_error == pytest.approx(abs(found.headline.accuracy.value - 0.4))
+    assert found.calibration_error is not None
+    assert found.calibration_error.value == pytest.approx(abs(found.headline.accuracy.value - 0.4))
     assert found.warnings == found.missing == ()
 
 

@@ -77,6 +77,8 @@ def test_losses_are_means_over_targets_that_all_runs_have_probabilities_for() ->
         expected = metrics.negative_log_likelihood(probabilities[run][5:], gold[5:])
         assert found[run, layout.nll] == pytest.approx(expected)
         one_hot = np.eye(N)[gold[5:]]
+        expected = metrics.expected_calibration_error(probabilities[run][5:], gold[5:])
+        assert found[run, layout.calibration] == pytest.approx(expected)
         assert found[run, layout.brier] == pytest.approx(((probabilities[run][5:] - one_hot) ** 2).sum(axis=1).mean())
     resampled = bootstrap(tallies, 500, seed=0)
     expected = metrics.paired_mean_difference(
