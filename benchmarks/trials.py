@@ -1,18 +1,22 @@
 """The trials behind the defaults, as a table re-made from their run directories.
 
-In: folders with a run's small files (`config.yaml`, `manifest.json`, `selection.jsonl`, `training.jsonl`). Out: one
-Markdown row per trial: what differs from the packaged configuration, and its scores on the selection split.
+In: folders with a run's small files (`config.yaml`, `manifest.json`, `selection.jsonl`, `training.jsonl`), of adapters
+or of baselines. Out: one Markdown row per trial: what differs from the defaults, for a baseline from the packaged
+`emonet`, and its scores on the selection split.
 
     python -m benchmarks.trials docs/results/trials
+    python -m benchmarks.trials docs/results/baselines
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from erc_llm.baselines.config import BaselineConfig, load_baseline
 from erc_llm.config import RunConfig
 from erc_llm.runs import SELECTION_LOG, read_lines, read_run
 
@@ -35,14 +39,21 @@ def differences(
 
 def row(folder: Path) -> str:
     """One trial as a Markdown table row."""
-    run = read_run(folder)
-    training = run.config.training
+    config, default = _configs(folder)
+    training = config.training
     scores = read_lines(folder / SELECTION_LOG)
     best = max(scores, key=lambda record: float(record["weighted_f1"]))
-    changed = ", ".join(differences(run.config.model_dump(), RunConfig().model_dump())) or "as packaged"
+    changed = ", ".join(differences(config.model_dump(), default.model_dump())) or "nothing"
     figures = (f"{100 * best['weighted_f1']:.2f}", f"{100 * best['macro_f1']:.2f}", f"{best['nll']:.3f}")
     budget = f"{training.max_scenes or 'all'} scenes, {training.epochs:g} epochs"
     return f"| {folder.name} | {changed} | {budget} | {scores[-1]['step']} | {' | '.join(figures)} |"
+
+
+def _configs(folder: Path) -> tuple[RunConfig, RunConfig] | tuple[BaselineConfig, BaselineConfig]:
+    """A trial's configuration, and the one that it is told against."""
+    if "baseline" in json.loads((folder / "manifest.json").read_text("utf-8")):
+        return load_baseline(folder / "config.yaml"), load_baseline("emonet")
+    return read_run(folder).config, RunConfig()
 
 
 def main(folders: list[str]) -> None:
