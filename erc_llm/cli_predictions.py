@@ -17,13 +17,15 @@ from erc_llm.errors import UserError
 if TYPE_CHECKING:
     from erc_llm.corpus import Corpus
     from erc_llm.predictions import Predictions
+    from erc_llm.served_predictions import ServedModel
 
 SERVED = "A model behind an OpenAI-compatible server"
 PriorOption = Annotated[
     str,
     typer.Option(
         help="Label shares to answer by: none, corpus, or shares in label order such as 0.1,0.7,0.2. "
-        "auto is corpus, which changes nothing unless training balanced the classes."
+        "auto is corpus, which changes nothing unless training balanced the classes. A share of 0 rules a label out; a "
+        "label that training never saw can have no other."
     ),
 ]
 
@@ -69,7 +71,8 @@ def predict(
     ] = False,
     concurrency: Annotated[int, typer.Option(help="Requests at once.", min=1, rich_help_panel=SERVED)] = 4,
     timeout: Annotated[
-        float, typer.Option(help="Seconds to wait for one answer.", min=0.1, rich_help_panel=SERVED)
+        float,
+        typer.Option(help="Seconds within which an answer must be there, all of it.", min=0.1, rich_help_panel=SERVED),
     ] = 60.0,
     allow_remote: Annotated[
         bool, typer.Option(help="Dialogue text may go to a remote --endpoint.", rich_help_panel=SERVED)
@@ -90,11 +93,7 @@ def predict(
     if endpoint is not None and model is not None and not interactive:
         from erc_llm.endpoints import Endpoint
 
-        if decode or changes or prior not in ("auto", "none") or calibration != "none" or abstain_below is not None:
-            raise UserError(
-                "--endpoint: a served model answers in its own way; leave out --decode, --set, --prior, "
-                "--calibration and --abstain-below"
-            )
+        _check_served(decode, abstain_below, label_scores)
         server = Endpoint(endpoint, model, allow_remote=allow_remote, timeout=timeout, concurrency=concurrency)
     elif endpoint is not None or model is not None or label_scores or constrain != "auto":
         raise UserError("a served model needs --endpoint and --model, and cannot be --interactive")
@@ -110,10 +109,19 @@ def predict(
     if corpus is not None or not interactive:
         read = open_to_predict(config, corpus, heal_from, None if interactive else split, open_console())
     if server is not None and read is not None:
-        from erc_llm.served_predictions import open_served, write_served
+        from erc_llm.served_predictions import open_served
 
-        served = open_served(found, server, constrain, label_scores=label_scores, past=read)
-        write_served(served, read, split, out, open_console(), with_text=not without_text)
+        served = open_served(
+            found,
+            server,
+            constrain,
+            label_scores=label_scores,
+            past=read,
+            prior=wanted,
+            calibration=calibration,
+            overrides=overrides,
+        )
+        _predict_served(served, read, split, out, abstain_below, without_text)
         return
     from erc_llm.predictor import load
 
@@ -155,6 +163,29 @@ def calibrate(
         table, name = predict_selection(run, corpus, heal_from, open_console())
     path = calibrate_run(run, table, name, shift, fit_for, seed, open_console())
     typer.echo(f"calibration written to {path}; `erc-llm predict {source} --calibration run` applies it")
+
+
+def _check_served(decode: str | None, abstain_below: float | None, label_scores: bool) -> None:
+    """Refuse options that a served model could not follow."""
+    if decode is not None:
+        raise UserError("--decode: how a served model answers is said by --constrain and --label-scores; leave it out")
+    if abstain_below is not None and not label_scores:
+        raise UserError(
+            "--abstain-below: looks at probabilities, and a served model that writes text gives none; add "
+            "--label-scores (vLLM only), or leave it out"
+        )
+
+
+def _predict_served(
+    served: ServedModel, read: Corpus, split: str, out: Path, below: float | None, without_text: bool
+) -> None:
+    from erc_llm.served_predictions import predict_on_console, tell_answers
+
+    console, journal = open_console(), served.journal(out)
+    table = predict_on_console(served, read, split, journal, console)
+    _write_split(table, read, out, below, without_text)
+    journal.remove()
+    tell_answers(served, table, console)
 
 
 def _write_split(table: Predictions, read: Corpus, out: Path, below: float | None, without_text: bool) -> None:

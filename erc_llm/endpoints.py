@@ -7,13 +7,15 @@ never shown or stored. Knows nothing of what is asked.
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
+import json
+import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from threading import Event, Lock
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
@@ -22,18 +24,36 @@ from erc_llm.errors import ConfigError, ModelError
 _KEYS = ("ERC_LLM_API_KEY", "OPENAI_API_KEY")
 _NO_KEY = "none"
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0  # seconds; as the client library's
-# Of a server that may well have the page, but does not show it now or not to us. Any other status: it has none.
-_REFUSED = (401, 403, 407, 408, 429, 502, 503, 504)
+_LONGEST_WAIT = 120.0  # seconds that a `Retry-After` may ask for; whoever looks on takes a longer one for a hang
+_NO_PAGE = (404, 405, 501)  # with any other status a server may well have the page, but does not show it now
+_IN_PASSING = (408, 409, 429)  # and all from 500 on
+_SHOWN = 200  # characters of an answer that cannot be used
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is posted: a path below the server's address, such as `/chat/completions`, and its JSON body."""
+    """What a server is asked.
+
+    Attributes:
+        path: Below its address, such as `/chat/completions`.
+        body: JSON that is posted there; None: the page is looked at.
+        about: Whom it is about, for messages.
+    """
 
     path: str
-    body: Mapping[str, Any]
+    body: Mapping[str, Any] | None
+    about: str = ""
+
+
+class _NoAnswer(Exception):
+    """A try that failed: what came, whether it may go better another time, and seconds that the server asks to wait."""
+
+    def __init__(self, what: str, in_passing: bool = True, wait: float = 0.0) -> None:
+        super().__init__(what)
+        self.in_passing = in_passing
+        self.wait = wait
 
 
 class Endpoint:
@@ -43,9 +63,10 @@ class Endpoint:
         url: Its address, such as `http://127.0.0.1:8000/v1`.
         model: The name the server knows it by.
         allow_remote: Whether text may be sent to another machine.
-        timeout: Seconds to wait for one answer.
+        timeout: Seconds within which the whole of an answer must be there; counted anew when a request is sent again.
         retries: How often a request is sent again, ever later, that failed in passing (timeout, overload, broken
-            connection) or was answered in a form that cannot be read. A server's `Retry-After` is kept to.
+            connection) or was answered in a form that cannot be read. A server's `Retry-After` of up to two minutes is
+            kept to; a longer one is a failure.
         concurrency: Requests at once.
 
     Raises:
@@ -69,7 +90,7 @@ class Endpoint:
                 f"'{url}' is another machine, and text would be sent there; add --allow-remote if that is meant"
             )
         try:
-            from openai import DefaultHttpxClient, OpenAI
+            from openai import AsyncOpenAI, DefaultAsyncHttpxClient
         except ModuleNotFoundError as error:
             raise ModelError("a model server needs the client library: pip install 'erc-llm[endpoint]'") from error
         key = next((os.environ[name] for name in _KEYS if os.environ.get(name)), _NO_KEY)
@@ -77,14 +98,16 @@ class Endpoint:
         self.model = model
         self._concurrency = concurrency
         self._retries = retries
+        self._timeout = timeout
         self._key = key
+        # The library's time limit is for each piece of an answer anew, and its retries give up a long `Retry-After`.
         # What may not leave this machine must not leave it by a redirection or a proxy either.
-        self._connect: Callable[[], Any] = lambda: OpenAI(
+        self._connect: Callable[[], Any] = lambda: AsyncOpenAI(
             base_url=url,
             api_key=key,
-            timeout=timeout,
-            max_retries=retries,
-            http_client=DefaultHttpxClient(follow_redirects=allow_remote, trust_env=allow_remote),
+            timeout=None,
+            max_retries=0,
+            http_client=DefaultAsyncHttpxClient(follow_redirects=allow_remote, trust_env=allow_remote, timeout=None),
         )
 
     def answer(self, prompts: Sequence[tuple[str, str]], max_new_tokens: int) -> list[str]:
@@ -121,76 +144,144 @@ class Endpoint:
             ModelError: The server gave no usable answer to one of them, after all retries. What was under way then is
                 still kept, the rest is not sent.
         """
-        keeping, failed = Lock(), Event()
+        waiting, failures = iter(enumerate(requests)), list[Exception]()
 
-        def ask(client: Any, i: int) -> None:
-            if failed.is_set():
-                return
-            try:
-                found = self._ask(client, requests[i], read)
-                with keeping:
-                    keep(i, found)
-            except BaseException:
-                failed.set()
-                raise
+        async def work(client: Any) -> None:
+            for i, request in waiting:
+                try:
+                    keep(i, await self._ask(client, request, lambda text: read(json.loads(text))))
+                except Exception as error:
+                    failures.append(error)
+                if failures:
+                    return
 
-        with self._connect() as client, ThreadPoolExecutor(self._concurrency) as pool:
-            jobs = [pool.submit(ask, client, i) for i in range(len(requests))]
-            try:
-                for job in as_completed(jobs):
-                    job.result()
-            finally:
-                pool.shutdown(cancel_futures=True)
+        async def work_together() -> None:
+            async with self._connect() as client:
+                await asyncio.gather(*(work(client) for _ in range(self._concurrency)))
+
+        _complete(work_together)
+        if failures:
+            raise failures[0]
 
     def look(self, path: str, *, root: bool = False) -> dict[str, Any] | None:
-        """The JSON object that a GET finds; None where the server has no such page.
+        """The JSON object that a GET finds; None where the server has no such page, or something else there.
 
         Args:
             path: Below the address.
             root: Below the address without its `/v1`.
 
         Raises:
-            ModelError: The server cannot be reached, is overloaded, or refuses the key.
+            ModelError: The server cannot be reached, fails, is overloaded, or refuses the key, after all retries.
         """
-        from openai import APIStatusError, OpenAIError
-
         base = self.url.rstrip("/")
-        address = (base.removesuffix("/v1") if root else base) + path
-        with self._connect() as client:
-            try:
-                found = client.with_options(max_retries=min(self._retries, 1)).get(address, cast_to=object)
-            except APIStatusError as error:
-                if error.status_code in _REFUSED:
-                    raise self._no_answer(error) from error
-                return None
-            except OpenAIError as error:
-                raise self._no_answer(error) from error
-            except ValueError:
-                return None
-        return found if isinstance(found, dict) else None
+        request = Request((base.removesuffix("/v1") if root else base) + path, None)
 
-    def _ask(self, client: Any, request: Request, read: Callable[[Any], T]) -> T:
-        from openai import OpenAIError
+        async def ask() -> dict[str, Any] | None:
+            async with self._connect() as client:
+                return await self._ask(client, request, _page)
 
+        return _complete(ask)
+
+    async def _ask(self, client: Any, request: Request, read: Callable[[str], T]) -> T:
+        """What is read of the text of an answer, asked for again while that may help."""
         for attempt in range(self._retries + 1):
-            try:  # the client itself sends again what fails in passing
-                return read(client.post(request.path, body=dict(request.body), cast_to=object))
-            except OpenAIError as error:
-                raise self._no_answer(error) from error
-            except (AttributeError, LookupError, TypeError, ValueError) as error:
-                if attempt == self._retries:
-                    raise self._no_answer(error, "of another form than expected: ") from error
-                time.sleep(min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE))
+            try:
+                return self._read(await self._text(client, request), read)
+            except _NoAnswer as error:
+                if not error.in_passing or attempt == self._retries or error.wait > _LONGEST_WAIT:
+                    raise self._failed(request, error) from error
+                await asyncio.sleep(max(error.wait, min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE)))
         raise AssertionError("unreachable")
 
-    def _no_answer(self, error: Exception, what: str = "") -> ModelError:
-        said = " ".join(str(error).split())
-        if self._key != _NO_KEY:
-            said = said.replace(self._key, "(the key)")
-        return ModelError(
-            f"{self.url}: no usable answer from model '{self.model}': {what}{type(error).__name__}: {said}; "
-            "what was answered before is kept, the same command goes on from there"
-        )
+    async def _text(self, client: Any, request: Request) -> str:
+        """The text of an answer; that of a page which is not there is empty."""
+        from openai import APIStatusError, OpenAIError
+
+        try:
+            async with asyncio.timeout(self._timeout):
+                if request.body is None:
+                    return str(await client.get(request.path, cast_to=str))
+                return str(await client.post(request.path, body=dict(request.body), cast_to=str))
+        except TimeoutError as error:
+            raise _NoAnswer(f"Timeout: not all of it was there within {self._timeout:g} s (--timeout)") from error
+        except APIStatusError as error:
+            status, response = error.status_code, error.response
+            if request.body is None and status in _NO_PAGE:
+                return ""
+            in_passing = status in _IN_PASSING or status >= 500
+            what = f"status {status}, {self._shown(response.text)}"
+            raise _NoAnswer(what, in_passing, _seconds(response.headers.get("Retry-After"))) from error
+        except (OpenAIError, ValueError) as error:
+            cause = error.__cause__ or error
+            raise _NoAnswer(f"no connection, or a broken one: {type(cause).__name__}: {cause}") from error
+
+    def _read(self, text: str, read: Callable[[str], T]) -> T:
+        try:
+            return read(text)
+        except json.JSONDecodeError as error:
+            raise _NoAnswer(self._shown(text)) from error
+        except (AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
+            what = f"of another form than expected ({type(error).__name__}: {error}): {self._shown(text)}"
+            raise _NoAnswer(what) from error
+
+    def _failed(self, request: Request, error: _NoAnswer) -> ModelError:
+        if request.body is None:
+            what = f"{request.path}: no usable answer"
+        else:
+            about = f" about {request.about}" if request.about else ""
+            what = f"{self.url}: no usable answer from model '{self.model}'{about}"
+        then = "the same command goes on from there"
+        if not error.in_passing:
+            then = "but the server would refuse this again: mend what it says first"
+        elif error.wait > _LONGEST_WAIT:
+            then += f", in {error.wait:.0f} s: so long the server says to wait"
+        said = " ".join(f"{what}: {error}; what was answered before is kept, {then}".split())
+        return ModelError(self._without_key(said))
+
+    def _shown(self, text: str) -> str:
+        """The first characters of an answer, and plainly what it is where it is not JSON."""
+        words = self._without_key(" ".join(text.split()))  # before it is cut, which could spare half the key
+        start = "".join(c if c.isprintable() else "\ufffd" for c in words[:_SHOWN]) + "..." * (len(words) > _SHOWN)
+        if not words:
+            return "nothing at all"
+        return start if _is_json(text) else f"{'HTML' if start[0] == '<' else 'text'} and not JSON: {start}"
+
+    def _without_key(self, text: str) -> str:
+        key = self._key.strip()
+        return text.replace(key, "(the key)") if key and key != _NO_KEY else text
+
+
+def _complete(work: Callable[[], Awaitable[T]]) -> T:
+    """Do it in an event loop of its own: a notebook, for one, is inside of one already."""
+    from anyio.from_thread import start_blocking_portal
+
+    with start_blocking_portal() as portal:
+        return portal.call(work)
+
+
+def _page(text: str) -> dict[str, Any] | None:
+    found = json.loads(text) if _is_json(text) else None
+    return found if isinstance(found, dict) else None
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _seconds(retry_after: str | None) -> float:
+    """How long a `Retry-After` asks to wait, in seconds or until a date; 0 where it says nothing that can be read."""
+    try:
+        seconds = float(retry_after or 0)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(retry_after or "").timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return 0.0
+    return max(seconds, 0.0) if math.isfinite(seconds) else 0.0
 
 
 def _words(found: Any) -> str:

@@ -16,18 +16,19 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from erc_llm.config import RunConfig
+from erc_llm.config import RunConfig, override_scoring
 from erc_llm.corpus.dialogues import Corpus, Dialogue
 from erc_llm.corpus.labels import LabelSet
+from erc_llm.decoding.calibration_file import Calibrated, Prior, choose_correction
 from erc_llm.decoding.scoring import LabelScores
-from erc_llm.decoding.served import Constrain, Dialect, ServedAnswer, Written, dialect_of
+from erc_llm.decoding.served import Constrain, Dialect, Scored, ServedAnswer, Written, dialect_of
 from erc_llm.decoding.spelling import spelled_label
 from erc_llm.endpoints import Endpoint, Request
-from erc_llm.errors import RunError
+from erc_llm.errors import ConfigError, RunError
 from erc_llm.journal import Journal
 from erc_llm.models import load_tokenizer
 from erc_llm.pipeline import scored_answer, table_info
-from erc_llm.predictions import Answer, Predictions, PredictionsInfo, write_predictions
+from erc_llm.predictions import Answer, Correction, Predictions, PredictionsInfo, correct
 from erc_llm.predictor import make_prompter
 from erc_llm.prompting.examples import Prompter
 from erc_llm.prompting.messages import PromptText, prompt_texts
@@ -46,6 +47,7 @@ class ServedModel:
         prompter: Makes them.
         endpoint: The server.
         dialect: How it is asked.
+        correction: What is done to scores of labels before they are answers; nothing where text is written.
     """
 
     config: RunConfig
@@ -53,6 +55,7 @@ class ServedModel:
     prompter: Prompter
     endpoint: Endpoint
     dialect: Dialect
+    correction: Correction
 
     @property
     def labels(self) -> LabelSet:
@@ -72,6 +75,9 @@ def open_served(
     *,
     label_scores: bool = False,
     past: Corpus | None = None,
+    prior: Prior = "auto",
+    calibration: Calibrated = "none",
+    overrides: Sequence[str] = (),
 ) -> ServedModel:
     """Prepare to ask a server; of the base model only the tokenizer is read.
 
@@ -81,15 +87,21 @@ def open_served(
         constrain: See `dialect_of`.
         label_scores: See `dialect_of`.
         past: Conversations from which speaker profiles are written.
+        prior: As for `erc_llm.load`; of label scores only.
+        calibration: The same.
+        overrides: Other ways to answer than the source's own, such as `scoring.label_orders=1`.
 
     Raises:
-        RunError: No such run, or its prompt template is not the one it was trained with.
-        ConfigError: The server cannot do what was asked for.
+        RunError: No such run or calibration, or its prompt template is not the one it was trained with.
+        ConfigError: The server cannot do what was asked for, an override is wrong, or there is nothing to correct.
         ModelError: It cannot be reached, or there is no tokenizer.
     """
     run = read_run(source) if isinstance(source, Path) else None
     config = run.config if run else source
     assert isinstance(config, RunConfig)
+    config = override_scoring(config, overrides)
+    _check_scoring(config)
+    correction = _correction(run, prior, calibration, label_scores)
     tokenizer = load_tokenizer(config.model.base)
     prompter = make_prompter(config, config.label_set(), tokenizer, run.template if run else None, past)
     if run and prompter.template.sha256 != run.manifest.template_sha256:
@@ -97,7 +109,49 @@ def open_served(
     dialect = dialect_of(
         endpoint, prompter, constrain, label_scores=label_scores, answer_tokens=config.scoring.answer_tokens
     )
-    return ServedModel(config, run, prompter, endpoint, dialect)
+    _check_decode(config, dialect)
+    return ServedModel(config, run, prompter, endpoint, dialect, correction)
+
+
+def _check_scoring(config: RunConfig) -> None:
+    """Refuse ways to answer that a server cannot be asked for: each target is one prompt, and its answer a label."""
+    scoring = config.scoring
+    if scoring.label_orders > 1:
+        raise ConfigError(
+            f"scoring.label_orders={scoring.label_orders}: a served model is asked once about each target, with the "
+            "labels in their own order; set scoring.label_orders=1"
+        )
+    if scoring.answer != "label":
+        raise ConfigError(
+            f"scoring.answer={scoring.answer}: a served model is asked for a label, without reasons; set "
+            "scoring.answer=label and scoring.decode=score"
+        )
+
+
+def _check_decode(config: RunConfig, dialect: Dialect) -> None:
+    """`score` leaves the way to the server and its options; the others must be what it does."""
+    way = "score" if isinstance(dialect, Scored) else "generate" if _choices(dialect) else "free"
+    if config.scoring.decode not in ("score", way):
+        raise ConfigError(
+            f"scoring.decode={config.scoring.decode}: this server would be asked for {dialect.name}; set "
+            "scoring.decode=score and say how it is asked by --constrain and --label-scores"
+        )
+
+
+def _correction(run: Run | None, prior: Prior, calibration: Calibrated, label_scores: bool) -> Correction:
+    if not label_scores:
+        if prior not in ("auto", "none") or calibration != "none":
+            raise ConfigError(
+                "prior and calibration: they correct scores, and a served model that writes text gives none; add "
+                "--label-scores (vLLM only), or leave them out"
+            )
+        return Correction()
+    if run and calibration == "run" and run.config.scoring.label_orders > 1:
+        raise ConfigError(
+            "calibration: the run's is fitted on scores with scoring.label_orders="
+            f"{run.config.scoring.label_orders}, and a served model has those of one order; leave it out"
+        )
+    return choose_correction(run, prior, calibration)
 
 
 def predict_served(
@@ -134,29 +188,26 @@ def predict_served(
         for d, said in zip(dialogues, found, strict=True)
         for k, answer in said.items()
     }
-    return Predictions.from_corpus(_info(model, corpus, split), dialogues, answers, corpus.dialogues(), corpus.generic)
+    info = _info(model, corpus, split)
+    raw = Predictions.from_corpus(info, dialogues, answers, corpus.dialogues(), corpus.generic)
+    return correct(raw, model.correction)
 
 
-def write_served(
-    model: ServedModel, corpus: Corpus, split: str, out: Path, console: Console, *, with_text: bool = True
-) -> None:
-    """`predict_served` into a file, with a bar, and with what is worth knowing of the answers told in the end.
-
-    Raises:
-        ModelError: See `predict_served`; the same call goes on from there.
-        PredictionsError: The file cannot be written; the journal stays.
-    """
-    journal = model.journal(out)
+def predict_on_console(
+    model: ServedModel, corpus: Corpus, split: str, journal: Journal, console: Console
+) -> Predictions:
+    """`predict_served`, with a bar of progress in a terminal."""
     if len(journal):
         _tell(console, f"going on with the {len(journal)} answers in {journal.path}")
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
         task = progress.add_task(f"asking about {split}", total=None)
-        table = predict_served(
+        return predict_served(
             model, corpus, split, journal, on_progress=lambda n, of: progress.update(task, completed=n, total=of)
         )
-    write_predictions(table if with_text else replace(table, text=None), out)
-    journal.remove()
-    _tell(console, f"{len(table)} predictions of {split} ({corpus.version}) written to {out}")
+
+
+def tell_answers(model: ServedModel, table: Predictions, console: Console) -> None:
+    """Say what is worth knowing of the answers."""
     _tell(console, f"asked for: {model.dialect.name}")
     if table.invalid is not None and (invalid := int(table.invalid.sum())):
         _tell(console, f"note: {invalid} of {len(table)} answers spell no label and count as wrong")
@@ -170,9 +221,12 @@ def _tell(console: Console, text: str) -> None:
 
 def unheld(model: ServedModel, table: Predictions) -> int:
     """How many answers are none of the choices their server was told to hold them to; it must then have ignored it."""
-    choices = model.dialect.choices if isinstance(model.dialect, Written) else ()
-    told = {choice.strip() for choice in choices}
+    told = {choice.strip() for choice in _choices(model.dialect)}
     return sum(text is not None and text.strip() not in told for text in table.raw_answer or ()) if told else 0
+
+
+def _choices(dialect: Dialect) -> tuple[str, ...]:
+    return dialect.choices if isinstance(dialect, Written) else ()
 
 
 def _ask_all(
@@ -186,7 +240,9 @@ def _ask_all(
     keys: list[tuple[int, int, str]] = []
     open_requests: dict[str, Request] = {}
     for i, prompt in _prompts(model.prompter, dialogues, states):
-        request = model.dialect.request(prompt)
+        dialogue = dialogues[i]
+        about = f"dialogue {dialogue.id}, utterance {dialogue.utterances[prompt.target].id}"
+        request = replace(model.dialect.request(prompt), about=about)
         key = _hash([model.endpoint.url, request.path, request.body])
         keys.append((i, prompt.target, key))
         if key not in journal.values:
@@ -244,7 +300,14 @@ def _info(model: ServedModel, corpus: Corpus, split: str) -> PredictionsInfo:
     shown = model.endpoint.model
     name = f"{PurePath(shown).name if PurePath(shown).is_absolute() else shown}, served"  # no folder of this machine
     info = table_info(model.config, model.run, model.prompter, corpus, split)
-    return replace(info, system=name, base_model=name, decoding=model.dialect.name)
+    calibrated = model.correction.scaling is not None or model.correction.decision_weights is not None
+    return replace(
+        info,
+        system=name,
+        base_model=name,
+        decoding=model.dialect.name,
+        selection="selection" if calibrated else info.selection,
+    )
 
 
 def _hash(value: object) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from http.server import ThreadingHTTPServer
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +95,31 @@ def test_a_server_that_asks_to_wait_is_waited_for(server: Server) -> None:
     assert time.monotonic() - began >= 1
 
 
+def test_a_date_to_wait_for_is_waited_for(server: Server) -> None:
+    server.headers = {"Retry-After": formatdate(time.time() + 3, usegmt=True)}
+    server.reply = lambda request, number: (503, "{}") if number == 1 else said("fine")
+    began = time.time()
+    assert endpoint(server, retries=1).answer([("s", "q")], 20) == ["fine"]
+    assert time.time() - began >= 1
+
+
+@pytest.mark.parametrize("wait", ["0", "-3", "soon", "nan", "Mon, 01 Jan 2001 00:00:00 GMT"])
+def test_a_wait_that_says_nothing_is_our_own(server: Server, wait: str) -> None:
+    server.headers = {"Retry-After": wait}
+    server.reply = lambda request, number: (429, "{}") if number == 1 else said("fine")
+    began = time.monotonic()
+    assert endpoint(server, retries=1).answer([("s", "q")], 20) == ["fine"]
+    assert time.monotonic() - began >= 0.5
+
+
+def test_a_server_that_asks_to_wait_too_long_is_told_at_once(server: Server) -> None:
+    server.headers = {"Retry-After": "600"}
+    server.reply = lambda *_: (429, "{}")
+    with pytest.raises(ModelError, match=r"status 429.* is kept, the same command goes on from there, in 600 s"):
+        endpoint(server, retries=4).answer([("s", "q")], 20)
+    assert len(server.requests) == 1
+
+
 @pytest.mark.parametrize("rubbish", [(200, "<html>Bad gateway</html>"), (200, '{"choices": []}'), (200, "{")])
 def test_an_answer_that_cannot_be_read_is_asked_for_again(server: Server, rubbish: Reply) -> None:
     server.reply = lambda request, number: rubbish if number == 1 else said("fine")
@@ -119,21 +146,39 @@ def test_what_was_under_way_when_another_failed_is_kept(server: Server) -> None:
 
 
 def test_a_look_finds_a_page_or_nothing(server: Server) -> None:
-    server.pages = {"/v1/models": (200, '{"data": []}'), "/version": (200, '{"version": "1"}'), "/v1/x": (200, "<p>")}
+    server.pages = {"/v1/models": (200, '{"data": []}'), "/version": (200, '{"version": "1"}')}
     found = endpoint(server)
     assert found.look("/models") == {"data": []}
     assert found.look("/version", root=True) == {"version": "1"}
-    assert found.look("/x") is None
     assert found.look("/none") is None
-    server.pages = {"/v1/models": (500, "{}")}
-    assert found.look("/models") is None
+    for page in ((200, "<p>"), (200, ""), (200, "[1]"), (404, "<p>"), (405, "{}"), (501, "{}")):
+        server.pages = {"/v1/models": page}
+        assert found.look("/models") is None
 
 
-@pytest.mark.parametrize("status", [401, 403, 429, 503])
-def test_a_look_that_is_refused_is_not_taken_for_nothing(server: Server, status: int) -> None:
+@pytest.mark.parametrize("status", [400, 401, 403, 429, 500, 502, 503])
+def test_a_look_that_fails_is_not_taken_for_nothing(server: Server, status: int) -> None:
     server.pages = {"/v1/models": (status, "{}")}
-    with pytest.raises(ModelError, match=str(status)):
+    with pytest.raises(ModelError, match=rf"/v1/models: no usable answer: status {status}"):
         endpoint(server).look("/models")
+
+
+@pytest.mark.parametrize("status", [429, 500])
+def test_a_look_that_fails_in_passing_is_tried_again(server: Server, status: int) -> None:
+    class Recovering(dict[str, Reply]):
+        def get(self, path: str, _: Any = None) -> Any:
+            return (status, "{}") if len(server.looked) == 1 else (200, '{"data": []}')
+
+    server.pages = Recovering()
+    assert endpoint(server, retries=1).look("/models") == {"data": []}
+    assert len(server.looked) == 2
+
+
+def test_a_look_at_nobody_is_a_failure() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with pytest.raises(ModelError, match="no connection, or a broken one"):
+        Endpoint(f"http://127.0.0.1:{port}/v1", "m", retries=0).look("/models")
 
 
 def test_retries_come_to_an_end(server: Server) -> None:
@@ -152,6 +197,92 @@ def test_a_server_that_hangs_is_given_up(server: Server) -> None:
     with pytest.raises(ModelError, match=r"no usable answer from model 'm'.*the same command goes on") as caught:
         endpoint(server, timeout=0.2).answer([("s", "q")], 20)
     assert caught.value.exit_code == 2
+
+
+def drip(handler: BaseHTTPRequestHandler, whole: str) -> None:
+    """Send a byte now and then: each comes in time, all of them do not. Ends when the client hangs up."""
+    handler.close_connection = True
+    try:
+        for byte in whole.encode():
+            handler.wfile.write(bytes([byte]))
+            time.sleep(0.05)
+    except OSError:
+        pass
+
+
+HEAD = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+
+
+@pytest.mark.parametrize("whole", [HEAD + "X-Slow: " + "x" * 300, HEAD + "Content-Length: 300\r\n\r\n" + " " * 300])
+def test_an_answer_that_drips_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch, whole: str) -> None:
+    """In the head or in the body of the answer; it would take 17 seconds."""
+    monkeypatch.setattr(server.handler, "do_POST", lambda handler: drip(handler, whole))
+    began = time.monotonic()
+    with pytest.raises(ModelError, match=r"Timeout.*within 1 s"):
+        endpoint(server, timeout=1).answer([("s", "q")], 20)
+    assert time.monotonic() - began < 10
+
+
+def test_a_page_that_drips_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server.handler, "do_GET", lambda handler: drip(handler, HEAD + "X-Slow: " + "x" * 300))
+    with pytest.raises(ModelError, match=r"Timeout.*within 1 s"):
+        endpoint(server, timeout=1).look("/models")
+
+
+def test_an_answer_that_drips_in_passing_is_asked_for_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual, dripped = server.handler.do_POST, []  # type: ignore[attr-defined]
+
+    def post(handler: BaseHTTPRequestHandler) -> None:
+        dripped.append(len(dripped))
+        drip(handler, HEAD + "X-Slow: " + "x" * 300) if len(dripped) == 1 else usual(handler)
+
+    monkeypatch.setattr(server.handler, "do_POST", post)
+    server.reply = lambda *_: said("fine")
+    assert endpoint(server, retries=1, timeout=2).answer([("s", "q")], 20) == ["fine"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "shown"),
+    [
+        ((400, '{"error": "too\\nlong"}'), 'status 400, {"error": "too\\nlong"}; '),
+        ((404, "<html>\n<b>no</b>"), "status 404, HTML and not JSON: <html> <b>no</b>; "),
+        ((500, "Internal\x1b[31m Error"), "status 500, text and not JSON: Internal\ufffd[31m Error; "),
+        ((503, ""), "status 503, nothing at all; "),
+        ((200, "<html>Bad gateway"), "answer from model 'm': HTML and not JSON: <html>Bad gateway; "),
+        ((200, '{"choices"'), 'text and not JSON: {"choices"; '),
+        ((200, ""), "nothing at all; "),
+        ((200, '{"error": "no"}'), 'of another form than expected (KeyError: \'choices\'): {"error": "no"}; '),
+        ((400, "x" * 300), "x" * 200 + "...; "),
+    ],
+    ids=str,
+)
+def test_what_came_instead_is_said_plainly(server: Server, reply: Reply, shown: str) -> None:
+    server.reply = lambda *_: reply
+    with pytest.raises(ModelError) as caught:
+        endpoint(server).answer([("s", "q")], 20)
+    assert shown in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 413, 422])
+def test_what_is_refused_is_not_asked_again_and_nobody_is_told_to(server: Server, status: int) -> None:
+    server.reply = lambda *_: (status, '{"error": "too long"}')
+    with pytest.raises(ModelError) as caught:
+        endpoint(server, retries=4).each([Request("/completions", {}, "line 7")], _anything, lambda *_: None)
+    assert len(server.requests) == 1
+    assert f"from model 'm' about line 7: status {status}, " in str(caught.value)
+    assert "the server would refuse this again" in str(caught.value)
+    assert "the same command goes on" not in str(caught.value)
+
+
+def _anything(found: Any) -> Any:
+    return found
+
+
+def test_a_notebook_can_ask_from_inside_its_event_loop(server: Server) -> None:
+    async def cell() -> list[str]:
+        return endpoint(server).answer([("s", "q")], 20)
+
+    assert asyncio.run(cell()) == ["q"]
 
 
 @pytest.mark.parametrize(
@@ -305,6 +436,10 @@ def test_a_key_that_the_server_repeats_is_not_shown(server: Server, monkeypatch:
     with pytest.raises(ModelError) as caught:
         endpoint(server).answer([("s", "q")], 20)
     assert "very-secret" not in str(caught.value)
+    server.reply = lambda *_: (401, "x" * 195 + server.keys[-1].removeprefix("Bearer "))  # type: ignore[union-attr]
+    with pytest.raises(ModelError) as caught:
+        endpoint(server).answer([("s", "q")], 20)
+    assert "xvery" not in str(caught.value), "nor the half that fits"
 
 
 def test_a_password_in_the_address_is_neither_shown_nor_kept(server: Server, tmp_path: Path) -> None:

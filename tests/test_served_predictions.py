@@ -9,13 +9,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from erc_llm.config import RunConfig
 from erc_llm.corpus import Corpus, read_corpus
@@ -29,6 +28,7 @@ from erc_llm.predictor import load
 from erc_llm.served_predictions import ServedModel, open_served, predict_served, unheld
 from tests.command_line import Command
 from tests.model_server import Reply, Server, offered_by, said, serving, wrote
+from tests.scoring_server import scoring_like_vllm
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import tiny_config, write_corpus
 
@@ -244,25 +244,6 @@ def test_a_server_that_ignores_what_it_is_told_is_noticed(
     assert (table.predicted.count("Sad"), table.predicted.count(None)) == (4, TARGETS - 4)
 
 
-def scoring_like_vllm(tiny: TinyModel) -> Callable[[dict[str, Any], int], Reply]:
-    """Answers `/completions` with `prompt_logprobs` as vLLM documents it, from a real (tiny) model."""
-
-    def reply(request: dict[str, Any], _: int) -> Reply:
-        assert request["prompt_logprobs"] == 0
-        choices = []
-        for index, ids in enumerate(request["prompt"]):
-            with torch.inference_mode():
-                logits = tiny.model(torch.tensor([ids])).logits[0].log_softmax(-1)
-            entries: list[Any] = [None]
-            for k, token in enumerate(ids[1:]):
-                value = {"logprob": float(logits[k, token]), "rank": 1, "decoded_token": tiny.tokenizer.decode([token])}
-                entries.append({str(token): value})
-            choices.append({"index": index, "text": "?", "finish_reason": "length", "prompt_logprobs": entries})
-        return 200, json.dumps({"object": "text_completion", "choices": choices[::-1]})
-
-    return reply
-
-
 @pytest.mark.parametrize("template", ["instruct", "plain"])
 def test_label_scores_of_a_server_are_those_of_local_scoring(
     server: Server, tiny_llama: TinyModel, folder: Path, corpus: Corpus, tmp_path: Path, template: str
@@ -356,12 +337,23 @@ def test_the_command_writes_the_table_and_removes_the_journal(
     assert len(read_predictions(tmp_path / "t.parquet")) == TARGETS
 
 
+def test_without_text_nothing_of_what_the_model_wrote_is_kept(
+    server: Server, config: RunConfig, folder: Path, tmp_path: Path, erc: Command
+) -> None:
+    server.reply = lambda *_: said("Sad")
+    assert erc(*arguments(server, config, folder, tmp_path), "--without-text").code == 0
+    table = read_predictions(tmp_path / "t.parquet")
+    assert (table.text, table.raw_answer, set(table.predicted)) == (None, None, {"Sad"})
+
+
 def test_a_stop_of_the_server_is_exit_code_2_and_the_same_command_goes_on(
     server: Server, config: RunConfig, folder: Path, tmp_path: Path, erc: Command
 ) -> None:
     server.reply = lambda request, number: by_prompt(request, number) if number <= 3 else (400, "too long")
     command = arguments(server, config, folder, tmp_path)
-    refused(erc(*command), "no usable answer from model 'm'", "400", "the same command goes on from there")
+    done = erc(*command)
+    refused(done, "no usable answer from model 'm' about dialogue s2_", ", utterance u", "status 400", "too long")
+    assert "what was answered before is kept, but the server would refuse this again" in done.err
     assert not (tmp_path / "t.parquet").exists()
     server.reply = by_prompt
     _, out, _ = erc(*command)
@@ -459,6 +451,37 @@ def test_rubbish_is_asked_again_and_then_one_clear_message(
         ask(server, config, corpus, tmp_path / "j", retries=0)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "j").exists()
+
+
+def test_a_target_that_the_server_never_says_a_word_about_is_one_invalid_answer(
+    server: Server, config: RunConfig, corpus: Corpus, tmp_path: Path
+) -> None:
+    silent = {"choices": [{"index": 0, "finish_reason": "content_filter", "message": {"content": None}}]}
+    server.reply = lambda request, number: (200, json.dumps(silent)) if number == 4 else said("Sad")
+    table = ask(server, config, corpus, tmp_path / "j")
+    assert table.invalid is not None
+    assert (int(table.invalid.sum()), table.predicted.count("Sad")) == (1, TARGETS - 1)
+    assert (table.raw_answer or ()).count("") == 1
+    assert len(server.requests) == TARGETS
+
+
+def test_the_message_names_whom_the_server_refuses(
+    server: Server, config: RunConfig, corpus: Corpus, tmp_path: Path
+) -> None:
+    dialogue = corpus.split("dev")[1]
+    line = dialogue.utterances[2]
+
+    def reply(request: dict[str, Any], _: int) -> Reply:
+        user = request["messages"][-1]["content"]
+        return (422, "<html>no such words") if _is_about(user, dialogue, 2) else by_prompt(request, 0)
+
+    server.reply = reply
+    with pytest.raises(ModelError) as caught:
+        ask(server, config, corpus, tmp_path / "j")
+    said_of_it = (
+        f"about dialogue {dialogue.id}, utterance {line.id}: status 422, HTML and not JSON: <html>no such words;"
+    )
+    assert said_of_it in str(caught.value)
 
 
 @pytest.mark.parametrize("reply", [(500, "{}"), (429, "{}"), (200, "<html>"), (200, "{"), (200, '{"choices": [{}]}')])

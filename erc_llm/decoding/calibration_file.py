@@ -17,7 +17,7 @@ from erc_llm.decoding.calibration import Calibration
 from erc_llm.errors import ConfigError, PredictionsError, RunError
 from erc_llm.files import write_text
 from erc_llm.predictions import Correction, PriorShift
-from erc_llm.predictions.correction import shares_of
+from erc_llm.predictions.correction import CORPUS_PRIOR, shares_of
 from erc_llm.runs import Manifest, Run, versions
 
 CALIBRATION = "calibration.json"
@@ -49,25 +49,35 @@ def prior_shift(manifest: Manifest, prior: Prior) -> PriorShift | None:
     Args:
         manifest: Of the run.
         prior: `none`: nothing is done; `corpus` and `auto`: to the label shares of train, which does nothing unless
-            training balanced the classes; or shares of one's own, in label order.
+            training balanced the classes; or shares of one's own, in label order. An own share of 0 rules a label out.
 
     Raises:
-        ConfigError: The shares are not one for each label, negative, or do not sum to 1 (to 0.01; then they are
-            divided by their sum).
+        ConfigError: The shares are not one for each label, negative, do not sum to 1 (to 0.01; then they are divided
+            by their sum), or give one to a label that training never saw.
     """
     if prior == "none":
         return None
-    if isinstance(prior, str):
-        name, wanted = "corpus", manifest.train_shares
-    else:
-        try:
-            name, wanted = "given", shares_of(prior, len(manifest.labels))
-        except PredictionsError as error:
-            raise ConfigError(f"{error}; the labels are {', '.join(manifest.labels)}") from None
+    shift = PriorShift(CORPUS_PRIOR, manifest.training_prior, manifest.train_shares)
+    if not isinstance(prior, str):
+        shift = PriorShift("given", manifest.training_prior, _given(manifest, prior))
     # Shares that differ by rounding are the same; scores then stay as they are, to the bit.
-    if np.allclose(wanted, manifest.training_prior, rtol=1e-9, atol=0):
-        return None
-    return PriorShift(name, manifest.training_prior, wanted)
+    return None if np.allclose(shift.log_ratio, 0, rtol=0, atol=1e-9) else shift
+
+
+def _given(manifest: Manifest, prior: Sequence[float]) -> tuple[float, ...]:
+    """A person's own shares, which sum to 1."""
+    try:
+        wanted = shares_of(prior, len(manifest.labels))
+    except PredictionsError as error:
+        raise ConfigError(f"{error}; the labels are {', '.join(manifest.labels)}") from None
+    rows = zip(manifest.labels, manifest.training_prior, wanted, strict=True)
+    unseen = [f"{label} (found {share:.4g})" for label, seen, share in rows if seen == 0 < share]
+    if unseen:
+        raise ConfigError(
+            f"prior: training never saw {', '.join(unseen)}, so there is no share to take back; expected 0 there, "
+            "which rules the label out"
+        )
+    return wanted
 
 
 def choose_correction(run: Run | None, prior: Prior = "auto", calibration: Calibrated = "none") -> Correction:
@@ -163,10 +173,10 @@ def _misfit(calibration: Calibration, run_id: object, manifest: Manifest) -> str
 
 
 def _same(one: PriorShift | None, other: PriorShift | None) -> bool:
-    """Whether two corrections of one run's prior lead to the same shares, by whatever name and but for rounding."""
+    """Whether two corrections of one run's prior do the same, by whatever name and but for rounding."""
     if one is None or other is None:
         return one is other
-    return np.allclose(one.wanted, other.wanted, rtol=1e-6, atol=0)
+    return np.allclose(one.log_ratio, other.log_ratio, rtol=0, atol=1e-6)
 
 
 def _named(prior: PriorShift | None) -> str:

@@ -67,7 +67,7 @@ class Dialect(Protocol):
         """What the answer's JSON says.
 
         Raises:
-            ValueError, LookupError, TypeError: It has another form.
+            ValueError, LookupError, TypeError, AttributeError: It has another form.
         """
 
 
@@ -108,9 +108,11 @@ class Written:
         return Request("/completions", body | plain | self.fields)
 
     def read(self, found: Any) -> ServedAnswer:
-        """The first choice's text; an empty one is an answer too."""
+        """The first choice's text; an empty one is an answer too, and so is none where the server says it ended."""
         choice = found["choices"][0]
-        text = choice["message"]["content"] if "message" in choice else choice["text"]
+        text = choice["message"].get("content") if "message" in choice else choice["text"]
+        if text is None and choice.get("finish_reason"):
+            text = ""
         if not isinstance(text, str):
             raise ValueError(f"expected text, found {text!r}")
         if self.stop:  # some servers leave it in
@@ -193,7 +195,7 @@ def dialect_of(
 
     Raises:
         ConfigError: The server cannot score labels.
-        ModelError: It cannot be reached.
+        ModelError: It cannot be reached, or fails when it is asked what it is.
     """
     server = _server(endpoint) if constrain == "auto" else constrain
     texts, lead = prompter.answer_texts, prompter.frame.lead

@@ -18,6 +18,7 @@ from erc_llm.errors import PredictionsError
 from erc_llm.predictions.table import Predictions, PredictionsInfo
 
 Floats = NDArray[np.float64]
+CORPUS_PRIOR = "corpus"  # name of the prior whose shares were counted; others are somebody's wish
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class PriorShift:
     Neural Computation 14 (2002) 21-41.
 
     Attributes:
-        name: Where the wanted shares come from, such as `corpus`.
+        name: Where the wanted shares come from: `corpus` for those of train, else another word.
         training: (labels,) shares that training saw.
         wanted: (labels,) shares to answer by.
     """
@@ -42,13 +43,16 @@ class PriorShift:
     def log_ratio(self) -> Floats:
         """(labels,) ln wanted - ln training, in nats.
 
-        0 where training saw nothing of a label: there is no share to take back, so it keeps its log-likelihood. Minus
-        infinity where a label that was seen is wanted with share 0: its probability becomes 0.
+        Minus infinity where a label is wanted with share 0: its probability becomes 0, whether training saw it or not.
+        0 where training saw nothing of a label that is wanted: there is no share to take back, so it keeps its
+        log-likelihood. So does a label that neither training nor the prior `corpus` knows: that it is not in the corpus
+        does not say that it cannot be.
         """
         training, wanted = np.array(self.training), np.array(self.wanted)
         with np.errstate(divide="ignore"):
             ratio = np.log(wanted) - np.log(np.where(training > 0, training, 1.0))
-        return np.where(training > 0, ratio, 0.0)
+        kept = (training == 0) & ((wanted > 0) | (self.name == CORPUS_PRIOR))
+        return np.where(kept, 0.0, ratio)
 
     @property
     def words(self) -> str:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from erc_llm.config import RunConfig
@@ -151,6 +152,34 @@ def test_a_label_absent_from_train_is_left_alone(tmp_path: Path) -> None:
     assert shift is not None
     assert shift.log_ratio[3] == 0
     assert shift.log_ratio[0] > 0
+
+
+UNSEEN = {"train_shares": (0.5, 0.3, 0.2, 0.0), "training_prior": (0.5, 0.3, 0.2, 0.0)}  # nothing of Sad
+
+
+def test_an_own_share_of_0_rules_out_a_label_that_training_never_saw(tmp_path: Path) -> None:
+    run = run_in(tmp_path, **UNSEEN)
+    assert choose_correction(run) == choose_correction(run, "corpus") == Correction()
+    for shares in ((0.5, 0.3, 0.2, 0.0), (0.2, 0.2, 0.6, 0.0)):
+        found = choose_correction(run, shares).probabilities(np.log([0.5, 0.3, 0.2, 0.9]))
+        assert found[3] == 0
+        np.testing.assert_allclose(found, shares, atol=1e-15)
+
+
+def test_an_own_share_for_a_label_that_training_never_saw_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"training never saw Sad \(found 0\.1\).* expected 0 there"):
+        choose_correction(run_in(tmp_path, **UNSEEN), (0.4, 0.3, 0.2, 0.1))
+
+
+def test_a_calibration_on_the_corpus_prior_is_not_one_on_an_own_prior_that_rules_a_label_out(
+    tmp_path: Path, calibration: Calibration
+) -> None:
+    seen = (0.4, 0.4, 0.2, 0.0)
+    run = run_in(tmp_path, train_shares=(0.5, 0.3, 0.2, 0.0), training_prior=seen)
+    write_calibration(run, replace(calibration, prior=PriorShift("corpus", seen, run.manifest.train_shares)))
+    assert choose_correction(run, "corpus", "run").prior is not None
+    with pytest.raises(ConfigError, match="fitted on top of the corpus prior"):
+        choose_correction(run, run.manifest.train_shares, "run")
 
 
 def test_a_calibration_brings_the_prior_it_stands_on(run: Run, calibration: Calibration) -> None:

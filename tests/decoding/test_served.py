@@ -56,7 +56,8 @@ def last_prompt(prompter: Prompter) -> PromptText:
         ({"/v1/models": (200, '{"data": [1, null, {}]}')}, "free text"),
         ({"/v1/models": (200, '"vllm"')}, "free text"),
         ({"/v1/models": (200, "<html>vllm</html>")}, "free text"),
-        ({"/v1/models": (500, "Internal Server Error")}, "free text"),
+        ({"/v1/models": (405, "{}")}, "free text"),
+        ({"/v1/models": (501, "{}")}, "free text"),
         ({}, "free text"),
     ],
     ids=str,
@@ -68,7 +69,7 @@ def test_auto_believes_what_the_server_says_and_nothing_else(
     assert dialect_of(endpoint(server), CHAT).name == name
 
 
-@pytest.mark.parametrize("status", [401, 429, 503])
+@pytest.mark.parametrize("status", [401, 429, 500, 502, 503])
 def test_auto_does_not_guess_while_a_server_is_not_ready(server: Server, status: int) -> None:
     """It could be another way of asking than yesterday's, and other answers."""
     server.pages = {"/v1/models": (status, "{}")}
@@ -214,6 +215,18 @@ def test_text_is_read_as_it_is(text: str) -> None:
     dialect = Written("free text", "m", 10)
     assert dialect.read(chat_choice(text)).text == text
     assert dialect.read({"choices": [{"text": text}]}).text == text
+
+
+@pytest.mark.parametrize("message", [{"role": "assistant", "content": None}, {"role": "assistant"}], ids=str)
+def test_no_text_of_an_answer_that_ended_is_an_empty_one(message: dict[str, Any]) -> None:
+    """Such as a refusal, or a reason that used up all tokens; asked again, the server says the same."""
+    dialect = Written("free text", "m", 10)
+    for reason in ("stop", "length", "content_filter"):
+        assert dialect.read({"choices": [{"message": message, "finish_reason": reason}]}).text == ""
+    assert dialect.read({"choices": [{"text": None, "finish_reason": "stop"}]}).text == ""
+    for unfinished in ({}, {"finish_reason": None}):
+        with pytest.raises(ValueError, match="expected text"):
+            dialect.read({"choices": [{"message": message} | unfinished]})
 
 
 def test_what_stands_behind_the_end_of_an_answer_is_left_off() -> None:

@@ -58,6 +58,20 @@ def test_a_label_that_training_never_saw_keeps_its_score() -> None:
     np.testing.assert_allclose(probabilities, [[0.8 / 3, 0.2 / 3, 1 / 3, 1 / 3]])
 
 
+def test_a_share_of_0_is_probability_0_whether_training_saw_the_label_or_not() -> None:
+    shift = PriorShift("given", (0.5, 0.3, 0.2, 0.0), (0.6, 0.4, 0.0, 0.0))
+    assert np.isneginf(shift.log_ratio).tolist() == [False, False, True, True]
+    found = Correction(shift).probabilities(np.array([[-3.0, -3.0, 0.0, 0.0]]))
+    assert found[0, 2:].tolist() == [0, 0]
+    assert found.sum() == pytest.approx(1)
+
+
+def test_a_label_that_the_corpus_does_not_know_is_not_ruled_out_by_it() -> None:
+    shift = PriorShift("corpus", (0.5, 0.3, 0.2, 0.0), (0.6, 0.3, 0.1, 0.0))
+    assert shift.log_ratio[3] == 0
+    assert Correction(shift).probabilities(np.zeros((1, 4)))[0, 3] > 0
+
+
 def test_a_label_wanted_with_no_share_gets_none() -> None:
     correction = Correction(PriorShift("given", TRAINED, (0.5, 0.5, 0.0, 0.0)))
     found = correction.probabilities(np.array([[-1.0, -2.0, 0.0, -9.0]]))
