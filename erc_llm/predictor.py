@@ -37,6 +37,8 @@ from erc_llm.runs import FINISHED, Run, read_run
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedTokenizerBase
 
+    from erc_llm.prompting.profiles import Profiler
+
 # Packed and plain forwards sum in another order; in nats, several times what was seen.
 _TOLERANCE = {"float32": 1e-2, "bfloat16": 1.0, "float16": 0.5}
 
@@ -238,6 +240,7 @@ def make_prompter(
     template: Path | None = None,
     past: Corpus | None = None,
     on_notes: Callable[[int, int], None] | None = None,
+    profiler: Profiler | None = None,
 ) -> Prompter:
     """The prompter a configuration describes.
 
@@ -248,6 +251,7 @@ def make_prompter(
         template: A run's own copy of the template, which goes before the configuration's.
         past: Conversations from which speaker profiles are written; without them nobody was seen before.
         on_notes: Gets how many notes on speakers are written, and how many there will be.
+        profiler: Writes the profiles, where the caller has one on the same conversations already.
 
     Raises:
         PromptError: The template cannot show what the configuration asks for.
@@ -258,7 +262,9 @@ def make_prompter(
     )
     source = config.prompt.template if template is None else str(template)
     past = past or Corpus("nothing", "own", labels, {})
-    known = None if profile.writer == "none" else make_profiler(profile, past, on_progress=on_notes).sentences
+    known = None
+    if profile.writer != "none":
+        known = (profiler or make_profiler(profile, past, on_progress=on_notes)).sentences
     renamed = InventedNames(past, config.corpus.aliases) if config.prompt.names == "invented" else None
     prompter = Prompter(tokenizer, load_prompt(source), labels, options, known, renamed)
     if config.state.source != "none" and prompter.question_ids(1, "Ada", "") == prompter.question_ids(

@@ -46,9 +46,10 @@ class ProfileRow:
         writer: What wrote it, and the control where it is one.
         text: What the model reads, name and brackets included; empty where there is nothing to say or nothing fits.
         tokens: How many tokens that is.
-        lines: How many of the person's earlier lines it was made from.
-        labels: How many labels.
-        scenes: Ids of the scenes it was made from, latest first.
+        lines: How many of the person's earlier lines it was made from: those counted (`statistics`), those quoted
+            (`lines`), or those in the scenes that the notes went through (`llm`).
+        labels: How many labels; only `statistics` uses any.
+        scenes: Ids of the scenes of these lines, latest first, sentences that did not fit the budget included.
         label_scenes: Ids of those whose labels were used.
     """
 
@@ -69,15 +70,15 @@ class ProfileView:
 
     Args:
         corpus: Where the scenes are; its labels are seen as training sees them, so `hide_selection` comes first.
-        prompter: Shows the profiles, written from the same corpus.
-        evidence: A profiler on the same corpus, for what profiles are made from, which is the same whoever writes.
+        prompter: Shows the profiles.
+        profiler: What the prompter has them from, on the same corpus; tells their sources.
         writer: What the rows name as the writer.
     """
 
-    def __init__(self, corpus: Corpus, prompter: Prompter, evidence: Profiler, writer: str) -> None:
+    def __init__(self, corpus: Corpus, prompter: Prompter, profiler: Profiler, writer: str) -> None:
         self._corpus = corpus
         self._prompter = prompter
-        self._evidence = evidence
+        self._profiler = profiler
         self._writer = writer
         self._history = History(corpus)
 
@@ -100,7 +101,7 @@ class ProfileView:
         """A row for each speaker of a scene, in the order of first lines."""
         shown = self._prompter.scene(dialogue).profiles
         decode = self._prompter.frame.encoder.tokenizer.decode
-        for speaker, profile in self._evidence.profiles(dialogue).items():
+        for speaker, profile in self._profiler.profiles(dialogue).items():
             ids = shown.get(speaker, ())
             yield ProfileRow(
                 dialogue.id,
@@ -204,12 +205,12 @@ def open_view(
         def on_notes(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total, visible=True)
 
-        if profile.writer == "llm" and profile.endpoint:  # the prompter itself asks no server
-            make_profiler(profile, corpus, ask_server=ask_server, allow_remote=allow_remote, on_progress=on_notes)
-        prompter = make_prompter(config, corpus.labels, tokenizer, past=corpus, on_notes=on_notes)
-    evidence = make_profiler(profile.model_copy(update={"writer": "statistics"}), corpus)
+        profiler = make_profiler(
+            profile, corpus, ask_server=ask_server, allow_remote=allow_remote, on_progress=on_notes
+        )
+        prompter = make_prompter(config, corpus.labels, tokenizer, past=corpus, profiler=profiler)
     writer = profile.writer if profile.control == "none" else f"{profile.writer} ({profile.control})"
-    view = ProfileView(corpus, prompter, evidence, writer)
+    view = ProfileView(corpus, prompter, profiler, writer)
     if not view.timed:
         console.print("note: no episodes: the order of the file is taken as time", style="yellow", highlight=False)
     return view

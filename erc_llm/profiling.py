@@ -13,8 +13,9 @@ from erc_llm.config import ProfileConfig
 from erc_llm.corpus.dialogues import Corpus
 from erc_llm.corpus.history import History
 from erc_llm.errors import ConfigError
-from erc_llm.prompting.profiles import LinesWriter, Profiler, ProfileWriter, StatisticsWriter
+from erc_llm.prompting.profiles import LinesWriter, Profiler, ProfileWriter
 from erc_llm.prompting.retrieval import Similarity, lexical_similarity
+from erc_llm.prompting.statistics import StatisticsWriter
 from erc_llm.prompting.summaries import Answer, Notes, NotesCache, NotesWriter, Source, write_notes
 from erc_llm.prompting.templates import load_prompt
 from erc_llm.wheels import cache_dir
@@ -47,7 +48,7 @@ def make_profiler(
     history = History(past)
     writer: ProfileWriter
     if config.writer == "llm":
-        writer = NotesWriter(_notes(config, past, history, ask_server, allow_remote, on_progress))
+        writer = NotesWriter(_notes(config, past, history, ask_server, allow_remote, on_progress), history)
     elif config.writer == "lines":
         writer = LinesWriter(config.lines, _similarity(config.encoder, past))
     else:

@@ -123,6 +123,17 @@ def test_labels_come_from_other_episodes_of_train_alone(profile: Command, corpus
             assert episode[scene] != episode[row["dialogue"]]
 
 
+def test_rows_name_the_sources_that_their_writer_used(profile: Command, corpus: Path, tmp_path: Path) -> None:
+    assert profile(corpus, "--out", tmp_path / "p.jsonl", "profile.writer=lines").code == 0
+    scenes = [dialogue(i, 2 + i % 4, season) for season, count in ((1, 10), (2, 3)) for i in range(count)]
+    said = {d.id: [u.text for u in d.utterances] for d in scenes}
+    for row in rows_of(tmp_path / "p.jsonl"):
+        assert (row["labels"], row["label_scenes"]) == (0, [])
+        assert row["lines"] == row["text"].count('"') / 2 <= 3
+        assert all(any(f'"{text}"' in row["text"] for text in said[scene]) for scene in row["scenes"])
+    assert any(row["scenes"] for row in rows_of(tmp_path / "p.jsonl"))
+
+
 def test_one_split_alone(profile: Command, corpus: Path, tmp_path: Path) -> None:
     assert profile(corpus, "--out", tmp_path / "all.jsonl").code == 0
     assert profile(corpus, "--out", tmp_path / "dev.jsonl", "--split", "dev").code == 0

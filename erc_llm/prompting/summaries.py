@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from erc_llm.errors import ConfigError, UserError
 from erc_llm.files import write_text
 from erc_llm.prompting.encoding import one_line
 from erc_llm.prompting.names import first_name, line_names
-from erc_llm.prompting.profiles import Moment
+from erc_llm.prompting.profiles import Moment, Profile
 from erc_llm.prompting.templates import PromptTemplate
 
 Notes = Mapping[tuple[str, str], str]  # (person, id of the scene they were written after) to notes
@@ -219,20 +220,36 @@ def split_sentences(text: str) -> tuple[str, ...]:
 
 
 class NotesWriter:
-    """A profile is the notes that were written after the person's latest scene."""
+    """A profile is the notes that were written after the person's latest scene.
+
+    Args:
+        notes: On every person.
+        history: What they were written from.
+    """
 
     name = "llm"
 
-    def __init__(self, notes: Notes) -> None:
+    def __init__(self, notes: Notes, history: History) -> None:
         self._notes = notes
+        self._scenes: dict[str, list[str]] = {}
+        self._lines: dict[str, list[int]] = {}  # said until the end of each scene
+        self._places: dict[tuple[str, str], int] = {}
+        for person in history.persons():
+            scenes = history.scenes(person)
+            self._scenes[person] = [dialogue.id for dialogue, _ in scenes]
+            self._lines[person] = list(accumulate(len(positions) for _, positions in scenes))
+            self._places.update(((person, dialogue.id), i) for i, (dialogue, _) in enumerate(scenes))
 
-    def write(self, moment: Moment) -> tuple[str, ...]:
-        """The sentences of the notes."""
+    def write(self, moment: Moment) -> Profile:
+        """The sentences of the notes; their sources are the scenes that one after the other went into them."""
+        person = moment.person
         for scene in moment.scenes:
-            found = self._notes.get((moment.person, scene.dialogue.id))
+            found = self._notes.get((person, scene.dialogue.id))
             if found is not None:
-                return split_sentences(found)
-        return ()
+                place = self._places[person, scene.dialogue.id]
+                sources = tuple(self._scenes[person][place::-1])
+                return Profile(moment.speaker, split_sentences(found), sources, lines=self._lines[person][place])
+        return Profile(moment.speaker, ())
 
 
 def _is_text(value: object) -> bool:

@@ -23,8 +23,8 @@ from erc_llm.prompting.profiles import (
     Profile,
     Profiler,
     ProfileWriter,
-    StatisticsWriter,
 )
+from erc_llm.prompting.statistics import StatisticsWriter
 from tests.prompting.random_corpora import (
     changed,
     corpora,
@@ -46,13 +46,20 @@ every_control = pytest.mark.parametrize("control", CONTROLS)
 class TellsAll:
     """Everything a writer may use, so that whatever leaks is seen in the text."""
 
-    def write(self, moment: Moment) -> tuple[str, ...]:
+    def write(self, moment: Moment) -> Profile:
         past = [
             (p.dialogue.id, p.distance, p.labels, p.positions, [(u.speakers, u.text) for u in p.dialogue.utterances])
             for p in moment.scenes
         ]
         preceding = [(u.speakers, u.text) for u in moment.preceding]
-        return (moment.person, str(moment.weights), str(dict(moment.everyone)), str(preceding), str(past))
+        told = (moment.person, str(moment.weights), str(dict(moment.everyone)), str(preceding), str(past))
+        return Profile(moment.speaker, told, *sources_of(moment))
+
+
+def sources_of(moment: Moment) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Ids of all scenes of a moment, and of those with labels."""
+    labelled = tuple(p.dialogue.id for p in moment.scenes if any(label is not None for label in p.labels))
+    return tuple(p.dialogue.id for p in moment.scenes), labelled
 
 
 WRITERS: tuple[ProfileWriter, ...] = (StatisticsWriter(), LinesWriter(2), TellsAll())
@@ -280,9 +287,9 @@ def test_a_scene_counts_half_after_the_half_life_in_own_scenes() -> None:
     seen: list[Moment] = []
 
     class Listens:
-        def write(self, moment: Moment) -> tuple[str, ...]:
+        def write(self, moment: Moment) -> Profile:
             seen.append(moment)
-            return ()
+            return Profile(moment.speaker, ())
 
     scenes = [scene_of(i, ("Ada" if i % 2 else "Ben", "Hello.")) for i in range(1, 14)]  # Ada in seven of them
     profile_of(scenes, Listens(), scene_of(20, ("Ada", "Hello.")), half_life=3)
@@ -296,7 +303,7 @@ def test_a_scene_counts_half_after_the_half_life_in_own_scenes() -> None:
 def test_what_hardly_counts_any_more_costs_nothing() -> None:
     scenes = [scene_of(i, ("Ada", "Hello to all of you.")) for i in range(1, 100)]
     now = scene_of(100, ("Ada", "Hello."))
-    short, long = (profile_of(scenes, LinesWriter(), now, half_life=h).scenes for h in (1.0, 4.0))
+    short, long = (profile_of(scenes, StatisticsWriter(), now, half_life=h).scenes for h in (1.0, 4.0))
     assert 4 <= len(short) < 10
     assert 16 <= len(long) < 40
     assert long[: len(short)] == short
@@ -602,6 +609,24 @@ def test_never_more_lines_than_asked_for_and_each_was_said_before(corpus: Corpus
             assert set(profile.sentences) <= said | {NOT_SEEN}
 
 
+@every_control
+@relaxed
+@given(corpus=corpora())
+def test_sources_of_lines_are_where_they_were_said_and_no_labels_are(control: Control, corpus: Corpus) -> None:
+    said = {d.id: {f'"{u.text}"' for u in d.utterances} for d in corpus.dialogues()}
+    place = moments(corpus)
+    for dialogue in corpus.dialogues():
+        for profile in Profiler(History(corpus), LinesWriter(2), 1.0, control).profiles(dialogue).values():
+            assert profile.label_scenes == ()
+            assert profile.labels == 0
+            quoted = set(profile.sentences) - {NOT_SEEN}
+            assert profile.lines == len(quoted)
+            assert len(profile.scenes) <= len(quoted) <= 2
+            assert all(said[scene] & quoted for scene in profile.scenes)
+            assert quoted <= {line for scene in profile.scenes for line in said[scene]}
+            assert sorted(profile.scenes, key=lambda scene: -place[scene]) == list(profile.scenes)
+
+
 def test_a_long_line_is_cut_between_words_and_says_so() -> None:
     past = scene_of(1, ("Ada", " ".join(f"word{i}" for i in range(40))))
     assert profile_of([past], LinesWriter(longest=5), NOW).sentences == ('"word0 word1 word2 word3 word4..."',)
@@ -612,9 +637,8 @@ def test_a_long_line_is_cut_between_words_and_says_so() -> None:
 def test_lines_that_say_nothing_are_not_recalled() -> None:
     past = scene_of(1, ("Ada", "Oh!"), ("Ada", "What?"), ("Ada", "  "))
     profile = profile_of([past], LinesWriter(), NOW)
-    assert profile.sentences == ()
+    assert profile == Profile("Ada", ())
     assert profile.text == ""
-    assert profile.scenes == (past.id,)
 
 
 def test_a_line_said_again_and_again_is_recalled_once_and_cannot_close_its_quotation() -> None:
@@ -709,7 +733,8 @@ def test_any_order_of_asking_gives_the_same(control: Control, corpus: Corpus) ->
 SCRIPT = """
 from erc_llm.corpus import read_sample
 from erc_llm.corpus.history import History
-from erc_llm.prompting.profiles import LinesWriter, Profiler, StatisticsWriter
+from erc_llm.prompting.profiles import LinesWriter, Profiler
+from erc_llm.prompting.statistics import StatisticsWriter
 corpus = read_sample()
 history = History(corpus)
 for writer in (StatisticsWriter(), LinesWriter()):
@@ -749,8 +774,8 @@ def original(emorynlp: Path) -> Corpus:
 @every_control
 def test_sources_of_every_profile_of_emorynlp(control: Control, original: Corpus) -> None:
     class Silent:
-        def write(self, moment: Moment) -> tuple[str, ...]:
-            return (moment.person,)
+        def write(self, moment: Moment) -> Profile:
+            return Profile(moment.speaker, (moment.person,), *sources_of(moment))
 
     sources, label_sources = check_sources(original, Profiler(History(original), Silent(), control=control))
     assert sources > label_sources > 10_000

@@ -17,7 +17,8 @@ from erc_llm.corpus.labels import EMORYNLP
 from erc_llm.errors import PromptError
 from erc_llm.prompting.examples import Prompter, PromptOptions, state_text
 from erc_llm.prompting.forest import ATTENTION, pack
-from erc_llm.prompting.profiles import LinesWriter, Profiler, ProfileWriter, StatisticsWriter
+from erc_llm.prompting.profiles import LinesWriter, Profiler, ProfileWriter
+from erc_llm.prompting.statistics import StatisticsWriter
 from erc_llm.prompting.templates import PromptTemplate, load_prompt
 from erc_llm.prompting.tree import TokenTree
 from tests.prompting.random_corpora import corpora, corpus_of, rewritten_after, scene_of

@@ -118,7 +118,7 @@ def test_no_label_reaches_a_prompt() -> None:
 def test_the_profile_is_the_notes_after_the_latest_earlier_scene() -> None:
     corpus = story()
     notes, scenes = notes_of(corpus), corpus.split("train")
-    profiler = Profiler(History(corpus), NotesWriter(notes))
+    profiler = Profiler(History(corpus), NotesWriter(notes, History(corpus)))
     for before, now in pairwise(scenes):
         profile = profiler.profiles(now)["Ada Quill"]
         assert profile.text == notes["Ada Quill", before.id]
@@ -126,12 +126,24 @@ def test_the_profile_is_the_notes_after_the_latest_earlier_scene() -> None:
     assert profiler.profiles(scenes[0])["Ada Quill"].text == NOT_SEEN
 
 
+def test_notes_come_from_all_earlier_scenes_of_the_person_and_from_no_label() -> None:
+    """Also from those that weigh next to nothing: what was written of them may still stand in the notes."""
+    corpus = story(12)
+    scenes = corpus.split("train")
+    profiler = Profiler(History(corpus), NotesWriter(notes_of(corpus), History(corpus)), half_life=1.0)
+    profile = profiler.profiles(scenes[9])["Ada Quill"]
+    assert profile.scenes == tuple(scene.id for scene in scenes[8::-1])
+    assert profile.lines == 18
+    assert profile.label_scenes == ()
+    assert profile.labels == 0
+
+
 def test_scenes_of_the_same_place_in_time_do_not_see_each_other() -> None:
     first, last = scene_of(1, ("Ada Quill", "First")), scene_of(2, ("Ada Quill", "Last"))
     twin = replace(first, id="twin", utterances=(replace(first.utterances[0], text="Twin"),))
     corpus = corpus_of({"train": [first], "dev": [twin, last]})
     notes = notes_of(corpus)
-    profiler = Profiler(History(corpus), NotesWriter(notes))
+    profiler = Profiler(History(corpus), NotesWriter(notes, History(corpus)))
     assert profiler.profiles(first)["Ada Quill"].text == profiler.profiles(twin)["Ada Quill"].text == NOT_SEEN
     assert profiler.profiles(last)["Ada Quill"].text == notes["Ada Quill", "twin"]
 
