@@ -624,7 +624,7 @@ def test_sources_of_lines_are_where_they_were_said_and_no_labels_are(control: Co
             assert len(profile.scenes) <= len(quoted) <= 2
             assert all(said[scene] & quoted for scene in profile.scenes)
             assert quoted <= {line for scene in profile.scenes for line in said[scene]}
-            assert sorted(profile.scenes, key=lambda scene: -place[scene]) == list(profile.scenes)
+            assert [place[scene] for scene in profile.scenes] == sorted(map(place.get, profile.scenes), reverse=True)
 
 
 def test_a_long_line_is_cut_between_words_and_says_so() -> None:
@@ -705,13 +705,14 @@ def test_stale_is_the_profile_as_it_was_some_half_lives_before() -> None:
 @relaxed
 @given(corpus=corpora())
 def test_stale_knows_nothing_newer_and_is_older_where_there_is_anything_older(corpus: Corpus) -> None:
-    place, fresh, stale = moments(corpus), Everybody(corpus), Everybody(corpus, "stale")
+    place, history = moments(corpus), History(corpus)
+    fresh, stale = (Profiler(history, TellsAll(), 1.0, control) for control in CONTROLS[::2])
     for dialogue in corpus.dialogues():
-        for now, then in zip(fresh.of(dialogue), stale.of(dialogue), strict=True):
-            for speaker, profile in now.items():
-                assert bool(then[speaker].scenes) == bool(profile.scenes)
-                if len(profile.scenes) > 1:
-                    assert place[then[speaker].scenes[0]] <= place[profile.scenes[1]]
+        then = stale.profiles(dialogue)
+        for speaker, profile in fresh.profiles(dialogue).items():
+            assert bool(then[speaker].scenes) == bool(profile.scenes)
+            if len(profile.scenes) > 1:
+                assert place[then[speaker].scenes[0]] <= place[profile.scenes[1]]
 
 
 # The same every time
