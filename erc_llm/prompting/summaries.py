@@ -128,7 +128,7 @@ def write_notes(
     batch: int = 16,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Notes:
-    """Notes on every person after each scene that a later scene of the corpus can look back on.
+    """Notes on every person after each scene; after the last one too, for conversations that are not of the corpus.
 
     Args:
         history: Everybody's past.
@@ -139,7 +139,7 @@ def write_notes(
         batch: How many persons' notes are asked for at once.
         on_progress: Gets how many notes are written, and how many there will be.
     """
-    chains = {person: history.scenes(person)[:-1] for person in history.persons()}
+    chains = {person: history.scenes(person) for person in history.persons()}
     total, done = sum(map(len, chains.values())), 0
     notes: dict[tuple[str, str], str] = {}
     for jobs in _batches(chains, batch):
@@ -159,9 +159,16 @@ def write_notes(
 
 
 def _batches(chains: Mapping[str, Sequence[object]], size: int) -> Iterator[list[tuple[str, int]]]:
-    """Jobs (person, number of the scene): everybody's first scene, then everybody's second, and so on."""
-    for i in range(max(map(len, chains.values()), default=0)):
-        wave = [(person, i) for person, scenes in chains.items() if i < len(scenes)]
+    """Jobs (person, number of the scene): everybody's first scene, then everybody's second, and so on.
+
+    Last scenes come together at the end, since nothing waits for them: then batches of earlier scenes are the same
+    whether anybody needs the notes after the last ones.
+    """
+    waves: list[list[tuple[str, int]]] = [[] for _ in range(max(map(len, chains.values()), default=0))]
+    for person, scenes in chains.items():
+        for i in range(len(scenes) - 1):
+            waves[i].append((person, i))
+    for wave in (*waves, [(person, len(scenes) - 1) for person, scenes in chains.items()]):
         for start in range(0, len(wave), size):
             yield wave[start : start + size]
 
