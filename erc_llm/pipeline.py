@@ -186,6 +186,8 @@ def _profile_source(config: RunConfig) -> str:
         words.append(profile.control)
     if config.state.source != "none":
         words.append(f"state {config.state.source}")
+    if config.prompt.names == "invented":
+        words.append("invented names")
     return ", ".join(words) or "none"
 
 

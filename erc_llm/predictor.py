@@ -249,13 +249,20 @@ def make_prompter(
         labels: The label set.
         tokenizer: The base model's.
         template: A run's own copy of the template, which goes before the configuration's.
-        past: Conversations from which speaker profiles are written; without them nobody was seen before.
+        past: Conversations from which speaker profiles are written; without them nobody was seen before. Also where
+            the names are from that `prompt.names=invented` replaces.
         on_notes: Gets how many notes on speakers are written, and how many there will be.
         profiler: Writes the profiles, where the caller has one on the same conversations already.
 
     Raises:
+        ConfigError: Names are to be replaced and there is no corpus to find them in.
         PromptError: The template cannot show what the configuration asks for.
     """
+    if config.prompt.names == "invented" and past is None:
+        raise ConfigError(
+            "prompt.names=invented: the names to replace are those of a corpus, and none is given; name one: "
+            "`erc-llm predict RUN CORPUS`, or `erc_llm.predictor.load(run, past=corpus)`"
+        )
     profile = config.profile
     options = PromptOptions(
         config.prompt.context, config.prompt.names, config.prompt.trunk_budget, profile.placement, profile.budget
@@ -320,14 +327,15 @@ def load(
     Args:
         source: One of these.
         past: Conversations from which speaker profiles are written, where the prompt has them; by default nobody was
-            seen before.
+            seen before. A run with `prompt.names=invented` needs them, for the names.
         prior: Label shares to answer by: those of the corpus (`corpus`), others in label order, or those that training
             saw (`none`). `auto` is `corpus`, which changes nothing unless classes were balanced in training.
         calibration: `run`: as `erc-llm calibrate` stored it with the run.
         overrides: Other ways to answer than the source's own, such as `scoring.decode=generate`.
 
     Raises:
-        ConfigError: An override is wrong, or a prior does not fit the labels, the calibration or the way to answer.
+        ConfigError: An override is wrong, a prior does not fit the labels, the calibration or the way to answer, or
+            the run needs a past and has none.
         RunError: No such run or calibration, or one that is not finished or of another format.
         ModelError: The base model is missing, or not the one the adapter was trained on.
     """

@@ -14,7 +14,7 @@ from erc_llm.config import load_config
 from erc_llm.errors import ConfigError, PromptError, RunError
 from erc_llm.pipeline import open_corpus, predict
 from erc_llm.predictions import read_predictions, write_predictions
-from erc_llm.predictor import load
+from erc_llm.predictor import load, make_prompter
 from erc_llm.resources import prompts_dir
 from erc_llm.runs import Run
 from erc_llm.training import train
@@ -54,6 +54,19 @@ def test_a_run_with_profiles_names_their_source_in_its_tables(
     assert table.info.retrieval == "lexical"
     strangers = predict(load(run.folder), read, "dev")
     assert (table.log_likelihoods != strangers.log_likelihoods).any(), "without a past nobody was seen before"
+
+
+def test_a_run_under_invented_names_says_so_and_needs_the_corpus_they_replace(
+    tiny_llama: TinyModel, corpus: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(tiny_llama, corpus, tmp_path, prompt={"names": "invented"}, profile={"writer": "lines"})
+    read = open_corpus(config.corpus, config.label_set())
+    table = predict(load(config, past=read), read, "dev")
+    assert table.info.profile == "lines in the trunk, invented names"
+    with pytest.raises(ConfigError, match=r"prompt\.names=invented.*past=corpus"):
+        load(config)
+    with pytest.raises(ConfigError, match=r"prompt\.names=invented"):
+        make_prompter(config, config.label_set(), tiny_llama.tokenizer)
 
 
 def test_a_run_with_state_keeps_what_corrupted_it(

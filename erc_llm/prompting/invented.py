@@ -2,7 +2,12 @@
 
 In: a corpus. Out: names and texts in which each word of a person's name is another word, the same one everywhere,
 mentions inside the text included. Roles such as Guy or Doctor stay, since they are nobody's name. A word that the
-corpus often writes in lower case ("will", "joy") is replaced where it names a speaker, but not in running text.
+corpus often writes in lower case ("will", "joy") is replaced where it names a speaker, and in running text only behind
+the person's first name or a title. Nicknames that are not the beginning of a name (Pheebs) stay unless they are told.
+
+Who is mentioned, and which words are names, is decided from train (its selection split included), so that no later
+text of another split has a say; of a corpus without train, from all of it. Within train later scenes do have a say:
+a person is replaced in texts from the first mention on, also where the first line of that person comes later.
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ _WORD = re.compile(r"[^\W\d_]+")
 _SPELLED = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")  # "c'mon" is no "mon"
 _CONSONANTS = ("b", "d", "f", "g", "h", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "br", "dr", "tr")
 _VOWELS = ("a", "e", "i", "o", "u")
+_SPLITS = ("train", "selection")
 _SHORTEST_NICKNAME = 3
 _MOSTLY = 5  # times as often with a capital as without
 _TITLES = frozenset(["mr", "mrs", "ms", "miss", "dr", "prof", "aunt", "uncle", "sir"])
@@ -37,35 +43,58 @@ class InventedNames:
     def __init__(self, corpus: Corpus, nicknames: Mapping[str, str] | None = None) -> None:
         spelled: Counter[str] = Counter()
         names: set[str] = set()
-        for dialogue in corpus.dialogues():
+        fitted = [dialogue for split in _SPLITS for dialogue in corpus.splits.get(split, ())]
+        for dialogue in fitted or corpus.dialogues():
             for utterance in dialogue.utterances:
                 spelled.update(_SPELLED.findall(utterance.text))
                 names.update(s for s in utterance.speakers if s != EVERYONE and not is_generic(s, corpus.generic))
         self._spelled = spelled
+        self._generic = corpus.generic
+        self._names = frozenset(names)
         self._mentioned = frozenset(
             word for name in names for word in _WORD.findall(name) if _is_name(word) and self._is_proper(word)
         )
-        people = (name for name in names if first_name(name) != name)  # a first and a last name
-        self._words = self._mentioned | {word for name in people for word in name.split()}
+        people = [tuple(name.split()) for name in names if first_name(name) != name]  # a first and a last name
+        self._people = frozenset(people)
+        self._last_names = frozenset(last for _, last in people)
+        self._words = self._mentioned | {word for name in people for word in name}
         self._nicknames = {nick: name.split()[0] for nick, name in (nicknames or {}).items() if name}
         self._instead = lru_cache(maxsize=None)(self._find_instead)
 
     def name(self, name: str) -> str:
-        """A speaker's name with every word of it replaced."""
-        return _WORD.sub(lambda m: invented(m[0]) if m[0] in self._words else m[0], name)
+        """A speaker's name with every word of it replaced; that of somebody who is not in train, too."""
+        new = name not in self._names and name != EVERYONE and not is_generic(name, self._generic)
+
+        def instead(word: str) -> str:
+            known = word in self._words or (new and _is_name(word) and self._is_proper(word))
+            return invented(word) if known else word
+
+        return _WORD.sub(lambda m: instead(m[0]), name)
 
     def text(self, text: str) -> str:
         """A text with every mention replaced."""
-        return _WORD.sub(lambda m: self._instead(m[0]), text)
+        parts, end, before = [], 0, ""
+        for match in _WORD.finditer(text):
+            word, gap = match[0], text[end : match.start()]
+            behind = before if gap in (" ", ". ") else ""
+            parts += [gap, invented(word) if self._is_last_name(word, behind) else self._instead(word)]
+            end, before = match.end(), word
+        return "".join([*parts, text[end:]])
+
+    def _is_last_name(self, word: str, before: str) -> bool:
+        """Whether a word right behind another one is somebody's last name, however common it is."""
+        return (before, word) in self._people or (word in self._last_names and before.lower() in _TITLES)
 
     def _is_proper(self, word: str) -> bool:
         """Whether texts nearly always capitalise a word."""
-        return self._spelled[word.lower()] * _MOSTLY <= self._spelled[word] if self._spelled[word] else True
+        return self._spelled[word.lower()] * _MOSTLY <= self._spelled[word]
 
     def _find_instead(self, word: str) -> str:
         plain = word.capitalize() if word.isupper() else word
         if plain in self._mentioned:
             new = invented(plain)
+        elif plain.endswith("s") and plain[:-1] in self._mentioned:  # the Gellers
+            new = invented(plain[:-1]) + "s"
         elif plain in self._nicknames:
             new = invented(self._nicknames[plain])
         else:
