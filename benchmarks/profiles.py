@@ -1,7 +1,8 @@
 """What profiles cost: seconds and memory for all scenes of a corpus, and how that grows when the corpus is repeated.
 
 In: settings. Out: a section of the report. Repetitions come later in time than what they repeat, so that every history
-grows as it would in a longer series. Each measurement is a fresh process.
+grows as it would in a longer series. What an encoder takes for its embeddings, once for each text, is told apart. Each
+measurement is a fresh process.
 """
 
 from __future__ import annotations
@@ -16,32 +17,40 @@ from typing import Any
 
 from benchmarks.measure import Job, Result, ratio, run_alternating
 from benchmarks.workload import Settings
+from erc_llm.corpus.dialogues import Corpus
 
 TIMES = (1, 4, 16)
-WRITERS = ("statistics", "lines")
+ENCODER = "all-minilm-l6-v2"
+ARMS: Mapping[str, Mapping[str, str]] = {
+    "statistics": {"writer": "statistics"},
+    "lines": {"writer": "lines"},
+    "lines by an encoder": {"writer": "lines", "encoder": ENCODER},
+    "statistics of somebody else": {"writer": "statistics", "control": "shuffled"},
+}
 
 
 def compare(settings: Settings, rounds: int, on_run: Callable[[int, Job, Result], None]) -> Result:
-    """Every writer on every length of the corpus."""
+    """Every arm on every length of the corpus."""
     arguments = {"settings": asdict(settings)}
     jobs = [
-        Job(_name(writer, times), "benchmarks.profiles:run", {**arguments, "writer": writer, "times": times})
-        for writer in WRITERS
+        Job(_name(arm, times), "benchmarks.profiles:run", {**arguments, "profile": dict(profile), "times": times})
+        for arm, profile in ARMS.items()
         for times in TIMES
     ]
     results = run_alternating(jobs, rounds, on_run)
-    return {writer: _section(results, writer) for writer in WRITERS}
+    return {arm: _section(results, arm) for arm in ARMS}
 
 
-def _section(results: Mapping[str, list[Result]], writer: str) -> Result:
-    once = [run["seconds"] for run in results[_name(writer, 1)]]
+def _section(results: Mapping[str, list[Result]], arm: str) -> Result:
+    once = [run["seconds"] for run in results[_name(arm, 1)]]
     section: Result = {}
     for times in TIMES:
-        runs = results[_name(writer, times)]
+        runs = results[_name(arm, times)]
         growth = ratio([run["seconds"] for run in runs], once)
         section[str(times)] = {
             "profiles": runs[0]["profiles"],
             "seconds": median(run["seconds"] for run in runs),
+            "embedding_seconds": median(run["embedding_seconds"] for run in runs),
             "growth": growth.median,
             "growth_rounds": growth.values,
             "peak_mb": max(run["peak_mb"] - run["before_mb"] for run in runs),
@@ -49,16 +58,36 @@ def _section(results: Mapping[str, list[Result]], writer: str) -> Result:
     return section
 
 
-def run(settings: Mapping[str, Any], writer: str, times: int) -> Result:
-    """All profiles of a corpus that is told `times` times over; reading it is not counted."""
+def run(settings: Mapping[str, Any], profile: Mapping[str, str], times: int) -> Result:
+    """All profiles of a corpus that is told `times` times over; reading it is not counted.
+
+    With an encoder, loading it and embedding all texts is `embedding_seconds`, and not part of `seconds`.
+    """
     from erc_llm.config import CorpusConfig, load_config
     from erc_llm.pipeline import open_corpus
     from erc_llm.profiling import make_profiler
 
     config = load_config(settings["config"], settings["overrides"])
     corpus = open_corpus(CorpusConfig(path=settings["corpus"]), config.label_set())
+    told = _told_over(corpus, times)
+    before = _resident_mb()
+    began = time.perf_counter()
+    profiler = make_profiler(config.profile.model_copy(update=dict(profile)), told, seed=config.seed)
+    embedded = time.perf_counter() if "encoder" in profile else began
+    profiles = sum(len(profiler.profiles(dialogue)) for dialogue in told.dialogues())
+    return {
+        "seconds": time.perf_counter() - embedded,
+        "embedding_seconds": embedded - began,
+        "profiles": profiles,
+        "before_mb": before,
+        "peak_mb": _resident_mb(),
+    }
+
+
+def _told_over(corpus: Corpus, times: int) -> Corpus:
+    """A corpus that goes on with itself, season after season."""
     seasons = 1 + max(d.season or 0 for d in corpus.dialogues())
-    told = {
+    splits = {
         split: tuple(
             replace(d, id=f"{d.id}/{time}", season=(d.season or 0) + time * seasons)
             for time in range(times)
@@ -66,16 +95,11 @@ def run(settings: Mapping[str, Any], writer: str, times: int) -> Result:
         )
         for split, dialogues in corpus.splits.items()
     }
-    before = _resident_mb()
-    began = time.perf_counter()
-    profiler = make_profiler(config.profile.model_copy(update={"writer": writer}), replace(corpus, splits=told))
-    profiles = sum(len(profiler.profiles(d)) for dialogues in told.values() for d in dialogues)
-    seconds = time.perf_counter() - began
-    return {"seconds": seconds, "profiles": profiles, "before_mb": before, "peak_mb": _resident_mb()}
+    return replace(corpus, splits=splits)
 
 
-def _name(writer: str, times: int) -> str:
-    return f"profiles, {writer}, {times}x"
+def _name(arm: str, times: int) -> str:
+    return f"profiles, {arm}, {times}x"
 
 
 def _resident_mb() -> float:

@@ -271,7 +271,7 @@ def make_prompter(
     past = past or Corpus("nothing", "own", labels, {})
     known = None
     if profile.writer != "none":
-        known = (profiler or make_profiler(profile, past, on_progress=on_notes)).sentences
+        known = (profiler or make_profiler(profile, past, seed=config.seed, on_progress=on_notes)).sentences
     renamed = InventedNames(past, config.corpus.aliases) if config.prompt.names == "invented" else None
     prompter = Prompter(tokenizer, load_prompt(source), labels, options, known, renamed)
     if config.state.source != "none" and prompter.question_ids(1, "Ada", "") == prompter.question_ids(

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _HIDDEN = "·"
-_MOST_COLUMNS = 60  # scenes in a time line; a profile looks back on fewer
+_MOST_COLUMNS = 60  # scenes in a time line; with a half-life above 10, a profile looks back on more
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +81,6 @@ class ProfileView:
         self._profiler = profiler
         self._writer = writer
         self._history = History(corpus)
-
-    @property
-    def timed(self) -> bool:
-        """Whether every scene has a place in time; otherwise the order of the files is taken."""
-        return self._history.timed
 
     def scenes(self, split: str | None = None) -> list[tuple[str, Dialogue]]:
         """The scenes of a split, or of all, in time order, each with its split.
@@ -206,13 +201,23 @@ def open_view(
             progress.update(task, completed=done, total=total, visible=True)
 
         profiler = make_profiler(
-            profile, corpus, ask_server=ask_server, allow_remote=allow_remote, on_progress=on_notes
+            profile,
+            corpus,
+            seed=config.seed,
+            ask_server=ask_server,
+            allow_remote=allow_remote,
+            on_progress=on_notes,
         )
         prompter = make_prompter(config, corpus.labels, tokenizer, past=corpus, profiler=profiler)
     writer = profile.writer if profile.control == "none" else f"{profile.writer} ({profile.control})"
     view = ProfileView(corpus, prompter, profiler, writer)
-    if not view.timed:
-        console.print("note: no episodes: the order of the file is taken as time", style="yellow", highlight=False)
+    untimed = [dialogue.id for dialogue in corpus.dialogues() if dialogue.time is None]
+    if untimed:
+        scenes = sum(map(len, corpus.splits.values()))
+        some = f"{len(untimed)} of {scenes} scenes tell no episode, '{untimed[0]}' first"
+        what = "no episodes" if len(untimed) == scenes else some
+        said = f"note: {what}: the order of the file is taken as time"
+        console.print(said, style="yellow", markup=False, highlight=False, soft_wrap=True)
     return view
 
 

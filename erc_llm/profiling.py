@@ -28,6 +28,7 @@ def make_profiler(
     config: ProfileConfig,
     past: Corpus,
     *,
+    seed: int = 13,
     ask_server: bool = False,
     allow_remote: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
@@ -37,6 +38,7 @@ def make_profiler(
     Args:
         config: What is written, and how.
         past: The conversations it is written from.
+        seed: The run's; draws the other persons of the `shuffled` control.
         ask_server: Whether missing notes may be asked of `profile.endpoint`.
         allow_remote: Whether that may be another machine.
         on_progress: Gets how many notes are written, and how many there will be.
@@ -53,7 +55,7 @@ def make_profiler(
         writer = LinesWriter(config.lines, _similarity(config.encoder, past))
     else:
         writer = StatisticsWriter()
-    return Profiler(history, writer, config.half_life, config.control)
+    return Profiler(history, writer, config.half_life, config.control, seed)
 
 
 def _similarity(encoder: str | None, past: Corpus) -> Similarity:

@@ -164,6 +164,25 @@ def test_without_episodes_the_order_of_the_file_is_time_and_said_to_be(profile: 
     assert "no episodes" not in profile("sample", "--out", tmp_path / "p.jsonl", "--split", "dev").out
 
 
+def test_a_scene_without_an_episode_among_others_is_named(profile: Command, tmp_path: Path) -> None:
+    path = save(tmp_path / "train.jsonl", *(dialogue(i, 4) for i in range(4)))
+    rows = rows_of(path)
+    for row in rows[2:3]:
+        row |= {"season": None, "episode": None, "scene": None}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    done = profile(path, "--out", tmp_path / "p.jsonl")
+    assert "1 of 4 scenes tell no episode, 's1_2' first: the order of the file is taken as time" in done.out
+
+
+def test_somebody_elses_profile_follows_the_seed_of_the_run(profile: Command, corpus: Path, tmp_path: Path) -> None:
+    overrides = ["profile.writer=lines", "profile.control=shuffled"]
+    texts = []
+    for seed in (13, 13, 14):
+        assert profile(corpus, "--out", tmp_path / "p.jsonl", *overrides, f"seed={seed}").code == 0
+        texts.append([row["text"] for row in rows_of(tmp_path / "p.jsonl")])
+    assert texts[0] == texts[1] != texts[2]
+
+
 def test_a_failed_write_leaves_the_old_file_alone(
     profile: Command, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,10 +8,11 @@ Knows no profile and no prompt.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from math import inf
 from operator import add
 from typing import Any
@@ -70,6 +71,7 @@ class History:
         self._label_moments: list[Any] = []
         self._label_counts: list[tuple[int, ...]] = [(0,) * len(self.label_names)]
         self._episode_labels: dict[str, list[tuple[Any, tuple[int, ...]]]] = {}
+        self._similar: dict[int, dict[tuple[str, int], tuple[str, ...]]] = {}
         for split, dialogue in corpus.in_time:
             self._add(dialogue, split in _LABELLED_SPLITS)
 
@@ -84,6 +86,23 @@ class History:
     def count(self, dialogue: Dialogue, person: str) -> int:
         """In how many scenes before `dialogue` a person spoke."""
         return bisect_left(self._moments.get(person, []), self._moment(dialogue))
+
+    def similar(self, dialogue: Dialogue, person: str, most: int) -> tuple[str, ...]:
+        """Others with about as many scenes before `dialogue` as a person, the most similar first; at most `most`.
+
+        Those who are equally similar come in the order of their identities. For scenes of the corpus all answers are
+        found in one pass over time, at the first question.
+        """
+        count, moment = self.count(dialogue, person), self._moment(dialogue)
+        moments = self._moments.get(person, [])
+        if moments[count : count + 1] == [moment]:
+            if most not in self._similar:
+                self._similar[most] = self._all_similar(most)
+            return self._similar[most][person, count]
+        ranking = _Ranking()
+        for known, theirs in self._moments.items():
+            ranking.put(known, bisect_left(theirs, moment))
+        return ranking.nearest(person, most)
 
     def label_counts(self, dialogue: Dialogue) -> tuple[int, ...]:
         """How often each label, in label order, was seen on anybody earlier in other episodes of train."""
@@ -113,6 +132,17 @@ class History:
             return dialogue.time or (inf,)
         return (self._places.get(dialogue.id, inf),)
 
+    def _all_similar(self, most: int) -> dict[tuple[str, int], tuple[str, ...]]:
+        """(person, how many scenes before) to `similar`, of everybody before each of their scenes."""
+        spoke = sorted((moment, person, i) for person, all_ in self._moments.items() for i, moment in enumerate(all_))
+        ranking, found = _Ranking(), {}
+        for _, together in groupby(spoke, key=lambda scene: scene[0]):  # scenes of one time do not see each other
+            now = list(together)
+            found.update({(person, i): ranking.nearest(person, most) for _, person, i in now})
+            for _, person, i in now:
+                ranking.put(person, i + 1)
+        return found
+
     def _add(self, dialogue: Dialogue, labelled: bool) -> None:
         moment = self._moment(dialogue)
         for speaker in speakers_of(dialogue):
@@ -139,6 +169,48 @@ class History:
         visible = labelled and _episode(past) != _episode(now)
         labels = tuple(past.utterances[k].label if visible else None for k in positions)
         return PastScene(past, positions, distance, labels)
+
+
+class _Ranking:
+    """People by how many scenes they have, for finding the nearest ones without looking at everybody."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+        self._people: dict[int, list[str]] = {}  # sorted
+        self._taken: list[int] = []  # the counts that somebody has, sorted
+
+    def put(self, person: str, count: int) -> None:
+        """A person has so many scenes from now on; who has none is not known."""
+        before = self._counts.get(person, 0)
+        if before:
+            people = self._people[before]
+            del people[bisect_left(people, person)]
+            if not people:
+                del self._people[before]
+                del self._taken[bisect_left(self._taken, before)]
+        if count:
+            if count not in self._people:
+                insort(self._taken, count)
+            insort(self._people.setdefault(count, []), person)
+        self._counts[person] = count
+
+    def nearest(self, person: str, most: int) -> tuple[str, ...]:
+        """Others with about as many scenes, the nearest counts first, then by name."""
+        own, found = self._counts.get(person, 0), list[str]()
+        high = bisect_left(self._taken, own)
+        low = high - 1
+        while len(found) < most and (low >= 0 or high < len(self._taken)):
+            below = own - self._taken[low] if low >= 0 else inf
+            above = self._taken[high] - own if high < len(self._taken) else inf
+            names: list[str] = []
+            if below <= above:
+                names += self._people[self._taken[low]][: most + 1]
+                low -= 1
+            if above <= below:
+                names += self._people[self._taken[high]][: most + 1]
+                high += 1
+            found += sorted(name for name in names if name != person)
+        return tuple(found[:most])
 
 
 def _episode(dialogue: Dialogue) -> str:

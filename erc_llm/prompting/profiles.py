@@ -23,6 +23,7 @@ NOT_SEEN = "Not seen before."
 _FORGOTTEN = 0.02  # a scene that weighs less is not looked at, which keeps the cost of a profile constant
 _PRECEDING = 3  # lines before a profile's place that retrieval compares with
 _SHORTEST = 4  # words of a line worth recalling
+_DIGITS = 5  # of a similarity that count; an encoder's last ones depend on what else is in its batch
 _BASE = 0.3  # what recency alone counts for beside a similarity between 0 and 1
 _STALE = 3  # half-lives that the stale control lags behind
 _NEAREST = 5  # persons of a similar past that the shuffled control draws from
@@ -112,7 +113,8 @@ class LinesWriter:
         texts = [text for _, text, _ in candidates]
         query = " ".join(u.text for u in moment.preceding)
         related = self.similarity(query, texts) if query.strip() else [0.0] * len(texts)
-        order = sorted(range(len(texts)), key=lambda i: (-candidates[i][0] * (_BASE + max(related[i], 0.0)), i))
+        related = [max(round(value, _DIGITS), 0.0) for value in related]
+        order = sorted(range(len(texts)), key=lambda i: (-candidates[i][0] * (_BASE + related[i]), i))
         found: dict[str, str] = {}  # text to the scene it is from
         for i in order:
             found.setdefault(self._cut(texts[i]), candidates[i][2])
@@ -179,12 +181,10 @@ class Profiler:
         return replace(told, speaker=speaker)
 
     def _somebody_else(self, dialogue: Dialogue, person: str) -> str:
-        own = self._history.count(dialogue, person)
-        if not own:
+        if not self._history.count(dialogue, person):
             return person  # a new face stays one
-        known = {p: n for p in self._history.persons() if p != person and (n := self._history.count(dialogue, p))}
-        nearest = sorted((abs(n - own), p) for p, n in known.items())[:_NEAREST]
-        return random.Random(f"{self._seed}/{dialogue.id}/{person}").choice(nearest)[1] if nearest else person
+        nearest = self._history.similar(dialogue, person, _NEAREST)
+        return random.Random(f"{self._seed}/{dialogue.id}/{person}").choice(nearest) if nearest else person
 
     def _as_it_was(self, dialogue: Dialogue, person: str) -> tuple[PastScene, ...]:
         """The past as the person's scene some half-lives ago had it; the oldest scene where it does not reach back."""

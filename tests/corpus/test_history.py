@@ -99,6 +99,19 @@ def test_at_most_so_many_scenes_are_the_latest_of_all(corpus: Corpus, most: int)
             assert history.before(dialogue, person, most) == history.before(dialogue, person)[:most]
 
 
+@relaxed
+@given(st.one_of(corpora(), corpora("some")), st.integers(1, 4))
+def test_similar_people_are_those_that_looking_at_everybody_finds(corpus: Corpus, most: int) -> None:
+    history = History(corpus)
+    elsewhere = Dialogue("elsewhere", (Utterance("u0", ("Ben Ode",), "Hello."),), 1, 2, 2)
+    for now in (*corpus.dialogues(), elsewhere):
+        for name in PEOPLE:
+            person = history.person(name, now)
+            counts = {p: history.count(now, p) for p in history.persons() if p != person}
+            nearest = sorted((abs(n - history.count(now, person)), p) for p, n in counts.items() if n)[:most]
+            assert history.similar(now, person, most) == tuple(p for _, p in nearest)
+
+
 # Leaks
 
 

@@ -582,6 +582,17 @@ def test_of_equally_relevant_lines_the_recent_one_is_recalled() -> None:
     assert profile_of(past, LinesWriter(1), now).sentences == ('"My sandwich was stolen."',)
 
 
+def test_the_last_digits_of_a_similarity_decide_nothing() -> None:
+    """An encoder's depend on what else is in its batch."""
+    past = [scene_of(1, ("Ada", "Somebody ate my sandwich."), ("Ben", "No."), ("Ada", "Somebody ate my hat."))]
+    now = scene_of(2, ("Ben", "Somebody ate something."), ("Ada", "Yes."))
+    told = [
+        profile_of(past, LinesWriter(similarity=lambda _, texts, e=e: [0.5, 0.5 + e][: len(texts)]), now).sentences
+        for e in (-1e-6, 0.0, 1e-6)
+    ]
+    assert told[0] == told[1] == told[2]
+
+
 def test_only_what_stands_before_the_profile_is_asked_with_and_only_own_lines_are_asked_for() -> None:
     asked: list[tuple[str, list[str]]] = []
 
