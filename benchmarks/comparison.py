@@ -43,7 +43,7 @@ def compare(rounds: int, on_run: Callable[[int, Job, Result], None] | None = Non
                 "seconds_rounds": [run["seconds"] for run in runs],
                 "cpu_seconds": median(run["cpu_seconds"] for run in runs),
                 "peak_mb": max(run["peak_mb"] for run in runs),
-                "limits": LIMITS[size],
+                "limits": LIMITS.get(size, (None, None)),
             }
             for size, (name, runs) in zip(SIZES, results.items(), strict=True)
         },

@@ -35,7 +35,8 @@ def test_real_runs_are_compared_and_written(erc: Command, tmp_path: Path) -> Non
     assert done.code == 0, done.err
     assert "954 utterances in 89 dialogues of 11 episodes" in done.out
     assert "Reported elsewhere, not rerun" in done.out
-    assert "NOT STATED" in done.out, "these tables are older than the statement"
+    assert "nothing: no run [UNLIKE]" in done.out, "only one of them was trained"
+    assert "NOT STATED" not in done.out
     values = json.loads((tmp_path / "report" / "comparison.json").read_text("utf-8"))
     assert 100 * values["pairs"][0]["headline"][0]["estimate"]["value"] == pytest.approx(36.19, abs=0.005)
     for suffix in ("md", "html", "json"):
@@ -152,7 +153,7 @@ def test_no_gold_at_all(erc: Command) -> None:
         erc("compare", a, b),
         "erc-llm: no row has a gold label, so there is nothing to compare; predict a labelled split\n",
     )
-    refused(erc("compare", "a.parquet", b), "have other gold labels in 240 rows", "and none")
+    refused(erc("compare", "a.parquet", b), "dark.parquet has no gold labels, the other has; predict on")
 
 
 def test_a_single_dialogue(erc: Command) -> None:

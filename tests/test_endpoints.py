@@ -484,10 +484,10 @@ def test_notes_are_asked_of_the_server_once_and_only_when_told_to(
     assert server.requests == []
     asked = make_profiler(config, corpus, ask_server=True).profiles(last)
     assert asked["Ada Quill"].text == "Said 2. Ok."
-    assert len(server.requests) == 6, "two persons, after each of their scenes but the last"
+    assert len(server.requests) == 8, "two persons, after each of their scenes"
     server.reply = lambda *_: (500, "gone")
     assert make_profiler(config, corpus).profiles(last) == asked
-    assert len(server.requests) == 6
+    assert len(server.requests) == 8
     assert "very-secret" not in (tmp_path / "notes.jsonl").read_text()
 
 
@@ -499,7 +499,7 @@ def test_a_server_that_stops_midway_keeps_what_it_said(server: Server, tmp_path:
     before = len(server.requests)
     server.reply = lambda *_: said("Fine.")
     make_profiler(config, corpus, ask_server=True)
-    assert len(server.requests) - before == 2 * 5 - 4
+    assert len(server.requests) - before == 2 * 6 - 4
 
 
 def test_notes_of_another_server_are_not_taken_for_this_ones(server: Server, elsewhere: Server, tmp_path: Path) -> None:
