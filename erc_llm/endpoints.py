@@ -110,8 +110,18 @@ class Endpoint:
             http_client=DefaultAsyncHttpxClient(follow_redirects=allow_remote, trust_env=allow_remote, timeout=None),
         )
 
-    def answer(self, prompts: Sequence[tuple[str, str]], max_new_tokens: int) -> list[str]:
+    def answer(
+        self,
+        prompts: Sequence[tuple[str, str]],
+        max_new_tokens: int,
+        keep: Callable[[int, str], object] | None = None,
+    ) -> list[str]:
         """An answer to each (system, user) prompt, with temperature 0.
+
+        Args:
+            prompts: What to ask.
+            max_new_tokens: Most tokens of an answer.
+            keep: Gets the index of a prompt and its answer as soon as it is there, also where another one fails.
 
         Raises:
             ModelError: The server gave no usable answer, or one without words, after all retries.
@@ -129,7 +139,13 @@ class Endpoint:
             )
             for system, user in prompts
         ]
-        self.each(requests, _words, lambda i, text: answers.update({i: text}))
+
+        def take(i: int, text: str) -> None:
+            answers[i] = text
+            if keep:
+                keep(i, text)
+
+        self.each(requests, _words, take)
         return [answers[i] for i in range(len(prompts))]
 
     def each(self, requests: Sequence[Request], read: Callable[[Any], T], keep: Callable[[int, T], object]) -> None:

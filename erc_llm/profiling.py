@@ -16,7 +16,7 @@ from erc_llm.errors import ConfigError
 from erc_llm.prompting.profiles import LinesWriter, Profiler, ProfileWriter
 from erc_llm.prompting.retrieval import Similarity, lexical_similarity
 from erc_llm.prompting.statistics import StatisticsWriter
-from erc_llm.prompting.summaries import Answer, Notes, NotesCache, NotesWriter, Source, write_notes
+from erc_llm.prompting.summaries import Answer, Notes, NotesCache, NotesWriter, Source, batch_key, write_notes
 from erc_llm.prompting.templates import load_prompt
 from erc_llm.wheels import cache_dir
 
@@ -79,16 +79,29 @@ def _notes(
     on_progress: Callable[[int, int], None] | None,
 ) -> Notes:
     template = load_prompt(NOTES_TEMPLATE, ("system", "user"))
-    answer, name = _server(config, ask_server, allow_remote) if config.endpoint else _local(config)
-    source = Source(past.sha256, name, template.sha256, config.words)
+    source = Source(past.sha256, _writer_of(config), template.sha256, config.words)
     path = Path(config.notes) if config.notes else cache_dir() / "notes" / f"{source.sha256[:16]}.jsonl"
     cache = NotesCache(path, source)
-    return write_notes(history, answer, cache, template, words=config.words, on_progress=on_progress)
+    # A local batch is answered whole; what a server answers costs, and is kept as soon as it is there.
+    local = config.endpoint is None
+    answer = _local(config) if local else _server(config, cache, ask_server, allow_remote)
+    return write_notes(history, answer, cache, template, words=config.words, keep=local, on_progress=on_progress)
 
 
-def _local(config: ProfileConfig) -> tuple[Answer, str]:
-    """A local model, loaded when the first batch is missing; and its name with its hash."""
-    from erc_llm.models import LoadedModel, base_model_sha256, load_base_model
+def _writer_of(config: ProfileConfig) -> str:
+    """The model's name, with its server's address or its hash."""
+    from erc_llm.endpoints import check_address
+    from erc_llm.models import base_model_sha256
+
+    if config.endpoint:
+        check_address(config.endpoint)  # before it is written anywhere
+        return f"{config.model} at {config.endpoint}"
+    return f"{config.model} {base_model_sha256(config.model)}"
+
+
+def _local(config: ProfileConfig) -> Answer:
+    """A local model, loaded when the first batch is missing."""
+    from erc_llm.models import LoadedModel, load_base_model
 
     loaded: list[LoadedModel] = []
 
@@ -100,23 +113,25 @@ def _local(config: ProfileConfig) -> tuple[Answer, str]:
         texts = [f"{system}\n\n{user}" for system, user in prompts]
         return continue_texts(loaded[0], texts, config.words * _TOKENS_PER_WORD)
 
-    return answer, f"{config.model} {base_model_sha256(config.model)}"
+    return answer
 
 
-def _server(config: ProfileConfig, ask: bool, allow_remote: bool) -> tuple[Answer, str]:
-    """A model behind a server, reached when the first batch is missing; and its name with the server's address."""
-    from erc_llm.endpoints import Endpoint, check_address
-
-    assert config.endpoint is not None
-    check_address(config.endpoint)
+def _server(config: ProfileConfig, cache: NotesCache, ask: bool, allow_remote: bool) -> Answer:
+    """A model behind a server, reached when the first answer is missing; each is kept by itself."""
+    from erc_llm.endpoints import Endpoint
 
     def answer(prompts: Sequence[tuple[str, str]]) -> list[str]:
-        if not ask:
+        keys = [batch_key([prompt]) for prompt in prompts]
+        missing = [i for i, key in enumerate(keys) if not cache.get(key)]
+        if missing and not ask:
             raise ConfigError(
                 "profile.endpoint: notes of this corpus are missing; `erc-llm profile CORPUS --out FILE` asks for them"
             )
-        assert config.endpoint is not None
-        server = Endpoint(config.endpoint, config.model, allow_remote=allow_remote)
-        return server.answer(prompts, config.words * _TOKENS_PER_WORD)
+        if missing:
+            assert config.endpoint is not None
+            server = Endpoint(config.endpoint, config.model, allow_remote=allow_remote)
+            asked = [prompts[i] for i in missing]
+            server.answer(asked, config.words * _TOKENS_PER_WORD, lambda k, text: cache.add(keys[missing[k]], [text]))
+        return [(cache.get(key) or [""])[0] for key in keys]
 
-    return answer, f"{config.model} at {config.endpoint}"
+    return answer

@@ -502,6 +502,20 @@ def test_a_server_that_stops_midway_keeps_what_it_said(server: Server, tmp_path:
     assert len(server.requests) - before == 2 * 6 - 4
 
 
+def test_what_was_answered_beside_a_refusal_is_kept(server: Server, tmp_path: Path) -> None:
+    """One person's prompt is refused every time; the others of its batch are not asked about again."""
+    corpus, config = story(), notes_config(server, tmp_path)
+    server.reply = lambda request, _: (400, "{}") if "Notes on Ben" in str(request) else said("Fine.")
+    with pytest.raises(ModelError, match="would refuse this again"):
+        make_profiler(config, corpus, ask_server=True)
+    about = ["Ben" if "Notes on Ben" in str(request) else "Ada" for request in server.requests]
+    assert about.count("Ada") == 1
+    with pytest.raises(ModelError):
+        make_profiler(config, corpus, ask_server=True)
+    again = ["Ben" if "Notes on Ben" in str(request) else "Ada" for request in server.requests[len(about) :]]
+    assert again == ["Ben"]
+
+
 def test_notes_of_another_server_are_not_taken_for_this_ones(server: Server, elsewhere: Server, tmp_path: Path) -> None:
     make_profiler(notes_config(server, tmp_path), story(), ask_server=True)
     with pytest.raises(ConfigError, match="another model"):

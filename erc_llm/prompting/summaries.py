@@ -61,6 +61,11 @@ class Source:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
+def batch_key(prompts: Sequence[tuple[str, str]]) -> str:
+    """What answers to these prompts are kept under."""
+    return hashlib.sha256(json.dumps(list(prompts), ensure_ascii=False).encode()).hexdigest()
+
+
 class NotesCache:
     """Answers on disk, batch by batch: a head line that names their `Source`, then a line per batch.
 
@@ -126,6 +131,7 @@ def write_notes(
     *,
     words: int = 30,
     batch: int = 16,
+    keep: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Notes:
     """Notes on every person after each scene; after the last one too, for conversations that are not of the corpus.
@@ -137,6 +143,7 @@ def write_notes(
         template: Asks for the notes.
         words: Most words of the notes; longer answers are cut at a sentence.
         batch: How many persons' notes are asked for at once.
+        keep: Whether to keep batches; not where `answer` keeps each answer itself.
         on_progress: Gets how many notes are written, and how many there will be.
     """
     chains = {person: history.scenes(person) for person in history.persons()}
@@ -144,12 +151,13 @@ def write_notes(
     notes: dict[tuple[str, str], str] = {}
     for jobs in _batches(chains, batch):
         prompts = [_prompt(template, notes, chains[person], i, history, person, words) for person, i in jobs]
-        key = hashlib.sha256(json.dumps(prompts, ensure_ascii=False).encode()).hexdigest()
+        key = batch_key(prompts)
         answers = cache.get(key)
         if answers is None or len(answers) != len(prompts):
             answers = answer(prompts)
             assert len(answers) == len(prompts)
-            cache.add(key, answers)
+            if keep:
+                cache.add(key, answers)
         for (person, i), text in zip(jobs, answers, strict=True):
             notes[person, chains[person][i][0].id] = cut_notes(text, words)
         done += len(jobs)
