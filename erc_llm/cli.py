@@ -152,6 +152,7 @@ def train(
 
     loaded = load_config(config, overrides or [])
     quiet()
+    from erc_llm.devices import leave_processes
     from erc_llm.training import train as run_training
 
     try:
@@ -159,6 +160,7 @@ def train(
     except KeyboardInterrupt:
         typer.echo("erc-llm: interrupted; the same command with --resume goes on from the last checkpoint", err=True)
         raise typer.Exit(130) from None
+    leave_processes()
     typer.echo(f"run: {run.folder}   adapter: {run.adapter}")
 
 

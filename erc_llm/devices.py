@@ -78,3 +78,14 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
     return mallopt is not None and all([mallopt(which, _NEVER) for which in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD)])
+
+
+def leave_processes() -> None:
+    """Leave the group of processes that trained together, if there is one.
+
+    A process that ends while threads of the group still run may be aborted, its work done: pytorch/pytorch#190489.
+    """
+    import torch.distributed as processes
+
+    if processes.is_available() and processes.is_initialized():
+        processes.destroy_process_group()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -230,8 +231,9 @@ def test_text_goes_to_another_machine_only_if_allowed(profile: Command, corpus: 
 def test_a_server_is_asked_where_it_may_be(
     profile: Command, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def answer(self: object, prompts: list[tuple[str, str]], most: int) -> list[str]:
-        return ["She is cheerful."] * len(prompts)
+    def answer(self: object, prompts: Sequence[object], most: int, keep: Callable[[int, str], object]) -> None:
+        for k in range(len(prompts)):
+            keep(k, "She is cheerful.")
 
     monkeypatch.setattr("erc_llm.endpoints.Endpoint.answer", answer)
     out = tmp_path / "p.jsonl"
