@@ -29,7 +29,8 @@ def compare(
         typer.Option(help="intersection: only utterances that all tables have, also of different corpora."),
     ] = "all",
     out: Annotated[
-        Path | None, typer.Option(help="Folder for comparison.md, comparison.html (with figures) and comparison.json.")
+        Path | None,
+        typer.Option(help="Folder for comparison.md with its figures, comparison.html and comparison.json."),
     ] = None,
     draws: Annotated[int, typer.Option(help="Bootstrap draws, and swaps of the permutation test.", min=100)] = 10_000,
     seed: Annotated[int, typer.Option(help="Of the draws.", min=0)] = 0,

@@ -1,6 +1,6 @@
-"""A comparison as files: Markdown, one HTML page with its figures inside, JSON.
+"""A comparison as files: Markdown with its figures beside it, one HTML page with them inside, JSON.
 
-Goes in: a `Comparison`. Comes out: three files that appear whole or not at all. The words and tables are those of
+Goes in: a `Comparison`. Comes out: files that appear whole or not at all. The words and tables are those of
 `comparison_report`; only here is known how Markdown and HTML write them, and how words of a file are kept from becoming
 markup.
 """
@@ -10,13 +10,14 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from erc_llm.errors import PredictionsError
 from erc_llm.evaluation.comparison_report import CALIBRATION, sections, title
 from erc_llm.evaluation.evidence import Comparison
-from erc_llm.evaluation.sections import Block, Cell, Drawing, Section, Sheet
+from erc_llm.evaluation.sections import Cell, Drawing, Sheet
 from erc_llm.files import write_text
 
 NAME = "comparison"
@@ -31,44 +32,90 @@ th { font-weight: 400; color: #57606a; border-bottom: 1px solid #d0d7de; } .left
 """
 
 
+@dataclass(frozen=True, slots=True)
+class _Figure:
+    title: str
+    svg: str
+
+
+# A heading and what stands below it.
+_Page = Sequence[tuple[str, Sequence[str | Sheet | _Figure]]]
+
+
 def write_comparison(comparison: Comparison, folder: Path) -> tuple[Path, ...]:
-    """Write `comparison.md`, `comparison.html` and `comparison.json`; the folder is made.
+    """Write `comparison.md`, `.html`, `.json`, and the figures of the first as `comparison-1.svg` and so on.
+
+    Returns:
+        The paths, in that order; the folder is made.
 
     Raises:
         PredictionsError: A file cannot be written.
     """
+    page = _page(comparison)
+    figures = [block.svg for _, blocks in page for block in blocks if isinstance(block, _Figure)]
     contents = {
-        "md": as_markdown(comparison),
-        "html": as_html(comparison),
-        "json": json.dumps(comparison.as_dict(), indent=2, ensure_ascii=False) + "\n",
+        f"{NAME}.md": _markdown(title(comparison), page),
+        f"{NAME}.html": _html(title(comparison), page),
+        f"{NAME}.json": json.dumps(comparison.as_dict(), indent=2, ensure_ascii=False) + "\n",
+        **{_figure_name(number): svg for number, svg in enumerate(figures, 1)},
     }
-    paths = tuple(folder / f"{NAME}.{suffix}" for suffix in contents)
-    for path, content in zip(paths, contents.values(), strict=True):
-        write_text(path, content, PredictionsError)
-    return paths
+    for name, content in contents.items():
+        write_text(folder / name, content, PredictionsError)
+    return tuple(folder / name for name in contents)
 
 
 def as_markdown(comparison: Comparison) -> str:
-    """The whole report; figures are left out."""
-    lines = [f"# {_in_markdown(title(comparison))}"]
-    for section in sections(comparison):
-        lines.append(f"## {_in_markdown(section.title)}")
-        lines += [
-            _markdown_table(block) if isinstance(block, Sheet) else _in_markdown(block)
-            for block in section.blocks
-            if not isinstance(block, Drawing)
-        ]
-    return "\n\n".join(lines) + "\n"
+    """The whole report; figures are named as `write_comparison` names them."""
+    return _markdown(title(comparison), _page(comparison))
 
 
 def as_html(comparison: Comparison) -> str:
     """The whole report as one page that loads nothing from anywhere."""
-    body = [f"<h1>{_in_html(title(comparison))}</h1>"]
+    return _html(title(comparison), _page(comparison))
+
+
+def _page(comparison: Comparison) -> _Page:
+    """The sections, their figures drawn."""
+    from erc_llm.evaluation.plots import as_svg, differences_figure, reliabilities_figure
+
+    page: list[tuple[str, list[str | Sheet | _Figure]]] = []
     for section in sections(comparison):
-        body.extend(_html_section(section))
+        blocks = [
+            _Figure(block.title, as_svg(differences_figure(block.title, block.rows, block.unit)))
+            if isinstance(block, Drawing)
+            else block
+            for block in section.blocks
+        ]
         if section.title == CALIBRATION:
-            body.append(_reliabilities(comparison))
-    head = f"<title>{_in_html(title(comparison))}</title><style>{_CSS}</style>"
+            bins = [(s.name, s.calibration.reliability) for s in comparison.systems if s.calibration]
+            blocks.append(_Figure("How often the likeliest label is right", as_svg(reliabilities_figure(bins))))
+        page.append((section.title, blocks))
+    return page
+
+
+def _markdown(heading: str, page: _Page) -> str:
+    lines, figures = [f"# {_in_markdown(heading)}"], 0
+    for name, blocks in page:
+        lines.append(f"## {_in_markdown(name)}")
+        for block in blocks:
+            if isinstance(block, _Figure):
+                figures += 1
+                lines.append(f"![{_in_markdown(block.title)}]({_figure_name(figures)})")
+            else:
+                lines.append(_markdown_table(block) if isinstance(block, Sheet) else _in_markdown(block))
+    return "\n\n".join(lines) + "\n"
+
+
+def _figure_name(number: int) -> str:
+    return f"{NAME}-{number}.svg"
+
+
+def _html(heading: str, page: _Page) -> str:
+    body = [f"<h1>{_in_html(heading)}</h1>"]
+    for name, blocks in page:
+        body.append(f"<h2>{_in_html(name)}</h2>")
+        body += [_html_block(block) for block in blocks]
+    head = f"<title>{_in_html(heading)}</title><style>{_CSS}</style>"
     viewport = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
     return (
         f'<!doctype html>\n<html lang="en"><head>{viewport}{head}</head><body>\n'
@@ -77,28 +124,10 @@ def as_html(comparison: Comparison) -> str:
     )
 
 
-def _html_section(section: Section) -> Iterator[str]:
-    yield f"<h2>{_in_html(section.title)}</h2>"
-    for block in section.blocks:
-        yield _html_block(block)
-
-
-def _html_block(block: Block) -> str:
+def _html_block(block: str | Sheet | _Figure) -> str:
     if isinstance(block, str):
         return f"<p>{_in_html(block)}</p>"
-    if isinstance(block, Sheet):
-        return _html_table(block)
-    from erc_llm.evaluation.plots import as_svg, differences_figure
-
-    return as_svg(differences_figure(block.title, block.rows, block.unit))
-
-
-def _reliabilities(comparison: Comparison) -> str:
-    from erc_llm.evaluation.plots import as_svg, reliabilities_figure
-
-    return as_svg(
-        reliabilities_figure([(s.name, s.calibration.reliability) for s in comparison.systems if s.calibration])
-    )
+    return block.svg if isinstance(block, _Figure) else _html_table(block)
 
 
 def _html_table(sheet: Sheet) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -140,9 +141,15 @@ def test_the_page_loads_nothing_and_holds_its_figures(comparison: Comparison) ->
 
 def test_files_appear_whole_in_a_folder_that_is_made(comparison: Comparison, tmp_path: Path) -> None:
     paths = write_comparison(comparison, tmp_path / "new" / "folder")
-    assert [path.name for path in paths] == ["comparison.md", "comparison.html", "comparison.json"]
+    figures = [f"comparison-{number}.svg" for number in (1, 2, 3)]
+    assert [path.name for path in paths] == ["comparison.md", "comparison.html", "comparison.json", *figures]
     assert sorted(path.name for path in paths[0].parent.iterdir()) == sorted(path.name for path in paths)
     assert json.loads(paths[2].read_text("utf-8"))["targets"] == comparison.targets
+    assert re.findall(r"!\[.+\]\((.+)\)", paths[0].read_text("utf-8")) == figures
+    page = paths[1].read_text("utf-8")
+    for path in paths[3:]:
+        assert ElementTree.fromstring(path.read_bytes()).tag == "{http://www.w3.org/2000/svg}svg"
+        assert path.read_text("utf-8") in page, "the same figure"
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(PredictionsError, match="cannot be written"):
         write_comparison(comparison, tmp_path / "file")
