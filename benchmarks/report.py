@@ -185,12 +185,13 @@ def _profiles(section: Result) -> Sheet:
             f"{found['profiles']}",
             f"{found['seconds']:.1f}",
             str(Ratio(tuple(found["growth_rounds"]))),
+            f"{found['embedding_seconds']:.1f}" if found["embedding_seconds"] else "",
             f"{found['peak_mb']:.0f}",
         )
         for writer, lengths in section.items()
         for times, found in lengths.items()
     )
-    columns = ("writer", "corpus", "profiles", "seconds", "times the seconds of 1x", "MB more")
+    columns = ("writer", "corpus", "profiles", "seconds", "times the seconds of 1x", "encoder, seconds", "MB more")
     return Sheet("Speaker profiles of a whole corpus, and of the corpus told over and over", columns, rows)
 
 
