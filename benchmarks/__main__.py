@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measures, prints the tables, writes them as JSON and Markdown."""
+"""`python -m benchmarks [PART]`: measures and prints the tables; all of them are written, too, as JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from erc_llm.files import write_text
 
 # A few minutes per round on two cores with bf16 units; the peers read every scene once per utterance, or seven times.
 TRAINING_SCENES, SCORING_SCENES = 16, 24
+OUT = Path("docs/results/benchmarks.json")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -38,7 +39,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pairs", type=int, default=3, help="rounds, in each of which every side runs once")
     parser.add_argument("--padding-free", action="store_true", help="also train with TRL's padding-free batches")
     parser.add_argument("--profile", action="store_true", help="also show which operators take the time")
-    parser.add_argument("--out", type=Path, default=Path("docs/results/benchmarks.json"), help="the JSON file")
+    parser.add_argument(
+        "--out", type=Path, help=f"the JSON file; a part is only printed without; default of all: {OUT}"
+    )
     return parser
 
 
@@ -94,12 +97,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError("--pairs and --scenes count from 1")
         report = measure_all(options, console)
         print_sheets(report, console)
-        write_text(options.out, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-        write_text(options.out.with_suffix(".md"), as_markdown(report))
+        out = options.out or (OUT if options.what == "all" else None)
+        if out is not None:
+            write_text(out, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+            write_text(out.with_suffix(".md"), as_markdown(report))
+            console.print(f"written to {out} and {out.with_suffix('.md')}", highlight=False)
     except ErcError as error:
         Console(stderr=True).print(str(error), style="red", markup=False, highlight=False)
         return error.exit_code
-    console.print(f"written to {options.out} and {options.out.with_suffix('.md')}", highlight=False)
     return 0
 
 

@@ -3,14 +3,12 @@
 Same encoder, contexts, precision, optimizer and targets. CoMPM's public code takes batches of one, embeds the
 remembered utterances anew for every target and trains both encoders; it is built here as a peer to measure, once with
 EmoNet's memory across dialogues and once with CoMPM's own within the dialogue. In: a corpus. Out: a section of the
-report; `python -m benchmarks.baselines --corpus FOLDER` prints it alone. Each measurement is a fresh process.
+report; `python -m benchmarks baselines --corpus FOLDER` prints it alone. Each measurement is a fresh process.
 """
 
 from __future__ import annotations
 
-import argparse
 import random
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +18,6 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from benchmarks.measure import Job, Result, peak_mb, ratio, run_alternating, speeds
-from erc_llm.errors import ErcError
 
 if TYPE_CHECKING:
     from erc_llm.baselines.fitting import Fitting
@@ -152,30 +149,3 @@ def _draw(examples: list[Example], most: int, seed: int) -> list[Example]:
         return examples
     chosen = sorted(random.Random(f"benchmarks/{seed}").sample(range(len(examples)), most))
     return [examples[i] for i in chosen]
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print the table."""
-    from benchmarks.report import print_sheet, sheets
-
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.baselines", description=__doc__)
-    parser.add_argument("--corpus", default="sample", help="a corpus; its train scenes are taken")
-    parser.add_argument("--scenes", type=int, default=16, help="scenes drawn")
-    parser.add_argument("--pairs", type=int, default=3, help="rounds, in each of which every side runs once")
-    options = parser.parse_args(arguments)
-    console = Console(width=None if sys.stdout.isatty() else 120)
-
-    def on_run(number: int, job: Job, result: Result) -> None:
-        console.print(f"round {number + 1}, {job.name}: {result['seconds']:.1f} s", markup=False)
-
-    try:
-        for sheet in sheets({"baselines": compare(options.corpus, options.scenes, options.pairs, on_run)}):
-            print_sheet(sheet, console)
-    except ErcError as error:
-        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False)
-        return error.exit_code
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

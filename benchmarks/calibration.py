@@ -1,6 +1,6 @@
 """What correcting a million predictions costs, and what fitting a calibration costs: seconds and memory.
 
-In: how many predictions. Out: a section of the report; `python -m benchmarks.calibration` prints it alone. The scores
+In: how many predictions. Out: a section of the report; `python -m benchmarks calibration` prints it alone. The scores
 are drawn, no model is needed. Each measurement is a fresh process.
 """
 
@@ -13,11 +13,9 @@ from collections.abc import Callable
 from statistics import median
 
 import numpy as np
-from rich.console import Console
 
 from benchmarks.measure import Job, Result, run_alternating
 from erc_llm.corpus.labels import EMORYNLP
-from erc_llm.errors import ErcError
 from erc_llm.predictions import Correction, Predictions, PredictionsInfo, PriorShift, Scaling, correct
 from erc_llm.predictions.correction import normalise
 
@@ -97,21 +95,3 @@ def _table(n: int) -> Predictions:
 def _resident_mb() -> float:
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
-
-
-def main() -> int:
-    """Measure three rounds and print the table."""
-    from benchmarks.report import print_sheet, sheets
-
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    try:
-        for sheet in sheets({"calibration": compare(3)}):
-            print_sheet(sheet, console)
-    except ErcError as error:
-        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False)
-        return error.exit_code
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,6 @@
 """What `erc-llm compare` costs: seconds and memory of the whole command, start of Python and files written included.
 
-In: how many utterances. Out: a section of the report; `python -m benchmarks.comparison` prints it alone. The tables are
+In: how many utterances. Out: a section of the report; `python -m benchmarks comparison` prints it alone. The tables are
 drawn, no model is needed. Each measurement is a fresh process, which runs the command as the shell would.
 """
 
@@ -17,11 +17,10 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-from rich.console import Console
 
 from benchmarks.measure import Job, Result, run_alternating
 from erc_llm.corpus.labels import EMORYNLP
-from erc_llm.errors import ErcError, UserError
+from erc_llm.errors import UserError
 from erc_llm.predictions import Predictions, PredictionsInfo, write_predictions
 
 SIZES = (1_328, 1_000_000)  # EmoryNLP's `original` test set, and a large one
@@ -131,21 +130,3 @@ def _table(n: int, number: int) -> Predictions:
         probabilities=probabilities,
         label_mass=np.full(n, 0.9),
     )
-
-
-def main() -> int:
-    """Measure one round and print the table."""
-    from benchmarks.report import print_sheet, sheets
-
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    try:
-        for sheet in sheets({"comparison": compare(1)}):
-            print_sheet(sheet, console)
-    except ErcError as error:
-        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False)
-        return error.exit_code
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
