@@ -6,15 +6,14 @@ are drawn, no model is needed. Each measurement is a fresh process.
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable
+from resource import RUSAGE_SELF, getrusage
 from statistics import median
 
 import numpy as np
 
-from benchmarks.measure import Job, Result, run_alternating
+from benchmarks.measure import Job, Result, resident_mb, run_alternating
 from erc_llm.corpus.labels import EMORYNLP
 from erc_llm.predictions import Correction, Predictions, PredictionsInfo, PriorShift, Scaling, correct
 from erc_llm.predictions.correction import normalise
@@ -54,14 +53,14 @@ def run(part: str, predictions: int) -> Result:
     correction = Correction(
         shift, Scaling(1.5, (0.3, -0.2, 0.1, 0.0, -0.5, 0.4, 0.2)), (1.0, 1.2, 0.7, 1.1, 1.3, 1.2, 1)
     )
-    before, began = _resident_mb(), time.perf_counter()
+    before, began = resident_mb(getrusage(RUSAGE_SELF)), time.perf_counter()
     if part == "arrays":
         correction.decide(correction.probabilities(table.log_likelihoods))
     elif part == "table":
         correct(table, correction)
     else:
         calibrate(table, shift, "nll" if part == "fit" else "weighted_f1")
-    return {"seconds": time.perf_counter() - began, "before_mb": before, "peak_mb": _resident_mb()}
+    return {"seconds": time.perf_counter() - began, "before_mb": before, "peak_mb": resident_mb(getrusage(RUSAGE_SELF))}
 
 
 def _table(n: int) -> Predictions:
@@ -90,8 +89,3 @@ def _table(n: int) -> Predictions:
         log_likelihoods=scores,
         probabilities=normalise(scores),
     )
-
-
-def _resident_mb() -> float:
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

@@ -7,7 +7,6 @@ drawn, no model is needed. Each measurement is a fresh process, which runs the c
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks.measure import Job, Result, run_alternating
+from benchmarks.measure import Job, Result, resident_mb, run_alternating
 from erc_llm.corpus.labels import EMORYNLP
 from erc_llm.errors import UserError
 from erc_llm.predictions import Predictions, PredictionsInfo, write_predictions
@@ -80,11 +79,7 @@ def measure(command: list[str]) -> Result:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise UserError(f"{' '.join(command[3:5])} ended with exit code {process.returncode}: {said[-500:]}")
-    return {"seconds": seconds, "cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_mb": _megabytes(usage)}
-
-
-def _megabytes(usage: resource.struct_rusage) -> float:
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+    return {"seconds": seconds, "cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_mb": resident_mb(usage)}
 
 
 def write(utterances: int, paths: list[str]) -> None:

@@ -181,8 +181,12 @@ def peak_mb(device: torch.device) -> float:
 
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    return resident_mb(resource.getrusage(resource.RUSAGE_SELF))
+
+
+def resident_mb(usage: resource.struct_rusage) -> float:
+    """The largest resident set of what the usage is of, in MB."""
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
 def main(request: str, answer: str) -> int:

@@ -7,15 +7,14 @@ measurement is a fresh process.
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from resource import RUSAGE_SELF, getrusage
 from statistics import median
 from typing import Any
 
-from benchmarks.measure import Job, Result, ratio, run_alternating
+from benchmarks.measure import Job, Result, ratio, resident_mb, run_alternating
 from benchmarks.workload import Settings
 from erc_llm.corpus.dialogues import Corpus
 
@@ -76,7 +75,7 @@ def run(settings: Mapping[str, Any], profile: Mapping[str, str], times: int) -> 
     config = load_config(settings["config"], settings["overrides"])
     corpus = open_corpus(CorpusConfig(path=settings["corpus"]), config.label_set())
     told = _told_over(corpus, times)
-    before = _resident_mb()
+    before = resident_mb(getrusage(RUSAGE_SELF))
     began = time.perf_counter()
     profiler = make_profiler(config.profile.model_copy(update=dict(profile)), told, seed=config.seed)
     profiles = sum(len(profiler.profiles(dialogue)) for dialogue in told.dialogues())
@@ -91,7 +90,7 @@ def run(settings: Mapping[str, Any], profile: Mapping[str, str], times: int) -> 
         "embedding_seconds": first - seconds,
         "profiles": profiles,
         "before_mb": before,
-        "peak_mb": _resident_mb(),
+        "peak_mb": resident_mb(getrusage(RUSAGE_SELF)),
     }
 
 
@@ -111,8 +110,3 @@ def _told_over(corpus: Corpus, times: int) -> Corpus:
 
 def _name(arm: str, times: int) -> str:
     return f"profiles, {arm}, {times}x"
-
-
-def _resident_mb() -> float:
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
