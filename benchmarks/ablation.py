@@ -10,6 +10,7 @@ work between processes.
     python -m benchmarks.ablation benchmarks/profiles.yaml --out docs/results/profiles --table
     python -m benchmarks.ablation benchmarks/imbalance.yaml --out docs/results/imbalance --calibrated
     python -m benchmarks.ablation benchmarks/finals.yaml --corpus FOLDER --out runs --split dev
+    python -m benchmarks.ablation benchmarks/finals.yaml --out runs --split dev --calibrated
     python -m benchmarks.ablation benchmarks/imbalance.yaml none shuffled-labels --corpus FOLDER --out OUT --orders 4
 """
 
@@ -179,6 +180,26 @@ def as_calibrated_table(arms: Arms, out: Path) -> str:
     return "\n".join(rows)
 
 
+def write_steps(arms: Arms, out: Path, split: str) -> list[Path]:
+    """Each finished arm's table of a split after each step of its correction, for `erc-llm compare`.
+
+    The calibration and the decision weights are fitted on the arm's own selection split. Step by step the files are
+    `SPLIT-raw`, `SPLIT-prior` where training saw another prior, `SPLIT-calibration` and `SPLIT-decision-weights`.
+    """
+    from erc_llm.decoding.calibration import calibrate
+    from erc_llm.predictions import write_predictions
+
+    written = []
+    for name, table in _finished(arms, out, split).items():
+        selection = read_predictions(_table(out / name, SELECTION))
+        fit = calibrate(selection, Correction.of(selection.info).prior, "weighted_f1")
+        for step, correction in fit.correction.steps:
+            word = step.partition(":")[0].replace(" ", "-")
+            written.append(out / name / f"{split}-{word}.parquet")
+            write_predictions(correct(table, correction), written[-1])
+    return written
+
+
 def _finished(arms: Arms, out: Path, split: str) -> dict[str, Predictions]:
     paths = {name: _table(out / name, split) for name in arms.arms}
     return {name: read_predictions(path) for name, path in paths.items() if path.is_file()}
@@ -251,7 +272,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--split", default=SELECTION, help="what to score; dev is for finalists")
     parser.add_argument("--orders", type=int, default=1, help="also average over so many orders of the labels")
     parser.add_argument("--table", action="store_true", help="train nothing, print the table of what is finished")
-    parser.add_argument("--calibrated", action="store_true", help="print what calibrations make of the arms instead")
+    parser.add_argument(
+        "--calibrated",
+        action="store_true",
+        help="print what calibrations make of the arms instead, or write it, with another split",
+    )
     options = parser.parse_intermixed_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 120)
     try:
@@ -263,8 +288,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise ConfigError("--corpus: needed to train; --table and --calibrated only print")
             for name in options.arm or arms.arms:
                 run_arm(arms, name, options.corpus, options.out, console, options.split, options.orders)
-        calibrated, out = options.calibrated, options.out
-        print(as_calibrated_table(arms, out) if calibrated else as_table(arms, out, options.split))
+        if options.calibrated and options.split != SELECTION:
+            print("\n".join(map(str, write_steps(arms, options.out, options.split))))
+        elif options.calibrated:
+            print(as_calibrated_table(arms, options.out))
+        else:
+            print(as_table(arms, options.out, options.split))
     except ErcError as error:
         Console(stderr=True).print(str(error), style="red", markup=False, highlight=False)
         return error.exit_code

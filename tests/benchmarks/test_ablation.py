@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from rich.console import Console
@@ -76,6 +77,17 @@ def test_a_balanced_arm_is_shown_without_and_with_the_prior_taken_back(
     assert [row[0] for row in rows[2:]] == ["none", "drawn", "drawn, corrected"]
     assert {len(row) for row in rows} == {12}
     assert all(float(row[9]) <= float(row[8]) for row in rows[2:]), "no calibration is a candidate too"
+    assert main([str(path), "drawn", "--corpus", str(corpus), "--out", str(out), "--split", "dev"]) == 0
+    capsys.readouterr()
+    assert main([str(path), "--out", str(out), "--split", "dev", "--calibrated"]) == 0
+    written = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert [p.stem for p in written][:3] == ["dev-raw", "dev-prior", "dev-calibration"]
+    tables = [read_predictions(p) for p in written]
+    dev = read_predictions(out / "drawn" / "dev.parquet")
+    assert {t.info.split for t in tables} == {"dev"}
+    assert tables[0].info.prior is None
+    assert np.array_equal(tables[1].probabilities, dev.probabilities), "predict takes the prior back, too"
+    assert tables[2].info.temperature is not None
 
 
 def test_orders_of_the_labels_are_averaged_in_scoring_alone(
