@@ -32,7 +32,7 @@ from tests.tiny_runs import dialogue
 SCHEMES = ("inverse_frequency", "square_root", "effective_number")
 COUNTS = np.array([2184, 1071, 3034, 952, 784, 671, 1285])  # as skewed as EmoryNLP's train, about 10,000 targets
 TOKENIZER = chatml_tokenizer()
-SCENES = [dialogue(number, 2 + number % 6) for number in range(40)]
+SCENES = [dialogue(number, 1 + number % 6) for number in range(40)]  # some of one line, which may not be drawn
 
 
 def _targets(counts: Sequence[int] | np.ndarray[Any, Any], per_scene: int = 12) -> Targets:
@@ -104,14 +104,14 @@ def test_the_prior_is_flat_under_inverse_frequency_and_that_of_train_without_bal
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_classes_come_as_often_as_the_scheme_says(scheme: str) -> None:
-    """Over 20 epochs of 9,981 draws: a count has a standard deviation of half a per cent of itself."""
+    """In every epoch, to less than a draw; over many epochs, on average."""
     sampler = _sampler(scheme)
-    counts = sum(_drawn(sampler, epoch) for epoch in range(20))
-    expected = np.array(sampler.prior) * 20 * len(sampler.targets)
-    assert counts.sum() == 20 * COUNTS.sum()
-    assert chisquare(counts, expected).pvalue > 0.001
-    assert counts == pytest.approx(expected, rel=0.02)
-    assert chisquare(counts, COUNTS / COUNTS.sum() * counts.sum()).pvalue < 1e-9, "the test tells schemes apart"
+    expected = np.array(sampler.prior) * len(sampler.targets)
+    counts = np.array([_drawn(sampler, epoch) for epoch in range(20)])
+    assert (counts.sum(axis=1) == COUNTS.sum()).all()
+    assert (np.abs(counts - expected) < 1).all()
+    assert counts.mean(axis=0) == pytest.approx(expected, abs=4 * 0.5 / np.sqrt(20))
+    assert chisquare(counts[0], COUNTS).pvalue < 1e-9, "the test tells schemes apart"
 
 
 def test_targets_of_a_class_are_drawn_alike() -> None:
@@ -127,6 +127,9 @@ def test_as_many_draws_as_targets(seed: int, epoch: int, weights: list[float]) -
     counts = draw(np.array(weights), seed, epoch)
     assert counts.shape == (len(weights),)
     assert counts.sum() == len(weights)
+    wide = np.array(weights) * len(weights) / sum(weights)
+    assert (np.floor(wide - 1e-9) <= counts).all()
+    assert (counts <= np.ceil(wide + 1e-9)).all()
 
 
 def test_what_can_not_be_drawn_is_not() -> None:
@@ -142,7 +145,7 @@ def test_the_same_seed_and_epoch_draw_the_same_and_others_do_not() -> None:
 
 def test_draws_are_pinned() -> None:
     """Another stream of numbers would silently change what a seed means."""
-    assert draw(np.array([1.0, 2.0, 3.0, 1.0, 1.0, 1.0, 5.0, 1.0]), 13, 1).tolist() == [0, 0, 4, 0, 1, 1, 2, 0]
+    assert draw(np.array([1.0, 2.0, 3.0, 1.0, 1.0, 1.0, 5.0, 1.0]), 13, 1).tolist() == [0, 1, 2, 0, 0, 1, 3, 1]
 
 
 def test_without_drawing_every_target_is_asked_once_with_the_weight_of_its_class() -> None:
