@@ -12,13 +12,18 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from erc_llm.errors import PredictionsError
 from erc_llm.evaluation.comparison_report import CALIBRATION, sections, title
 from erc_llm.evaluation.evidence import Comparison
 from erc_llm.evaluation.sections import Cell, Drawing, Sheet
 from erc_llm.files import write_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NAME = "comparison"
 _CSS = """
@@ -35,6 +40,7 @@ th { font-weight: 400; color: #57606a; border-bottom: 1px solid #d0d7de; } .left
 @dataclass(frozen=True, slots=True)
 class _Figure:
     title: str
+    file: str
     svg: str
 
 
@@ -52,12 +58,11 @@ def write_comparison(comparison: Comparison, folder: Path) -> tuple[Path, ...]:
         PredictionsError: A file cannot be written.
     """
     page = _page(comparison)
-    figures = [block.svg for _, blocks in page for block in blocks if isinstance(block, _Figure)]
     contents = {
         f"{NAME}.md": _markdown(title(comparison), page),
         f"{NAME}.html": _html(title(comparison), page),
         f"{NAME}.json": json.dumps(comparison.as_dict(), indent=2, ensure_ascii=False) + "\n",
-        **{_figure_name(number): svg for number, svg in enumerate(figures, 1)},
+        **{block.file: block.svg for _, blocks in page for block in blocks if isinstance(block, _Figure)},
     }
     for name, content in contents.items():
         write_text(folder / name, content, PredictionsError)
@@ -78,36 +83,36 @@ def _page(comparison: Comparison) -> _Page:
     """The sections, their figures drawn."""
     from erc_llm.evaluation.plots import as_svg, differences_figure, reliabilities_figure
 
+    numbers = count(1)
+
+    def figure(caption: str, drawn: Figure) -> _Figure:
+        return _Figure(caption, f"{NAME}-{next(numbers)}.svg", as_svg(drawn))
+
     page: list[tuple[str, list[str | Sheet | _Figure]]] = []
     for section in sections(comparison):
         blocks = [
-            _Figure(block.title, as_svg(differences_figure(block.title, block.rows, block.unit)))
+            figure(block.title, differences_figure(block.title, block.rows, block.unit))
             if isinstance(block, Drawing)
             else block
             for block in section.blocks
         ]
         if section.title == CALIBRATION:
             bins = [(s.name, s.calibration.reliability) for s in comparison.systems if s.calibration]
-            blocks.append(_Figure("How often the likeliest label is right", as_svg(reliabilities_figure(bins))))
+            blocks.append(figure("How often the likeliest label is right", reliabilities_figure(bins)))
         page.append((section.title, blocks))
     return page
 
 
 def _markdown(heading: str, page: _Page) -> str:
-    lines, figures = [f"# {_in_markdown(heading)}"], 0
+    lines = [f"# {_in_markdown(heading)}"]
     for name, blocks in page:
         lines.append(f"## {_in_markdown(name)}")
         for block in blocks:
             if isinstance(block, _Figure):
-                figures += 1
-                lines.append(f"![{_in_markdown(block.title)}]({_figure_name(figures)})")
+                lines.append(f"![{_in_markdown(block.title)}]({block.file})")
             else:
                 lines.append(_markdown_table(block) if isinstance(block, Sheet) else _in_markdown(block))
     return "\n\n".join(lines) + "\n"
-
-
-def _figure_name(number: int) -> str:
-    return f"{NAME}-{number}.svg"
 
 
 def _html(heading: str, page: _Page) -> str:
