@@ -85,7 +85,9 @@ def _notes(
     # A local batch is answered whole; what a server answers costs, and is kept as soon as it is there.
     local = config.endpoint is None
     answer = _local(config) if local else _server(config, cache, ask_server, allow_remote)
-    return write_notes(history, answer, cache, template, words=config.words, keep=local, on_progress=on_progress)
+    return write_notes(
+        history, answer, cache, template, words=config.words, keep_batches=local, on_progress=on_progress
+    )
 
 
 def _writer_of(config: ProfileConfig) -> str:

@@ -4,8 +4,8 @@
 
 The counterpart in words of a recurrent speaker memory: the notes have a fixed length, so what is old fades because it
 must make room. In: a `History` and a callable that answers a batch of prompts. Out: sentences per person and scene.
-Batches follow from the corpus alone and are kept on disk whole, so that a run that was killed goes on where it stopped
-and any order of execution gives the same notes. Knows no model.
+Batches follow from the corpus alone and are kept on disk, so that a run that was killed goes on where it stopped and any
+order of execution gives the same notes. Knows no model.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def write_notes(
     *,
     words: int = 30,
     batch: int = 16,
-    keep: bool = True,
+    keep_batches: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Notes:
     """Notes on every person after each scene; after the last one too, for conversations that are not of the corpus.
@@ -143,7 +143,7 @@ def write_notes(
         template: Asks for the notes.
         words: Most words of the notes; longer answers are cut at a sentence.
         batch: How many persons' notes are asked for at once.
-        keep: Whether to keep batches; not where `answer` keeps each answer itself.
+        keep_batches: False where `answer` itself keeps each answer as soon as it is there.
         on_progress: Gets how many notes are written, and how many there will be.
     """
     chains = {person: history.scenes(person) for person in history.persons()}
@@ -156,7 +156,7 @@ def write_notes(
         if answers is None or len(answers) != len(prompts):
             answers = answer(prompts)
             assert len(answers) == len(prompts)
-            if keep:
+            if keep_batches:
                 cache.add(key, answers)
         for (person, i), text in zip(jobs, answers, strict=True):
             notes[person, chains[person][i][0].id] = cut_notes(text, words)
