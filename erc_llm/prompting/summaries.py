@@ -4,8 +4,8 @@
 
 The counterpart in words of a recurrent speaker memory: the notes have a fixed length, so what is old fades because it
 must make room. In: a `History` and a callable that answers a batch of prompts. Out: sentences per person and scene.
-Batches follow from the corpus alone and are kept on disk, so that a run that was killed goes on where it stopped and any
-order of execution gives the same notes. Knows no model.
+Batches follow from the corpus alone and are kept on disk, so that a run that was killed goes on where it stopped and
+any order of execution gives the same notes. Knows no model.
 """
 
 from __future__ import annotations
