@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from erc_llm.config import read_yaml
+from erc_llm.config_files import read_yaml
 from erc_llm.errors import ConfigError
 from erc_llm.resources import configs_dir
 

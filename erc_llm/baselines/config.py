@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from erc_llm.config import Recipe, Section, load_section
+from erc_llm.config import Recipe
+from erc_llm.config_files import Section, load_section
 
 Kind = Literal["encoder", "compm", "emonet"]
 LossWeights = Literal["none", "unnormalised", "normalised"]

@@ -41,7 +41,7 @@ def test_all_sides_are_measured_and_reported(
 ) -> None:
     path = tmp_path / "emonet.yaml"
     path.write_text(baseline_config(tiny_bert, tmp_path).as_yaml(), encoding="utf-8")
-    monkeypatch.setattr("erc_llm.config.configs_dir", lambda: tmp_path)
+    monkeypatch.setattr("erc_llm.config_files.configs_dir", lambda: tmp_path)
     monkeypatch.setattr(baselines, "PEER_TARGETS", 5)
     monkeypatch.setattr("benchmarks.measure.run_job", lambda job: baselines.run(**job.arguments))
     ran: list[str] = []

@@ -1,0 +1,140 @@
+"""Configuration files: YAML and `key=value` overrides, checked as a whole.
+
+In: a kind of `Section`, a file and overrides. Out: a frozen section, or one `ConfigError` that lists every mistake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from erc_llm.errors import ConfigError
+from erc_llm.resources import configs_dir
+
+
+class Section(BaseModel):
+    """Fields that are checked all at once; unknown ones are mistakes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+
+Checked = TypeVar("Checked", bound=Section)
+
+
+def load_section(kind: type[Checked], source: str | Path, overrides: Sequence[str] = ()) -> Checked:
+    """Read a configuration file of some kind.
+
+    Args:
+        kind: What it may say.
+        source: A YAML file, or the name of one that comes with the package.
+        overrides: `key.sub=value` texts; values are read as YAML.
+
+    Raises:
+        ConfigError: With every mistake of file and overrides, one a line.
+    """
+    path = _find(source)
+    return resolve(kind, read_yaml(path), overrides, str(path))
+
+
+def resolve(kind: type[Checked], content: dict[str, Any], overrides: Sequence[str], source: str) -> Checked:
+    """`load_section` of what a file holds; `source` is what a message calls it."""
+    mistakes = []
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key:
+            mistakes.append(f"override '{override}': expected key=value, such as seed=14")
+            continue
+        try:
+            _set(content, key.split("."), yaml.safe_load(value))
+        except (yaml.YAMLError, ValueError):
+            mistakes.append(f"override '{override}': the value is not YAML: {value}")
+        except TypeError:
+            mistakes.append(f"override '{override}': '{key}' goes into a field that has no fields")
+    try:
+        config = kind.model_validate(content)
+    except ValidationError as error:
+        mistakes += dict.fromkeys(_explain(kind, item) for item in error.errors())
+    if mistakes:
+        count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+        raise ConfigError(f"{source}: {count}\n" + "\n".join(f"  {m}" for m in mistakes))
+    return config
+
+
+def _find(source: str | Path) -> Path:
+    path = Path(source)
+    if path.is_file():
+        return path
+    packaged = configs_dir() / f"{path.name.removesuffix('.yaml')}.yaml"
+    if packaged.is_file() and path.parent.name in ("", "configs"):
+        return packaged
+    known = sorted(p.stem for p in configs_dir().glob("*.yaml"))
+    raise ConfigError(f"{source}: no such configuration file; those that come with the package: {', '.join(known)}")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds; empty for an empty file.
+
+    Raises:
+        ConfigError: It is not UTF-8, broken YAML, or no mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ConfigError(f"{place}: broken YAML: {getattr(error, 'problem', error)}") from error
+    except ValueError as error:  # a date or number that YAML recognises and Python cannot make
+        raise ConfigError(f"{path}: broken YAML: {error}{_place_of_bad_scalar(path)}; put it in quotes") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected fields such as `corpus:` and `lora:`, found {type(content).__name__}")
+    return content
+
+
+def _set(content: dict[str, Any], keys: Sequence[str], value: Any) -> None:
+    for key in keys[:-1]:
+        if content.get(key) is None:
+            content[key] = {}
+        content = content[key]
+        if not isinstance(content, dict):
+            raise TypeError(key)
+    content[keys[-1]] = value
+
+
+def _place_of_bad_scalar(path: Path) -> str:
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            yaml.safe_load(line.partition(":")[2])
+        except ValueError:
+            return f" in line {number}: {line.strip()}"
+        except yaml.YAMLError:
+            continue
+    return ""
+
+
+def _explain(kind: type[Section], item: Mapping[str, Any]) -> str:
+    location = item["loc"]
+    if location[:2] == ("lora", "target_modules"):  # one field of two types, one mistake
+        return (
+            f"lora.target_modules: expected `all-linear`, a pattern, or a list of layer names, found {item['input']!r}"
+        )
+    field = ".".join(str(part) for part in location) or "(whole file)"
+    if item["type"] == "extra_forbidden":
+        return f"{field}: no such field; {_fields_beside(kind, item['loc'])}"
+    found = item.get("input")
+    return f"{field}: {item['msg']}" + ("" if isinstance(found, (dict, list)) else f", found {found!r}")
+
+
+def _fields_beside(kind: type[Section], location: Sequence[int | str]) -> str:
+    section: Any = kind
+    for part in location[:-1]:
+        section = section.model_fields[part].annotation
+        section = next((t for t in getattr(section, "__args__", ()) if hasattr(t, "model_fields")), section)
+    return "there are " + ", ".join(section.model_fields)
