@@ -25,7 +25,7 @@ print(int(kept), min(add() for _ in range(5)))
 
 
 def page_faults(*arguments: str) -> tuple[int, int]:
-    """Whether memory is kept, and the page faults of a few additions: of five times the fewest, as others add to them."""
+    """Whether memory is kept, and the page faults of a few additions: the fewest of five rounds."""
     found = subprocess.run([sys.executable, "-c", COUNT, *arguments], capture_output=True, text=True, check=True)
     kept, faults = map(int, found.stdout.split())
     return kept, faults
