@@ -15,10 +15,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from erc_llm.evaluation.evidence import Contrast, Division
+from erc_llm.evaluation.several_runs import Resamples, resamples_of
 from erc_llm.evaluation.significance import holm, smallest_detectable, standard_error
 from erc_llm.evaluation.subgroups import Factor
 from erc_llm.evaluation.systems import System
-from erc_llm.evaluation.tallies import Tallies, bootstrap, figures, over_runs, permutation_p_values
+from erc_llm.evaluation.tallies import Tallies, bootstrap, figures, permutation_p_values
 from erc_llm.metrics import FIGURES, Estimate, Figure, Floats, calibration_estimate
 from erc_llm.resampling import percentile_interval
 
@@ -27,22 +28,25 @@ TITLES: dict[Figure, str] = {"weighted_f1": "weighted F1", "macro_f1": "macro F1
 
 @dataclass(frozen=True)
 class Side:
-    """A system's figures: of all targets (figures,), and of resamples (draws, figures); None of a single cluster."""
+    """A system's figures: of all targets (figures,), and of resamples; None of a single cluster."""
 
     system: System
     point: Floats
-    resampled: Floats | None
+    resamples: Resamples | None
 
     def estimate(self, place: int) -> Estimate:
         """A figure with its interval."""
-        return _estimate(float(self.point[place]), None if self.resampled is None else self.resampled[:, place])
+        return _estimate(float(self.point[place]), self._resampled(place))
 
     def calibration_error(self, place: int) -> Estimate:
         """The same for the calibration error, whose resamples lie too high."""
-        value, resampled = float(self.point[place]), None if self.resampled is None else self.resampled[:, place]
+        value, resampled = float(self.point[place]), self._resampled(place)
         if resampled is None or not np.isfinite(resampled).all():
             return Estimate(value)
         return calibration_estimate(value, resampled)
+
+    def _resampled(self, place: int) -> Floats | None:
+        return None if self.resamples is None else self.resamples.figures[:, place]
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def sides(tallies: Tallies, systems: Sequence[System], draws: int, seed: int) ->
         Side(
             system,
             points[list(system.runs)].mean(axis=0),
-            None if resampled is None else over_runs(resampled, system.runs, seed + number),
+            None if resampled is None else resamples_of(resampled, points, system.runs, seed + number),
         )
         for number, system in enumerate(systems)
     )
@@ -85,8 +89,8 @@ def _against(
 ) -> Contrasts:
     layout, resampled = tallies.layout, None
     p_values = np.full(layout.size, np.nan)
-    if a.resampled is not None and b.resampled is not None:
-        resampled = a.resampled - b.resampled
+    if a.resamples is not None and b.resamples is not None:
+        resampled = (a.resamples - b.resamples).figures
         p_values = permutation_p_values(tallies, a.system.runs, b.system.runs, draws, seed)
     support = tallies.support.sum(axis=0)
 

@@ -176,37 +176,14 @@ def bootstrap(tallies: Tallies, draws: int, seed: int) -> Floats:
     return np.concatenate([_figures(sums, tallies) for sums in resampled_sums(per_cluster, draws, seed)])
 
 
-def over_runs(resampled: Floats, runs: Sequence[int], seed: int) -> Floats:
-    """(draws, figures) of a system: in each draw the mean over as many runs as it has, drawn with replacement.
-
-    All runs answer the same targets, so runs and clusters are crossed, and each is resampled on its own: A. B. Owen,
-    "The pigeonhole bootstrap", Ann. Appl. Stat. 1 (2007) 386-411. Drawing R runs out of R gives (R - 1) / R of their
-    variance, which matters for so few, so what the draw of runs adds is multiplied by sqrt(R / (R - 1)). What runs and
-    clusters do to each other is counted twice, so intervals are wide rather than narrow. One run is what it is, and
-    only clusters vary.
-
-    Args:
-        resampled: (draws, runs of all systems, figures), as `bootstrap` gives.
-        runs: Which of them are the system's.
-        seed: Of the draws of runs; give every system its own.
-    """
-    if len(runs) == 1:
-        return resampled[:, runs[0]]
-    drawn = np.random.default_rng([seed, 2]).integers(len(runs), size=(len(resampled), len(runs)))
-    of_system = resampled[:, list(runs)]
-    mean = of_system.mean(axis=1)
-    of_drawn: Floats = of_system[np.arange(len(resampled))[:, None], drawn].mean(axis=1)
-    widened: Floats = mean + np.sqrt(len(runs) / (len(runs) - 1)) * (of_drawn - mean)
-    return widened
-
-
 def permutation_p_values(tallies: Tallies, a: Sequence[int], b: Sequence[int], draws: int, seed: int) -> Floats:
     """(figures,) two-sided p-values of the difference between two systems, if it did not matter which one answered.
 
     Each draw gives every cluster's answers of `a` to `b` and the other way round, or not, by a fair coin. p is the
     share of draws, the observed one among them, whose difference is at least as far from zero: B. Phipson and G. K.
     Smyth, "Permutation P-values Should Never Be Zero", Stat. Appl. Genet. Mol. Biol. 9 (2010). A system's several runs
-    are swapped together, and their counts are added up before scoring; the p-value holds the runs as they are.
+    are swapped together, the first of the one with the first of the other and so on, and scored each on its own; where
+    the numbers of runs differ, each is repeated up to their least common multiple. p holds the runs as they are.
 
     Args:
         tallies: Counts by cluster.
@@ -215,16 +192,14 @@ def permutation_p_values(tallies: Tallies, a: Sequence[int], b: Sequence[int], d
         draws: Number of random swaps; at least 1.
         seed: Of the swaps.
     """
-    times = lcm(len(a), len(b))  # whole numbers stay whole: figures do not change where all counts are multiplied
-    one, other = (_bundle(tallies, runs, times // len(runs)) for runs in (a, b))
+    times = lcm(len(a), len(b))
+    one, other = (_side_by_side(tallies, [runs[k % len(runs)] for k in range(times)]) for runs in (a, b))
     difference = for_products([theirs - ours for ours, theirs in zip(one, other, strict=True)])
     of_one, of_other = (np.concatenate([part.sum(axis=0, dtype=np.float64) for part in side]) for side in (one, other))
-    support, scored = tallies.support.sum(axis=0) * times, int(tallies.scored.sum()) * times
 
     def distance(first: Floats) -> Floats:
-        second = of_one + of_other - first
-        one, other = (_of_sums(sums, support, scored, tallies.layout) for sums in (first, second))
-        apart: Floats = np.abs(one - other)
+        found, others = (_mean_over_runs(sums, times, tallies) for sums in (first, of_one + of_other - first))
+        apart: Floats = np.abs(found - others)
         return apart
 
     observed = distance(of_one[None])[0]
@@ -239,20 +214,23 @@ def permutation_p_values(tallies: Tallies, a: Sequence[int], b: Sequence[int], d
     return p_values
 
 
-def _bundle(tallies: Tallies, runs: Sequence[int], times: int) -> tuple[Integers, Floats]:
-    """(clusters, cells) hits and answers, and (clusters, 2) losses, of a system's runs added up `times` over."""
-    where, clusters = list(runs), len(tallies.support)
-    parts = (tallies.hits[:, where], tallies.answered[:, where])
-    counts = np.concatenate([part.sum(axis=1).reshape(clusters, -1) for part in parts], axis=1)
-    return counts * times, tallies.sums[:, where].sum(axis=1) * times
+def _side_by_side(tallies: Tallies, runs: Sequence[int]) -> list[NDArray[Any]]:
+    """(clusters, cells) each: hits, answers and sums of losses of some runs, one run after the other."""
+    parts = (tallies.hits, tallies.answered, tallies.sums)
+    return [part[:, list(runs)].reshape(len(tallies.support), -1) for part in parts]
 
 
-def _of_sums(sums: Floats, support: Integers, scored: int, layout: Layout) -> Floats:
-    """(draws, figures) of one system, from sums as `_bundle` lays them out."""
-    cells = layout.groups * layout.labels
-    hits, answered = (part.reshape(-1, layout.groups, layout.labels) for part in np.split(sums[:, : 2 * cells], 2, 1))
-    losses = sums[:, 2 * cells :] / scored if scored else np.full((len(sums), 2 + BINS), np.nan)
-    return _vector(hits, answered, support.astype(np.float64), losses)
+def _mean_over_runs(sums: Floats, runs: int, tallies: Tallies) -> Floats:
+    """(draws, figures), from sums as `_side_by_side` lays them out; on all targets, wherever the answers come from."""
+    layout, scored = tallies.layout, int(tallies.scored.sum())
+    cells = runs * layout.groups * layout.labels
+    hits, answered, losses = np.split(sums, [cells, 2 * cells], axis=1)
+    shape = (-1, runs, layout.groups, layout.labels)
+    support = tallies.support.sum(axis=0, dtype=np.float64)
+    losses = losses / scored if scored else np.full_like(losses, np.nan)
+    found = _vector(hits.reshape(shape), answered.reshape(shape), support, losses.reshape(-1, runs, 2 + BINS))
+    mean: Floats = found.mean(axis=1)
+    return mean
 
 
 def _parts(tallies: Tallies) -> list[NDArray[Any]]:

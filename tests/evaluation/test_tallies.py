@@ -10,7 +10,7 @@ from sklearn import metrics as peer
 from erc_llm import metrics
 from erc_llm.errors import InternalError
 from erc_llm.evaluation.significance import mcnemar
-from erc_llm.evaluation.tallies import Layout, bootstrap, figures, over_runs, permutation_p_values, tally
+from erc_llm.evaluation.tallies import Layout, bootstrap, figures, permutation_p_values, tally
 
 N = 3
 Vectors = tuple[np.ndarray, list[np.ndarray], np.ndarray]
@@ -166,36 +166,25 @@ def test_several_runs_are_swapped_together_whatever_their_number() -> None:
     np.testing.assert_array_equal(one, several)
 
 
-def test_runs_are_resampled_within_every_draw_by_hand() -> None:
-    """Two runs of which one is always 0 and the other 1: the mean of two drawn ones, widened by the root of 2."""
-    resampled = np.zeros((8000, 3, 1))
-    resampled[:, 1] = 1.0
-    found = over_runs(resampled, [0, 1], seed=0)[:, 0]
-    shares = [np.isclose(found, 0.5 + value).mean() for value in (-np.sqrt(0.5), 0.0, np.sqrt(0.5))]
-    assert shares == pytest.approx([0.25, 0.5, 0.25], abs=0.02)
-    np.testing.assert_array_equal(over_runs(resampled, [2], seed=0), resampled[:, 2])
+@pytest.mark.parametrize(("a", "b"), [([0, 1], [2, 3]), ([0], [1, 2]), ([0, 1, 2], [3, 4])])
+def test_the_p_value_of_several_runs_is_that_of_the_mean_of_their_figures(a: list[int], b: list[int]) -> None:
+    """All swaps of six dialogues by brute force, with runs that lose different labels, whose pool loses none."""
+    gold, answers, dialogue = clustered(np.random.default_rng(9), 6, (0.8, 0.6, 0.7, 0.4, 0.5))
+    answers = [np.where(predicted == run % N, (run + 1) % N, predicted) for run, predicted in enumerate(answers)]
+    pairs = [(a[k % len(a)], b[k % len(b)]) for k in range(np.lcm(len(a), len(b)))]
 
-
-def test_intervals_of_several_runs_cover_what_other_runs_would_give() -> None:
-    """Runs whose chance of being right differs by some points: 95 % intervals cover the mean of all of them."""
-    rng, covered, times = np.random.default_rng(3), 0, 100
-    gold, dialogue = np.zeros(600, dtype=np.int64), np.repeat(np.arange(60), 10)
-    for number in range(times):
-        of_dialogue = rng.normal(0, 0.1, 60)[dialogue]
-        chances = 0.6 + rng.normal(0, 0.03, 3)
-        answers = [(rng.random(600) > chance + of_dialogue).astype(np.int64) for chance in chances]
-        tallies = tally(gold, answers, dialogue, [], 2)
-        accuracy = tallies.layout.headline("accuracy")
-        low, high = np.quantile(
-            over_runs(bootstrap(tallies, 300, number), [0, 1, 2], number)[:, accuracy], [0.025, 0.975]
+    def apart(swapped: np.ndarray) -> float:
+        sides = [
+            [np.where(swapped[dialogue], answers[that], answers[this]) for this, that in order]
+            for order in (pairs, [(j, i) for i, j in pairs])
+        ]
+        one, other = (
+            np.mean([peer.f1_score(gold, x, labels=range(N), average="weighted", zero_division=0) for x in side])
+            for side in sides
         )
-        covered += low <= 0.6 <= high
-    assert covered >= 0.92 * times
+        return abs(float(one - other))
 
-
-def test_runs_that_differ_widen_the_interval_and_equal_ones_do_not() -> None:
-    gold, answers, dialogue = clustered(np.random.default_rng(8), 60, (0.7, 0.4, 0.55))
-    resampled = bootstrap(tally(gold, [*answers, answers[2]], dialogue, [], N), 4000, seed=0)
-    spread = [np.std(over_runs(resampled, runs, seed=1)[:, 0]) for runs in ([0, 1], [2], [2, 3])]
-    assert spread[0] > 2 * spread[1]
-    assert spread[1] == spread[2]
+    swaps = [np.array([number >> bit & 1 for bit in range(6)], dtype=bool) for number in range(64)]
+    expected = np.mean([apart(swapped) >= apart(swaps[0]) - 1e-9 for swapped in swaps])
+    found = permutation_p_values(tally(gold, answers, dialogue, [], N), a, b, 20_000, seed=0)[0]
+    assert found == pytest.approx(expected, abs=0.015)

@@ -1,0 +1,88 @@
+"""How far a figure of a system would be another with other dialogues and other runs, where it has several.
+
+Goes in: figures of each run, of all targets and of resampled clusters. Comes out: resamples of a system's figures, or
+of a difference. Knows no table.
+
+All runs answer the same targets, so runs and clusters are crossed (A. B. Owen, "The pigeonhole bootstrap", Ann. Appl.
+Stat. 1 (2007) 386-411). Resampled clusters under the mean of the runs tell of clusters, and of what runs and clusters
+do to each other. So of the variance between runs, only what exceeds the latter is added for the draw of runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy import stats
+
+from erc_llm.metrics import Floats
+
+
+@dataclass(frozen=True)
+class Resamples:
+    """Resamples of a system's figures, or of a difference between two systems.
+
+    Attributes:
+        clusters: (draws, figures) in resampled clusters, the mean over runs.
+        runs: (draws, figures) what the draw of runs adds to them; None where no system has several.
+        variances: For each system with several runs, (figures,) variance of its mean by the draw of runs.
+        freedom: For each of these, how many runs it has, less one.
+    """
+
+    clusters: Floats
+    runs: Floats | None = None
+    variances: tuple[Floats, ...] = ()
+    freedom: tuple[int, ...] = ()
+
+    def __sub__(self, other: Resamples) -> Resamples:
+        """Of the difference: the same clusters in every draw, each system's runs on their own."""
+        runs = self.runs
+        if other.runs is not None:
+            runs = -other.runs if runs is None else runs - other.runs
+        clusters = self.clusters - other.clusters
+        return Resamples(clusters, runs, self.variances + other.variances, self.freedom + other.freedom)
+
+    @cached_property
+    def figures(self) -> Floats:
+        """(draws, figures) whose percentiles are intervals.
+
+        A variance between a few runs is itself known badly. So the resamples are stretched by as much as the quantile
+        of Student's t exceeds that of the normal distribution, with the degrees of freedom of F. E. Satterthwaite,
+        "An approximate distribution of estimates of variance components", Biometrics Bull. 2 (1946); those of the
+        clusters count as many.
+        """
+        if self.runs is None:
+            return self.clusters
+        drawn = self.clusters + self.runs
+        by_runs = np.stack(self.variances)
+        uncertain = (by_runs**2 / np.array(self.freedom)[:, None]).sum(axis=0)
+        squared = (self.clusters.var(axis=0) + by_runs.sum(axis=0)) ** 2
+        freedom = np.divide(squared, uncertain, out=np.full_like(squared, np.inf), where=uncertain > 0)
+        middle = drawn.mean(axis=0)
+        stretched: Floats = middle + stats.t.ppf(0.975, freedom) / stats.norm.ppf(0.975) * (drawn - middle)
+        return stretched
+
+
+def resamples_of(resampled: Floats, points: Floats, runs: Sequence[int], seed: int) -> Resamples:
+    """Those of one system. One run is what it is, and only clusters vary.
+
+    Args:
+        resampled: (draws, runs of all systems, figures), as `tallies.bootstrap` gives.
+        points: (runs of all systems, figures) of all targets.
+        runs: Which of them are the system's.
+        seed: Of the draws of runs; give every system its own.
+    """
+    if len(runs) == 1:
+        return Resamples(resampled[:, runs[0]])
+    count, found, of_system = len(runs), points[list(runs)], resampled[:, list(runs)]
+    clusters = of_system.mean(axis=1)
+    between = found.var(axis=0, ddof=1)
+    crossed = (of_system - clusters[:, None]).var(axis=0).sum(axis=0) / (count - 1)
+    of_runs = np.maximum(between - crossed, 0)
+    # As many runs as there are, with replacement, have (count - 1) / count of the variance between them.
+    share = np.divide(of_runs, between, out=np.zeros_like(between), where=between > 0) * count / (count - 1)
+    drawn = np.random.default_rng([seed, 2]).integers(count, size=(len(resampled), count))
+    moved = np.sqrt(share) * (found[drawn].mean(axis=1) - found.mean(axis=0))
+    return Resamples(clusters, moved, (of_runs / count,), (count - 1,))
