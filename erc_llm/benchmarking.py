@@ -49,10 +49,13 @@ class Place:
 
 @dataclass(frozen=True)
 class _Answering:
-    """A run that predicts: its name, its id, how it answers a split, and what is done to its scores."""
+    """A run that predicts: its name, how it answers a split, and what is done to its scores.
+
+    `source` is its id, and the hashes of its base model and of what it was trained on.
+    """
 
     name: str
-    run_id: str
+    source: tuple[str | None, ...]
     predict: Callable[[str], Predictions]
     correction: Correction
 
@@ -65,10 +68,14 @@ def find_versions(data: Path, finalists: Finalists) -> dict[Version, Path]:
     """
     found: dict[Version, Path] = {version: data / version for version in VERSIONS if (data / version).is_dir()}
     if not found:
-        raise CorpusError(f"expected a folder with {' and '.join(f'{v}/' for v in VERSIONS)}, or one of them", data)
+        raise CorpusError(f"expected a folder with {' and '.join(f'{v}/' for v in VERSIONS)} in it", data)
     for system in finalists.systems:
         if system.trained_on != "same" and system.trained_on not in found:
-            raise CorpusError(f"no {system.trained_on}/ in it, which {system.name} is trained on", data)
+            raise CorpusError(
+                f"no {system.trained_on}/ in it, which {system.name} is trained on; add it, or name a YAML file of "
+                "systems with trained_on: same",
+                data,
+            )
     return found
 
 
@@ -88,9 +95,9 @@ def run_benchmark(
         UserError: What single commands raise.
     """
     reports = []
-    for version, folder in place.data.items():
-        corpus = _open(folder)
-        wanted = splits_to_score(corpus, splits)
+    corpora = {version: _open_version(version, folder) for version, folder in place.data.items()}
+    for version, wanted in splits_to_score(corpora, splits, console).items():
+        corpus = corpora[version]
         tables: dict[str, list[Named]] = {split: [] for split in wanted}
         for system in finalists.systems:
             for answering in _answering(system, version, place, console):
@@ -109,15 +116,34 @@ def run_benchmark(
     return tuple(reports)
 
 
-def splits_to_score(corpus: Corpus, asked: Sequence[str]) -> tuple[str, ...]:
-    """What was asked for, or all splits that nothing is fitted on.
+def splits_to_score(
+    corpora: Mapping[Version, Corpus], asked: Sequence[str], console: Console
+) -> dict[Version, tuple[str, ...]]:
+    """For each version what was asked for, or all splits that nothing is fitted on; without versions that have none.
 
     Raises:
-        CorpusError: There is no such split.
+        CorpusError: No version has one, or one that was asked for.
     """
-    for split in asked:
-        corpus.split(split)
-    return tuple(asked) or tuple(split for split in corpus.splits if split not in _FITTED_ON)
+    there = {version: tuple(corpus.splits) for version, corpus in corpora.items()}
+    names = dict.fromkeys(asked or (s for splits in there.values() for s in splits if s not in _FITTED_ON))
+    if missing := [name for name in names if not any(name in splits for splits in there.values())]:
+        found = "; ".join(f"{version} has {', '.join(splits)}" for version, splits in there.items())
+        raise CorpusError(f"no split '{missing[0]}' to score; {found}")
+    if not names:
+        raise CorpusError(f"nothing to score: {' and '.join(there)} have only train; add files of dev or test")
+    for version, splits in there.items():
+        for name in names:
+            if name not in splits:
+                console.print(f"{version}: no split '{name}', so it is not scored there", highlight=False)
+    wanted = {version: tuple(n for n in names if n in splits) for version, splits in there.items()}
+    return {version: scored for version, scored in wanted.items() if scored}
+
+
+def _open_version(version: Version, folder: Path) -> Corpus:
+    corpus = _open(folder)
+    if corpus.version in VERSIONS and corpus.version != version:
+        raise CorpusError(f"the folder is called {version}, but holds version {corpus.version}; rename it", folder)
+    return corpus
 
 
 def _open(folder: Path) -> Corpus:
@@ -130,16 +156,20 @@ def _open(folder: Path) -> Corpus:
 
 def _table(answering: _Answering, split: str, path: Path, corpus_sha256: str, with_text: bool) -> Predictions:
     """The table of one run, from its file where that is of the same run and corpus; corrected anew where need be."""
-    wanted, table = (answering.run_id, corpus_sha256), None
-    if path.is_file():
-        kept = read_predictions(path)
-        if (kept.info.run_id, kept.info.corpus_sha256) == wanted:
-            if Correction.of(kept.info) == answering.correction:
-                return kept
-            table = correct(kept, answering.correction)
+    table = read_predictions(path) if path.is_file() else None
+    if table is not None:
+        of = (table.info.run_id, table.info.base_model_sha256, table.info.trained_on_sha256)
+        usable = of == answering.source and table.info.corpus_sha256 == corpus_sha256
+        if not usable or (with_text and table.text is None):
+            table = None
     if table is None:
         table = answering.predict(split)
-    write_predictions(table if with_text else replace(table, text=None), path)
+    elif Correction.of(table.info) != answering.correction:
+        table = correct(table, answering.correction)
+    elif with_text or table.text is None:
+        return table
+    table = table if with_text else replace(table, text=None)
+    write_predictions(table, path)
     return table
 
 
@@ -162,7 +192,8 @@ def _baselines(system: Finalist, source: str, version: Version, place: Place, co
         console.rule(name)
         corpus = open_corpus(config.corpus, config.label_set())
         trained = train_baseline(config, corpus, resume=True, with_text=place.with_text, console=console)
-        yield _Answering(name, trained.manifest.run_id, trained.predict, Correction())
+        of = trained.manifest
+        yield _Answering(name, (of.run_id, of.base_sha256, of.train_sha256), trained.predict, Correction())
 
 
 def _language_models(
@@ -199,7 +230,8 @@ def _language_models(
             return predict_on_console(load(folder, past=read, calibration=calibration), read, split, console)
 
         correction = choose_correction(run, calibration=calibration)
-        yield _Answering(run.config.name, run.manifest.run_id, predict, correction)
+        of = run.manifest
+        yield _Answering(run.config.name, (of.run_id, of.base_model_sha256, of.train_sha256), predict, correction)
 
 
 def _averaged(folders: Sequence[Path], target: Path) -> Path:

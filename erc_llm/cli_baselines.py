@@ -27,19 +27,26 @@ def baseline(
     ablate: Annotated[
         bool, typer.Option("--ablate", help="EmoNet's five rows instead of one training; finished ones are kept.")
     ] = False,
-    seeds: Annotated[str, typer.Option(help="With --ablate: seeds, one training of each row per seed.")] = "13",
-    split: Annotated[str, typer.Option(help="With --ablate: the split that is scored.")] = "selection",
+    seeds: Annotated[
+        str | None, typer.Option(help="With --ablate: one training of each row per seed; by default the seed given.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="With --ablate: the split that is scored; by default selection.")
+    ] = None,
     without_text: Annotated[bool, typer.Option("--without-text", help="Leave out what was said, to share it.")] = False,
 ) -> None:
     """Train an encoder baseline (encoder, CoMPM, EmoNet) and write its predictions; or run EmoNet's ablation."""
     from erc_llm.baselines.config import load_baseline
     from erc_llm.pipeline import open_corpus, say_oddities
 
-    loaded, wanted = load_baseline(config, overrides or []), _seeds(seeds)
     if ablate and predict:
         raise UserError("--ablate: scores one split, named by --split; leave out --predict")
+    if not ablate and (seeds is not None or split is not None):
+        raise UserError("--seeds and --split are for --ablate; without it: seed=NUMBER, and --predict SPLIT")
+    loaded = load_baseline(config, overrides or [])
+    wanted, scored = [loaded.seed] if seeds is None else _seeds(seeds), split or "selection"
     corpus = open_corpus(loaded.corpus, loaded.label_set())
-    for name in [split] if ablate else predict or []:
+    for name in [scored] if ablate else predict or []:
         corpus.split(name)  # a wrong name is told before anything is trained
     quiet()
     say_oddities(corpus, open_console())
@@ -47,7 +54,7 @@ def baseline(
         if ablate:
             from erc_llm.baselines.ablation import run_ablation
 
-            run_ablation(loaded, corpus, wanted, split, with_text=not without_text, console=open_console())
+            run_ablation(loaded, corpus, wanted, scored, with_text=not without_text, console=open_console())
         else:
             _train(loaded, corpus, resume, predict or [], not without_text)
     except KeyboardInterrupt:

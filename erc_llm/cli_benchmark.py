@@ -15,7 +15,9 @@ from erc_llm.commands import open_console, quiet
 
 def benchmark(
     name: Annotated[str, typer.Argument(help="`emorynlp`, or a YAML file of systems.")],
-    data: Annotated[Path, typer.Option(help="Folder with original/ and aligned/, or one of them.")],
+    data: Annotated[
+        Path, typer.Option(help="Folder with original/ and aligned/; one is enough where all is trained on it.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for tables and reports.")] = Path("benchmark"),
     runs: Annotated[Path | None, typer.Option(help="Folder of run directories; by default in --out.")] = None,
     split: Annotated[

@@ -44,10 +44,11 @@ def compare(
 
     if len(predictions) < 2:
         raise UserError("compare: give at least two predictions tables; `erc-llm evaluate` is for one")
-    if len(set(predictions)) < len(predictions):
+    given = [_named(text) for text in predictions]
+    if len({path.resolve() for _, path in given}) < len(given):
         raise UserError("compare: a table is given twice; a system never differs from itself")
     tables: list[Named] = []
-    for system, path in map(_named, predictions):
+    for system, path in given:
         has_text = any(named.table.text is not None for named in tables)
         tables.append(Named(str(path), read_predictions(path, (*_UNUSED, "text") if has_text else _UNUSED), system))
     comparison = evidence(tables, on=on, draws=draws, seed=seed)

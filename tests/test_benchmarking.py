@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from erc_llm.benchmarking import find_versions
 from erc_llm.decoding.calibration_file import read_calibration
 from erc_llm.errors import ConfigError, CorpusError
 from erc_llm.finalists import Finalists, read_finalists
-from erc_llm.predictions import Correction, read_predictions
+from erc_llm.predictions import Correction, read_predictions, write_predictions
 from erc_llm.runs import read_run
 from tests.baselines.small import baseline_config
 from tests.command_line import Command, refused
+from tests.corpus import small_files
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import as_json, dialogue, tiny_config, write_corpus
 
@@ -117,6 +119,75 @@ def test_one_split_without_text(place: Path, erc: Command) -> None:
     assert done.code == 0, done.err
     assert "test" not in {path.name.rpartition("-")[2] for path in (place / "out" / "tables").iterdir()}
     assert read_predictions(place / "out" / "tables" / "aligned-dev" / "other-aligned-2.parquet").text is None
+    assert not _told(place)
+
+
+def _told(place: Path) -> bool:
+    """Whether anything in the folder of results holds what was said."""
+    scenes = (place / "data" / "aligned" / "dev.jsonl").read_text("utf-8").splitlines()
+    first = json.loads(scenes[0])["utterances"][0]
+    files = [path for path in (place / "out").rglob("*") if path.suffix in (".md", ".html", ".json")]
+    tables = [read_predictions(path) for path in (place / "out").rglob("*.parquet")]
+    assert files
+    assert tables
+    return any(first["text"] in path.read_text("utf-8") for path in files) or any(t.text is not None for t in tables)
+
+
+def test_text_is_left_out_of_what_was_there_already_and_comes_back(place: Path, erc: Command) -> None:
+    systems = _systems(place, ENCODER | {"seeds": [1]}, ENCODER | {"name": "other", "seeds": [2]})
+    command = ("benchmark", systems, "--data", "data", "--out", "out", "--runs", "trained", "--draws", 100)
+    for without, told in (((), True), (("--without-text",), False), ((), True)):
+        assert erc(*command, *without).code == 0
+        assert _told(place) is told
+
+
+def test_a_table_of_another_training_of_the_same_name_is_made_anew(
+    place: Path, tiny_bert: TinyModel, erc: Command
+) -> None:
+    systems = _systems(place, ENCODER | {"seeds": [1]}, ENCODER | {"name": "other", "seeds": [2]})
+    command = ("benchmark", systems, "--data", "data", "--out", "out", "--split", "dev", "--draws", 100)
+    assert erc(*command).code == 0
+    path = place / "out" / "tables" / "original-dev" / "encoder-original-1.parquet"
+    before = read_predictions(path)
+    write_predictions(replace(before, info=replace(before.info, base_model_sha256="ee" * 32)), path)
+    assert erc(*command).code == 0
+    assert read_predictions(path).info == before.info
+
+
+def test_what_there_is_to_score_is_known_before_anything_is_trained(
+    place: Path, erc: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained(*_: Any, **__: Any) -> None:
+        raise AssertionError("nothing should be trained")
+
+    systems = _systems(place, LLM, ENCODER)
+    command = ("benchmark", systems, "--data", "data", "--out", "out", "--draws", 100)
+    with monkeypatch.context() as patched:
+        patched.setattr("erc_llm.training.train", trained)
+        patched.setattr("erc_llm.baselines.training.train_baseline", trained)
+        refused(erc(*command, "--split", "tset"), "no split 'tset' to score", "original has", "aligned has")
+        for file in (place / "data").rglob("*.jsonl"):
+            if file.stem != "train":
+                file.unlink()
+        refused(erc(*command), "nothing to score: original and aligned have only train; add files of dev or test")
+        (place / "data" / "aligned" / "train.jsonl").write_text("{", encoding="utf-8")
+        refused(erc(*command), "aligned/train.jsonl")
+
+
+def test_a_split_that_one_version_lacks_is_scored_where_it_is(place: Path, erc: Command) -> None:
+    systems = _systems(place, ENCODER | {"seeds": [1]}, ENCODER | {"name": "other", "seeds": [2]})
+    (place / "data" / "original" / "dev.jsonl").unlink()
+    done = erc("benchmark", systems, "--data", "data", "--out", "out", "--split", "dev", "--draws", 100)
+    assert done.code == 0, done.err
+    assert "original: no split 'dev', so it is not scored there" in done.out
+    assert done.out.count("report: ") == 1
+
+
+def test_a_folder_that_holds_another_version_is_refused(erc: Command, tmp_path: Path) -> None:
+    for folder, version in (("original", "original"), ("aligned", "original")):
+        small_files.write(tmp_path / folder, version)
+    systems = _systems(tmp_path, ENCODER | {"seeds": [1]}, ENCODER | {"name": "other", "seeds": [2]})
+    refused(erc("benchmark", systems, "--data", tmp_path), "called aligned, but holds version original; rename it")
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ def test_no_gold_at_all(erc: Command) -> None:
     a, b = (stored(f"{n}.parquet", changed(table(system=n), gold=None)) for n in ("blind", "dark"))
     refused(
         erc("compare", a, b),
-        "erc-llm: no row has a gold label, so there is nothing to compare; predict a labelled split\n",
+        "erc-llm: blind.parquet and dark.parquet: no row has a gold label, so there is nothing to compare; predict a labelled",
     )
     refused(erc("compare", "a.parquet", b), "dark.parquet has no gold labels, the other has; predict on")
 
@@ -167,10 +167,19 @@ def test_a_single_dialogue(erc: Command) -> None:
 
 def test_one_table_one_twice_and_one_that_is_not_there(erc: Command) -> None:
     refused(erc("compare", "a.parquet"), "erc-llm: compare: give at least two predictions tables; `erc-llm evaluate`")
-    refused(erc("compare", "a.parquet", "b.parquet", "a.parquet"), "erc-llm: compare: a table is given twice; a system")
+    Path("link.parquet").symlink_to("a.parquet")
+    for again in ("a.parquet", "./a.parquet", "A=a.parquet", "link.parquet"):
+        refused(erc("compare", "a.parquet", "b.parquet", again), "erc-llm: compare: a table is given twice; a system")
     refused(
         erc("compare", "a.parquet", "none.parquet"), "erc-llm: none.parquet: no such file; `erc-llm predict` writes"
     )
+
+
+def test_systems_that_answer_alike_could_have_shown_nothing_and_nothing_is_claimed(erc: Command) -> None:
+    done = erc("compare", "a.parquet", stored("copy.parquet", table(), recipe_sha256="ee" * 32), "--draws", 100)
+    assert done.code == 0, done.err
+    assert "weighted F1 is the same in every resample" in " ".join(done.out.split())
+    assert "smallest true" not in " ".join(done.out.split()).partition("Notes")[0]
 
 
 def test_only_runs_of_one_system(erc: Command) -> None:

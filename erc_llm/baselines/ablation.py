@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,10 @@ from erc_llm.corpus import Corpus
 from erc_llm.errors import ConfigError, PredictionsError
 from erc_llm.files import write_text
 from erc_llm.metrics import Estimate, Floats, confusion, scores_from_confusion
-from erc_llm.predictions import Predictions, read_predictions
+from erc_llm.models import encoder_folder
+from erc_llm.predictions import Predictions, read_predictions, write_predictions
 from erc_llm.published import reported_system
+from erc_llm.wheels import weights_sha256
 
 DRAWS = 10_000
 
@@ -104,12 +106,13 @@ def run_ablation(
     """
     console = console or Console()
     corpus.split(split)
+    base_sha256 = weights_sha256(encoder_folder(config.encoder.base))
     tables: dict[str, list[Predictions]] = {row.name: [] for row in ABLATION}
     for seed in seeds:
         for row in ABLATION:
             console.rule(f"{row.words}, seed {seed}")
             wanted = row_config(config, row, seed)
-            tables[row.name].append(_table_of(wanted, corpus, split, with_text, console))
+            tables[row.name].append(_table_of(wanted, corpus, base_sha256, split, with_text, console))
     measured = measure(tables)
     folder = ablation_folder(config)
     text = as_markdown(measured, tables, split)
@@ -121,28 +124,33 @@ def run_ablation(
     return measured
 
 
-def _table_of(config: BaselineConfig, corpus: Corpus, split: str, with_text: bool, console: Console) -> Predictions:
+def _table_of(
+    config: BaselineConfig, corpus: Corpus, base_sha256: str, split: str, with_text: bool, console: Console
+) -> Predictions:
     """The predictions of one row, which is trained and predicted only where that has not been done."""
     folder = Path(config.output) / config.name
     path = folder / f"{split}.parquet"
-    if (kept := _kept(path, config, corpus)) is not None:
+    wanted = (config.sha256, corpus.sha256, base_sha256)
+    if (kept := _kept(path, wanted)) is not None:
         console.print("done already", highlight=False)
+        if kept.text is not None and not with_text:
+            write_predictions(replace(kept, text=None), path)
         return kept
     trained = train_baseline(config, corpus, resume=True, with_text=with_text, console=console)
-    if _kept(path, config, corpus) is None:  # the training writes the selection split itself
+    if _kept(path, wanted) is None:  # the training writes the selection split itself
         trained.write(split, with_text=with_text, console=console)
     return read_predictions(path)
 
 
-def _kept(path: Path, config: BaselineConfig, corpus: Corpus) -> Predictions | None:
-    """The table in a finished run's folder; None where it is missing, or of another training or corpus."""
+def _kept(path: Path, wanted: tuple[str, str, str]) -> Predictions | None:
+    """The table in a finished run's folder; None where it is missing, or of another training, corpus or encoder."""
     if not path.is_file() or not (path.parent / "manifest.json").is_file():
         return None
     if not read_baseline_manifest(path.parent).finished:
         return None
     table = read_predictions(path)
-    wanted = (config.sha256, corpus.sha256)
-    return table if (table.info.config_sha256, table.info.corpus_sha256) == wanted else None
+    info = table.info
+    return table if (info.config_sha256, info.corpus_sha256, info.base_model_sha256) == wanted else None
 
 
 def measure(tables: Mapping[str, Sequence[Predictions]], draws: int = DRAWS, seed: int = 0) -> list[Measured]:

@@ -78,6 +78,8 @@ def _differences(comparison: Comparison) -> Section:
         f"Against {pair.b}: the standard error is {100 * (pair.standard_error or 0):.2f} points; the smallest true "
         "difference in weighted F1 that this test set would show (80 % power, 5 % level, two-sided) is "
         f"{100 * pair.detectable:.2f} points."
+        if pair.detectable
+        else f"Against {pair.b}: weighted F1 is the same in every resample."
         for pair in comparison.pairs
         if pair.detectable is not None
     )

@@ -113,7 +113,9 @@ def match(tables: Sequence[Named], on: On = "all", *, same_corpus: bool = True) 
         _check_gold(first, other, of_first, found)
     labelled = first.table.gold_index[of_first] >= 0
     if not labelled.any():
-        raise PredictionsError("no row has a gold label, so there is nothing to compare; predict a labelled split")
+        raise PredictionsError(
+            f"{_names(tables)}: no row has a gold label, so there is nothing to compare; predict a labelled split"
+        )
     return Matched(
         tuple(tables),
         tuple(found[labelled] for found in lined_up),

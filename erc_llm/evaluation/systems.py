@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from erc_llm.errors import PredictionsError
 from erc_llm.evaluation.matching import Named
 from erc_llm.predictions import PredictionsInfo
 
@@ -37,6 +38,9 @@ def group(tables: Sequence[Named]) -> tuple[System, ...]:
     Tables are runs of one system if they have the same context, profile, retrieval, template, base model, training
     corpus, decoding and kinds of correction, each another seed, and the same hash of their configuration apart from the
     seed; where that is not stated, the same name. Or if they are given the same system.
+
+    Raises:
+        PredictionsError: Two tables of one system are of the same run.
     """
     found: list[tuple[Any, list[int]]] = []
     for i, named in enumerate(tables):
@@ -50,6 +54,8 @@ def group(tables: Sequence[Named]) -> tuple[System, ...]:
                 break
         else:
             found.append((own, [i]))
+    for _, runs in found:
+        _check_other_trainings([tables[run] for run in runs])
     names = [_called([tables[run] for run in runs]) for _, runs in found]
     times = Counter(names)
     return tuple(
@@ -64,6 +70,16 @@ def short_names(tables: Sequence[Named]) -> tuple[str, ...]:
     while kept < max(map(len, parts)) and len({p[-kept:] for p in parts}) < len(set(parts)):
         kept += 1
     return tuple(str(PurePath(*p[-kept:])) for p in parts)
+
+
+def _check_other_trainings(runs: Sequence[Named]) -> None:
+    first: dict[tuple[str, int | None], str] = {}
+    for named in runs:
+        info = named.table.info
+        if info.run_id is not None and (other := first.setdefault((info.run_id, info.seed), named.name)) != named.name:
+            raise PredictionsError(
+                f"{other} and {named.name} are of one run, {info.run_id}; runs of a system are several trainings of it"
+            )
 
 
 def _system(tables: Sequence[Named], runs: tuple[int, ...], name: str, alone: bool) -> System:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from erc_llm.baselines.ablation import measure
 from erc_llm.baselines.config import load_baseline
@@ -125,6 +127,28 @@ def test_the_ablation_is_one_command_that_goes_on_where_it_was(
     assert trained_anew == {"normalised"}
     assert (folder / "ablation-dev.md").read_text("utf-8") == text
 
+    refused(erc(*command, f"encoder.base={_other_weights(tiny_bert, tmp_path)}"), "base_sha256")
+
+
+def _other_weights(tiny_bert: TinyModel, tmp_path: Path) -> Path:
+    """The same encoder with one number changed."""
+    folder = tmp_path / "other-weights"
+    shutil.copytree(tiny_bert.folder, folder)
+    (weights,) = folder.glob("*.safetensors")
+    tensors = load_file(weights)
+    tensors[sorted(tensors)[0]] += 1
+    save_file(tensors, weights, {"format": "pt"})
+    return folder
+
+
+def test_text_is_left_out_of_tables_that_were_there_already(erc: Command, tiny_bert: TinyModel, tmp_path: Path) -> None:
+    command = ("baseline", _config(tiny_bert, tmp_path), "seed=3", "--ablate")
+    assert erc(*command).code == 0
+    tables = list((tmp_path / "runs").rglob("selection.parquet"))
+    assert [(t.parent.parent.name, read_predictions(t).text is None) for t in tables] == [("seed-3", False)] * 5
+    assert erc(*command, "--without-text").code == 0
+    assert all(read_predictions(path).text is None for path in tables)
+
 
 def test_a_baseline_is_trained_and_predicts_what_is_asked_for(
     erc: Command, tiny_bert: TinyModel, tmp_path: Path
@@ -152,6 +176,8 @@ def test_a_baseline_is_trained_and_predicts_what_is_asked_for(
         (("--ablate", "--split", "tset"), "no split 'tset'"),
         (("--ablate", "--predict", "dev"), "leave out --predict"),
         (("--ablate", "kind=compm"), "expected emonet, found compm"),
+        (("--seeds", "13,14"), "--seeds and --split are for --ablate"),
+        (("--split", "dev"), "--seeds and --split are for --ablate"),
     ],
 )
 def test_bad_calls_are_one_message(

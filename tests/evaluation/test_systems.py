@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from erc_llm.errors import PredictionsError
 from erc_llm.evaluation.matching import Named
 from erc_llm.evaluation.systems import group, short_names
 from tests.evaluation.compared_tables import named, table
@@ -49,6 +50,13 @@ def test_whatever_else_differs_makes_another_system_and_both_get_names(other: di
 def test_old_tables_without_a_recipe_are_grouped_by_what_they_state() -> None:
     (found,) = group(named(table(seed=1, recipe_sha256=None), table(seed=2, recipe_sha256=None)))
     assert (found.runs, found.checked) == ((0, 1), False)
+
+
+def test_one_run_is_not_two_runs_of_a_system() -> None:
+    """A copy of a table, or the same run with another correction, says nothing of other trainings."""
+    tables = [Named("a.parquet", table(), "A"), Named("copy.parquet", table(), "A"), Named("b.parquet", table(), "B")]
+    with pytest.raises(PredictionsError, match=r"a\.parquet and copy\.parquet are of one run, run-1"):
+        group(tables)
 
 
 def test_names_are_as_short_as_they_can_be() -> None:
