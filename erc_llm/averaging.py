@@ -89,6 +89,8 @@ def check_alike(runs: Sequence[Run]) -> None:
             raise RunError(f"{run.folder}: is not finished; `erc-llm train --resume` goes on with it")
         one, other = first.config.result_fields(), run.config.result_fields()
         different = [name for name in one if name not in _FREE and one[name] != other[name]]
+        if (first.config.training.evaluations > 0) != (run.config.training.evaluations > 0):
+            different.append("whether the selection split was held out (training.evaluations)")
         different += [name for name in _SAME if getattr(first.manifest, name) != getattr(run.manifest, name)]
         if different:
             raise RunError(

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from erc_llm.decoding.calibration import Calibration, Goal, HeldOut, calibrate
 from erc_llm.decoding.calibration_file import write_calibration
-from erc_llm.errors import PredictionsError
+from erc_llm.errors import PredictionsError, RunError
 from erc_llm.predictions import Predictions, PriorShift
 from erc_llm.runs import FINISHED, Run
 
@@ -25,7 +25,11 @@ def predict_selection(run: Run, corpus: str | None, heal_from: str | None, conso
         corpus: Where its corpus is, if not where it was.
         heal_from: With `corpus`, the original files.
         console: Where to show progress.
+
+    Raises:
+        RunError: The run was trained on these scenes too.
     """
+    _check_held_out(run)
     from erc_llm.pipeline import open_to_predict, predict_on_console
     from erc_llm.predictor import load
 
@@ -67,7 +71,9 @@ def check_table(run: Run, table: Predictions, name: str) -> None:
 
     Raises:
         PredictionsError: With what was found and what was expected.
+        RunError: The run was trained on these scenes too.
     """
+    _check_held_out(run)
     manifest, info = run.manifest, table.info
     # A corpus that has got another split since has the same selection split.
     by_train = manifest.train_sha256 is not None and info.train_sha256 is not None
@@ -80,6 +86,8 @@ def check_table(run: Run, table: Predictions, name: str) -> None:
         "run": (info.run_id, manifest.run_id),
         "decoding": (info.decoding or "scores", scoring.decoding or "scores"),
         "labels": (", ".join(info.labels), ", ".join(manifest.labels)),
+        "base model": (info.base_model_sha256, manifest.base_model_sha256),
+        "template": (info.template_sha256, manifest.template_sha256),
         "train of the corpus" if by_train else "corpus": (found, expected),
     }
     wrong = [f"{what}: found {is_}, expected {wanted}" for what, (is_, wanted) in pairs.items() if is_ != wanted]
@@ -87,6 +95,14 @@ def check_table(run: Run, table: Predictions, name: str) -> None:
         raise PredictionsError(
             f"{name}: not the selection split of {run.folder}, which a calibration is fitted on: {'; '.join(wrong)}; "
             f"`erc-llm predict {run.folder} --split selection` writes it"
+        )
+
+
+def _check_held_out(run: Run) -> None:
+    if not run.config.training.evaluations:
+        raise RunError(
+            f"{run.folder}: was trained with training.evaluations=0, on all of train, so it has no held-out selection "
+            "split to fit a calibration on; train it with training.evaluations=1 or more"
         )
 
 

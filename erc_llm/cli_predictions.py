@@ -181,7 +181,7 @@ def _predict_served(
 ) -> None:
     from erc_llm.served_predictions import predict_on_console, tell_answers
 
-    console, journal = open_console(), served.journal(out)
+    console, journal = open_console(), served.journal(out, read, split)
     table = predict_on_console(served, read, split, journal, console)
     _write_split(table, read, out, below, without_text)
     journal.remove()

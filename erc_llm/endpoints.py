@@ -93,7 +93,7 @@ class Endpoint:
             from openai import AsyncOpenAI, DefaultAsyncHttpxClient
         except ModuleNotFoundError as error:
             raise ModelError("a model server needs the client library: pip install 'erc-llm[endpoint]'") from error
-        key = next((os.environ[name] for name in _KEYS if os.environ.get(name)), _NO_KEY)
+        key = _key()
         self.url = url
         self.model = model
         self._concurrency = concurrency
@@ -305,6 +305,20 @@ def _words(found: Any) -> str:
     if not isinstance(text, str) or not text.strip():
         raise ValueError("it answered with nothing")
     return text
+
+
+def _key() -> str:
+    """The key in the environment, which goes into a header.
+
+    Raises:
+        ConfigError: It cannot; the message does not show it.
+    """
+    for name in _KEYS:
+        if key := os.environ.get(name, "").strip():
+            if not (key.isascii() and key.isprintable()):
+                raise ConfigError(f"{name}: holds a line break or a character that no key has; set it anew")
+            return key
+    return _NO_KEY
 
 
 def check_address(url: str) -> str:

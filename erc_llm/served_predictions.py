@@ -62,9 +62,10 @@ class ServedModel:
         """The label set it is asked for."""
         return self.prompter.labels
 
-    def journal(self, out: Path) -> Journal:
-        """Where the answers for a table `out` are kept meanwhile: beside it, under this server's and dialect's name."""
-        job = _hash([self.endpoint.url, self.endpoint.model, self.dialect.name])
+    def journal(self, out: Path, corpus: Corpus, split: str) -> Journal:
+        """Where the answers for a table `out` are kept meanwhile: beside it, under a name of this very job."""
+        asked = [self.endpoint.url, self.endpoint.model, self.dialect.name, self.prompter.template.sha256]
+        job = _hash([*asked, corpus.sha256, split])
         return Journal(out.with_name(f"{out.name}.{job[:8]}.answers"))
 
 

@@ -193,6 +193,11 @@ def read_confusion(config: StateConfig, corpus: Corpus) -> tuple[tuple[int, ...]
     expected = ("selection", corpus.sha256[:12], corpus.labels.names)
     if found != expected:
         raise ConfigError(f"state.confusion: {config.confusion} is of {found}; expected {expected}")
+    if table.info.selection == "none" and table.info.run_id is not None:
+        raise ConfigError(
+            f"state.confusion: {config.confusion} is of run {table.info.run_id}, which was trained on the selection "
+            "split too (training.evaluations=0), so it errs less there than it will; name a table of another run"
+        )
     both = (table.gold_index >= 0) & (table.predicted_index >= 0)
     counts = count_confusions(table.gold_index[both], table.predicted_index[both], len(corpus.labels))
     return tuple(tuple(int(count) for count in row[:-1]) for row in counts)  # the last column: invalid answers

@@ -112,6 +112,16 @@ def test_another_selection_split_is_refused(runs: tuple[Path, Path], erc: Comman
     refused(erc("average", *runs, "--out", tmp_path / "mean"), "differ in corpus")
 
 
+def test_a_run_that_was_trained_on_the_selection_split_too_is_refused(
+    runs: tuple[Path, Path], erc: Command, tmp_path: Path
+) -> None:
+    config = runs[1] / "config.yaml"
+    text = config.read_text()
+    config.write_text(text.replace("  evaluations: ", "  evaluations: 0  # "))
+    assert config.read_text() != text
+    refused(erc("average", *runs, "--out", tmp_path / "mean"), "held out (training.evaluations)")
+
+
 def test_an_unfinished_run_is_refused(runs: tuple[Path, Path], erc: Command, tmp_path: Path) -> None:
     _set(runs[1] / "manifest.json", status="training")
     refused(erc("average", *runs, "--out", tmp_path / "mean"), str(runs[1]), "not finished", "--resume")

@@ -35,7 +35,7 @@ def trained(tiny_llama: TinyModel, corpus: Path, tmp_path_factory: pytest.TempPa
     sections: dict[str, Any] = {
         "sampling": {"scheme": "inverse_frequency"},
         "corpus": {"path": str(corpus), "selection_fraction": 0.5},
-        "training": {"evaluations": 0},
+        "training": {"evaluations": 1},
     }
     config = tiny_config(tiny_llama, corpus, tmp_path_factory.mktemp("runs"), **sections)
     return train(config, console=Console(quiet=True)).folder
@@ -73,7 +73,7 @@ def test_calibrate_and_predict(run: Path, erc: Command, tmp_path: Path) -> None:
         assert found.columns() == correct(table, correction).columns()
         assert Correction.of(found.info) == correction
     assert read_predictions(calibrated).info.abstain_below == 0.3
-    assert [read_predictions(path).info.selection for path in (raw, calibrated)] == ["none", "selection"]
+    assert [read_predictions(path).info.selection for path in (raw, calibrated)] == ["selection"] * 2
     assert read_predictions(given).info.prior_shares == pytest.approx([float(s) for s in SHARES.split(",")])
 
     figures = tmp_path / "figures.json"
@@ -119,8 +119,21 @@ def test_an_unbalanced_run_predicts_the_same_bytes_with_and_without_its_prior(
         assert erc("predict", plain, "--out", tmp_path / f"{prior}{suffix}", "--prior", prior).code == 0
     auto, none, corpus = ((tmp_path / f"{prior}{suffix}").read_bytes() for prior in ("auto", "none", "corpus"))
     assert auto == none == corpus
-    refused(erc("calibrate", plain), "at least 5", "selection split")
+    # Trained without evaluations, it has seen all of train, and no split of it is held out.
+    refused(erc("calibrate", plain), str(plain), "training.evaluations=0", "no held-out selection split")
+    seen = tmp_path / "seen.parquet"
+    assert erc("predict", plain, "--split", "selection", "--out", seen).code == 0
+    refused(erc("calibrate", plain, "--predictions", seen), "no held-out selection split")
     assert not (plain / "calibration.json").exists()
+
+
+def test_too_few_dialogues_are_refused(tiny_llama: TinyModel, tmp_path: Path, erc: Command) -> None:
+    from erc_llm.training import train
+
+    config = tiny_config(tiny_llama, write_corpus(tmp_path / "corpus"), tmp_path)
+    run = train(config, console=Console(quiet=True)).folder
+    refused(erc("calibrate", run), "at least 5", "selection split")
+    assert not (run / "calibration.json").exists()
 
 
 def test_a_table_of_something_else_is_refused(run: Path, corpus: Path, erc: Command, tmp_path: Path) -> None:

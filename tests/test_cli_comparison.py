@@ -151,7 +151,7 @@ def test_no_gold_at_all(erc: Command) -> None:
     a, b = (stored(f"{n}.parquet", changed(table(system=n), gold=None)) for n in ("blind", "dark"))
     refused(
         erc("compare", a, b),
-        "erc-llm: blind.parquet and dark.parquet: no row has a gold label, so there is nothing to compare; predict a labelled",
+        "erc-llm: blind.parquet and dark.parquet: no row has a gold label, so there is nothing to compare; predict a",
     )
     refused(erc("compare", "a.parquet", b), "dark.parquet has no gold labels, the other has; predict on")
 

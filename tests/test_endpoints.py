@@ -430,6 +430,23 @@ def test_keys_come_from_the_environment_ours_first(server: Server, monkeypatch: 
     assert server.keys == ["Bearer theirs", "Bearer ours", "Bearer none"]
 
 
+@pytest.mark.parametrize("key", ["very-secret\r\nX: y", "very-sécret", "very\x00secret"])
+def test_a_key_that_no_header_takes_is_refused_and_not_shown(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "\x00" not in key:
+        monkeypatch.setenv("ERC_LLM_API_KEY", key)
+    else:
+        monkeypatch.setattr("os.environ", {"ERC_LLM_API_KEY": key})
+    with pytest.raises(ConfigError, match="ERC_LLM_API_KEY: holds a line break or a character") as caught:
+        Endpoint("http://127.0.0.1:1/v1", "m")
+    assert "very" not in str(caught.value)
+
+
+def test_white_space_around_a_key_is_not_part_of_it(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ERC_LLM_API_KEY", " ours\n")
+    endpoint(server).answer([("s", "q")], 20)
+    assert server.keys == ["Bearer ours"]
+
+
 def test_a_key_that_the_server_repeats_is_not_shown(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ERC_LLM_API_KEY", "very-secret")
     server.reply = lambda *_: (401, json.dumps({"error": {"message": f"wrong key: {server.keys[-1]}"}}))

@@ -115,6 +115,9 @@ def test_confusions_of_the_wrong_table_are_refused(
         path = tmp_path / f"{name}.parquet"
         write_predictions(replace(table, info=replace(table.info, **change)), path)
         refused(path, rf"state\.confusion.*{name}.*expected.*selection")
+    seen = tmp_path / "seen.parquet"
+    write_predictions(replace(table, info=replace(table.info, selection="none")), seen)
+    refused(seen, r"state\.confusion.*trained on the selection split too \(training\.evaluations=0\)")
 
 
 def test_a_template_must_show_what_is_asked_for(

@@ -58,7 +58,7 @@ def balanced(tiny_llama: TinyModel, tmp_path_factory: pytest.TempPathFactory) ->
     sections: dict[str, Any] = {
         "sampling": {"scheme": "inverse_frequency"},
         "corpus": {"selection_fraction": 0.5},
-        "training": {"evaluations": 0},
+        "training": {"evaluations": 1},
     }
     quiet = Console(quiet=True)
     run = train(tiny_config(tiny_llama, write_corpus(folder / "corpus", train=24), folder, **sections), console=quiet)
@@ -89,7 +89,7 @@ def test_label_scores_are_corrected_as_local_ones_are(
     own = ("system", "base_model", "base_model_sha256", "decoding")
     told = [{k: v for k, v in table.info.as_dict().items() if k not in own} for table in (served, local)]
     assert told[0] == told[1]
-    assert served.info.selection == ("selection" if options.get("calibration") else "none")
+    assert served.info.selection == "selection"
 
 
 def served_command(server: Server, source: Path, tmp_path: Path, *options: object) -> list[object]:

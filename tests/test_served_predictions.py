@@ -300,9 +300,9 @@ def test_answers_of_another_job_are_not_taken(
     table = predict_served(model, corpus, "dev", Journal(tmp_path / "j"))
     assert set(table.predicted) == {"Mad"}
     assert len(server.requests) - before == TARGETS
-    assert model.journal(tmp_path / "t").path != open_model(server, config).journal(tmp_path / "t").path or (
-        change == "prompt"
-    ), "a journal has the name of its server, model and dialect"
+    names = {m.journal(tmp_path / "t", corpus, "dev").path for m in (model, open_model(server, config))}
+    assert len(names) == (1 if change == "prompt" else 2), "a journal has the name of its server, model and dialect"
+    assert model.journal(tmp_path / "t", corpus, "train").path not in names, "and of what is asked about"
 
 
 def test_a_torn_last_line_costs_one_answer(server: Server, config: RunConfig, corpus: Corpus, tmp_path: Path) -> None:
@@ -377,7 +377,7 @@ def test_a_killed_run_goes_on_without_a_lost_or_doubled_row(
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.DEVNULL,
     )
-    journal = open_model(server, config).journal(tmp_path / "t.parquet").path
+    journal = open_model(server, config).journal(tmp_path / "t.parquet", corpus, "dev").path
     while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") >= 4):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)

@@ -6,7 +6,7 @@ In: a run, and the prior and calibration asked for. Out: a `Correction`; or the 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, cast
@@ -119,7 +119,7 @@ def write_calibration(run: Run, calibration: Calibration) -> Path:
         RunError: It cannot be written.
     """
     path = run.folder / CALIBRATION
-    head = {"format_version": CALIBRATION_FORMAT, "run_id": run.manifest.run_id, "split": "selection"}
+    head = {"format_version": CALIBRATION_FORMAT, "split": "selection", **_identity(run.manifest)}
     content = head | asdict(calibration) | {"created_with": versions()}
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n", RunError)
     return path
@@ -148,17 +148,24 @@ def read_calibration(run: Run) -> Calibration:
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise RunError(f"{path}: {problems}; {again}") from None
-    if problem := _misfit(calibration, content.get("run_id"), run.manifest):
+    if problem := _misfit(calibration, content, run.manifest):
         raise RunError(f"{path}: {problem}; {again}")
     return calibration
 
 
-def _misfit(calibration: Calibration, run_id: object, manifest: Manifest) -> str | None:
+def _identity(manifest: Manifest) -> dict[str, str | None]:
+    """What a calibration is of: the same id may be given to trainings of other weights or another corpus."""
+    names = ("run_id", "base_model_sha256", "template_sha256", "train_sha256")
+    return {name: getattr(manifest, name) for name in names}
+
+
+def _misfit(calibration: Calibration, content: Mapping[str, object], manifest: Manifest) -> str | None:
     """Why a calibration, well-formed as JSON, is not one of this run."""
     if calibration.labels != manifest.labels:
         return f"is for the labels {', '.join(calibration.labels)}, the run has {', '.join(manifest.labels)}"
-    if run_id != manifest.run_id:
-        return f"was fitted for run {run_id}, this is {manifest.run_id}"
+    for name, own in _identity(manifest).items():
+        if name in content and content[name] != own:  # only the id in calibrations of before
+            return f"was fitted for {name} {content[name]}, this run has {own}"
     prior = calibration.prior
     if prior is not None and prior.training != manifest.training_prior:
         return "takes back another prior than this run was trained with"

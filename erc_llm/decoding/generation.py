@@ -7,10 +7,11 @@ is asked.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from erc_llm.errors import ModelError, PromptError
 from erc_llm.prompting.encoding import TextEncoder
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from erc_llm.models import LoadedModel
 
 _NO_REPEAT = 4  # small models copy whole sentences of their prompt without this
-# A checkpoint's own habits (`generation_config.json`) would bend what its log-probabilities say.
-_UNBENT: dict[str, Any] = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
 
 
 def generate_texts(
@@ -125,18 +124,31 @@ def generate_batches(
             for row, i in enumerate(batch):
                 ids[row, width - len(prompts[i]) :] = torch.tensor(prompts[i])
                 mask[row, width - len(prompts[i]) :] = 1
-            with torch.inference_mode():
+            with torch.inference_mode(), _without_habits(model):
                 output = generate(
                     input_ids=ids,
                     attention_mask=mask,
                     **hooks(width),
                     max_new_tokens=max_new_tokens,
                     pad_token_id=pad_token_id,
-                    **{**_UNBENT, **options},
+                    **options,
                 )
             yield batch, output[:, width:]
     finally:
         model.train(was_training)
+
+
+@contextmanager
+def _without_habits(model: PreTrainedModel) -> Iterator[None]:
+    """What a checkpoint's `generation_config.json` asks for would bend what its log-probabilities say; ends stay."""
+    bare: Any = getattr(model, "get_base_model", lambda: model)()  # under an adapter
+    habits = bare.generation_config
+    ends = {name: getattr(habits, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    bare.generation_config = GenerationConfig(**ends)
+    try:
+        yield
+    finally:
+        bare.generation_config = habits
 
 
 class _Stop(StoppingCriteria):

@@ -90,7 +90,7 @@ class Sampler:
         """
         weights = self.weights[self.targets.label]
         if self.resampled:
-            weights = draw(weights, self.seed, epoch).astype(np.float64)
+            weights = draw(weights, self.targets.label, self.seed, epoch).astype(np.float64)
         kept = np.flatnonzero(weights)
         columns = (self.targets.scene[kept], self.targets.position[kept], weights[kept])
         asked: list[dict[int, float]] = [{} for _ in range(self.targets.scenes)]
@@ -124,7 +124,7 @@ def class_weights(counts: Ints, scheme: Scheme, beta: float) -> Floats:
     return weights
 
 
-def draw(weights: Floats, seed: int, epoch: int) -> Ints:
+def draw(weights: Floats, label: Ints, seed: int, epoch: int) -> Ints:
     """(targets,) how often each target is drawn in an epoch: as many draws as targets, in expectation its weight.
 
     Draws are systematic: targets stand side by side, each as wide as its weight, those of a class together and in
@@ -135,11 +135,12 @@ def draw(weights: Floats, seed: int, epoch: int) -> Ints:
 
     Args:
         weights: (targets,) equal within a class and not negative, up to a factor; one at least is above 0.
+        label: (targets,) the class of each.
         seed: Of the run, not negative.
         epoch: Of the training, from 0.
     """
     generator, targets = np.random.default_rng([seed, epoch]), len(weights)
-    order = np.lexsort((generator.random(targets), weights))
+    order = np.lexsort((generator.random(targets), label, weights))
     edges = np.cumsum(weights[order])
     edges *= targets / edges[-1]
     edges[-1] = targets

@@ -18,7 +18,7 @@ from erc_llm.corpus import Dialogue, Utterance
 from erc_llm.corpus.labels import EMORYNLP, LabelSet
 from erc_llm.errors import CorpusError
 from erc_llm.pipeline import labelled_targets, train_shares
-from erc_llm.prompting.examples import Prompter, PromptOptions
+from erc_llm.prompting.examples import Prompter, PromptOptions, shuffled_labels
 from erc_llm.prompting.forest import rows_of
 from erc_llm.prompting.templates import load_prompt
 from erc_llm.prompting.tree import TokenTree
@@ -114,17 +114,25 @@ def test_classes_come_as_often_as_the_scheme_says(scheme: str) -> None:
     assert chisquare(counts[0], COUNTS).pvalue < 1e-9, "the test tells schemes apart"
 
 
+def test_classes_of_equal_size_come_as_often_each() -> None:
+    """Small corpora have some; their equal weights must not mix them up."""
+    targets = _targets([300, 60, 60, 60])
+    sampler = Sampler(targets, class_weights(targets.counts, "square_root", 0.999), True, 13)
+    expected = np.array(sampler.prior) * len(targets)
+    assert all((np.abs(_drawn(sampler, epoch) - expected) < 1).all() for epoch in range(20))
+
+
 def test_targets_of_a_class_are_drawn_alike() -> None:
     sampler = _sampler("square_root")
     weights = sampler.weights[sampler.targets.label]
-    counts = sum(draw(weights, 13, epoch) for epoch in range(200))
+    counts = sum(draw(weights, sampler.targets.label, 13, epoch) for epoch in range(200))
     for label in range(7):
         assert chisquare(counts[sampler.targets.label == label]).pvalue > 0.001
 
 
 @given(seed=st.integers(0, 2**63), epoch=st.integers(0, 1000), weights=st.lists(st.floats(0.01, 100), min_size=1))
 def test_as_many_draws_as_targets(seed: int, epoch: int, weights: list[float]) -> None:
-    counts = draw(np.array(weights), seed, epoch)
+    counts = draw(np.array(weights), np.zeros(len(weights)), seed, epoch)
     assert counts.shape == (len(weights),)
     assert counts.sum() == len(weights)
     wide = np.array(weights) * len(weights) / sum(weights)
@@ -133,7 +141,7 @@ def test_as_many_draws_as_targets(seed: int, epoch: int, weights: list[float]) -
 
 
 def test_what_can_not_be_drawn_is_not() -> None:
-    counts = sum(draw(np.array([0.0, 1.0, 0.0, 2.0, 0.0]), 3, epoch) for epoch in range(100))
+    counts = sum(draw(np.array([0.0, 1.0, 0.0, 2.0, 0.0]), np.zeros(5), 3, epoch) for epoch in range(100))
     assert (counts[[0, 2, 4]] == 0).all()
 
 
@@ -145,7 +153,8 @@ def test_the_same_seed_and_epoch_draw_the_same_and_others_do_not() -> None:
 
 def test_draws_are_pinned() -> None:
     """Another stream of numbers would silently change what a seed means."""
-    assert draw(np.array([1.0, 2.0, 3.0, 1.0, 1.0, 1.0, 5.0, 1.0]), 13, 1).tolist() == [0, 1, 2, 0, 0, 1, 3, 1]
+    weights = np.array([1.0, 2.0, 3.0, 1.0, 1.0, 1.0, 5.0, 1.0])
+    assert draw(weights, np.zeros(8), 13, 1).tolist() == [0, 1, 2, 0, 0, 1, 3, 1]
 
 
 def test_without_drawing_every_target_is_asked_once_with_the_weight_of_its_class() -> None:
@@ -161,7 +170,7 @@ def test_expected_multiplicity_is_the_weight_of_the_loss() -> None:
     """The ground of equal expected gradients: drawn and weighted, a target counts alike on average."""
     counts, label = np.array([3, 1, 8]), np.repeat([0, 1, 2], [3, 1, 8])
     weights = class_weights(counts, "inverse_frequency", 0.5)[label]
-    mean = np.mean([draw(weights, 5, epoch) for epoch in range(20_000)], axis=0)
+    mean = np.mean([draw(weights, label, 5, epoch) for epoch in range(20_000)], axis=0)
     assert mean == pytest.approx(weights, abs=4 * np.sqrt(weights.max() / 20_000))
 
 
@@ -277,6 +286,24 @@ def test_equal_sizes_in_all_epochs_are_the_schedule_of_one(sizes: list[int], epo
 def test_an_epoch_leaves_out_what_has_no_size_in_it() -> None:
     steps = plan([[10, 0, 10], [0, 10, 0]], epochs=2, tokens_per_step=64, parts=1, seed=1).steps
     assert [(b.epoch, sorted(b.scenes)) for step in steps for b in step] == [(0, [0, 2]), (1, [1])]
+
+
+def test_labels_are_listed_in_another_order_in_each_scene_and_epoch_where_that_is_asked_for() -> None:
+    prompter = _prompter()
+    fixed, shuffled = (
+        training_trees(RunConfig(prompt={"shuffle_labels": shuffle}), SCENES, prompter, None)  # type: ignore[arg-type]
+        for shuffle in (False, True)
+    )
+    assert _ids(fixed(0, 0)) == _ids(fixed(0, 1))
+    for scene, epoch in ((0, 0), (0, 1), (1, 0)):
+        order = shuffled_labels(prompter.labels, RunConfig().seed, epoch, SCENES[scene].id)
+        expected = prompter.trees(SCENES[scene], "gold", label_order=order)
+        assert _ids(shuffled(scene, epoch)) == _ids(expected) != _ids(fixed(scene, epoch))
+    assert _ids(shuffled(0, 0)) != _ids(shuffled(0, 1))
+
+
+def _ids(trees: Sequence[TokenTree]) -> list[list[int]]:
+    return [tree.token_ids.tolist() for tree in trees]
 
 
 @pytest.mark.parametrize("options", PROMPTS, ids=str)
