@@ -22,6 +22,12 @@ from erc_llm.runs import Manifest, Run, versions
 
 CALIBRATION = "calibration.json"
 CALIBRATION_FORMAT = 1
+_IDENTITY = {
+    "run_id": "run",
+    "base_model_sha256": "a run on base model",
+    "template_sha256": "a run with template",
+    "train_sha256": "a run on train",
+}
 
 Prior = Literal["auto", "none", "corpus"] | Sequence[float]
 Calibrated = Literal["none", "run"]
@@ -155,8 +161,7 @@ def read_calibration(run: Run) -> Calibration:
 
 def _identity(manifest: Manifest) -> dict[str, str | None]:
     """What a calibration is of: the same id may be given to trainings of other weights or another corpus."""
-    names = ("run_id", "base_model_sha256", "template_sha256", "train_sha256")
-    return {name: getattr(manifest, name) for name in names}
+    return {name: getattr(manifest, name) for name in _IDENTITY}
 
 
 def _misfit(calibration: Calibration, content: Mapping[str, object], manifest: Manifest) -> str | None:
@@ -165,7 +170,7 @@ def _misfit(calibration: Calibration, content: Mapping[str, object], manifest: M
         return f"is for the labels {', '.join(calibration.labels)}, the run has {', '.join(manifest.labels)}"
     for name, own in _identity(manifest).items():
         if name in content and content[name] != own:  # only the id in calibrations of before
-            return f"was fitted for {name} {content[name]}, this run has {own}"
+            return f"was fitted for {_IDENTITY[name]} {content[name]}, this is {own}"
     prior = calibration.prior
     if prior is not None and prior.training != manifest.training_prior:
         return "takes back another prior than this run was trained with"
