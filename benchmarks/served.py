@@ -125,7 +125,9 @@ def transformers_serve(model: Path, log: Path, python: str = sys.executable, pat
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [python, "-c", _MAIN, "serve", str(model), "--dtype", "float32", "--device", "cpu"]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    hub = log.with_name("hub")  # it lists the models in this folder, and fails where there is none
+    hub.mkdir(exist_ok=True)
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(hub)}
     with open(log, "wb") as file:
         process = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", str(port)], stdout=file, stderr=file, env=environment
