@@ -277,7 +277,17 @@ def test_every_field_has_its_sentence() -> None:
     assert without(RunConfig) == []
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "docs").rglob("config.yaml")), ids=str)
+RUNS_OF_BEFORE = sorted((Path(__file__).parents[1] / "docs" / "results").rglob("config.yaml"))
+OF_BASELINES = [path for path in RUNS_OF_BEFORE if path.parent.parent.name == "baselines"]
+
+
+@pytest.mark.parametrize("path", OF_BASELINES, ids=str)
+def test_baselines_of_before_are_still_read(path: Path) -> None:
+    config, stated = load_baseline(path), yaml.safe_load(path.read_text("utf-8"))
+    assert (config.kind, config.training.learning_rate) == (stated["kind"], stated["training"]["learning_rate"])
+
+
+@pytest.mark.parametrize("path", sorted({*RUNS_OF_BEFORE} - {*OF_BASELINES}), ids=str)
 def test_runs_of_before_are_still_read_and_answer_as_they_did(path: Path) -> None:
     """With what the file states, and where it is older than a field, with what was the only way then."""
     config, stated = load_config(path), yaml.safe_load(path.read_text("utf-8"))
