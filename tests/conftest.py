@@ -17,6 +17,7 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
 from tests.command_line import Command, command_line
+from tests.model_server import Server, serving
 from tests.tiny_models import (
     TinyModel,
     chatml_tokenizer,
@@ -77,3 +78,18 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyModel]:
     """Random two-layer BERT with a WordPiece tokenizer, saved to a folder."""
     tokenizer = wordpiece_tokenizer()
     return save_tiny(tmp_path_factory.mktemp("tiny-bert"), tokenizer, random_bert(tokenizer))
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    found = Server()
+    with serving(found.http):
+        yield found
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Server]:
+    """Stands for another machine."""
+    found = Server()
+    with serving(found.http):
+        yield found

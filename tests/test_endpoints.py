@@ -1,43 +1,21 @@
-"""A chat model behind a server: order, retries, clear messages, and no text to other machines."""
+"""A chat model behind a server: order, retries, clear messages."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
 
-from erc_llm.config import ProfileConfig
-from erc_llm.corpus.dialogues import Corpus
 from erc_llm.endpoints import Endpoint, Request
-from erc_llm.errors import ConfigError, ModelError
-from erc_llm.profiling import make_profiler
-from tests.model_server import Reply, Server, said, serving
-from tests.prompting.random_corpora import corpus_of, scene_of
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    found = Server()
-    with serving(found.http):
-        yield found
-
-
-@pytest.fixture
-def elsewhere() -> Iterator[Server]:
-    """Stands for another machine."""
-    found = Server()
-    with serving(found.http):
-        yield found
+from erc_llm.errors import ModelError
+from tests.model_server import Reply, Server, said
 
 
 def endpoint(server: Server, retries: int = 0, timeout: float = 5.0) -> Endpoint:
@@ -330,211 +308,7 @@ def test_nobody_at_the_address_is_one_clear_message() -> None:
         Endpoint(f"http://127.0.0.1:{port}/v1", "m", retries=0).answer([("s", "q")], 20)
 
 
-OTHER_MACHINES = [
-    "http://example.org/v1",
-    "https://10.0.0.7:8000/v1",
-    "http://0.0.0.0:8000/v1",
-    "http://localhost.example.org",
-    "http://127.0.0.1.example.org/v1",
-    "http://example.org#127.0.0.1",
-    "http://[2001:db8::1]:8000/v1",
-]
-
-
-@pytest.mark.parametrize(
-    "url", ["http://127.0.0.1@example.org/v1", "http://me:sk-abc@127.0.0.1:x/v1", "http://127.0.0.1:1/v1?key=sk-abc"]
-)
-def test_an_address_with_a_user_or_a_query_is_refused_and_not_shown(url: str) -> None:
-    with pytest.raises(ConfigError, match="ERC_LLM_API_KEY") as refused:
-        Endpoint(url, "m", allow_remote=True)
-    assert "sk-abc" not in str(refused.value)
-
-
-@pytest.mark.parametrize("url", OTHER_MACHINES)
-def test_nothing_is_sent_to_another_machine_unless_allowed(url: str) -> None:
-    with pytest.raises(ConfigError, match="--allow-remote"):
-        Endpoint(url, "m")
-    assert Endpoint(url, "m", allow_remote=True).url == url
-
-
-@pytest.mark.parametrize("url", OTHER_MACHINES)
-def test_another_machine_is_not_even_looked_for(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def reached(*_: Any, **__: Any) -> Any:
-        raise AssertionError("the network was touched")
-
-    monkeypatch.setattr(socket, "getaddrinfo", reached)
-    monkeypatch.setattr(socket.socket, "connect", reached)
-    config = ProfileConfig(writer="llm", endpoint=url, notes=str(tmp_path / "notes.jsonl"))
-    with pytest.raises(ConfigError, match="--allow-remote"):
-        make_profiler(config, story(), ask_server=True)
-
-
-@pytest.mark.parametrize("status", [307, 308])
-def test_a_redirect_does_not_take_text_elsewhere(server: Server, elsewhere: Server, status: int) -> None:
-    server.answer_raw(f"HTTP/1.1 {status} There", f"Location: {elsewhere.url}/chat/completions", "Content-Length: 0")
-    with pytest.raises(ModelError):
-        endpoint(server).answer([("s", "what they said")], 20)
-    assert elsewhere.requests == []
-
-
-@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
-def test_a_proxy_does_not_get_text_for_this_machine(
-    server: Server, elsewhere: Server, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    for no in ("NO_PROXY", "no_proxy"):
-        monkeypatch.delenv(no, raising=False)
-    monkeypatch.setenv(name, elsewhere.url.removesuffix("/v1"))
-    endpoint(server).answer([("s", "what they said")], 20)
-    assert elsewhere.requests == []
-
-
-@pytest.mark.parametrize("url", ["http://localhost:1/v1", "http://127.0.0.2:1/v1", "http://[::1]:1/v1"])
-def test_loopback_is_here(url: str) -> None:
-    assert Endpoint(url, "m").url == url
-
-
-def test_ipv6_loopback_is_reached(server: Server) -> None:
-    class Six(ThreadingHTTPServer):
-        address_family = socket.AF_INET6
-
-    try:
-        six = Six(("::1", 0), server.handler)
-    except OSError:
-        pytest.skip("this machine has no IPv6 loopback")
-    with serving(six):
-        found = Endpoint(f"http://[::1]:{six.server_port}/v1", "m", retries=0)
-        assert found.answer([("s", "q")], 20) == ["q"]
-
-
-@pytest.mark.parametrize("url", ["", "127.0.0.1:8000", "ftp://127.0.0.1/v1", "http://"])
-def test_what_is_no_address_is_refused(url: str) -> None:
-    with pytest.raises(ConfigError, match="no address of a server"):
-        Endpoint(url, "m")
-
-
-@pytest.mark.parametrize("url", ["http://[::1", "http://127.0.0.1:x/v1", "http://127.0.0.1:8000/\x01"])
-def test_a_damaged_address_is_refused(url: str) -> None:
-    with pytest.raises(ConfigError):
-        Endpoint(url, "m")
-
-
-def test_keys_come_from_the_environment_ours_first(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("ERC_LLM_API_KEY", raising=False)
-    monkeypatch.setenv("OPENAI_API_KEY", "theirs")
-    endpoint(server).answer([("s", "q")], 20)
-    monkeypatch.setenv("ERC_LLM_API_KEY", "ours")
-    endpoint(server).answer([("s", "q")], 20)
-    monkeypatch.delenv("ERC_LLM_API_KEY")
-    monkeypatch.delenv("OPENAI_API_KEY")
-    endpoint(server).answer([("s", "q")], 20)
-    assert server.keys == ["Bearer theirs", "Bearer ours", "Bearer none"]
-
-
-@pytest.mark.parametrize("key", ["very-secret\r\nX: y", "very-sécret", "very\x00secret"])
-def test_a_key_that_no_header_takes_is_refused_and_not_shown(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if "\x00" not in key:
-        monkeypatch.setenv("ERC_LLM_API_KEY", key)
-    else:
-        monkeypatch.setattr("os.environ", {"ERC_LLM_API_KEY": key})
-    with pytest.raises(ConfigError, match="ERC_LLM_API_KEY: holds a line break or a character") as caught:
-        Endpoint("http://127.0.0.1:1/v1", "m")
-    assert "very" not in str(caught.value)
-
-
-def test_white_space_around_a_key_is_not_part_of_it(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ERC_LLM_API_KEY", " ours\n")
-    endpoint(server).answer([("s", "q")], 20)
-    assert server.keys == ["Bearer ours"]
-
-
-def test_a_key_that_the_server_repeats_is_not_shown(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ERC_LLM_API_KEY", "very-secret")
-    server.reply = lambda *_: (401, json.dumps({"error": {"message": f"wrong key: {server.keys[-1]}"}}))
-    with pytest.raises(ModelError) as caught:
-        endpoint(server).answer([("s", "q")], 20)
-    assert "very-secret" not in str(caught.value)
-    server.reply = lambda *_: (401, "x" * 195 + server.keys[-1].removeprefix("Bearer "))  # type: ignore[union-attr]
-    with pytest.raises(ModelError) as caught:
-        endpoint(server).answer([("s", "q")], 20)
-    assert "xvery" not in str(caught.value), "nor the half that fits"
-
-
-def test_a_password_in_the_address_is_neither_shown_nor_kept(server: Server, tmp_path: Path) -> None:
-    url, notes = server.url.replace("//", "//me:hunter2@"), tmp_path / "notes.jsonl"
-    server.reply = lambda *_: (500, "no")
-    with pytest.raises((ConfigError, ModelError)) as caught:
-        Endpoint(url, "m", retries=0).answer([("s", "q")], 20)
-    shown = [str(caught.value)]
-    with pytest.raises(ConfigError) as refused:
-        make_profiler(ProfileConfig(writer="llm", endpoint=url, notes=str(notes)), story())
-    shown += [str(refused.value), notes.read_text() if notes.exists() else ""]
-    assert not any("hunter2" in text for text in shown)
-
-
 def test_without_the_client_library_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(ModelError, match=r"pip install 'erc-llm\[endpoint\]'"):
         Endpoint("http://127.0.0.1:1/v1", "m")
-
-
-# Notes through the configuration.
-
-
-def story(scenes: int = 4) -> Corpus:
-    said = [(("Ada Quill", f"Line {i}"), ("Ben Ode", f"And {i}?")) for i in range(scenes)]
-    return corpus_of({"train": [scene_of(i + 1, *lines) for i, lines in enumerate(said)]})
-
-
-def notes_config(server: Server, tmp_path: Path) -> ProfileConfig:
-    return ProfileConfig(writer="llm", model="m", endpoint=server.url, notes=str(tmp_path / "notes.jsonl"))
-
-
-def test_notes_are_asked_of_the_server_once_and_only_when_told_to(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ERC_LLM_API_KEY", "very-secret")
-    corpus, config = story(), notes_config(server, tmp_path)
-    last = corpus.split("train")[-1]
-    server.reply = lambda request, _: said(f"Said {request['messages'][-1]['content'].rpartition('Line ')[2][:1]}. Ok.")
-    with pytest.raises(ConfigError, match=r"erc-llm profile CORPUS --out FILE"):
-        make_profiler(config, corpus)
-    assert server.requests == []
-    asked = make_profiler(config, corpus, ask_server=True).profiles(last)
-    assert asked["Ada Quill"].text == "Said 2. Ok."
-    assert len(server.requests) == 8, "two persons, after each of their scenes"
-    server.reply = lambda *_: (500, "gone")
-    assert make_profiler(config, corpus).profiles(last) == asked
-    assert len(server.requests) == 8
-    assert "very-secret" not in (tmp_path / "notes.jsonl").read_text()
-
-
-def test_a_server_that_stops_midway_keeps_what_it_said(server: Server, tmp_path: Path) -> None:
-    corpus, config = story(6), notes_config(server, tmp_path)
-    server.reply = lambda _, number: said("Fine.") if number <= 4 else (400, "{}")
-    with pytest.raises(ModelError, match="is kept"):
-        make_profiler(config, corpus, ask_server=True)
-    before = len(server.requests)
-    server.reply = lambda *_: said("Fine.")
-    make_profiler(config, corpus, ask_server=True)
-    assert len(server.requests) - before == 2 * 6 - 4
-
-
-def test_what_was_answered_beside_a_refusal_is_kept(server: Server, tmp_path: Path) -> None:
-    """One person's prompt is refused every time; the others of its batch are not asked about again."""
-    corpus, config = story(), notes_config(server, tmp_path)
-    server.reply = lambda request, _: (400, "{}") if "Notes on Ben" in str(request) else said("Fine.")
-    with pytest.raises(ModelError, match="would refuse this again"):
-        make_profiler(config, corpus, ask_server=True)
-    about = ["Ben" if "Notes on Ben" in str(request) else "Ada" for request in server.requests]
-    assert about.count("Ada") == 1
-    with pytest.raises(ModelError):
-        make_profiler(config, corpus, ask_server=True)
-    again = ["Ben" if "Notes on Ben" in str(request) else "Ada" for request in server.requests[len(about) :]]
-    assert again == ["Ben"]
-
-
-def test_notes_of_another_server_are_not_taken_for_this_ones(server: Server, elsewhere: Server, tmp_path: Path) -> None:
-    make_profiler(notes_config(server, tmp_path), story(), ask_server=True)
-    with pytest.raises(ConfigError, match="another model"):
-        make_profiler(notes_config(elsewhere, tmp_path), story(), ask_server=True)
-    assert elsewhere.requests == []

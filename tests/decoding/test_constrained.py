@@ -14,10 +14,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers import LogitsProcessorList
 
-from erc_llm.adapters import attach_lora
 from erc_llm.corpus.labels import EMORYNLP, LabelSet
 from erc_llm.decoding.constrained import LabelProcessor, LabelTrie, Mode, generate_labels, reason_then_label
-from erc_llm.decoding.generation import generate_ids
 from erc_llm.errors import ModelError, PromptError
 from erc_llm.prompting.examples import Prompter
 from erc_llm.prompting.templates import load_prompt
@@ -312,57 +310,6 @@ def test_the_same_seed_draws_the_same(tiny_llama: TinyModel) -> None:
             generate_labels(tiny_llama.model, tiny_llama.tokenizer, prompts, trie_of(tiny_llama), mode="sample")
         )
     assert drawn[0] == drawn[1] != drawn[2]
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_a_checkpoints_own_habits_change_nothing(tiny_llama: TinyModel, mode: Mode) -> None:
-    model = tiny_llama.fresh_model()
-    prompts, trie = random_prompts(tiny_llama, 30, seed=9), trie_of(tiny_llama)
-    results = []
-    for _ in range(2):
-        torch.manual_seed(0)
-        results.append(generate_labels(model, tiny_llama.tokenizer, prompts, trie, mode=mode))
-        model.generation_config.update(
-            do_sample=True, temperature=0.1, top_k=1, top_p=0.2, repetition_penalty=3.0, no_repeat_ngram_size=1,
-            num_beams=2, length_penalty=5.0, eos_token_id=[trie.answers[0][0], end_of(tiny_llama)],
-        )  # fmt: skip
-    assert results[0] == results[1]
-
-
-@pytest.mark.parametrize("adapter", [False, True])
-@pytest.mark.parametrize(
-    "habit",
-    [
-        {"num_return_sequences": 2},
-        {"stop_strings": ["\n"]},
-        {"return_dict_in_generate": True},
-        {"min_new_tokens": 8},
-        {"suppress_tokens": list(range(40, 60))},
-        {"renormalize_logits": True},
-        {"guidance_scale": 3.0},
-        {"exponential_decay_length_penalty": (1, 3.0)},
-        {"max_time": 1e-9},
-    ],
-    ids=str,
-)
-def test_no_habit_of_a_checkpoint_bends_or_breaks_an_answer(
-    tiny_llama: TinyModel, habit: dict[str, Any], adapter: bool
-) -> None:
-    model = tiny_llama.fresh_model()
-    if adapter:
-        model = attach_lora(model, rank=2, alpha=4, dropout=0.0, target_modules="all-linear", seed=0)
-    prompts, trie = random_prompts(tiny_llama, 20, seed=9), trie_of(tiny_llama)
-
-    def said() -> list[Any]:
-        labels = [generate_labels(model, tiny_llama.tokenizer, prompts, trie, mode=mode) for mode in ("greedy", "beam")]
-        return [*labels, generate_ids(model, tiny_llama.tokenizer, prompts, max_new_tokens=6)]
-
-    before = said()
-    for name, value in habit.items():  # as a file has it, unchecked
-        setattr(model.generation_config, name, value)
-    kept = model.generation_config.to_dict()
-    assert said() == before
-    assert model.generation_config.to_dict() == kept, "the model keeps its own"
 
 
 def test_prompts_of_a_scene_say_what_its_scores_say(tiny: TinyModel) -> None:
