@@ -7,33 +7,44 @@ import sys
 
 import pytest
 
-COUNT = """
-import resource, sys
+BLOCK = 48  # MB: what is below 32 MB, glibc may learn to keep by itself
+MEASURE = """
+import os, sys
 from erc_llm.devices import keep_freed_memory
 kept = len(sys.argv) > 1 and keep_freed_memory()
 import torch
-faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-numbers = torch.ones(12 * 1024, 1024)  # 48 MB: what is below 32 MB, glibc may learn to keep by itself
-def add():
-    before = faults()
-    for _ in range(3):
-        numbers + numbers + numbers
-    return faults() - before
-add()  # loads code, starts threads, takes the memory that may be kept
-print(int(kept), min(add() for _ in range(5)))
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 2**20
+numbers = torch.ones(12 * 1024, 1024)
+numbers + 1  # loads code, starts threads
+del numbers
+before = resident()
+numbers = torch.ones(12 * 1024, 1024)
+while_used = resident()
+del numbers
+freed = resident()
+for _ in range(20):
+    torch.ones(12 * 1024, 1024)
+print(int(kept), before, while_used, freed, resident())
 """
 
 
-def page_faults(*arguments: str) -> tuple[int, int]:
-    """Whether memory is kept, and the page faults of a few additions: the fewest of five rounds."""
-    found = subprocess.run([sys.executable, "-c", COUNT, *arguments], capture_output=True, text=True, check=True)
-    kept, faults = map(int, found.stdout.split())
-    return kept, faults
+def memory(*arguments: str) -> tuple[bool, list[int]]:
+    """Whether memory is kept; MB resident before a block is taken again, with it, without it, and after twenty more."""
+    found = subprocess.run([sys.executable, "-c", MEASURE, *arguments], capture_output=True, text=True, check=True)
+    kept, *megabytes = map(int, found.stdout.split())
+    return bool(kept), megabytes
 
 
-def test_memory_that_is_kept_is_not_handed_out_anew() -> None:
-    kept, few = page_faults("keep")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says in /proc what is resident")
+def test_memory_that_is_kept_is_used_again_and_not_handed_out_anew() -> None:
+    kept, (before, while_used, freed, after) = memory("keep")
     if not kept:
         pytest.skip("this C library has no mallopt")
-    _, many = page_faults()
-    assert few < many / 5
+    assert while_used - freed < BLOCK / 4, "what is freed is kept"
+    assert after - freed < 3 * BLOCK, "and used again: a block may need another gap once or twice, not twenty times"
+    _, (before, while_used, freed, after) = memory()
+    assert while_used - before > BLOCK * 3 / 4, "by default, a block is handed out anew"
+    assert while_used - freed > BLOCK * 3 / 4
+    assert abs(after - freed) < BLOCK / 4
