@@ -5,7 +5,7 @@ or of baselines. Out: one Markdown row per trial: what differs from the defaults
 `emonet`, and its scores on the selection split.
 
     python -m benchmarks.trials docs/results/trials
-    python -m benchmarks.trials docs/results/baselines
+    python -m benchmarks.trials docs/results/baselines/trials
 """
 
 from __future__ import annotations
