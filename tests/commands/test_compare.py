@@ -13,7 +13,7 @@ from erc_llm.predictions import Predictions, write_predictions
 from tests.command_line import Command, refused
 from tests.evaluation.compared_tables import INFO, LABELS, changed, rows, table
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 RUNS = DOCS / "results" / "runs"
 
 

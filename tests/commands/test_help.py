@@ -1,0 +1,78 @@
+"""The help: instant, for every command; and a wrong call is the user's mistake."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.command_line import Command
+
+ROOT = Path(__file__).parents[2]
+
+
+def _python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+HELP = """
+import sys, time
+started = time.process_time()
+sys.argv = ["erc-llm", *sys.argv[1:]]
+from erc_llm.cli import main
+try:
+    main()
+except SystemExit as end:
+    code = end.code or 0
+heavy = {"torch", "transformers", "peft", "trl", "datasets", "sklearn", "scipy", "pandas", "pyarrow", "matplotlib",
+         "numpy", "bitsandbytes"}
+print("HEAVY", sorted(heavy & set(sys.modules)))
+print("SECONDS", time.process_time() - started)
+sys.exit(code)
+"""
+
+
+def test_help_is_fast_and_imports_nothing_heavy() -> None:
+    """Half a second on a warm disk; processor time, so that a busy machine does not fail the test."""
+    done = _python(HELP, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "HEAVY []" in done.stdout
+    assert float(done.stdout.rpartition("SECONDS ")[2]) < 0.5
+    for command in ("demo", "data", "profile", "render", "train", "predict", "calibrate", "evaluate", "baseline"):
+        assert command in done.stdout
+
+
+@pytest.mark.parametrize(
+    "command", ["data", "profile", "render", "train", "predict", "calibrate", "evaluate", "baseline", "demo"]
+)
+def test_every_command_has_its_help(command: str, erc: Command) -> None:
+    done = erc(command, "--help")
+    assert done.code == 0
+    assert f" {command} [OPTIONS]" in done.out
+
+
+def test_the_version(erc: Command) -> None:
+    from erc_llm import __version__
+
+    assert erc("--version").out.strip() == __version__
+
+
+def test_an_error_from_the_shell_has_no_traceback_and_exit_code_2() -> None:
+    done = _python("from erc_llm.cli import main; main()", "train", "no-such-config")
+    assert done.returncode == 2
+    assert done.stderr.startswith("erc-llm: no-such-config: no such configuration file")
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("arguments", [("fly",), ("train",), ("data",), ("train", "sample", "--fast")])
+def test_a_wrong_call_is_the_users_mistake(arguments: tuple[str, ...], erc: Command) -> None:
+    done = erc(*arguments)
+    assert done.code == 2
+    assert "Usage" in done.err
+    assert "Traceback" not in done.err
