@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from erc_llm.errors import ConfigError, ModelError
 from erc_llm.prompting.examples import Prompter
 from erc_llm.prompting.messages import PromptText, prompt_texts
 from erc_llm.prompting.templates import load_prompt
-from tests.model_server import Reply, Server, offered_by, serving
+from tests.model_server import Reply, Server, offered_by
 from tests.prompting.scenes import scene
 from tests.tiny_models import chatml_tokenizer, llama2_style_tokenizer
 
@@ -25,13 +24,6 @@ CHAT = Prompter(chatml_tokenizer(), load_prompt("instruct"), EMORYNLP)
 PLAIN = Prompter(chatml_tokenizer(), load_prompt("plain"), EMORYNLP)
 SCENE = scene(("Mara", "Who left the window open?"), ("Tomas", "I did."))
 NAMES = list(EMORYNLP.names)
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    found = Server()
-    with serving(found.http):
-        yield found
 
 
 def endpoint(server: Server) -> Endpoint:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +21,10 @@ from erc_llm.predictions import read_predictions
 from erc_llm.predictor import load
 from erc_llm.served_predictions import ServedModel, open_served, predict_served
 from tests.command_line import Command, refused
-from tests.model_server import Server, said, serving
+from tests.model_server import Server, said
 from tests.scoring_server import scoring_like_vllm
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import tiny_config, write_corpus
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    found = Server()
-    with serving(found.http):
-        yield found
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_corpus(tmp_path_factory.mktemp("served") / "corpus")
 
 
 def open_model(server: Server, source: RunConfig | Path, **options: Any) -> ServedModel:

@@ -1,0 +1,43 @@
+"""Asking a server of our own about the dev split of the small corpus."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from erc_llm.config import RunConfig
+from erc_llm.corpus import Corpus
+from erc_llm.corpus.labels import EMORYNLP
+from erc_llm.endpoints import Endpoint
+from erc_llm.journal import Journal
+from erc_llm.predictions import Predictions
+from erc_llm.served_predictions import ServedModel, open_served, predict_served
+from tests.model_server import Reply, Server, said
+
+TARGETS = 2 + 3 + 4  # of dev
+
+
+def open_model(server: Server, config: RunConfig, **options: Any) -> ServedModel:
+    endpoint = Endpoint(server.url, "m", retries=options.pop("retries", 0), timeout=options.pop("timeout", 5))
+    return open_served(config, endpoint, **options)
+
+
+def ask(server: Server, config: RunConfig, corpus: Corpus, journal: Path, **options: Any) -> Predictions:
+    return predict_served(open_model(server, config, **options), corpus, "dev", Journal(journal))
+
+
+def word_of(request: dict[str, Any]) -> str:
+    """A label that depends on the whole prompt, so that a mixed-up row would show."""
+    text = json.dumps(request.get("messages", request.get("prompt")), sort_keys=True)
+    return EMORYNLP.names[sum(text.encode()) % 7]
+
+
+def by_prompt(request: dict[str, Any], _: int) -> Reply:
+    return said(word_of(request))
+
+
+def is_about(user: str, dialogue: Any, k: int) -> bool:
+    lines = user.splitlines()
+    said_before = zip(dialogue.utterances[: k + 1], lines, strict=False)
+    return len(lines) == k + 2 and all(u.text in line for u, line in said_before)
