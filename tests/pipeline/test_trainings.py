@@ -1,0 +1,159 @@
+"""Trainings: reproducible, never on the selection split, and refused before there is a run where they cannot be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from erc_llm.config import RunConfig
+from erc_llm.corpus import read_corpus
+from erc_llm.errors import ConfigError, CorpusError, ModelError
+from erc_llm.pipeline import open_corpus, predict
+from erc_llm.predictor import load
+from erc_llm.prompting.examples import Prompter
+from erc_llm.runs import Run
+from erc_llm.training import train, training_scenes
+from tests.pipeline.changed import changed
+from tests.tiny_models import TinyModel
+from tests.tiny_runs import as_json, dialogue, tiny_config, write_corpus
+
+QUIET = Console(quiet=True)
+
+
+def test_the_selection_split_is_never_trained_on(
+    tiny_llama: TinyModel, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(tiny_llama, corpus, tmp_path)
+    data = open_corpus(config.corpus, config.label_set())
+    held_out = {d.id for d in data.split("selection")}
+    assert held_out
+    trained: set[str] = set()
+    scored: set[str] = set()
+    original = Prompter.trees
+
+    def spy(self: Any, scene: Any, answers: Any, **options: Any) -> Any:
+        (trained if answers == "gold" else scored).add(scene.id)
+        return original(self, scene, answers, **options)
+
+    monkeypatch.setattr(Prompter, "trees", spy)
+    train(config, console=QUIET)
+    assert trained == {d.id for d in data.split("train")}
+    assert not trained & held_out
+    assert scored == held_out | {"probe"}  # two invented lines, on which every model is checked first
+
+
+def test_training_is_reproducible(finished: Run, tmp_path: Path) -> None:
+    again = train(changed(finished, tmp_path), console=QUIET)
+    other = train(changed(finished, tmp_path, name="other", seed=14), console=QUIET)
+    one, two, three = (load_file(r.adapter / "adapter_model.safetensors") for r in (finished, again, other))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not all(torch.equal(one[name], three[name]) for name in one)
+
+
+def test_steps_that_overrun_their_budget_for_lack_of_scenes_are_told(
+    tiny_llama: TinyModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = write_corpus(tmp_path / "corpus", train=12)
+    cramped: dict[str, Any] = {"tokens_per_step": 64, "accumulation": 3, "evaluations": 0}
+    train(tiny_config(tiny_llama, corpus, tmp_path, training=cramped), console=Console(width=400))
+    assert (
+        "have more than training.tokens_per_step=64 tokens, as each needs at least 3 scenes" in capsys.readouterr().out
+    )
+
+
+def test_a_base_model_that_is_not_there_leaves_no_run(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no such folder"):
+        train(tiny_config(tmp_path / "no-model", corpus, tmp_path / "runs"), console=QUIET)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_layers_that_do_not_exist_leave_no_run(tiny_llama: TinyModel, corpus: Path, tmp_path: Path) -> None:
+    config = tiny_config(tiny_llama, corpus, tmp_path / "runs", lora={"target_modules": ["no_such_layer"]})
+    with pytest.raises(ModelError, match="no_such_layer"):
+        train(config, console=QUIET)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_without_evaluations_the_last_adapter_is_kept(tiny_llama: TinyModel, corpus: Path, tmp_path: Path) -> None:
+    run = train(tiny_config(tiny_llama, corpus, tmp_path, training={"evaluations": 0}), console=QUIET)
+    assert not (run.folder / "selection.jsonl").exists()
+    assert (run.adapter / "adapter_model.safetensors").is_file()
+
+
+def test_without_evaluations_one_episode_is_enough(tiny_llama: TinyModel, tmp_path: Path) -> None:
+    folder = write_corpus(tmp_path / "corpus", train=2)
+    train(tiny_config(tiny_llama, folder, tmp_path / "runs", training={"evaluations": 0}), console=QUIET)
+
+
+def test_more_accumulation_than_scenes_still_ends_with_an_adapter(tiny_llama: TinyModel, tmp_path: Path) -> None:
+    folder = write_corpus(tmp_path / "corpus", train=4)
+    training = {"accumulation": 4, "epochs": 3, "evaluations": 1}
+    run = train(tiny_config(tiny_llama, folder, tmp_path / "runs", training=training), console=QUIET)
+    assert (run.adapter / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("options", [{"shuffle_labels": True}, {"context": "full"}, {"trunk_budget": 64}])
+def test_every_kind_of_prompt_trains_and_predicts(
+    options: dict[str, Any], tiny_llama: TinyModel, corpus: Path, tmp_path: Path
+) -> None:
+    run = train(tiny_config(tiny_llama, corpus, tmp_path, prompt=options), console=QUIET)
+    data = read_corpus(corpus)
+    predictor = load(run.folder)
+    table = predict(predictor, data, "dev")
+    assert len(table) == sum(len(d.targets) for d in data.split("dev"))
+    if "context" in options:
+        with pytest.raises(ConfigError, match=r"prompt\.context"):
+            predictor.live()
+
+
+def test_a_base_model_without_a_chat_template_takes_the_plain_prompt(
+    tiny_llama2_base: TinyModel, corpus: Path, tmp_path: Path
+) -> None:
+    run = train(tiny_config(tiny_llama2_base, corpus, tmp_path, prompt={"template": "plain"}), console=QUIET)
+    assert len(predict(load(run.folder), read_corpus(corpus), "dev")) > 0
+
+
+def test_a_train_split_without_labels_is_refused(tiny_llama: TinyModel, tmp_path: Path) -> None:
+    folder = write_corpus(tmp_path / "corpus", labels=False)
+    with pytest.raises(CorpusError, match="no labelled utterance in train"):
+        train(tiny_config(tiny_llama, folder, tmp_path / "runs"), console=QUIET)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_corpus_without_train_is_refused(tiny_llama: TinyModel, tmp_path: Path) -> None:
+    folder = write_corpus(tmp_path / "corpus")
+    (folder / "train.jsonl").unlink()
+    with pytest.raises(CorpusError, match="no split 'train'"):
+        train(tiny_config(tiny_llama, folder, tmp_path / "runs"), console=QUIET)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_selection_split_without_labels_is_refused_before_training(tiny_llama: TinyModel, tmp_path: Path) -> None:
+    folder = write_corpus(tmp_path / "corpus")
+    rows = [json.dumps(as_json(dialogue(0, 3, season=3), labels=False))]
+    (folder / "selection.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    with pytest.raises(CorpusError, match="selection"):
+        train(tiny_config(tiny_llama, folder, tmp_path / "runs"), console=QUIET)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_sample_with_other_labels_is_a_clear_error(tiny_llama: TinyModel, tmp_path: Path) -> None:
+    config = tiny_config(tiny_llama, Path("sample"), tmp_path / "runs")
+    config = RunConfig.model_validate(config.model_dump() | {"corpus": {"labels": {"names": ["calm", "cross"]}}})
+    with pytest.raises(ConfigError):
+        train(config, console=QUIET)
+
+
+def test_a_few_scenes_are_drawn_by_seed_and_kept_in_order(corpus: Path) -> None:
+    data = read_corpus(corpus)
+    drawn = [tuple(d.id for d in training_scenes(data, 4, seed)) for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    order = [d.id for d in data.split("train")]
+    assert sorted(drawn[0], key=order.index) == list(drawn[0])
+    assert len(training_scenes(data, None, 1)) == len(training_scenes(data, 99, 1)) == len(order)
