@@ -10,20 +10,23 @@ from benchmarks.trials import main, row
 from tests.baselines.small import baseline_config, trained
 from tests.tiny_models import TinyModel
 
-TRIALS = Path(__file__).parents[2] / "docs" / "results" / "trials"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
-def test_the_kept_trials_make_the_table_of_the_documentation(capsys: pytest.CaptureFixture[str]) -> None:
-    main([str(TRIALS)])
+@pytest.mark.parametrize(("trials", "page"), [("trials", "results.md"), ("baselines/trials", "baselines.md")])
+def test_the_kept_trials_make_the_table_of_the_documentation(
+    trials: str, page: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([str(DOCS / "results" / trials)])
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
-    found = (TRIALS.parents[1] / "results.md").read_text("utf-8")
+    found = (DOCS / page).read_text("utf-8")
     assert len(rows) > 6
     assert all(line in found for line in rows)
 
 
 def test_a_baseline_is_told_against_the_packaged_one(tiny_bert: TinyModel, tmp_path: Path) -> None:
-    config = baseline_config(tiny_bert, tmp_path, kind="encoder", training={"epochs": 1, "learning_rate": 5e-5})
+    config = baseline_config(tiny_bert, tmp_path, kind="encoder", training={"epochs": 1, "learning_rate": 3e-5})
     cells = row(trained(config).folder).split(" | ")
     assert "kind=encoder" in cells[1]
-    assert "training.learning_rate=5e-05" in cells[1]
+    assert "training.learning_rate=3e-05" in cells[1]
     assert cells[2] == "all scenes, 1 epochs"
