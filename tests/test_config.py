@@ -277,8 +277,9 @@ def test_every_field_has_its_sentence() -> None:
     assert without(RunConfig) == []
 
 
-RUNS_OF_BEFORE = sorted((Path(__file__).parents[1] / "docs" / "results").rglob("config.yaml"))
-OF_BASELINES = [path for path in RUNS_OF_BEFORE if "baselines" in path.parts]
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+RUNS_OF_BEFORE = sorted(RESULTS.rglob("config.yaml"))
+OF_BASELINES = sorted((RESULTS / "baselines").rglob("config.yaml"))
 
 
 @pytest.mark.parametrize("path", OF_BASELINES, ids=str)

@@ -14,8 +14,8 @@ from erc_llm.decoding.answers import Way, Writer, answer_scenes
 from erc_llm.decoding.generation import generate_texts
 from erc_llm.prompting.examples import Prompter, PromptOptions
 from erc_llm.prompting.templates import load_prompt
-from tests.decoding.test_constrained import free_walk, greedy_walk
 from tests.decoding.test_scoring import ODD, PREFIXES
+from tests.decoding.walks import free_walk, greedy_walk
 from tests.prompting.scenes import scene
 from tests.test_predictor import LINES
 from tests.tiny_models import TinyModel

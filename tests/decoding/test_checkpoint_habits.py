@@ -10,7 +10,7 @@ import torch
 from erc_llm.adapters import attach_lora
 from erc_llm.decoding.constrained import Mode, generate_labels
 from erc_llm.decoding.generation import generate_ids
-from tests.decoding.test_constrained import MODES, end_of, random_prompts, trie_of
+from tests.decoding.walks import MODES, end_of, random_prompts, trie_of
 from tests.tiny_models import TinyModel
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -14,69 +13,26 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers import LogitsProcessorList
 
-from erc_llm.corpus.labels import EMORYNLP, LabelSet
+from erc_llm.corpus.labels import EMORYNLP
 from erc_llm.decoding.constrained import LabelProcessor, LabelTrie, Mode, generate_labels, reason_then_label
 from erc_llm.errors import ModelError, PromptError
-from erc_llm.prompting.examples import Prompter
-from erc_llm.prompting.templates import load_prompt
 from tests.decoding.test_scoring import ODD, PREFIXES, brute_force
+from tests.decoding.walks import (
+    MODES,
+    end_of,
+    greedy_walk,
+    prompter_of,
+    random_prompts,
+    trie_of,
+    walk_probabilities,
+)
 from tests.prompting.scenes import scene
 from tests.tiny_models import TinyModel
-
-MODES: tuple[Mode, ...] = ("greedy", "beam", "sample")
-
-
-@pytest.fixture(scope="module", params=["chatml", "llama2", "base"])
-def tiny(
-    request: pytest.FixtureRequest, tiny_llama: TinyModel, tiny_llama2_style: TinyModel, tiny_llama2_base: TinyModel
-) -> TinyModel:
-    return {"chatml": tiny_llama, "llama2": tiny_llama2_style, "base": tiny_llama2_base}[request.param]
 
 
 @pytest.fixture(params=[EMORYNLP, PREFIXES, ODD], ids=["seven", "prefixes", "odd"])
 def trie(request: pytest.FixtureRequest, tiny: TinyModel) -> LabelTrie:
     return trie_of(tiny, request.param)
-
-
-def prompter_of(tiny: TinyModel, labels: LabelSet = EMORYNLP) -> Prompter:
-    return Prompter(tiny.tokenizer, load_prompt("instruct" if tiny.tokenizer.chat_template else "plain"), labels)
-
-
-def trie_of(tiny: TinyModel, labels: LabelSet = EMORYNLP) -> LabelTrie:
-    return LabelTrie(prompter_of(tiny, labels).answer_ids)
-
-
-def random_prompts(tiny: TinyModel, count: int, seed: int = 0, longest: int = 24) -> list[list[int]]:
-    draw = random.Random(seed)
-    size = len(tiny.tokenizer)
-    return [[draw.randrange(size) for _ in range(draw.randint(1, longest))] for _ in range(count)]
-
-
-@torch.no_grad()
-def greedy_walk(model: Any, prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> int:
-    """The label found by taking the likeliest token that continues an answer, one plain forward per token."""
-    done: list[int] = []
-    while tuple(done) not in answers:
-        allowed = sorted({a[len(done)] for a in answers if list(a[: len(done)]) == done})
-        logits = model(input_ids=torch.tensor([[*prompt, *done]]), use_cache=False).logits[0, -1]
-        done.append(allowed[int(logits[allowed].argmax())])
-    return list(answers).index(tuple(done))
-
-
-@torch.no_grad()
-def walk_probabilities(model: Any, prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> np.ndarray:
-    """(labels,) probability of each label when every token is drawn among those that continue an answer."""
-    result = np.ones(len(answers))
-    for label, answer in enumerate(answers):
-        for k, token in enumerate(answer):
-            allowed = sorted({a[k] for a in answers if a[:k] == answer[:k] and len(a) > k})
-            logits = model(input_ids=torch.tensor([[*prompt, *answer[:k]]]), use_cache=False).logits[0, -1]
-            result[label] *= float(logits[allowed].softmax(0)[allowed.index(token)])
-    return result
-
-
-def end_of(tiny: TinyModel) -> int:
-    return int(tiny.tokenizer.eos_token_id)
 
 
 def generated(
@@ -356,84 +312,3 @@ def test_training_mode_comes_back(tiny_llama: TinyModel) -> None:
     model = tiny_llama.fresh_model().train()
     generate_labels(model, tiny_llama.tokenizer, [[5, 6]], trie_of(tiny_llama))
     assert model.training
-
-
-# Reasons first.
-
-
-@torch.no_grad()
-def free_walk(model: Any, prompt: Sequence[int], most: int, ends: set[int]) -> list[int]:
-    """Greedy ids behind a prompt, one plain forward per token, up to an end."""
-    done: list[int] = []
-    while len(done) < most:
-        token = int(model(input_ids=torch.tensor([[*prompt, *done]]), use_cache=False).logits[0, -1].argmax())
-        if token in ends:
-            break
-        done.append(token)
-    return done
-
-
-def test_the_label_follows_the_free_text_and_the_bridge(tiny: TinyModel) -> None:
-    prompts, trie = random_prompts(tiny, 10, seed=10), trie_of(tiny)
-    bridge = tiny.tokenizer("The label is", add_special_tokens=False)["input_ids"]
-    found = reason_then_label(tiny.model, tiny.tokenizer, prompts, trie, bridge, max_new_tokens=8)
-    free = [free_walk(tiny.model, p, 8, set(tiny.tokenizer.all_special_ids)) for p in prompts]
-    assert [r.text for r in found] == [tiny.tokenizer.decode(ids) for ids in free]
-    whole = [[*p, *ids, *bridge] for p, ids in zip(prompts, free, strict=True)]
-    assert [r.label for r in found] == [greedy_walk(tiny.model, ids, trie.answers) for ids in whole]
-    assert max(map(len, free)) == 8
-
-
-def test_free_text_ends_with_the_turn(tiny_llama: TinyModel) -> None:
-    # Whatever it says third becomes an end of turn that only the checkpoint knows of.
-    model, (prompt,) = tiny_llama.fresh_model(), random_prompts(tiny_llama, 1, seed=11)
-    special = set(tiny_llama.tokenizer.all_special_ids)
-    free = free_walk(model, prompt, 6, special)
-    third = next(k for k in range(2, 6) if free[k] not in free[:k])
-    model.generation_config.eos_token_id = [end_of(tiny_llama), free[third]]
-    (found,) = reason_then_label(model, tiny_llama.tokenizer, [prompt], trie_of(tiny_llama), [5], max_new_tokens=20)
-    assert found.text == tiny_llama.tokenizer.decode(free[:third])
-
-
-def test_free_text_stops_before_a_stop_string(tiny: TinyModel) -> None:
-    trie = trie_of(tiny)
-    stopped = 0
-    for prompt in random_prompts(tiny, 6, seed=12):
-        ids = free_walk(tiny.model, prompt, 10, set(tiny.tokenizer.all_special_ids))
-        text = tiny.tokenizer.decode(ids)
-        if len(text) < 4 or "\ufffd" in text:
-            continue
-        stop = text[len(text) // 2 :][:2]
-        (found,) = reason_then_label(
-            tiny.model, tiny.tokenizer, [prompt], trie, [5], max_new_tokens=10, stop=[stop, "never said"]
-        )
-        assert stop not in found.text
-        assert text.startswith(found.text)
-        kept = next(k for k in range(len(ids) + 1) if tiny.tokenizer.decode(ids[:k]) == found.text)
-        assert len(tiny.tokenizer.decode(ids[: kept + 1])) > text.index(stop), "nothing before the stop is lost"
-        assert found.label == greedy_walk(tiny.model, [*prompt, *ids[:kept], 5], trie.answers)
-        stopped += 1
-    assert stopped
-
-
-def test_reasons_in_a_batch_equal_one_by_one(tiny: TinyModel) -> None:
-    prompts, trie = random_prompts(tiny, 6, seed=13), trie_of(tiny)
-    options: dict[str, Any] = {"max_new_tokens": 6, "stop": ["."]}
-    together = reason_then_label(tiny.model, tiny.tokenizer, prompts, trie, [5], mode="beam", **options)
-    singly = [reason_then_label(tiny.model, tiny.tokenizer, [p], trie, [5], mode="beam", **options) for p in prompts]
-    assert together == [found for (found,) in singly]
-
-
-def test_a_stop_string_across_the_prompts_end_does_not_count(tiny_llama: TinyModel) -> None:
-    tokenizer = tiny_llama.tokenizer
-    for prompt in random_prompts(tiny_llama, 20, seed=14):
-        ids = free_walk(tiny_llama.model, prompt, 6, set(tokenizer.all_special_ids))
-        before, text = tokenizer.decode(prompt), tokenizer.decode(ids)
-        stop = before[-1:] + text[:1]
-        if len(stop) == 2 and "\ufffd" not in before + text and stop not in text:
-            break
-    (found,) = reason_then_label(
-        tiny_llama.model, tokenizer, [prompt], trie_of(tiny_llama), [5], max_new_tokens=6, stop=[stop]
-    )
-    assert stop in before + text
-    assert found.text == text

@@ -1,4 +1,4 @@
-"""Asking a server of our own about the dev split of the small corpus."""
+"""Asking a server of our own: plain questions, and the dev split of the small corpus."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ from erc_llm.journal import Journal
 from erc_llm.predictions import Predictions
 from erc_llm.served_predictions import ServedModel, open_served, predict_served
 from tests.model_server import Reply, Server, said
+from tests.prompting.random_corpora import corpus_of, scene_of
 
 TARGETS = 2 + 3 + 4  # of dev
 
 
-def open_model(server: Server, config: RunConfig, **options: Any) -> ServedModel:
-    endpoint = Endpoint(server.url, "m", retries=options.pop("retries", 0), timeout=options.pop("timeout", 5))
-    return open_served(config, endpoint, **options)
+def endpoint(server: Server, retries: int = 0, timeout: float = 5.0) -> Endpoint:
+    return Endpoint(server.url, "m", retries=retries, timeout=timeout)
+
+
+def open_model(server: Server, source: RunConfig | Path, **options: Any) -> ServedModel:
+    asked = endpoint(server, options.pop("retries", 0), options.pop("timeout", 5))
+    return open_served(source, asked, **options)
 
 
 def ask(server: Server, config: RunConfig, corpus: Corpus, journal: Path, **options: Any) -> Predictions:
@@ -41,3 +46,8 @@ def is_about(user: str, dialogue: Any, k: int) -> bool:
     lines = user.splitlines()
     said_before = zip(dialogue.utterances[: k + 1], lines, strict=False)
     return len(lines) == k + 2 and all(u.text in line for u, line in said_before)
+
+
+def story(scenes: int = 4) -> Corpus:
+    said = [(("Ada Quill", f"Line {i}"), ("Ben Ode", f"And {i}?")) for i in range(scenes)]
+    return corpus_of({"train": [scene_of(i + 1, *lines) for i, lines in enumerate(said)]})

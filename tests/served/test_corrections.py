@@ -10,26 +10,20 @@ import pytest
 from rich.console import Console
 
 from erc_llm.calibrating import calibrate_run, predict_selection
-from erc_llm.config import RunConfig
 from erc_llm.corpus import read_corpus
 from erc_llm.decoding.calibration_file import prior_shift
-from erc_llm.endpoints import Endpoint
 from erc_llm.errors import ConfigError
 from erc_llm.journal import Journal
 from erc_llm.pipeline import predict
 from erc_llm.predictions import read_predictions
 from erc_llm.predictor import load
-from erc_llm.served_predictions import ServedModel, open_served, predict_served
+from erc_llm.served_predictions import predict_served
 from tests.command_line import Command, refused
 from tests.model_server import Server, said
 from tests.scoring_server import scoring_like_vllm
+from tests.served.asking import open_model
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import tiny_config, write_corpus
-
-
-def open_model(server: Server, source: RunConfig | Path, **options: Any) -> ServedModel:
-    return open_served(source, Endpoint(server.url, "m", retries=0, timeout=30), **options)
-
 
 # Scores of a run whose training balanced the classes.
 
@@ -66,7 +60,7 @@ def test_label_scores_are_corrected_as_local_ones_are(
     predictor = load(balanced, past=corpus, **options)
     local = predict(predictor, corpus, "dev")
     server.reply = scoring_like_vllm(predictor.loaded)
-    model = open_model(server, balanced, constrain="vllm", label_scores=True, past=corpus, **options)
+    model = open_model(server, balanced, timeout=30, constrain="vllm", label_scores=True, past=corpus, **options)
     served = predict_served(model, corpus, "dev", Journal(tmp_path / "j"))
     assert (local.info.prior is None) == (options.get("prior") == "none"), "there is something to correct"
     assert served.probabilities is not None

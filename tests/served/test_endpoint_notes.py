@@ -7,16 +7,10 @@ from pathlib import Path
 import pytest
 
 from erc_llm.config import ProfileConfig
-from erc_llm.corpus.dialogues import Corpus
 from erc_llm.errors import ConfigError, ModelError
 from erc_llm.profiling import make_profiler
 from tests.model_server import Server, said
-from tests.prompting.random_corpora import corpus_of, scene_of
-
-
-def story(scenes: int = 4) -> Corpus:
-    said = [(("Ada Quill", f"Line {i}"), ("Ben Ode", f"And {i}?")) for i in range(scenes)]
-    return corpus_of({"train": [scene_of(i + 1, *lines) for i, lines in enumerate(said)]})
+from tests.served.asking import story
 
 
 def notes_config(server: Server, tmp_path: Path) -> ProfileConfig:

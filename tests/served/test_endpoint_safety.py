@@ -15,8 +15,7 @@ from erc_llm.endpoints import Endpoint
 from erc_llm.errors import ConfigError, ModelError
 from erc_llm.profiling import make_profiler
 from tests.model_server import Server, serving
-from tests.served.test_endpoint_notes import story
-from tests.served.test_endpoints import endpoint
+from tests.served.asking import endpoint, story
 
 OTHER_MACHINES = [
     "http://example.org/v1",

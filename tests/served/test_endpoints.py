@@ -16,10 +16,7 @@ import pytest
 from erc_llm.endpoints import Endpoint, Request
 from erc_llm.errors import ModelError
 from tests.model_server import Reply, Server, said
-
-
-def endpoint(server: Server, retries: int = 0, timeout: float = 5.0) -> Endpoint:
-    return Endpoint(server.url, "m", retries=retries, timeout=timeout)
+from tests.served.asking import endpoint
 
 
 def test_answers_keep_their_order_whatever_takes_longest(server: Server) -> None:
