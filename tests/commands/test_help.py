@@ -14,9 +14,9 @@ from tests.command_line import Command
 ROOT = Path(__file__).parents[2]
 
 
-def _python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def _python(*command: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", code, *arguments]
+    command = (sys.executable, *command)
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
@@ -39,7 +39,7 @@ sys.exit(code)
 
 def test_help_is_fast_and_imports_nothing_heavy() -> None:
     """Half a second on a warm disk; processor time, so that a busy machine does not fail the test."""
-    done = _python(HELP, "--help")
+    done = _python("-c", HELP, "--help")
     assert done.returncode == 0, done.stderr
     assert "HEAVY []" in done.stdout
     assert float(done.stdout.rpartition("SECONDS ")[2]) < 0.5
@@ -62,8 +62,9 @@ def test_the_version(erc: Command) -> None:
     assert erc("--version").out.strip() == __version__
 
 
-def test_an_error_from_the_shell_has_no_traceback_and_exit_code_2() -> None:
-    done = _python("from erc_llm.cli import main; main()", "train", "no-such-config")
+@pytest.mark.parametrize("start", [("-c", "from erc_llm.cli import main; main()"), ("-m", "erc_llm")])
+def test_an_error_from_the_shell_has_no_traceback_and_exit_code_2(start: tuple[str, str]) -> None:
+    done = _python(*start, "train", "no-such-config")
     assert done.returncode == 2
     assert done.stderr.startswith("erc-llm: no-such-config: no such configuration file")
     assert "Traceback" not in done.stderr
