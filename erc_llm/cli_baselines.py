@@ -79,6 +79,6 @@ def _seeds(text: str) -> list[int]:
         found = [int(part) for part in text.split(",")]
     except ValueError:
         found = []
-    if not found or min(found) < 0 or len(set(found)) < len(found):
-        raise UserError(f"--seeds {text}: expected different whole numbers of at least 0, such as 13,14,15")
+    if not found or min(found) < 0 or max(found) >= 2**32 or len(set(found)) < len(found):
+        raise UserError(f"--seeds {text}: expected different whole numbers from 0 to 2**32 - 1, such as 13,14,15")
     return found

@@ -39,32 +39,47 @@ class LoadedEncoder:
     description: str
 
 
-def load_encoder(name: str, **config: Any) -> LoadedEncoder:
+def load_encoder(name: str, *, attention_dropout: float | None = None, eager: bool = False) -> LoadedEncoder:
     """Load an encoder and its tokenizer.
 
     Args:
         name: See `erc_llm.models.encoder_folder`.
-        **config: Fields of its transformers configuration to change, such as a dropout.
+        attention_dropout: Dropout of attention scores in training; None for the model's own.
+        eager: Compute attention without torch's fused kernels.
 
     Raises:
-        ModelError: It is missing or cannot be loaded.
+        ModelError: It is missing, cannot be loaded, or has no dropout of attention scores to set.
     """
     import torch
     from safetensors import SafetensorError
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     from erc_llm.wheels import ENCODERS, quiet_loading, weights_sha256
 
     folder: Path = encoder_folder(name)
     try:
         with quiet_loading():
-            model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32, **config).eval()
+            config = AutoConfig.from_pretrained(folder, local_files_only=True)
+            if attention_dropout is not None:
+                _set_attention_dropout(config, attention_dropout, folder)
+            options: dict[str, Any] = {"attn_implementation": "eager"} if eager else {}
+            model = AutoModel.from_pretrained(
+                folder, config=config, local_files_only=True, dtype=torch.float32, **options
+            ).eval()
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ModelError(f"{folder}: cannot be loaded as an encoder: {error}") from error
     wheel = ENCODERS.get(name)
     description = wheel.description if wheel else Path(name).name if Path(name).is_dir() else name
     return LoadedEncoder(model, tokenizer, weights_sha256(folder), description)
+
+
+def _set_attention_dropout(config: Any, value: float, folder: Path) -> None:
+    for name in ("attention_probs_dropout_prob", "attention_dropout"):  # BERT's name and its relatives', the newer one
+        if hasattr(config, name):
+            setattr(config, name, value)
+            return
+    raise ModelError(f"{folder}: has no dropout of attention scores to set; leave out encoder.attention_dropout")
 
 
 class SentenceEncoder:

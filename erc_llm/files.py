@@ -37,6 +37,12 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object], error: type[Us
             partial.unlink(missing_ok=True)
 
 
+def remove_partials(folder: Path) -> None:
+    """Delete what `write_whole` had begun in a folder when it was killed."""
+    for path in folder.glob(".*.partial"):
+        path.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str, error: type[UserError] = UserError) -> None:
     """`write_whole` for a text in UTF-8."""
     write_whole(path, lambda file: file.write(text.encode()), error)

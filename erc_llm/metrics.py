@@ -98,6 +98,16 @@ def confusion(gold: Integers, predicted: Integers, n: int) -> Integers:
     return counts
 
 
+def confusion_by_dialogue(gold: Integers, predicted: Integers, dialogue_index: Integers, n: int) -> Integers:
+    """`confusion` of each dialogue, shape (dialogues, n, n + 1), in the order of their numbers.
+
+    Raises:
+        InternalError: As for `confusion`.
+    """
+    names, dialogue = np.unique(np.asarray(dialogue_index), return_inverse=True)
+    return _confusions(gold, predicted, dialogue, n, len(names))
+
+
 def scores_from_confusion(confusion: NDArray[Any]) -> Scores:
     """Scores of confusion counts of shape (..., n, n), or (..., n, n + 1) with a last column of invalid predictions.
 

@@ -8,26 +8,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.markdown import Markdown
 
 from erc_llm.baselines.config import BaselineConfig, SpeakerConfig
 from erc_llm.baselines.emonet import ABLATION, AblationRow
 from erc_llm.baselines.runs import read_baseline_manifest
-from erc_llm.baselines.training import train_baseline
+from erc_llm.baselines.training import strip_text, train_baseline
 from erc_llm.corpus import Corpus
 from erc_llm.errors import ConfigError, PredictionsError
 from erc_llm.files import write_text
-from erc_llm.metrics import Estimate, Floats, confusion, scores_from_confusion
+from erc_llm.metrics import Estimate, Integers, confusion_by_dialogue, scores_from_confusion
 from erc_llm.models import encoder_folder
-from erc_llm.predictions import Predictions, read_predictions, write_predictions
+from erc_llm.predictions import Predictions, read_predictions
 from erc_llm.published import reported_system
+from erc_llm.resampling import percentile_interval, resampled_sums
 from erc_llm.wheels import weights_sha256
 
 DRAWS = 10_000
@@ -133,8 +132,8 @@ def _table_of(
     wanted = (config.sha256, corpus.sha256, base_sha256)
     if (kept := _kept(path, wanted)) is not None:
         console.print("done already", highlight=False)
-        if kept.text is not None and not with_text:
-            write_predictions(replace(kept, text=None), path)
+        if not with_text:
+            strip_text(folder)
         return kept
     trained = train_baseline(config, corpus, resume=True, with_text=with_text, console=console)
     if _kept(path, wanted) is None:  # the training writes the selection split itself
@@ -168,42 +167,36 @@ def measure(tables: Mapping[str, Sequence[Predictions]], draws: int = DRAWS, see
         PredictionsError: The tables are of different targets, or no target has a gold label.
     """
     _check_same_targets([table for found in tables.values() for table in found])
-    counts = {name: np.stack([_by_dialogue(table) for table in found]) for name, found in tables.items()}
-    dialogues = next(iter(counts.values())).shape[1]
-    rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(dialogues, np.full(dialogues, 1 / dialogues), size=draws).astype(np.float64)
-    resampled = {name: _mean_f1(np.einsum("wd,sdij->wsij", drawn, found)) for name, found in counts.items()}
-    rows, before = [], None
-    for row in ABLATION:
-        whole = scores_from_confusion(counts[row.name].sum(axis=1))
+    # (dialogues, rows, seeds, labels, labels + 1)
+    counts = np.stack([np.stack([_by_dialogue(t) for t in tables[row.name]], axis=1) for row in ABLATION], axis=1)
+    dialogues, *shape = counts.shape
+    resampled = np.concatenate(
+        [
+            scores_from_confusion(sums.reshape(-1, *shape)).weighted_f1.mean(axis=2)
+            for sums in resampled_sums(counts.reshape(dialogues, -1), draws, seed)
+        ]
+    )
+    rows: list[Measured] = []
+    for i, row in enumerate(ABLATION):
+        whole = scores_from_confusion(counts[:, i].sum(axis=0))
+        value, by_seed = float(whole.weighted_f1.mean()), tuple(whole.weighted_f1.tolist())
         step = None
-        if before is not None:
-            low, high = np.quantile(resampled[row.name] - resampled[before.name], [0.025, 0.975])
-            value = float(whole.weighted_f1.mean()) - before.weighted_f1
-            step = Estimate(value, float(low), float(high)) if dialogues > 1 else Estimate(value)
-        by_seed = tuple(whole.weighted_f1.tolist())
-        before = Measured(row.name, row.words, float(whole.accuracy.mean()), float(np.mean(by_seed)), by_seed, step)
-        rows.append(before)
+        if rows:
+            step = Estimate(value - rows[-1].weighted_f1)
+            if dialogues > 1:
+                step = Estimate(step.value, *percentile_interval(resampled[:, i] - resampled[:, i - 1]))
+        rows.append(Measured(row.name, row.words, float(whole.accuracy.mean()), value, by_seed, step))
     return rows
 
 
-def _mean_f1(counts: NDArray[Any]) -> Floats:
-    """(draws,) weighted F1, averaged over seeds, of (draws, seeds, labels, labels) confusion counts."""
-    mean: Floats = scores_from_confusion(counts).weighted_f1.mean(axis=1)
-    return mean
-
-
-def _by_dialogue(table: Predictions) -> NDArray[np.float64]:
-    """(dialogues, labels, labels) confusion counts of the labelled targets."""
-    n = len(table.info.labels)
-    counts = [
-        confusion(table.gold_index[rows], table.predicted_index[rows], n)[:, :n]
-        for number in range(int(table.dialogue_index.max()) + 1)
-        if len(rows := np.flatnonzero((table.dialogue_index == number) & (table.gold_index >= 0)))
-    ]
-    if not counts:
+def _by_dialogue(table: Predictions) -> Integers:
+    """(dialogues, labels, labels + 1) confusion counts of the labelled targets."""
+    labelled = table.gold_index >= 0
+    if not labelled.any():
         raise PredictionsError(f"split '{table.info.split}' has no gold label, so there is nothing to compare")
-    return np.stack(counts).astype(np.float64)
+    gold, predicted, dialogue = table.gold_index, table.predicted_index, table.dialogue_index
+    n = len(table.info.labels)
+    return confusion_by_dialogue(gold[labelled], predicted[labelled], dialogue[labelled], n)
 
 
 def _check_same_targets(tables: Sequence[Predictions]) -> None:

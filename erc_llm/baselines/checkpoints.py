@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
@@ -28,10 +28,27 @@ class Position:
     Attributes:
         step: Optimizer steps made.
         best: Best selection score so far; None before the first.
+        best_epoch: The epoch it is of, whose weights are in `epoch_weights`; None before the first.
+        losses: Of the steps since the last line of the training log.
     """
 
-    step: int
-    best: float | None
+    step: int = 0
+    best: float | None = None
+    best_epoch: int | None = None
+    losses: tuple[float, ...] = ()
+
+
+def epoch_weights(folder: Path, epoch: int) -> Path:
+    """Where the weights of an epoch stand that was the best one when it ended."""
+    return folder / f"epoch-{epoch}.safetensors"
+
+
+def keep_epoch(folder: Path, epoch: int | None) -> None:
+    """Delete the weights of all epochs but one: of those overtaken, or that came after the checkpoint gone on from."""
+    kept = None if epoch is None else epoch_weights(folder, epoch)
+    for path in folder.glob("epoch-*.safetensors"):
+        if path != kept:
+            path.unlink()
 
 
 def trained(model: nn.Module) -> dict[str, Tensor]:
@@ -74,15 +91,14 @@ def save_checkpoint(path: Path, model: nn.Module, optimizer: Any, scheduler: Any
         RunError: It cannot be written.
     """
     state = {
-        "step": position.step,
-        "best": position.best,
+        "position": asdict(position),
         "weights": trained(model),
         "optimizer": optimizer.state_dict(),
         "scheduler": scheduler.state_dict(),
         "random": torch.get_rng_state(),
         "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
-    write_whole(path, lambda file: torch.save(state, file), RunError)
+    write_whole(path, lambda file: _save(state, file), RunError)
 
 
 def load_checkpoint(path: Path, model: nn.Module, optimizer: Any, scheduler: Any) -> Position | None:
@@ -103,7 +119,14 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: Any, scheduler: Any
     torch.set_rng_state(state["random"])
     if state["random_cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["random_cuda"])
-    return Position(state["step"], state["best"])
+    return Position(**state["position"])
+
+
+def _save(state: Mapping[str, Any], file: IO[bytes]) -> None:
+    try:
+        torch.save(state, file)
+    except RuntimeError as error:  # what torch makes of a full disk
+        raise OSError(str(error).splitlines()[0]) from error
 
 
 def _take(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -51,8 +51,7 @@ class MemoryClassifier(ContextClassifier):
         """(batch, labels) scores; histories are (batch, longest, hidden), lengths (batch,)."""
         assert histories is not None, "a memory needs histories"
         assert lengths is not None, "histories come with their lengths"
-        scores: Tensor = self.head(self.context(contexts) + self.memory(histories, lengths))
-        return scores
+        return self.score(self.context(contexts) + self.memory(histories, lengths))
 
 
 def new_parameters(model: nn.Module) -> list[nn.Parameter]:

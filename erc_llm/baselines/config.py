@@ -79,7 +79,7 @@ class MemoryConfig(Section):
         "half_life: states are averaged with weights 0.5 ** (distance / half_life).",
     )
     half_life: float = Field(
-        8.0, gt=0, le=1e6, description="decay half_life: own utterances after which one counts half."
+        8.0, ge=0.01, le=1e6, description="decay half_life: own utterances after which one counts half."
     )
 
 
@@ -128,8 +128,10 @@ class BaselineConfig(Recipe):
 
     @model_validator(mode="after")
     def _fits_together(self) -> BaselineConfig:
-        if self.memory.decay == "half_life" and self.kind == "emonet" and not self.speaker.behaviour:
-            raise ValueError("memory.decay=half_life is of the behaviour module; set speaker.behaviour=true")
+        if self.memory.decay == "half_life" and not self.switches.behaviour:
+            raise ValueError(
+                "memory.decay=half_life is of EmoNet's behaviour module; set kind=emonet and speaker.behaviour=true"
+            )
         return self
 
     @property

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from erc_llm.baselines.batches import Padded
@@ -54,5 +55,10 @@ class ContextClassifier(nn.Module):
 
     def forward(self, contexts: Padded, histories: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
         """(batch, labels) scores; memories are not looked at."""
-        scores: Tensor = self.head(self.context(contexts))
+        return self.score(self.context(contexts))
+
+    def score(self, vectors: Tensor) -> Tensor:
+        """(batch, labels) scores of (batch, hidden) vectors, in fp32: in bf16 two labels are often exactly equal."""
+        with torch.autocast(vectors.device.type, enabled=False):
+            scores: Tensor = self.head(vectors)
         return scores

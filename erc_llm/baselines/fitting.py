@@ -6,9 +6,10 @@ nothing of corpora and configurations.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +24,10 @@ from erc_llm.baselines.checkpoints import (
     CHECKPOINT,
     WEIGHTS,
     Position,
+    epoch_weights,
+    keep_epoch,
     load_checkpoint,
+    load_weights,
     save_checkpoint,
     save_weights,
 )
@@ -32,6 +36,7 @@ from erc_llm.baselines.inputs import Example
 from erc_llm.baselines.loading import LoadedBaseline
 from erc_llm.baselines.memory import Snapshot, take_snapshot
 from erc_llm.baselines.reading import figures, probabilities, snapshot_of
+from erc_llm.errors import RunError
 from erc_llm.runs import SELECTION_LOG, TRAINING_LOG, append_line, rewind_log
 
 SCORE = "weighted_f1"
@@ -99,19 +104,23 @@ class Fitting:
         self._cached: Snapshot | None = None
 
     def run(self, resume: bool = False) -> None:
-        """Train to the end; what is best stands in the folder afterwards.
+        """Train to the end; what is best is in the model and stands in the folder afterwards.
 
         Args:
             resume: Go on from the folder's checkpoint, if there is one.
+
+        Raises:
+            RunError: A file cannot be written or read, or the training diverges.
         """
         torch.manual_seed(self._plan.seed + 1)  # dropout; the new layers were drawn by the seed itself
         checkpoint = self._folder / CHECKPOINT
         loaded = load_checkpoint(checkpoint, self.loaded.model, self.optimizer, self.scheduler) if resume else None
-        position = loaded or Position(0, None)
+        position = loaded or Position()
+        keep_epoch(self._folder, position.best_epoch)
         for name in (TRAINING_LOG, SELECTION_LOG):
             rewind_log(self._folder / name, position.step)
         self.embed_once()
-        saved, log = time.monotonic(), _Log(self._folder, self._plan, self.total, position.step, self._console)
+        saved, log = time.monotonic(), _Log(self._folder, self._plan, self.total, position, self._console)
         with log:
             while position.step < self.total:
                 epoch, done = divmod(position.step, self._per_epoch)
@@ -119,13 +128,17 @@ class Fitting:
                 for batch in batches[done:]:
                     rate = self.optimizer.param_groups[0]["lr"]
                     loss, norm = self.step([self._examples[i] for i in batch])
-                    position = Position(position.step + 1, position.best)
-                    log.note(position.step, len(batch), loss, norm, rate)
+                    losses = log.note(position.step + 1, len(batch), loss, norm, rate)
+                    position = replace(position, step=position.step + 1, losses=losses)
                     if position.step % self._per_epoch == 0:
-                        position = Position(position.step, self._select(position))
+                        position = self._select(position)
                     if time.monotonic() - saved >= self._plan.checkpoint_seconds and position.step < self.total:
                         save_checkpoint(checkpoint, self.loaded.model, self.optimizer, self.scheduler, position)
+                        keep_epoch(self._folder, position.best_epoch)
                         saved = time.monotonic()
+        assert position.best_epoch is not None, "there is at least one epoch"
+        load_weights(self.loaded.model, epoch_weights(self._folder, position.best_epoch))
+        save_weights(self.loaded.model, self._folder / WEIGHTS)
 
     def step(self, examples: Sequence[Example]) -> tuple[float, float]:
         """One optimizer step on labelled examples; its loss and the norm of its gradients before clipping."""
@@ -160,26 +173,27 @@ class Fitting:
         """Take the snapshot that a frozen memory reads from; nothing where the memory is trained."""
         if self.loaded.frozen_memory:
             began = time.perf_counter()
-            self._cached = snapshot_of(self.loaded, [*self._examples, *self._selection])
+            with self._console.status("embedding remembered utterances"):
+                self._cached = snapshot_of(self.loaded, [*self._examples, *self._selection])
             assert self._cached is not None, "a frozen memory has a second encoder"
             seconds, count = time.perf_counter() - began, len(self._cached.row)
             self._console.print(f"{count} remembered utterances embedded once, in {seconds:.0f} s", highlight=False)
 
-    def _select(self, position: Position) -> float:
+    def _select(self, position: Position) -> Position:
         began = time.perf_counter()
         found = figures(probabilities(self.loaded, self._selection, self._cached), self._selection)
         better = position.best is None or found[SCORE] > position.best
-        best = found[SCORE] if better or position.best is None else position.best
-        if better:
-            save_weights(self.loaded.model, self._folder / WEIGHTS)
         epoch = position.step // self._per_epoch
+        if better:
+            save_weights(self.loaded.model, epoch_weights(self._folder, epoch))
+            position = replace(position, best=found[SCORE], best_epoch=epoch)
         record = {"step": position.step, "epoch": epoch, **found, "best": better}
         append_line(self._folder / SELECTION_LOG, record | {"seconds": round(time.perf_counter() - began, 1)})
-        mark = "[bold green]new best[/]" if better else f"best is {100 * best:.2f}"
+        mark = "[bold green]new best[/]" if better else f"best is {100 * (position.best or 0):.2f}"
         self._console.print(
             f"epoch {epoch}/{self._plan.epochs}: selection weighted F1 [bold]{100 * found[SCORE]:.2f}[/] ({mark})"
         )
-        return best
+        return position
 
 
 def optimizer_of(loaded: LoadedBaseline, plan: Plan) -> torch.optim.AdamW:
@@ -201,7 +215,7 @@ def _scheduler(optimizer: torch.optim.Optimizer, plan: Plan, total: int) -> Any:
 class _Log:
     """The training log and the bar of progress."""
 
-    def __init__(self, folder: Path, plan: Plan, total: int, step: int, console: Console) -> None:
+    def __init__(self, folder: Path, plan: Plan, total: int, position: Position, console: Console) -> None:
         self._path = folder / TRAINING_LOG
         self._plan = plan
         self._total = total
@@ -215,10 +229,10 @@ class _Log:
             TimeRemainingColumn(),
         )
         self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
-        self._task = self._progress.add_task("", total=total, completed=step, figures="")
+        self._task = self._progress.add_task("", total=total, completed=position.step, figures="")
         self._began = time.perf_counter()
         self._utterances = 0
-        self._losses: list[float] = []
+        self._losses = list(position.losses)
 
     def __enter__(self) -> _Log:
         self._progress.start()
@@ -227,8 +241,20 @@ class _Log:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def note(self, step: int, utterances: int, loss: float, norm: float, rate: float) -> None:
-        """A step was made; `loss` in the log is the mean since the line before."""
+    def note(self, step: int, utterances: int, loss: float, norm: float, rate: float) -> tuple[float, ...]:
+        """A step was made; `loss` in the log is the mean since the line before.
+
+        Returns:
+            The losses that the next line is the mean of, so far.
+
+        Raises:
+            RunError: The loss is no number any more.
+        """
+        if not math.isfinite(loss):
+            raise RunError(
+                f"the loss is {loss} at step {step}: the training diverged; lower training.learning_rate, or use "
+                "another encoder.precision"
+            )
         self._utterances += utterances
         self._losses.append(loss)
         self._progress.update(self._task, completed=step)
@@ -251,3 +277,4 @@ class _Log:
             part, before = (n * _LINES // self._total for n in (step, step - self._plan.log_every))
             if not self._console.is_terminal and part > before:
                 self._console.print(f"step {step}/{self._total}  {figures}", highlight=False)
+        return tuple(self._losses)

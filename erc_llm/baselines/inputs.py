@@ -10,7 +10,6 @@ that any pretrained encoder reads it and an identity that is new in dev needs no
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,7 +24,8 @@ if TYPE_CHECKING:
 
 Ids = tuple[int, ...]
 
-_MARKER = re.compile(r"<(s\d+)>", re.IGNORECASE)
+# All that becomes an angle bracket when a tokenizer normalises it (NFKD, without accents).
+_BRACKETS = str.maketrans("<\u226e\ufe64\uff1c>\u226f\ufe65\uff1e", "(((())))")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +88,13 @@ class InputWriter:
         self._corpus = corpus
         self._reach = reach
         self._tokenizer = tokenizer
-        self._start: int = _class_token(tokenizer)
+        self._start = int(tokenizer.cls_token_id)
         self._history = History(corpus)
         self._numbers: Mapping[str, int] = {}
         if reach.global_identity:
             self._numbers = corpus_numbers(corpus) if numbers is None else numbers
         self._ids = lru_cache(maxsize=None)(self._encode)
+        self._remembered = lru_cache(maxsize=None)(self._cut)
 
     def examples(self, dialogues: Iterable[Dialogue]) -> list[Example]:
         """One example per target, in order; a dialogue need not be part of the corpus."""
@@ -101,34 +102,36 @@ class InputWriter:
 
     def _of_dialogue(self, dialogue: Dialogue) -> list[Example]:
         labels = self._corpus.labels
-        lines = self._marked_lines(dialogue)
+        local = dialogue_numbers(dialogue.utterances)
+        targets, most = set(dialogue.targets), self._reach.context_tokens - 1
+        context: list[int] = []
+        said: dict[str, list[Ids]] = {speaker: [] for speaker in local}  # by each speaker in the dialogue so far
         found = []
-        for target in dialogue.targets:
-            utterance = dialogue.utterances[target]
-            context = [token for line in lines[: target + 1] for token in line]
-            found.append(
-                Example(
-                    dialogue.id,
-                    utterance.id,
-                    (self._start, *context[-(self._reach.context_tokens - 1) :]),
-                    self._memory(dialogue, target) if self._reach.remembers else (),
-                    None if utterance.label is None else labels.index(utterance.label),
+        for position, utterance in enumerate(dialogue.utterances):
+            context = [*context, *self._marked(utterance, dialogue, local)][-most:]
+            if position in targets:
+                found.append(
+                    Example(
+                        dialogue.id,
+                        utterance.id,
+                        (self._start, *context),
+                        self._memory(dialogue, utterance, said) if self._reach.remembers else (),
+                        None if utterance.label is None else labels.index(utterance.label),
+                    )
                 )
-            )
+            if utterance.text.strip():
+                # As `History` counts: a line of all is everybody's.
+                for speaker in local if EVERYONE in utterance.speakers else set(utterance.speakers):
+                    said[speaker].append(self._remembered(utterance.text))
         return found
 
-    def _marked_lines(self, dialogue: Dialogue) -> list[Ids]:
-        """Ids of each line behind the markers of who speaks it; nothing for a line without text."""
-        local = dialogue_numbers(dialogue.utterances)
-        lines: list[Ids] = []
-        for utterance in dialogue.utterances:
-            if not utterance.text.strip():
-                lines.append(())
-                continue
-            numbers = [self._number(speaker, dialogue, local) for speaker in utterance.speakers]
-            markers = [token for number in numbers for token in self._ids(f"<s{number}>")]
-            lines.append((*markers, *self._ids(_plain(utterance.text))))
-        return lines
+    def _marked(self, utterance: Utterance, dialogue: Dialogue, local: Mapping[str, int]) -> Ids:
+        """Ids of a line behind the markers of who speaks it; nothing for a line without text."""
+        if not utterance.text.strip():
+            return ()
+        numbers = [self._number(speaker, dialogue, local) for speaker in utterance.speakers]
+        markers = [token for number in numbers for token in self._ids(f"<s{number}>")]
+        return (*markers, *self._ids(_plain(utterance.text)))
 
     def _number(self, speaker: str, dialogue: Dialogue, local: Mapping[str, int]) -> int:
         if not self._reach.global_identity:
@@ -136,20 +139,21 @@ class InputWriter:
         # Whoever the corpus does not know, as in a dialogue that is not part of it, is nobody in particular.
         return self._numbers.get(identity(speaker, dialogue, self._corpus.generic), 0)
 
-    def _memory(self, dialogue: Dialogue, target: int) -> tuple[Ids, ...]:
-        speakers = dialogue.utterances[target].speakers
-        if not speakers:
+    def _memory(self, dialogue: Dialogue, utterance: Utterance, said: Mapping[str, list[Ids]]) -> tuple[Ids, ...]:
+        if not utterance.speakers:
             return ()
-        said = [u for u in dialogue.utterances[:target] if _takes_part(speakers[0], u)]
-        if self._reach.across:
-            window = self._reach.window
-            person = self._history.person(speakers[0], dialogue)
-            scenes = self._history.before(dialogue, person, most=max(0, window - len(said)))
-            said = [u for scene in reversed(scenes) for u in scene.lines] + said
-            said = said[-window:]
-        return tuple(self._remembered(u.text) for u in said)
+        speaker = utterance.speakers[0]
+        if not self._reach.across:
+            return tuple(said[speaker])
+        window = self._reach.window
+        here = said[speaker][-window:]
+        person = self._history.person(speaker, dialogue)
+        scenes = self._history.before(dialogue, person, most=window - len(here))
+        earlier = [self._remembered(u.text) for scene in reversed(scenes) for u in scene.lines]
+        return tuple([*earlier, *here][-window:])
 
-    def _remembered(self, text: str) -> Ids:
+    def _cut(self, text: str) -> Ids:
+        """Ids of a remembered utterance behind the class token."""
         return (self._start, *self._ids(_plain(text))[-(self._reach.memory_tokens - 1) :])
 
     def _encode(self, text: str) -> Ids:
@@ -185,21 +189,6 @@ def corpus_numbers(corpus: Corpus, known: Mapping[str, int] | None = None) -> di
     return {**known, **{person: number for number, person in enumerate(newcomers, start=len(known) + 1)}}
 
 
-def _takes_part(speaker: str, utterance: Utterance) -> bool:
-    """Whether somebody says a line, alone or with others, as `History` counts."""
-    return bool(utterance.text.strip()) and (speaker in utterance.speakers or EVERYONE in utterance.speakers)
-
-
 def _plain(text: str) -> str:
-    """Text on one line that cannot forge a speaker's marker."""
-    return _MARKER.sub(r"(\1)", " ".join(text.split()))
-
-
-def _class_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    from erc_llm.errors import ModelError
-
-    for name in ("cls_token_id", "bos_token_id"):
-        found = getattr(tokenizer, name, None)
-        if found is not None:
-            return int(found)
-    raise ModelError(f"encoder.base: {tokenizer.name_or_path}: its tokenizer has no class token to read a context by")
+    """Text on one line that cannot forge a speaker's marker: without angle brackets."""
+    return " ".join(text.split()).translate(_BRACKETS)

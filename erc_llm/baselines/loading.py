@@ -6,7 +6,8 @@ In: plain settings. Out: a `LoadedBaseline`. Knows no corpus, no training and no
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -16,7 +17,7 @@ from erc_llm.baselines.encoder import ContextClassifier, TextEncoder
 from erc_llm.baselines.memory import SpeakerMemory
 from erc_llm.devices import choose_device, choose_precision
 from erc_llm.encoders import LoadedEncoder, load_encoder
-from erc_llm.errors import ConfigError
+from erc_llm.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -66,14 +67,16 @@ def build(config: BaselineConfig, labels: int) -> LoadedBaseline:
         labels: Number of labels.
 
     Raises:
-        ModelError: The encoder is missing or cannot be loaded, or its device is not there.
+        ModelError: The encoder is missing, is none or cannot be loaded, or its device is not there.
         ConfigError: It reads fewer tokens than are asked for.
     """
     section, memory = config.encoder, config.memory
     device = choose_device(section.device)
     dtype, reason = choose_precision(section.precision, device)
-    options = _options(section.attention_dropout, device)
-    loaded = load_encoder(section.base, **options)
+    # At these lengths the backward of torch's fused attention takes twice as long on a CPU.
+    load = partial(load_encoder, section.base, attention_dropout=section.attention_dropout, eager=device.type == "cpu")
+    loaded = load()
+    _check_reads_both_ways(loaded)
     _check_length(loaded, "encoder.max_tokens", section.max_tokens)
     hidden = int(loaded.model.config.hidden_size)
     torch.manual_seed(config.seed)
@@ -81,7 +84,7 @@ def build(config: BaselineConfig, labels: int) -> LoadedBaseline:
     model = ContextClassifier(context, hidden, labels)
     if config.kind != "encoder":
         _check_length(loaded, "memory.max_tokens", memory.max_tokens)
-        second = TextEncoder(load_encoder(section.base, **options).model, memory.pooling)
+        second = TextEncoder(load().model, memory.pooling)
         recurrent = SpeakerMemory(hidden, memory.size or hidden, memory.layers, memory.dropout, config.half_life)
         model = MemoryClassifier(context, second, recurrent, hidden, labels, memory.encoding == "cached")
     if config.training.gradient_checkpointing:
@@ -99,15 +102,12 @@ def build(config: BaselineConfig, labels: int) -> LoadedBaseline:
     )
 
 
-def _options(attention_dropout: float | None, device: torch.device) -> dict[str, Any]:
-    """What to change in the encoder's configuration."""
-    options: dict[str, Any] = {}
-    if attention_dropout is not None:
-        options["attention_probs_dropout_prob"] = attention_dropout
-    if device.type == "cpu":
-        # At these lengths the backward of torch's fused attention takes twice as long on a CPU.
-        options["attn_implementation"] = "eager"
-    return options
+def _check_reads_both_ways(loaded: LoadedEncoder) -> None:
+    """Refuse a model whose first token does not stand for the whole text: a decoder, or one with a decoder."""
+    if loaded.tokenizer.cls_token_id is None or loaded.model.config.is_encoder_decoder:
+        raise ModelError(
+            f"encoder.base: {loaded.description} is no encoder with a class token; expected one such as roberta-large"
+        )
 
 
 def _check_length(loaded: LoadedEncoder, field: str, asked: int) -> None:

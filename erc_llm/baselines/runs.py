@@ -8,7 +8,7 @@
       training.jsonl      loss, learning rate, utterances a second, step by step
       selection.jsonl     scores on the selection split, epoch by epoch
       selection.parquet   predictions of the selection split; further splits beside it
-      checkpoint.pt       what `--resume` goes on from; removed when the training is finished
+      checkpoint.pt, epoch-N.safetensors   what `--resume` goes on from; removed when the training is finished
 
 Knows no model.
 """
@@ -22,7 +22,7 @@ from pathlib import Path
 
 from erc_llm.baselines.config import BaselineConfig, Kind, load_baseline
 from erc_llm.errors import RunError
-from erc_llm.files import write_text
+from erc_llm.files import remove_partials, write_text
 from erc_llm.runs import FINISHED, other_recipe, refuse_other_sources
 
 BASELINE_FORMAT = 1
@@ -42,6 +42,7 @@ class BaselineManifest:
         training_prior: Share of each label in what the loss saw: of weight, where classes are weighed.
         selected_by: The split by which the epoch was chosen.
         train_sha256: Hash of train alone, selection split included; None in runs from before it was kept.
+        precision: What was multiplied in, such as `bfloat16`; None in runs from before it was kept.
     """
 
     baseline: Kind
@@ -63,6 +64,7 @@ class BaselineManifest:
     commit: str | None
     selected_by: str = "selection"
     train_sha256: str | None = None
+    precision: str | None = None
     baseline_format: int = BASELINE_FORMAT
 
     @property
@@ -115,19 +117,26 @@ def claim_baseline(folder: Path, config: BaselineConfig, resume: bool) -> Baseli
         raise RunError(f"{folder}: this run exists ({manifest.status}); add --resume, or choose another name=")
     if manifest.config_sha256 != config.sha256:
         raise other_recipe(folder, load_baseline(folder / "config.yaml"), config)
+    remove_partials(folder)
     return manifest
 
 
 def check_same_sources(folder: Path, began: BaselineManifest, now: BaselineManifest) -> None:
     """Refuse to go on with, or to predict by, a run on another corpus or encoder than it began with.
 
-    A finished run may predict splits that its corpus has got since; only train must be the same.
+    A finished run may predict splits that its corpus has got since; only train must be the same. An unfinished one must
+    also go on in the same precision.
 
     Raises:
         RunError: One of them differs.
     """
     corpus = "train_sha256" if began.finished and began.train_sha256 else "corpus_sha256"
     refuse_other_sources(folder, began, now, (corpus, "base_sha256"))
+    if not began.finished and began.precision is not None and began.precision != now.precision:
+        raise RunError(
+            f"{folder}: cannot resume: it began in {began.precision}, here it would go on in {now.precision}; set "
+            "encoder.precision and go on where it began, or choose another name="
+        )
 
 
 def write_speakers(folder: Path, numbers: Mapping[str, int]) -> None:

@@ -7,6 +7,7 @@ and tables; knows nothing of how any of them works.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from erc_llm.baselines.checkpoints import CHECKPOINT, WEIGHTS, load_weights
+from erc_llm.baselines.checkpoints import CHECKPOINT, WEIGHTS, keep_epoch, load_weights
 from erc_llm.baselines.config import BaselineConfig
 from erc_llm.baselines.emonet import class_weights, reach_of
 from erc_llm.baselines.fitting import Fitting, Plan
@@ -34,7 +35,7 @@ from erc_llm.corpus import Corpus, Dialogue
 from erc_llm.errors import CorpusError, RunError
 from erc_llm.files import write_text
 from erc_llm.metrics import INVALID_POLICY
-from erc_llm.predictions import Answer, Predictions, PredictionsInfo, write_predictions
+from erc_llm.predictions import Answer, Predictions, PredictionsInfo, read_predictions, write_predictions
 from erc_llm.runs import FINISHED, TRAINING, commit, versions
 
 SELECTION = "selection"
@@ -103,7 +104,7 @@ def train_baseline(
         config: The baseline.
         corpus: With its selection split cut.
         resume: Go on with an unfinished run of the same configuration.
-        with_text: Keep what was said in `selection.parquet`.
+        with_text: Keep what was said in `selection.parquet`; else the other tables of the run lose it too.
         console: Where progress is shown.
 
     Raises:
@@ -117,8 +118,7 @@ def train_baseline(
     loaded = build(config, len(corpus.labels))
     numbers = _speaker_numbers(config, corpus, folder, began is not None)
     writer = InputWriter(corpus, loaded.tokenizer, reach_of(config), numbers)
-    examples = _labelled(writer.examples(scenes))
-    counts = np.bincount([e.label or 0 for e in examples], minlength=len(corpus.labels)).tolist()
+    counts = label_counts(scenes, corpus.labels.names)
     weights = class_weights(counts, config.switches.loss_weights)
     manifest = _manifest(config, corpus, counts, weights, loaded)
     if began is not None:
@@ -130,7 +130,8 @@ def train_baseline(
         if began is None and numbers:
             write_speakers(folder, numbers)
         write_baseline_manifest(folder, manifest)
-        selection = _labelled(writer.examples(corpus.split(SELECTION)))
+        with console.status("reading the corpus"):
+            examples, selection = (_labelled(writer.examples(part)) for part in (scenes, corpus.split(SELECTION)))
         _say(config, loaded, len(scenes), examples, selection, console)
         Fitting(loaded, examples, selection, plan_of(config, weights), folder, console).run(resume)
     load_weights(loaded.model, folder / WEIGHTS)
@@ -140,7 +141,18 @@ def train_baseline(
         trained.write(SELECTION, with_text=with_text, console=console)
         write_baseline_manifest(folder, finished)
         (folder / CHECKPOINT).unlink(missing_ok=True)
+        keep_epoch(folder, None)
+    if not with_text:
+        strip_text(folder)
     return trained
+
+
+def strip_text(folder: Path) -> None:
+    """Take what was said out of every predictions table of a folder."""
+    for path in sorted(folder.glob("*.parquet")):
+        table = read_predictions(path)
+        if table.text is not None:
+            write_predictions(replace(table, text=None), path)
 
 
 def _speaker_numbers(config: BaselineConfig, corpus: Corpus, folder: Path, began: bool) -> dict[str, int]:
@@ -159,12 +171,23 @@ def training_scenes(corpus: Corpus, most: int | None, seed: int) -> tuple[Dialog
     return tuple(scenes)
 
 
+def label_counts(scenes: Sequence[Dialogue], names: Sequence[str]) -> list[int]:
+    """How many targets have each label, in the order of `names`.
+
+    Raises:
+        CorpusError: None has one.
+    """
+    found = Counter(d.utterances[k].label for d in scenes for k in d.targets)
+    counts = [found[name] for name in names]
+    if not any(counts):
+        raise CorpusError("no labelled utterance in train; expected at least one to train on")
+    return counts
+
+
 def _labelled(examples: Sequence[Example]) -> list[Example]:
     found = [example for example in examples if example.label is not None]
     if not found:
-        raise CorpusError(
-            "no labelled utterance in train, or none in the selection split, which the epoch is chosen by"
-        )
+        raise CorpusError("no labelled utterance in the selection split, which the epoch is chosen by")
     return found
 
 
@@ -176,8 +199,7 @@ def _say(
     selection: Sequence[Example],
     console: Console,
 ) -> None:
-    precision = str(loaded.dtype).removeprefix("torch.")
-    console.print(f"{config.kind} on {loaded.description}, in {precision} ({loaded.precision_reason})")
+    console.print(f"{config.kind} on {loaded.description}, in {_precision(loaded)} ({loaded.precision_reason})")
     console.print(f"{len(examples)} training targets in {scenes} scenes, {len(selection)} for selection")
 
 
@@ -223,7 +245,12 @@ def _manifest(
         versions=versions(),
         commit=commit(),
         train_sha256=corpus.train_sha256,
+        precision=_precision(loaded),
     )
+
+
+def _precision(loaded: LoadedBaseline) -> str:
+    return str(loaded.dtype).removeprefix("torch.")
 
 
 def table_info(config: BaselineConfig, manifest: BaselineManifest, corpus: Corpus, split: str) -> PredictionsInfo:

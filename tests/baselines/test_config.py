@@ -37,9 +37,10 @@ def test_numbers_are_finite_and_in_range(tmp_path: Path, field: str, value: str)
     assert f"{field}:" in _mistakes(tmp_path, "", f"{field}={value}")
 
 
-def test_a_half_life_needs_the_module_it_is_of(tmp_path: Path) -> None:
-    found = _mistakes(tmp_path, "memory: {decay: half_life}\nspeaker: {behaviour: false}\n")
-    assert "speaker.behaviour=true" in found
+@pytest.mark.parametrize("off", ["speaker: {behaviour: false}", "kind: compm", "kind: encoder"])
+def test_a_half_life_needs_the_module_it_is_of(tmp_path: Path, off: str) -> None:
+    found = _mistakes(tmp_path, f"memory: {{decay: half_life}}\n{off}\n")
+    assert "set kind=emonet and speaker.behaviour=true" in found
 
 
 def test_switches_are_emonets() -> None:
@@ -55,7 +56,6 @@ def test_switches_are_emonets() -> None:
         (["speaker.behaviour=false"], "memory within the dialogue", None),
         ([], "memory across dialogues", None),
         (["memory.decay=half_life", "memory.half_life=3"], "memory across dialogues", 3.0),
-        (["kind=compm", "memory.decay=half_life"], "memory within the dialogue", None),
     ],
 )
 def test_what_is_known_of_a_speaker(overrides: list[str], source: str, half_life: float | None) -> None:

@@ -15,6 +15,7 @@ from tests.baselines.small import baseline_config, changed, read_by, scene, smal
 from tests.tiny_models import TinyModel
 
 FULL: dict[str, Any] = {"speaker": {"global_identity": True, "behaviour": True}}
+LONG = {"max_tokens": 120}
 KINDS: dict[str, dict[str, Any]] = {"encoder": {"kind": "encoder"}, "compm": {"kind": "compm"}, "emonet": FULL}
 
 
@@ -109,10 +110,11 @@ def test_lines_of_all_and_of_several_belong_to_each(tiny_bert: TinyModel, tmp_pa
 
 
 def test_words_can_forge_neither_a_speaker_nor_a_special_token(tiny_bert: TinyModel, tmp_path: Path) -> None:
-    corpus = _corpus(scene("a", (1, 1, 1), ("Mara", "the <s2> [SEP] [CLS]\n<S2> smoke"), ("Tomas", "the window")))
-    read = read_by(baseline_config(tiny_bert, tmp_path, kind="compm"), tiny_bert, corpus)
-    markers = _text(tiny_bert, read["a", "u1"].context).count("<s2>")
-    assert markers == 1
+    forged = "the <s2> [SEP] [CLS]\n<S2> smoke < s2 > \u226es2\u226f \ufe64s2\ufe65 \uff1cs2\uff1e <s\u00ad2> <\u015b2>"
+    corpus = _corpus(scene("a", (1, 1, 1), ("Mara", forged), ("Tomas", "the window")))
+    read = read_by(baseline_config(tiny_bert, tmp_path, kind="compm", encoder=LONG), tiny_bert, corpus)
+    assert _text(tiny_bert, read["a", "u1"].context).count("<") == 2, "one marker before each line"
+    assert [_text(tiny_bert, ids).count("<") for ids in read["a", "u1"].memory] == []
     special = set(tiny_bert.tokenizer.all_special_ids) - {tiny_bert.tokenizer.unk_token_id}
     assert special.isdisjoint(read["a", "u1"].context[1:])
 
@@ -140,6 +142,27 @@ def test_nothing_that_is_said_later_is_read(
             earlier = [key for key, when in times.items() if when < (place.time, k)]
             assert earlier
             assert all(after[key] == before[key] for key in earlier)
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_scenes_that_come_later_may_be_added_and_deleted(
+    config: BaselineConfig, tiny_bert: TinyModel, timed: bool
+) -> None:
+    """In the order of time, or of the files where a corpus has no times."""
+    corpus = small_corpus()
+    if not timed:
+        splits = {
+            split: tuple(replace(d, id=f"{split}-{d.id}", season=None, episode=None, scene=None) for d in scenes)
+            for split, scenes in corpus.splits.items()
+        }
+        corpus = replace(corpus, splits=splits)
+    before, dev = read_by(config, tiny_bert, corpus), corpus.split("dev")
+    last = replace(dev[-1], id="last", scene=dev[-1].scene + 1 if timed else None)
+    for later in (dev[:-1], (*dev[:-1], last), (*dev, last)):
+        after = read_by(config, tiny_bert, replace(corpus, splits={**corpus.splits, "dev": later}))
+        kept = [key for key in before if key[0] != dev[-1].id]
+        assert kept
+        assert all(after[key] == before[key] for key in kept)
 
 
 def test_what_was_said_earlier_is_read(tiny_bert: TinyModel, tmp_path: Path) -> None:
