@@ -10,6 +10,7 @@ averaging weights of multiple fine-tuned models improves accuracy without increa
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import tempfile
@@ -22,6 +23,7 @@ from erc_llm.adapters import CONFIG, WEIGHTS
 from erc_llm.errors import ModelError, RunError
 from erc_llm.files import write_text
 from erc_llm.runs import ADAPTER, FINISHED, TEMPLATE, Manifest, Run, commit, read_run, versions, write_manifest
+from erc_llm.wheels import file_sha256
 
 if TYPE_CHECKING:
     import torch
@@ -39,39 +41,63 @@ _PLAIN: Mapping[str, Any] = {
 }
 
 
-def average_runs(runs: Sequence[Run], folder: Path) -> Run:
+def average_runs(runs: Sequence[Run], folder: Path, *, replace_older: bool = False) -> Run:
     """Write the average of runs as a run directory, which appears whole or not at all.
 
     Args:
         runs: At least two different, finished ones.
         folder: Of the new run; its last part is its name.
+        replace_older: An average may be there, which the new one takes the place of.
 
     Raises:
-        RunError: The runs do not go together, or the folder exists or cannot be written.
+        RunError: The runs do not go together, or the folder is taken or cannot be written.
         ModelError: An adapter is missing, damaged or no plain LoRA.
     """
     check_alike(runs)
-    if folder.exists():
+    if folder.exists() and not replace_older:
         raise RunError(f"{folder}: exists already; choose another --out")
+    if folder.exists() and not read_run(folder).manifest.averaged:
+        raise RunError(f"{folder}: is a training, no average, so it is not replaced; move it or name it otherwise")
     first = runs[0]
-    draft: Path | None = None
+    place: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        place = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        draft = place / "new"
+        draft.mkdir()
         rank = average_adapters([run.adapter for run in runs], draft / ADAPTER)
         lora = first.config.lora.model_copy(update={"rank": rank, "alpha": rank})
         config = first.config.model_copy(update={"name": folder.name, "output": str(folder.parent), "lora": lora})
         write_text(draft / "config.yaml", config.as_yaml(), RunError)
         shutil.copyfile(first.template, draft / TEMPLATE)
-        write_manifest(draft, _manifest(runs, f"{config.name}-{config.sha256[:8]}", config.sha256))
+        write_manifest(draft, _manifest(runs, average_id(runs, config.name), config.sha256))
         draft.chmod(0o755)
+        if folder.exists():
+            folder.rename(place / "old")
         draft.rename(folder)
     except OSError as error:
         raise RunError(f"{folder}: cannot be written: {error.strerror or error}; nothing was left behind") from error
     finally:
-        if draft is not None:
-            shutil.rmtree(draft, ignore_errors=True)
+        if place is not None:
+            shutil.rmtree(place, ignore_errors=True)
     return read_run(folder)
+
+
+def average_id(runs: Sequence[Run], name: str) -> str:
+    """The run id of an average: its name, and the beginning of a hash of its runs, weights included.
+
+    Raises:
+        ModelError: An adapter is missing.
+    """
+    digest = hashlib.sha256()
+    for run in runs:
+        weights, of = run.adapter / WEIGHTS, run.manifest
+        try:
+            parts = (of.config_sha256, of.train_sha256, of.base_model_sha256, of.template_sha256, file_sha256(weights))
+        except OSError as error:
+            raise ModelError(f"{weights}: missing or cannot be read: {error.strerror or error}") from error
+        digest.update(f"{' '.join(map(str, parts))}\n".encode())
+    return f"{name}-{digest.hexdigest()[:8]}"
 
 
 def check_alike(runs: Sequence[Run]) -> None:

@@ -16,14 +16,23 @@ from rich.console import Console
 
 from erc_llm.corpus import Corpus
 from erc_llm.decoding.calibration import Goal
-from erc_llm.errors import CorpusError
+from erc_llm.errors import CorpusError, PredictionsError
 from erc_llm.evaluation.comparison import compare
 from erc_llm.evaluation.comparison_pages import write_comparison
 from erc_llm.evaluation.comparison_report import sections, title
 from erc_llm.evaluation.matching import Named
 from erc_llm.evaluation.sections import print_sections
 from erc_llm.finalists import Finalist, Finalists
-from erc_llm.predictions import Correction, Predictions, correct, read_predictions, write_predictions
+from erc_llm.predictions import (
+    Correction,
+    Predictions,
+    PredictionsInfo,
+    correct,
+    read_predictions,
+    strip_text,
+    write_predictions,
+)
+from erc_llm.runs import Run, read_run
 
 Version = Literal["original", "aligned"]
 VERSIONS: tuple[Version, ...] = ("original", "aligned")
@@ -51,7 +60,8 @@ class Place:
 class _Answering:
     """A run that predicts: its name, how it answers a split, and what is done to its scores.
 
-    `source` is its id, and the hashes of its base model and of what it was trained on.
+    `source` is its id, and the hashes of its base model, of its template, of what it was trained on and of the corpus
+    that it reads.
     """
 
     name: str
@@ -97,13 +107,12 @@ def run_benchmark(
     reports = []
     corpora = {version: _open_version(version, folder) for version, folder in place.data.items()}
     for version, wanted in splits_to_score(corpora, splits, console).items():
-        corpus = corpora[version]
         tables: dict[str, list[Named]] = {split: [] for split in wanted}
         for system in finalists.systems:
             for answering in _answering(system, version, place, console):
                 for split in wanted:
                     path = place.out / "tables" / f"{version}-{split}" / f"{answering.name}.parquet"
-                    table = _table(answering, split, path, corpus.sha256, place.with_text)
+                    table = _table(answering, split, path, place.with_text)
                     tables[split].append(Named(str(path), table, system.name))
         for split, found in tables.items():
             if not any(found[0].table.gold or ()):
@@ -154,15 +163,10 @@ def _open(folder: Path) -> Corpus:
     return open_corpus(CorpusConfig(path=str(folder)), EMORYNLP)
 
 
-def _table(answering: _Answering, split: str, path: Path, corpus_sha256: str, with_text: bool) -> Predictions:
+def _table(answering: _Answering, split: str, path: Path, with_text: bool) -> Predictions:
     """The table of one run, from its file where that is of the same run and corpus; corrected anew where need be."""
-    table = read_predictions(path) if path.is_file() else None
-    if table is not None:
-        of = (table.info.run_id, table.info.base_model_sha256, table.info.trained_on_sha256)
-        usable = of == answering.source and table.info.corpus_sha256 == corpus_sha256
-        if not usable or (with_text and table.text is None):
-            table = None
-    if table is None:
+    table = _stored(path)
+    if table is None or _source(table.info) != answering.source or (with_text and table.text is None):
         table = answering.predict(split)
     elif Correction.of(table.info) != answering.correction:
         table = correct(table, answering.correction)
@@ -171,6 +175,18 @@ def _table(answering: _Answering, split: str, path: Path, corpus_sha256: str, wi
     table = table if with_text else replace(table, text=None)
     write_predictions(table, path)
     return table
+
+
+def _stored(path: Path) -> Predictions | None:
+    """The table in a file; None where there is none that can be read, as it is then made anew."""
+    try:
+        return read_predictions(path)
+    except PredictionsError:
+        return None
+
+
+def _source(info: PredictionsInfo) -> tuple[str | None, ...]:
+    return info.run_id, info.base_model_sha256, info.template_sha256, info.trained_on_sha256, info.corpus_sha256
 
 
 def _answering(system: Finalist, version: Version, place: Place, console: Console) -> Iterator[_Answering]:
@@ -193,7 +209,8 @@ def _baselines(system: Finalist, source: str, version: Version, place: Place, co
         corpus = open_corpus(config.corpus, config.label_set())
         trained = train_baseline(config, corpus, resume=True, with_text=place.with_text, console=console)
         of = trained.manifest
-        yield _Answering(name, (of.run_id, of.base_sha256, of.train_sha256), trained.predict, Correction())
+        made_from = (of.run_id, of.base_sha256, None, of.train_sha256, trained.corpus.sha256)
+        yield _Answering(name, made_from, trained.predict, Correction())
 
 
 def _language_models(
@@ -201,9 +218,8 @@ def _language_models(
 ) -> Iterator[_Answering]:
     from erc_llm.config import load_config
     from erc_llm.decoding.calibration_file import Calibrated, choose_correction
-    from erc_llm.pipeline import open_to_predict, predict_on_console
+    from erc_llm.pipeline import open_corpus, open_to_predict, predict_on_console
     from erc_llm.predictor import load
-    from erc_llm.runs import read_run
     from erc_llm.training import train
 
     own = version if system.trained_on == "same" else system.trained_on
@@ -216,41 +232,47 @@ def _language_models(
         config = load_config(source, [*system.overrides, *fixed])
         console.rule(name)
         folders.append(train(config, resume=(place.runs / name).exists(), console=console).folder)
+    trained = folders
     if system.average:
-        folders = [_averaged(folders, place.runs / f"{system.name}-{own}-average")]
+        folders = [_averaged(trained, place.runs / f"{system.name}-{own}-average")]
+    if not place.with_text:
+        for folder in {*trained, *folders}:
+            strip_text(folder)
     for folder in folders:
         run = read_run(folder)
         calibration: Calibrated = "none"
         if system.calibration != "none":
-            _calibrate(folder, system.calibration, console)
+            _calibrate(run, place.data[own], system.calibration, console)
             calibration = "run"
 
-        def predict(split: str, folder: Path = folder, calibration: Calibrated = calibration) -> Predictions:
-            read = open_to_predict(read_run(folder).config, str(place.data[version]), heal_from, split, console)
-            return predict_on_console(load(folder, past=read, calibration=calibration), read, split, console)
+        def predict(split: str, run: Run = run, calibration: Calibrated = calibration) -> Predictions:
+            read = open_to_predict(run.config, str(place.data[version]), heal_from, split, console)
+            return predict_on_console(load(run.folder, past=read, calibration=calibration), read, split, console)
 
-        correction = choose_correction(run, calibration=calibration)
+        section = run.config.corpus.model_copy(update={"path": str(place.data[version]), "heal_from": heal_from})
+        read = open_corpus(section, run.config.label_set(), cut_selection=False)
         of = run.manifest
-        yield _Answering(run.config.name, (of.run_id, of.base_model_sha256, of.train_sha256), predict, correction)
+        made_from = (of.run_id, of.base_model_sha256, of.template_sha256, of.train_sha256, read.sha256)
+        scored = run.config.scoring.decode == "score"  # what is written has no scores to correct
+        correction = choose_correction(run, calibration=calibration) if scored else Correction()
+        yield _Answering(run.config.name, made_from, predict, correction)
 
 
 def _averaged(folders: Sequence[Path], target: Path) -> Path:
-    """The average of runs, made anew unless it is of these very runs."""
-    from erc_llm.averaging import average_runs
-    from erc_llm.runs import read_run
+    """The average of runs, made anew unless it is of these very runs, by their weights."""
+    from erc_llm.averaging import average_id, average_runs
 
     runs = [read_run(folder) for folder in folders]
-    if target.is_dir() and read_run(target).manifest.averaged == tuple(run.manifest.run_id for run in runs):
+    if target.is_dir() and read_run(target).manifest.run_id == average_id(runs, target.name):
         return target
-    return average_runs(runs, target).folder
+    return average_runs(runs, target, replace_older=True).folder
 
 
-def _calibrate(folder: Path, goal: Goal, console: Console) -> None:
+def _calibrate(run: Run, data: Path, goal: Goal, console: Console) -> None:
+    """Calibrate a run, unless it is; `data` is the corpus it was trained on, wherever that was then."""
     from erc_llm.calibrating import calibrate_run, predict_selection
     from erc_llm.decoding.calibration_file import CALIBRATION, prior_shift, read_calibration
-    from erc_llm.runs import read_run
 
-    run = read_run(folder)
-    if not (folder / CALIBRATION).is_file() or read_calibration(run).fit_for != goal:
-        table, name = predict_selection(run, None, None, console)
+    if not (run.folder / CALIBRATION).is_file() or read_calibration(run).fit_for != goal:
+        table, name = predict_selection(run, str(data), run.config.corpus.heal_from, console)
         calibrate_run(run, table, name, prior_shift(run.manifest, "auto"), goal, 0, console)

@@ -6,7 +6,7 @@ In: a YAML file, or the name of one that comes with the package. Out: frozen `Fi
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -29,7 +29,9 @@ class Finalist(_Strict):
     trained_on: Literal["original", "aligned", "same"] = Field(
         "same", description="same: each version of the corpus has trainings of its own. Else lines that it lacks heal."
     )
-    seeds: tuple[int, ...] = Field((13,), min_length=1, description="A training each.")
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(
+        (13,), min_length=1, description="A training each; different ones."
+    )
     average: bool = Field(False, description="Answer by the average of the trainings, not by each.")
     calibration: Literal["none", "nll", "weighted_f1"] = Field("none", description="As for `erc-llm calibrate`.")
 
@@ -39,6 +41,8 @@ class Finalist(_Strict):
             raise ValueError("give config or baseline, one of them")
         if self.baseline is not None and (self.average or self.calibration != "none" or self.trained_on != "same"):
             raise ValueError("average, calibration and trained_on are for a config, not for a baseline")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"expected different seeds, found {list(self.seeds)}; drop the doubles")
         if self.average and len(self.seeds) < 2:
             raise ValueError("an average needs at least two seeds")
         return self

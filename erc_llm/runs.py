@@ -43,7 +43,7 @@ class Manifest:
     """What a run was made from and with.
 
     Attributes:
-        run_id: Name of the run and the beginning of its config's hash.
+        run_id: Name of the run and the beginning of its config's hash; of an average, of a hash of its runs.
         status: `training` until the adapter is final, then `finished`.
         context: `past` or `full`.
         train_shares: Share of each label among the labelled targets, in label order.
@@ -178,17 +178,22 @@ def check_same(folder: Path, manifest: Manifest) -> None:
     refuse_other_sources(folder, began, manifest, ("corpus_sha256", "template_sha256", "base_model_sha256"))
 
 
-def check_same_train(run: Run, train_sha256: str) -> None:
-    """Refuse to take a finished run for one that was trained on another train split; further splits may differ.
+def refuse_other_source(run: Run, what: str, old: str | None, new: str | None) -> None:
+    """Refuse to take a finished run for one that was made from something else; what is not known is not compared.
+
+    Args:
+        run: The finished run.
+        what: It was made from, as in `on another WHAT`.
+        old: Its hash then.
+        new: Its hash now.
 
     Raises:
-        RunError: Train differs.
+        RunError: The hashes differ.
     """
-    old = run.manifest.train_sha256
-    if old is not None and old != train_sha256:
+    if None not in (old, new) and old != new:
         raise RunError(
-            f"{run.folder}: finished, on another train split than {run.config.corpus.path} has now: its hash was "
-            f"{old[:12]}, now it is {train_sha256[:12]}; choose another name="
+            f"{run.folder}: finished, on another {what}: its hash was {str(old)[:12]}, now it is {str(new)[:12]}; "
+            "choose another name="
         )
 
 

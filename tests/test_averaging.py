@@ -13,6 +13,8 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from erc_llm.adapters import load_adapter
+from erc_llm.averaging import average_id
+from erc_llm.errors import ModelError
 from erc_llm.predictions import read_predictions
 from erc_llm.runs import read_run
 from tests.command_line import Command, refused
@@ -147,3 +149,21 @@ def test_damaged_and_other_adapters_are_refused_and_nothing_is_left(
     weights.write_bytes(b"no tensors")
     refused(erc("average", *runs, "--out", tmp_path / "mean"), str(weights), "damaged")
     assert not [path for path in tmp_path.iterdir() if "mean" in path.name]
+
+
+def test_averages_of_before_are_read() -> None:
+    """Their ids are of their configuration alone."""
+    stored = Path(__file__).parents[1] / "docs" / "results" / "runs" / "aligned-mean"
+    assert read_run(stored).manifest.run_id == read_predictions(stored / "dev.parquet").info.run_id == "mean3-1ec42187"
+
+
+def test_an_average_is_called_by_the_weights_of_its_runs(runs: tuple[Path, Path]) -> None:
+    found = [read_run(run) for run in runs]
+    before = average_id(found, "mean")
+    weights = runs[1] / "adapter" / "adapter_model.safetensors"
+    save_file({name: 2 * tensor for name, tensor in load_file(weights).items()}, weights)
+    assert average_id(found, "mean") != before
+    assert average_id(found[::-1], "mean") != average_id(found, "mean")
+    weights.unlink()
+    with pytest.raises(ModelError, match=r"seed-2/adapter/adapter_model\.safetensors: missing"):
+        average_id(found, "mean")

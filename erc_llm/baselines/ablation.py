@@ -18,13 +18,13 @@ from rich.markdown import Markdown
 from erc_llm.baselines.config import BaselineConfig, SpeakerConfig
 from erc_llm.baselines.emonet import ABLATION, AblationRow
 from erc_llm.baselines.runs import read_baseline_manifest
-from erc_llm.baselines.training import strip_text, train_baseline
+from erc_llm.baselines.training import train_baseline
 from erc_llm.corpus import Corpus
 from erc_llm.errors import ConfigError, PredictionsError
 from erc_llm.files import write_text
 from erc_llm.metrics import Estimate, Integers, confusion_by_dialogue, scores_from_confusion
 from erc_llm.models import encoder_folder
-from erc_llm.predictions import Predictions, read_predictions
+from erc_llm.predictions import Predictions, read_predictions, strip_text
 from erc_llm.published import reported_system
 from erc_llm.resampling import percentile_interval, resampled_sums
 from erc_llm.wheels import weights_sha256

@@ -35,7 +35,7 @@ from erc_llm.corpus import Corpus, Dialogue
 from erc_llm.errors import CorpusError, RunError
 from erc_llm.files import write_text
 from erc_llm.metrics import INVALID_POLICY
-from erc_llm.predictions import Answer, Predictions, PredictionsInfo, read_predictions, write_predictions
+from erc_llm.predictions import Answer, Predictions, PredictionsInfo, strip_text, write_predictions
 from erc_llm.runs import FINISHED, TRAINING, commit, versions
 
 SELECTION = "selection"
@@ -145,14 +145,6 @@ def train_baseline(
     if not with_text:
         strip_text(folder)
     return trained
-
-
-def strip_text(folder: Path) -> None:
-    """Take what was said out of every predictions table of a folder."""
-    for path in sorted(folder.glob("*.parquet")):
-        table = read_predictions(path)
-        if table.text is not None:
-            write_predictions(replace(table, text=None), path)
 
 
 def _speaker_numbers(config: BaselineConfig, corpus: Corpus, folder: Path, began: bool) -> dict[str, int]:

@@ -25,7 +25,7 @@ from erc_llm.evaluation.report import FEW_DIALOGUES
 from erc_llm.evaluation.scenes import who_wins_where
 from erc_llm.evaluation.significance import mcnemar
 from erc_llm.evaluation.subgroups import factors
-from erc_llm.evaluation.systems import System, group, short_names
+from erc_llm.evaluation.systems import System, apart, group, short_names
 from erc_llm.evaluation.tallies import Tallies, figures, known_everywhere, tally
 from erc_llm.metrics import Floats, Headline, Integers
 from erc_llm.published import reported_for
@@ -234,6 +234,7 @@ def _notes(measured: _Measured, tallies: Tallies, by_episode: Tallies | None) ->
             few = "; so few say little of other seeds" * (len(seeds) < FEW_RUNS)
             unchecked = "" if system.checked else ", grouped by name: not all state the same recipe"
             yield f"{system.name} has {len(seeds)} runs (seeds {', '.join(map(str, seeds))}){unchecked}{few}."
+    yield from apart(measured.matched.tables, measured.systems)
     if any(len(system.runs) > 1 for system in measured.systems):
         yield "p-values hold the runs as they are; what is told of single answers is about the first run of a system."
         if lone := [system.name for system in measured.systems if len(system.runs) == 1]:

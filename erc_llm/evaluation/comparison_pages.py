@@ -12,20 +12,23 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from erc_llm.errors import PredictionsError
 from erc_llm.evaluation.comparison_report import CALIBRATION, sections, title
 from erc_llm.evaluation.evidence import Comparison
 from erc_llm.evaluation.sections import Cell, Drawing, Sheet
-from erc_llm.files import write_text
+from erc_llm.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAME = "comparison"
+# Else GitHub reads what stands between two of them as a formula; its documentation of formulas advises this.
+_DOLLAR = "<span>$</span>"
 _CSS = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1b1f24; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
@@ -64,9 +67,18 @@ def write_comparison(comparison: Comparison, folder: Path) -> tuple[Path, ...]:
         f"{NAME}.json": json.dumps(comparison.as_dict(), indent=2, ensure_ascii=False) + "\n",
         **{block.file: block.svg for _, blocks in page for block in blocks if isinstance(block, _Figure)},
     }
-    for name, content in contents.items():
-        write_text(folder / name, content, PredictionsError)
-    return tuple(folder / name for name in contents)
+    # A file's name may hold bytes that are no text; all is encoded before the first file is there.
+    encoded = {folder / name: content.encode("utf-8", "replace") for name, content in contents.items()}
+    for path, content in encoded.items():
+        write_whole(path, partial(_write, content), PredictionsError)
+    for path in set(folder.glob(f"{NAME}-*.svg")) - encoded.keys():
+        if path.stem.removeprefix(f"{NAME}-").isdecimal():  # of an earlier comparison that had more figures
+            path.unlink()
+    return tuple(encoded)
+
+
+def _write(content: bytes, file: IO[bytes]) -> None:
+    file.write(content)
 
 
 def as_markdown(comparison: Comparison) -> str:
@@ -163,7 +175,8 @@ def _in_html(words: str) -> str:
 
 
 def _in_markdown(words: str) -> str:
-    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", _one_line(words)).replace("<", "&lt;")
+    escaped = re.sub(r"([\\`*_\[\]|~#])", r"\\\1", _one_line(words)).replace("&", "&amp;").replace("<", "&lt;")
+    return escaped.replace("$", _DOLLAR)
 
 
 def _one_line(words: str) -> str:

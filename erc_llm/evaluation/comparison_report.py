@@ -74,20 +74,25 @@ def _runs(systems: Sequence[SystemFigures]) -> Iterator[str]:
 
 def _differences(comparison: Comparison) -> Section:
     first = comparison.systems[0].name
-    detectable = tuple(
-        f"Against {pair.b}: the standard error is {100 * (pair.standard_error or 0):.2f} points; the smallest true "
-        "difference in weighted F1 that this test set would show (80 % power, 5 % level, two-sided) is "
-        f"{100 * pair.detectable:.2f} points."
-        if pair.detectable
-        else f"Against {pair.b}: weighted F1 is the same in every resample."
-        for pair in comparison.pairs
-        if pair.detectable is not None
-    )
     rows = [(f"{c.name}, against {pair.b}", c.estimate) for pair in comparison.pairs for c in pair.headline]
     drawing = Drawing(_SIDES, tuple(rows), "points")
     sheet = _contrast_sheet([(f"against {pair.b}", pair.headline) for pair in comparison.pairs])
     what = f"{first} minus the other, in points; whole dialogues are resampled and swapped."
-    return Section("Difference", (what, sheet, drawing, *detectable))
+    return Section("Difference", (what, sheet, drawing, *_detectable(comparison)))
+
+
+def _detectable(comparison: Comparison) -> Iterator[str]:
+    several = {system.name for system in comparison.systems if len(system.runs) > 1}
+    for pair in comparison.pairs:
+        allowing = ", of resamples that allow for few runs," if several & {pair.a, pair.b} else ""
+        if pair.detectable:
+            yield (
+                f"Against {pair.b}: the standard error{allowing} is {100 * (pair.standard_error or 0):.2f} points; the "
+                "smallest true difference in weighted F1 that this test set would show (80 % power, 5 % level, "
+                f"two-sided) is {100 * pair.detectable:.2f} points."
+            )
+        elif pair.detectable is not None:
+            yield f"Against {pair.b}: weighted F1 is the same in every resample."
 
 
 def _contrast_sheet(groups: Sequence[tuple[str, Sequence[Contrast]]]) -> Sheet:

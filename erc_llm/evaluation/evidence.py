@@ -139,7 +139,7 @@ class Pair:
         b: Name of the other.
         headline: Weighted F1, macro F1 and accuracy.
         by_episode: The same with episodes in place of dialogues; empty where that cannot be.
-        standard_error: Of the difference in weighted F1.
+        standard_error: Of the difference in weighted F1; with several runs, of resamples that allow for few of them.
         detectable: Smallest true difference in weighted F1 that would be shown; None without an interval.
         losses: NLL and Brier; empty without probabilities.
         classes: F1 of each label.

@@ -61,7 +61,8 @@ def manifest(tables: Sequence[PredictionsInfo]) -> tuple[Facet, ...]:
 
 def selection_saw_split(info: PredictionsInfo) -> bool | None:
     """Whether the split of a table was used to fit or choose what answered; None where the table does not state it."""
-    if info.split == "train" and info.run_id is not None:
+    fitted_on = ("train", "selection") if info.selection == "none" else ("train",)  # none is held out of train
+    if info.run_id is not None and info.split in fitted_on:
         return True
     return None if info.selection is None else info.selection == info.split
 

@@ -28,9 +28,9 @@ class Page:
         self.console.print(self.text(sentence, style), soft_wrap=False)
 
     def table(self, table: Table) -> None:
-        """A table, after an empty line."""
+        """A table, after an empty line; one that was made wider than the terminal runs over its edge."""
         self.console.print()
-        self.console.print(table)
+        self.console.print(table, crop=False)
 
     def text(self, words: str, style: str = "") -> Text:
         """Words from a file or of our own."""

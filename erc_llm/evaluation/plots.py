@@ -6,7 +6,9 @@ a screen.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ from erc_llm.metrics import Estimate
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_LONGEST = 48  # letters of a name; longer ones leave no room to draw in
 RELIABILITY, RISK_COVERAGE = "reliability.png", "risk-coverage.png"
 
 
@@ -96,7 +99,7 @@ def as_svg(figure: Figure) -> str:
     import matplotlib
 
     stream = StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "erc-llm"}):
+    with _any_letters(), matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "erc-llm"}):
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     drawn = stream.getvalue()
     return drawn[drawn.index("<svg") :]
@@ -124,12 +127,24 @@ def _figure(title: str, rows: int, heights: list[int], columns: int = 1) -> tupl
 
 
 def _plain(words: str) -> str:
-    """Words of a file for a figure; a `$` would begin a formula."""
-    return "".join(c if c.isprintable() else " " for c in words).replace("$", r"\$")
+    """Words of a file for a figure, their middle left out where they are long; a `$` would begin a formula."""
+    shown = "".join(c if c.isprintable() else " " for c in words)
+    if len(shown) > _LONGEST:
+        shown = f"{shown[: _LONGEST // 2 - 1]}…{shown[-_LONGEST // 2 :]}"
+    return shown.replace("$", r"\$")
+
+
+@contextmanager
+def _any_letters() -> Iterator[None]:
+    """No warning for each letter that matplotlib's own font lacks; pages are shown in a reader's fonts."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font", category=UserWarning)
+        yield
 
 
 def _save(figure: Figure, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas: Any = FigureCanvasAgg(figure)
-    write_whole(path, lambda file: canvas.print_png(file, metadata={"Software": None}), PredictionsError)
+    with _any_letters():
+        write_whole(path, lambda file: canvas.print_png(file, metadata={"Software": None}), PredictionsError)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
@@ -18,6 +19,7 @@ from erc_llm.evaluation.page import Page
 from erc_llm.metrics import Estimate
 
 Style = Literal["", "strong", "good", "bad", "unsure"]
+_NARROWEST = 14  # columns that words of a table keep, however narrow the terminal
 _COLOURS: dict[Style, str] = {"": "", "strong": "bold", "good": "bold green", "bad": "bold red", "unsure": "yellow"}
 
 
@@ -88,4 +90,9 @@ def _table(sheet: Sheet, page: Page) -> Table:
         table.add_column(page.text(column), justify="left" if words else "right", no_wrap=not words, overflow="fold")
     for row in sheet.rows:
         table.add_row(*(page.text(cell.text, _COLOURS[cell.style]) for cell in row))
+    columns = [[name, *(row[i].text for row in sheet.rows)] for i, name in enumerate(sheet.columns)]
+    longest = [max(map(cell_len, texts)) for texts in columns]
+    least = sum(min(n, _NARROWEST) if i < sheet.left else n for i, n in enumerate(longest)) + 2 * (len(longest) - 1)
+    if least > page.console.width:
+        table.width = least
     return table

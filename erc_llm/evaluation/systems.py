@@ -6,7 +6,7 @@ Goes in: named tables. Comes out: systems, each with the indices of its tables. 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -35,9 +35,10 @@ class System:
 def group(tables: Sequence[Named]) -> tuple[System, ...]:
     """Systems in the order of their first tables.
 
-    Tables are runs of one system if they have the same context, profile, retrieval, template, base model, training
-    corpus, decoding and kinds of correction, each another seed, and the same hash of their configuration apart from the
-    seed; where that is not stated, the same name. Or if they are given the same system.
+    Tables are runs of one system if they are about the same corpus and have the same context, profile, retrieval,
+    template, base model, training corpus, split that choices were made on, decoding and kinds of correction, each
+    another seed, and the same hash of their configuration apart from the seed; where that is not stated, the same name.
+    Or if they are given the same system.
 
     Raises:
         PredictionsError: Two tables of one system are of the same run.
@@ -63,6 +64,28 @@ def group(tables: Sequence[Named]) -> tuple[System, ...]:
     )
 
 
+def apart(tables: Sequence[Named], systems: Sequence[System]) -> Iterator[str]:
+    """Sentences on systems that are called alike but for their seeds: what keeps them from being runs of one."""
+    for number, system in enumerate(systems):
+        named = tables[system.runs[0]]
+        for other in systems[:number]:
+            first = tables[other.runs[0]]
+            if not _alike([first, named]):
+                continue
+            one, two = _recipe(first.table.info), _recipe(named.table.info)
+            if differing := ", ".join(name for name in one if one[name] != two[name]):
+                yield f"{other.name} and {system.name} are no runs of one system: they differ in {differing}."
+            break
+
+
+def _alike(tables: Sequence[Named]) -> bool:
+    """Whether tables bear one name but for their seeds, which differ."""
+    infos = [named.table.info for named in tables if named.system is None]
+    seeds = {info.seed for info in infos} - {None}
+    names = {_without_seed(info) for info in infos}
+    return len(seeds) == len(tables) and len(names) == 1 and names != {""}
+
+
 def short_names(tables: Sequence[Named]) -> tuple[str, ...]:
     """What the tables are called, without the folders that do not tell them apart."""
     parts = [PurePath(named.name).parts for named in tables]
@@ -76,10 +99,13 @@ def _check_other_trainings(runs: Sequence[Named]) -> None:
     first: dict[tuple[str, int | None], str] = {}
     for named in runs:
         info = named.table.info
-        if info.run_id is not None and (other := first.setdefault((info.run_id, info.seed), named.name)) != named.name:
+        if info.run_id is None:
+            continue
+        if (other := first.get((info.run_id, info.seed))) is not None:
             raise PredictionsError(
                 f"{other} and {named.name} are of one run, {info.run_id}; runs of a system are several trainings of it"
             )
+        first[info.run_id, info.seed] = named.name
 
 
 def _system(tables: Sequence[Named], runs: tuple[int, ...], name: str, alone: bool) -> System:
@@ -91,25 +117,30 @@ def _system(tables: Sequence[Named], runs: tuple[int, ...], name: str, alone: bo
 def _called(runs: Sequence[Named]) -> str:
     if runs[0].system is not None:
         return runs[0].system
-    names = {
-        info.system: info.system.removesuffix(str(info.seed)).rstrip("-_. ") for info in (n.table.info for n in runs)
-    }
+    names = {info.system: _without_seed(info) for info in (named.table.info for named in runs)}
     shared = set(names.values()) - {""}
     return next(iter(shared if len(names) > 1 and len(shared) == 1 else names))
 
 
-def _recipe(info: PredictionsInfo) -> tuple[Any, ...]:
-    return (
-        info.system if info.recipe_sha256 is None else info.recipe_sha256,
-        info.run_id is None,
-        info.context,
-        info.profile,
-        info.retrieval,
-        info.template_sha256,
-        info.base_model,
-        info.trained_on_sha256,
-        info.decoding,
-        info.prior is None,
-        info.calibration is None,
-        info.decision_weights is None,
-    )
+def _without_seed(info: PredictionsInfo) -> str:
+    return info.system.removesuffix(str(info.seed)).rstrip("-_. ")
+
+
+def _recipe(info: PredictionsInfo) -> dict[str, Any]:
+    """What runs of one system have in common, by what it is called."""
+    return {
+        "configuration": info.system if info.recipe_sha256 is None else info.recipe_sha256,
+        "whether a run answered": info.run_id is None,
+        "context": info.context,
+        "profile": info.profile,
+        "retrieval": info.retrieval,
+        "template": info.template_sha256,
+        "base model": (info.base_model, info.base_model_sha256),
+        "training corpus": info.trained_on_sha256,
+        "corpus": info.corpus_sha256,
+        "the split that choices were made on": info.selection,
+        "decoding": info.decoding,
+        "prior": info.prior is None,
+        "calibration": info.calibration is None,
+        "decision weights": info.decision_weights is None,
+    }

@@ -8,7 +8,7 @@ that do not sum to one) cannot be built, whether it comes from a model or from a
 
 from erc_llm.predictions.correction import Correction, PriorShift, Scaling, correct
 from erc_llm.predictions.history import history_lengths
-from erc_llm.predictions.storage import read_predictions, write_predictions
+from erc_llm.predictions.storage import read_predictions, strip_text, write_predictions
 from erc_llm.predictions.table import FORMAT_VERSION, REQUIRED, Answer, Predictions, PredictionsInfo
 
 __all__ = [
@@ -23,5 +23,6 @@ __all__ = [
     "correct",
     "history_lengths",
     "read_predictions",
+    "strip_text",
     "write_predictions",
 ]

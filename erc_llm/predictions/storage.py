@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,6 +30,18 @@ def write_predictions(predictions: Predictions, path: Path | str) -> None:
     path = Path(path)
     write = _write_jsonl if path.suffix.lower() == ".jsonl" else _write_parquet
     write_whole(path, lambda file: write(predictions, file), PredictionsError)
+
+
+def strip_text(folder: Path) -> None:
+    """Take what was said out of every table in a folder that is named `*.parquet`.
+
+    Raises:
+        PredictionsError: One cannot be read or written.
+    """
+    for path in sorted(folder.glob("*.parquet")):
+        table = read_predictions(path)
+        if table.text is not None:
+            write_predictions(replace(table, text=None), path)
 
 
 def read_predictions(path: Path | str, without: Collection[str] = ()) -> Predictions:

@@ -19,6 +19,7 @@ from erc_llm.evaluation.comparison import compare
 from erc_llm.evaluation.comparison_pages import as_html, as_markdown, write_comparison
 from erc_llm.evaluation.comparison_report import sections, title
 from erc_llm.evaluation.evidence import Comparison
+from erc_llm.evaluation.matching import Named
 from erc_llm.evaluation.sections import Cell, Section, Sheet, grouped, print_sections
 from erc_llm.predictions import Predictions
 from tests.evaluation.compared_tables import changed, named, table
@@ -155,6 +156,39 @@ def test_files_appear_whole_in_a_folder_that_is_made(comparison: Comparison, tmp
         write_comparison(comparison, tmp_path / "file")
 
 
+def test_signs_that_markdown_reads_are_shown_as_they_are() -> None:
+    given = changed(table(), text=["5 & 6 &lt; 7, $x^2$ and $5"] * len(table()))
+    markdown = as_markdown(compare(named(given, table(0.4, "A&B")), draws=100))
+    dollar = "<span>$</span>"
+    assert f"5 &amp; 6 &amp;lt; 7, {dollar}x^2{dollar} and {dollar}5" in markdown
+    assert "against A&amp;B" in markdown
+
+
+def test_figures_of_an_earlier_larger_comparison_go(comparison: Comparison, tmp_path: Path) -> None:
+    kept = [tmp_path / name for name in ("comparison-old.svg", "other-9.svg")]
+    for path in (*kept, tmp_path / "comparison-12.svg"):
+        path.write_text("<svg/>")
+    written = write_comparison(comparison, tmp_path)
+    assert set(tmp_path.iterdir()) == {*written, *kept}
+
+
+def test_names_that_are_no_text_are_written_all_the_same(tmp_path: Path) -> None:
+    tables = [Named("a.parquet", table()), Named("bad\udcff.parquet", table(0.4, "b"), "B\udcff")]
+    written = write_comparison(compare(tables, draws=100), tmp_path)
+    assert len(written) == 6
+    assert json.loads(written[2].read_text("utf-8"))["tables"] == ["a.parquet", "bad?.parquet"]
+
+
+def test_the_standard_error_of_several_runs_is_told_to_allow_for_few() -> None:
+    def said(*tables: Predictions) -> str:
+        blocks = sections(compare(named(*tables), draws=100))[1].blocks
+        return next(block for block in blocks if isinstance(block, str) and "standard error" in block)
+
+    one, two, other = table(seed=1), table(draw=5, seed=2, run_id="run-2"), table(0.4, "other", draw=7)
+    assert "the standard error, of resamples that allow for few runs, is" in said(one, two, other)
+    assert "the standard error is" in said(one, other)
+
+
 def test_groups_stand_below_their_names() -> None:
     sheet = grouped(("", "%"), [("long name", [(Cell("figure"), Cell("1"))])])
     assert [[cell.text for cell in row] for row in sheet.rows] == [["long name", ""], ["  figure", "1"]]
@@ -165,6 +199,15 @@ def test_long_names_break_no_figure() -> None:
     stream = io.StringIO()
     print_sections("T", [long], Console(file=stream, width=40))
     assert "1.23 to 4.56" in stream.getvalue()
+
+
+def test_a_narrow_terminal_crops_nothing(comparison: Comparison) -> None:
+    def cells(width: int) -> list[str]:
+        stream = io.StringIO()
+        print_sections("T", sections(comparison)[:4], Console(file=stream, width=width))
+        return stream.getvalue().split()
+
+    assert sorted(cells(60)) == sorted(cells(160))
 
 
 def test_a_scene_shows_who_is_right(comparison: Comparison) -> None:

@@ -85,6 +85,16 @@ def test_what_a_model_was_fitted_on_was_seen() -> None:
     assert selection_saw_split(replace(INFO, split="selection")) is True
 
 
+def test_a_run_for_which_nothing_was_held_out_saw_the_selection_split() -> None:
+    """With training.evaluations=0 it is fitted on these scenes too."""
+    info = replace(INFO, split="selection", selection="none")
+    assert selection_saw_split(info) is True
+    assert selection_saw_split(replace(info, run_id=None)) is False
+    assert selection_saw_split(replace(info, split="dev")) is False
+    facet = next(f for f in manifest([info]) if f.name == "this split seen by choices")
+    assert (facet.values, facet.marks) == (("yes",), ("LEAK",))
+
+
 def test_a_label_set_without_neutral_says_so() -> None:
     other = replace(INFO, labels=("up", "down"))
     facet = next(f for f in manifest([INFO, other]) if f.name == "Neutral in the metric")

@@ -8,7 +8,8 @@ import pytest
 
 from erc_llm.errors import PredictionsError
 from erc_llm.evaluation.matching import Named
-from erc_llm.evaluation.systems import group, short_names
+from erc_llm.evaluation.systems import apart, group, short_names
+from erc_llm.predictions import Predictions
 from tests.evaluation.compared_tables import named, table
 
 
@@ -40,6 +41,9 @@ def test_runs_named_after_their_seeds_are_one_system_named_without() -> None:
         {"seed": 2, "run_id": None},
         {"seed": 2, "trained_on_sha256": "ee" * 32},
         {"seed": 2, "calibration": "temperature 2"},
+        {"seed": 2, "base_model_sha256": "ee" * 32},
+        {"seed": 2, "corpus_sha256": "ee" * 32},
+        {"seed": 2, "selection": "dev"},
     ],
 )
 def test_whatever_else_differs_makes_another_system_and_both_get_names(other: dict[str, Any]) -> None:
@@ -57,6 +61,26 @@ def test_one_run_is_not_two_runs_of_a_system() -> None:
     tables = [Named("a.parquet", table(), "A"), Named("copy.parquet", table(), "A"), Named("b.parquet", table(), "B")]
     with pytest.raises(PredictionsError, match=r"a\.parquet and copy\.parquet are of one run, run-1"):
         group(tables)
+
+
+def test_one_table_twice_is_not_two_runs_either() -> None:
+    twice = [Named("a.parquet", table(), "A"), Named("a.parquet", table(), "A"), Named("b.parquet", table(), "B")]
+    with pytest.raises(PredictionsError, match=r"a\.parquet and a\.parquet are of one run, run-1"):
+        group(twice)
+
+
+def test_what_keeps_runs_of_one_name_apart_is_told() -> None:
+    def said(*tables: Predictions) -> list[str]:
+        return list(apart(named(*tables), group(named(*tables))))
+
+    first, other = table(system="lines-13", seed=13), table(system="other", seed=14)
+    changed = table(system="lines-14", seed=14, recipe_sha256="ee" * 32, selection="dev")
+    assert said(first, changed, other) == [
+        "lines-13 and lines-14 are no runs of one system: they differ in configuration, the split that choices were "
+        "made on."
+    ]
+    assert not said(first, table(system="lines-14", seed=14), other), "they are grouped"
+    assert not said(first, table(system="lines-13", seed=13, calibration="temperature 2")), "one run, corrected"
 
 
 def test_names_are_as_short_as_they_can_be() -> None:

@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from erc_llm.errors import RunError
+from erc_llm.config import RunConfig
+from erc_llm.errors import ModelError, RunError
+from erc_llm.pipeline import open_corpus, predict
+from erc_llm.predictions import write_predictions
+from erc_llm.predictor import load
+from erc_llm.resources import prompts_dir
 from erc_llm.runs import Run, append_line, read_lines, write_manifest
 from erc_llm.training import train
 from tests.pipeline.changed import changed
@@ -74,3 +79,55 @@ def test_an_interrupted_log_is_taken_up_where_the_checkpoint_stands(finished: Ru
     again = train(changed(finished, run.parent), resume=True, console=QUIET)
     expected = [record["step"] for record in read_lines(finished.folder / "training.jsonl")]
     assert [record["step"] for record in read_lines(again.folder / "training.jsonl")] == expected
+
+
+def test_a_finished_run_of_another_template_or_base_model_is_refused(
+    finished: Run, run: Path, tiny_llama: TinyModel, tmp_path: Path
+) -> None:
+    """The hash of a configuration leaves out what it names by a path."""
+    with pytest.raises(RunError, match=r"finished, on another template than prompt\.template=plain is now.*name="):
+        train(changed(finished, run.parent, prompt={"template": "plain"}), resume=True, console=QUIET)
+    (tmp_path / "other").mkdir()
+    other = save_tiny(tmp_path / "other", tiny_llama.tokenizer, random_llama(tiny_llama.tokenizer, seed=9)).folder
+    with pytest.raises(RunError, match=r"finished, on another base model than model\.base=.*other is now"):
+        train(changed(finished, run.parent, model={"base": str(other)}), resume=True, console=QUIET)
+    shutil.copytree(tiny_llama.folder, tmp_path / "copy")
+    same = changed(finished, run.parent, model={"base": str(tmp_path / "copy")})
+    assert train(same, resume=True, console=QUIET).folder == run
+
+
+def test_a_finished_run_outlives_what_it_was_made_from(tiny_llama: TinyModel, corpus: Path, tmp_path: Path) -> None:
+    template = tmp_path / "own.jinja"
+    shutil.copyfile(prompts_dir() / "instruct.jinja", template)
+    model = Path(shutil.copytree(tiny_llama.folder, tmp_path / "model"))
+    config = tiny_config(model, corpus, tmp_path, prompt={"template": str(template)}, training={"evaluations": 0})
+    folder = train(config, console=QUIET).folder
+    template.unlink()
+    shutil.rmtree(model)
+    assert train(config, resume=True, console=QUIET).folder == folder
+    gone = RunConfig.model_validate(config.model_dump() | {"model": {**config.model.model_dump(), "base": "./gone"}})
+    with pytest.raises(ModelError, match="gone"):
+        train(gone, resume=True, console=QUIET)
+
+
+def test_a_finished_run_on_other_confusions_is_refused(
+    finished: Run, tiny_llama: TinyModel, corpus: Path, tmp_path: Path
+) -> None:
+    data = open_corpus(finished.config.corpus, finished.config.label_set())
+    table = predict(load(finished.folder), data, "selection")
+    assert table.gold is not None
+    first, other = tmp_path / "first.parquet", tmp_path / "other.parquet"
+    write_predictions(table, first)
+    write_predictions(replace(table, predicted=table.gold), other)
+
+    def config(confusion: Path) -> RunConfig:
+        state = {"source": "predicted", "confusion": str(confusion)}
+        return tiny_config(tiny_llama, corpus, tmp_path, state=state, training={"evaluations": 0})
+
+    folder = train(config(first), console=QUIET).folder
+    with pytest.raises(
+        RunError, match=r"finished, on other confusions than those of state\.confusion=.*other\.parquet"
+    ):
+        train(config(other), resume=True, console=QUIET)
+    first.unlink()
+    assert train(config(first), resume=True, console=QUIET).folder == folder

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from erc_llm.benchmarking import find_versions
 from erc_llm.decoding.calibration_file import read_calibration
@@ -16,42 +15,17 @@ from erc_llm.errors import ConfigError, CorpusError
 from erc_llm.finalists import Finalists, read_finalists
 from erc_llm.predictions import Correction, read_predictions, write_predictions
 from erc_llm.runs import read_run
-from tests.baselines.small import baseline_config
+from tests.benchmarking.small_systems import ENCODER, LLM, write_systems
 from tests.command_line import Command, refused
 from tests.corpus import small_files
 from tests.tiny_models import TinyModel
-from tests.tiny_runs import as_json, dialogue, tiny_config, write_corpus
-
-LLM = {"name": "llm", "config": "llm.yaml", "trained_on": "original", "seeds": [1, 2], "average": True}
-ENCODER = {"name": "encoder", "baseline": "encoder.yaml", "seeds": [1, 2]}
-
-
-@pytest.fixture
-def place(tiny_llama: TinyModel, tiny_bert: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with two versions of a corpus, the second with unlabelled test lines, and two configurations."""
-    monkeypatch.chdir(tmp_path)
-    for version in ("original", "aligned"):
-        write_corpus(tmp_path / "data" / version, train=20, dev=3)
-    hidden = json.dumps(as_json(dialogue(7, 3, season=3), labels=False))
-    (tmp_path / "data" / "aligned" / "test.jsonl").write_text(hidden + "\n", encoding="utf-8")
-    corpus: dict[str, Any] = {"selection_fraction": 0.5}
-    llm = tiny_config(tiny_llama, tmp_path, tmp_path, corpus=corpus, training={"evaluations": 1})
-    (tmp_path / "llm.yaml").write_text(llm.as_yaml(), encoding="utf-8")
-    encoder = baseline_config(tiny_bert, tmp_path, corpus=corpus)
-    (tmp_path / "encoder.yaml").write_text(encoder.as_yaml(), encoding="utf-8")
-    return tmp_path
-
-
-def _systems(folder: Path, *systems: dict[str, Any]) -> Path:
-    path = folder / "systems.yaml"
-    path.write_text(yaml.safe_dump({"systems": list(systems)}), encoding="utf-8")
-    return path
+from tests.tiny_runs import as_json, dialogue
 
 
 def test_every_version_and_labelled_split_is_compared_and_nothing_is_done_twice(
     place: Path, erc: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    systems = _systems(place, LLM | {"calibration": "nll"}, ENCODER)
+    systems = write_systems(place, LLM | {"calibration": "nll"}, ENCODER)
     command = ("benchmark", systems, "--data", "data", "--out", "out", "--draws", 100)
     done = erc(*command)
     assert done.code == 0, done.err
@@ -86,13 +60,13 @@ def test_labels_that_come_later_are_taken_in_and_a_calibration_of_another_kind_i
     place: Path, erc: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those who hold the test files may add them to a folder with finished trainings; nothing is trained again."""
-    systems = _systems(place, LLM | {"calibration": "nll"}, ENCODER)
+    systems = write_systems(place, LLM | {"calibration": "nll"}, ENCODER)
     command = ("benchmark", systems, "--data", "data", "--out", "out", "--draws", 100)
     assert erc(*command).code == 0
     labelled = json.dumps(as_json(dialogue(7, 3, season=3)))
     for version in ("original", "aligned"):
         (place / "data" / version / "test.jsonl").write_text(labelled + "\n", encoding="utf-8")
-    _systems(place, LLM | {"calibration": "weighted_f1"}, ENCODER)
+    write_systems(place, LLM | {"calibration": "weighted_f1"}, ENCODER)
 
     def trained_again(*_: Any, **__: Any) -> None:
         raise AssertionError("everything was trained already")
@@ -112,7 +86,7 @@ def test_labels_that_come_later_are_taken_in_and_a_calibration_of_another_kind_i
 
 
 def test_one_split_without_text(place: Path, erc: Command) -> None:
-    systems = _systems(place, ENCODER | {"seeds": [1]}, ENCODER | {"name": "other", "seeds": [2]})
+    systems = write_systems(place, ENCODER | {"seeds": [1]}, ENCODER | {"name": "other", "seeds": [2]})
     done = erc(
         "benchmark", systems, "--data", "data", "--out", "out", "--split", "dev", "--draws", 100, "--without-text"
     )
@@ -134,7 +108,7 @@ def _told(place: Path) -> bool:
 
 
 def test_text_is_left_out_of_what_was_there_already_and_comes_back(place: Path, erc: Command) -> None:
-    systems = _systems(place, ENCODER | {"seeds": [1]}, ENCODER | {"name": "other", "seeds": [2]})
+    systems = write_systems(place, ENCODER | {"seeds": [1]}, ENCODER | {"name": "other", "seeds": [2]})
     command = ("benchmark", systems, "--data", "data", "--out", "out", "--runs", "trained", "--draws", 100)
     for without, told in (((), True), (("--without-text",), False), ((), True)):
         assert erc(*command, *without).code == 0
@@ -144,7 +118,7 @@ def test_text_is_left_out_of_what_was_there_already_and_comes_back(place: Path, 
 def test_a_table_of_another_training_of_the_same_name_is_made_anew(
     place: Path, tiny_bert: TinyModel, erc: Command
 ) -> None:
-    systems = _systems(place, ENCODER | {"seeds": [1]}, ENCODER | {"name": "other", "seeds": [2]})
+    systems = write_systems(place, ENCODER | {"seeds": [1]}, ENCODER | {"name": "other", "seeds": [2]})
     command = ("benchmark", systems, "--data", "data", "--out", "out", "--split", "dev", "--draws", 100)
     assert erc(*command).code == 0
     path = place / "out" / "tables" / "original-dev" / "encoder-original-1.parquet"
@@ -160,7 +134,7 @@ def test_what_there_is_to_score_is_known_before_anything_is_trained(
     def trained(*_: Any, **__: Any) -> None:
         raise AssertionError("nothing should be trained")
 
-    systems = _systems(place, LLM, ENCODER)
+    systems = write_systems(place, LLM, ENCODER)
     command = ("benchmark", systems, "--data", "data", "--out", "out", "--draws", 100)
     with monkeypatch.context() as patched:
         patched.setattr("erc_llm.training.train", trained)
@@ -175,7 +149,7 @@ def test_what_there_is_to_score_is_known_before_anything_is_trained(
 
 
 def test_a_split_that_one_version_lacks_is_scored_where_it_is(place: Path, erc: Command) -> None:
-    systems = _systems(place, ENCODER | {"seeds": [1]}, ENCODER | {"name": "other", "seeds": [2]})
+    systems = write_systems(place, ENCODER | {"seeds": [1]}, ENCODER | {"name": "other", "seeds": [2]})
     (place / "data" / "original" / "dev.jsonl").unlink()
     done = erc("benchmark", systems, "--data", "data", "--out", "out", "--split", "dev", "--draws", 100)
     assert done.code == 0, done.err
@@ -186,7 +160,7 @@ def test_a_split_that_one_version_lacks_is_scored_where_it_is(place: Path, erc: 
 def test_a_folder_that_holds_another_version_is_refused(erc: Command, tmp_path: Path) -> None:
     for folder, version in (("original", "original"), ("aligned", "original")):
         small_files.write(tmp_path / folder, version)
-    systems = _systems(tmp_path, ENCODER | {"seeds": [1]}, ENCODER | {"name": "other", "seeds": [2]})
+    systems = write_systems(tmp_path, ENCODER | {"seeds": [1]}, ENCODER | {"name": "other", "seeds": [2]})
     refused(erc("benchmark", systems, "--data", tmp_path), "called aligned, but holds version original; rename it")
 
 
@@ -197,13 +171,16 @@ def test_a_folder_that_holds_another_version_is_refused(erc: Command, tmp_path: 
         ([LLM, LLM], "same name"),
         ([LLM, {"name": "x"}], "config or baseline"),
         ([LLM, LLM | {"name": "x", "seeds": [1]}], "at least two seeds"),
+        ([LLM, ENCODER | {"seeds": [1, 1]}], r"expected different seeds, found \[1, 1\]"),
+        ([LLM, ENCODER | {"seeds": [-1]}], "greater than or equal to 0"),
+        ([LLM, ENCODER | {"seeds": [2**32]}], "less than 4294967296"),
         ([LLM, ENCODER | {"calibration": "nll"}], "not for a baseline"),
         ([LLM, ENCODER | {"colour": "red"}], "colour"),
     ],
 )
 def test_a_wrong_file_of_systems_is_refused(systems: list[dict[str, Any]], words: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=words):
-        read_finalists(str(_systems(tmp_path, *systems)))
+        read_finalists(str(write_systems(tmp_path, *systems)))
 
 
 def test_unknown_benchmarks_and_missing_data_are_refused(erc: Command, tmp_path: Path) -> None:
