@@ -117,12 +117,17 @@ def check_alike(runs: Sequence[Run]) -> None:
         different = [name for name in one if name not in _FREE and one[name] != other[name]]
         if (first.config.training.evaluations > 0) != (run.config.training.evaluations > 0):
             different.append("whether the selection split was held out (training.evaluations)")
-        different += [name for name in _SAME if getattr(first.manifest, name) != getattr(run.manifest, name)]
+        different += [name for name in _SAME if _differ(getattr(first.manifest, name), getattr(run.manifest, name))]
         if different:
             raise RunError(
                 f"{run.folder} and {first.folder} differ in {', '.join(different)}; averaged runs may differ in "
                 f"{', '.join(_FREE)} only"
             )
+
+
+def _differ(one: object, other: object) -> bool:
+    """Runs from before a hash was kept have None; the corpus, which all have, holds its train."""
+    return one != other and None not in (one, other)
 
 
 def average_adapters(folders: Sequence[Path], target: Path) -> int:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 BASELINE = "emonet"
 # The sample is small: more and larger steps than by default, over less context.
-BASELINE_OVERRIDES = ("training.epochs=7", "training.learning_rate=2e-4", "encoder.max_tokens=64")
+BASELINE_OVERRIDES = ("training.epochs=6", "training.learning_rate=2e-4", "encoder.max_tokens=64")
 SPLIT = "test"
 
 

@@ -124,6 +124,13 @@ def test_a_run_that_was_trained_on_the_selection_split_too_is_refused(
     refused(erc("average", *runs, "--out", tmp_path / "mean"), "held out (training.evaluations)")
 
 
+def test_a_run_from_before_the_hash_of_train_was_kept(runs: tuple[Path, Path], erc: Command, tmp_path: Path) -> None:
+    """The corpus is the same, so its train is."""
+    _set(runs[1] / "manifest.json", train_sha256=None)
+    done = erc("average", *runs, "--out", tmp_path / "mean")
+    assert done.code == 0, done.err
+
+
 def test_an_unfinished_run_is_refused(runs: tuple[Path, Path], erc: Command, tmp_path: Path) -> None:
     _set(runs[1] / "manifest.json", status="training")
     refused(erc("average", *runs, "--out", tmp_path / "mean"), str(runs[1]), "not finished", "--resume")
