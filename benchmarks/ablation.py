@@ -87,7 +87,8 @@ def sizes_of(config: RunConfig) -> list[list[int]]:
     from erc_llm.models import load_tokenizer
     from erc_llm.pipeline import open_corpus
     from erc_llm.predictor import make_prompter
-    from erc_llm.training import read_confusion, scene_sizes, target_sampler, training_scenes, training_trees
+    from erc_llm.run_sources import read_confusion
+    from erc_llm.training import scene_sizes, target_sampler, training_scenes, training_trees
 
     labels = config.label_set()
     corpus = open_corpus(config.corpus, labels)

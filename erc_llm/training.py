@@ -12,16 +12,17 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
-from erc_llm.config import RunConfig, SamplingConfig, StateConfig
+from erc_llm.config import RunConfig, SamplingConfig
 from erc_llm.corpus import Corpus, Dialogue, LabelSet
-from erc_llm.errors import ConfigError, CorpusError, RunError, UserError
+from erc_llm.errors import CorpusError, RunError
 from erc_llm.files import write_text
 from erc_llm.pipeline import labelled_targets, open_corpus, say_oddities, train_shares
-from erc_llm.predictions import Correction, Predictions, read_predictions
+from erc_llm.predictions import Correction
+from erc_llm.run_sources import check_finished, read_confusion
 from erc_llm.runs import (
     ADAPTER,
     FINISHED,
@@ -35,7 +36,6 @@ from erc_llm.runs import (
     process_count,
     process_rank,
     read_run,
-    refuse_other_source,
     versions,
     write_manifest,
 )
@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     from erc_llm.prompting.tree import TokenTree
     from erc_llm.tuning.sampling import Asked, Sampler, Targets
     from erc_llm.tuning.schedule import Schedule
-
-_Read = TypeVar("_Read")
 
 
 def train(config: RunConfig, *, resume: bool = False, console: Console | None = None) -> Run:
@@ -102,53 +100,6 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
         for left in (folder / "checkpoints", *folder.glob(f".{ADAPTER}-*")):
             shutil.rmtree(left, ignore_errors=True)
     return read_run(folder)
-
-
-def check_finished(run: Run, config: RunConfig) -> None:
-    """Refuse a finished run where the files that a configuration names, which its hash leaves out, are others now.
-
-    Of the corpus the train split is compared, as further splits may come later. Base model, template and confusion are
-    compared where they are at hand: a run outlives the files it was made from. Notes name their own sources.
-
-    Raises:
-        RunError: One of them differs.
-        UserError: The configuration names another file than the run's did, and it is not there.
-    """
-    from erc_llm.models import base_model_sha256, resolve_base_model
-    from erc_llm.prompting.templates import load_prompt
-
-    began, made = run.config, run.manifest
-    path = config.corpus.path
-    train_now = open_corpus(config.corpus, config.label_set(), cut_selection=False).train_sha256
-    refuse_other_source(run, f"train split than {path} has now", made.train_sha256, train_now)
-
-    def base_sha256(name: str) -> str | None:
-        if name == began.model.base and isinstance(resolve_base_model(name), str):
-            return None  # a hub id: nothing is downloaded to look at it again
-        return base_model_sha256(name)
-
-    base = _at_hand(base_sha256, config.model.base, began.model.base)
-    refuse_other_source(run, f"base model than model.base={config.model.base} is now", made.base_model_sha256, base)
-    template = _at_hand(lambda name: load_prompt(name).sha256, config.prompt.template, began.prompt.template)
-    what = f"template than prompt.template={config.prompt.template} is now"
-    refuse_other_source(run, what, made.template_sha256, template)
-    if config.state.source != "none" and config.state.confusion is not None:
-        table = _at_hand(read_predictions, config.state.confusion, began.state.confusion)
-        if table is not None and _confusion_counts(table) != made.confusion:
-            raise RunError(
-                f"{run.folder}: finished, on other confusions than those of state.confusion={config.state.confusion}; "
-                "choose another name="
-            )
-
-
-def _at_hand(read: Callable[[str], _Read], name: str, old: str | None) -> _Read | None:
-    """What `read` says of a name; None where it is the run's own and not there any more."""
-    try:
-        return read(name)
-    except UserError:
-        if name == old:
-            return None
-        raise
 
 
 def notes_progress(console: Console, parts: int = 20) -> Callable[[int, int], None]:
@@ -219,42 +170,6 @@ def say_absent(targets: Targets, labels: LabelSet, console: Console) -> None:
     if targets.absent:
         names = ", ".join(labels.names[label] for label in targets.absent)
         console.print(f"note: no training target is labelled {names}", style="yellow", markup=False, highlight=False)
-
-
-def read_confusion(config: StateConfig, corpus: Corpus) -> tuple[tuple[int, ...], ...] | None:
-    """The confusion counts that corrupt what training questions are told; None where they are told nothing.
-
-    Raises:
-        ConfigError: No table is named, or it is not of this corpus's selection split.
-        PredictionsError: It is no predictions table.
-    """
-    if config.source == "none":
-        return None
-    if config.confusion is None:
-        raise ConfigError(
-            "state.confusion: with state.source=predicted, give predictions of the selection split; "
-            "`erc-llm predict RUN --split selection` writes them, with a run without state"
-        )
-    table = read_predictions(config.confusion)
-    found = (table.info.split, table.info.corpus_sha256[:12], table.info.labels)
-    expected = ("selection", corpus.sha256[:12], corpus.labels.names)
-    if found != expected:
-        raise ConfigError(f"state.confusion: {config.confusion} is of {found}; expected {expected}")
-    if table.info.selection == "none" and table.info.run_id is not None:
-        raise ConfigError(
-            f"state.confusion: {config.confusion} is of run {table.info.run_id}, which was trained on the selection "
-            "split too (training.evaluations=0), so it errs less there than it will; name a table of another run"
-        )
-    return _confusion_counts(table)
-
-
-def _confusion_counts(table: Predictions) -> tuple[tuple[int, ...], ...]:
-    """(labels, labels) how often the answer to a target of one label was another."""
-    from erc_llm.metrics import confusion as count_confusions
-
-    both = (table.gold_index >= 0) & (table.predicted_index >= 0)
-    counts = count_confusions(table.gold_index[both], table.predicted_index[both], len(table.info.labels))
-    return tuple(tuple(int(count) for count in row[:-1]) for row in counts)  # the last column: invalid answers
 
 
 def _manifest(

@@ -113,6 +113,8 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: Any, scheduler: Any
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise RunError(f"{path}: damaged ({error}); delete it to begin anew") from error
+    if "position" not in state:
+        raise RunError(f"{path}: written by an older version of erc-llm; delete it to begin anew")
     _take(model, state["weights"], path)
     optimizer.load_state_dict(state["optimizer"])
     scheduler.load_state_dict(state["scheduler"])

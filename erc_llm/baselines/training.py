@@ -125,6 +125,7 @@ def train_baseline(
         check_same_sources(folder, began, manifest)
     if began is not None and began.finished:
         console.print(f"{folder} is finished already", markup=False, soft_wrap=True)
+        load_weights(loaded.model, folder / WEIGHTS)
     else:
         write_text(folder / "config.yaml", config.as_yaml(), RunError)
         if began is None and numbers:
@@ -134,7 +135,6 @@ def train_baseline(
             examples, selection = (_labelled(writer.examples(part)) for part in (scenes, corpus.split(SELECTION)))
         _say(config, loaded, len(scenes), examples, selection, console)
         Fitting(loaded, examples, selection, plan_of(config, weights), folder, console).run(resume)
-    load_weights(loaded.model, folder / WEIGHTS)
     finished = began if began is not None and began.finished else replace(manifest, status=FINISHED)
     trained = TrainedBaseline(folder, config, finished, corpus, loaded, writer)
     if began is None or not began.finished:

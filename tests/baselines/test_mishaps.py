@@ -82,6 +82,14 @@ def test_weights_that_a_kill_overtook_do_not_count(
     assert not list(folder.glob("epoch-*"))
 
 
+def test_a_checkpoint_of_an_older_version_is_told(tiny_bert: TinyModel, tmp_path: Path) -> None:
+    config = baseline_config(tiny_bert, tmp_path)
+    _unfinished(trained(config).folder)
+    torch.save({"step": 3, "best": None}, tmp_path / "tiny" / "checkpoint.pt")
+    with pytest.raises(RunError, match=r"checkpoint\.pt: written by an older version of erc-llm; delete it"):
+        trained(config, resume=True)
+
+
 def test_what_a_kill_left_half_written_goes(tiny_bert: TinyModel, tmp_path: Path) -> None:
     config = baseline_config(tiny_bert, tmp_path)
     _unfinished(trained(config).folder)
