@@ -70,8 +70,9 @@ def keep_freed_memory() -> bool:
     """Let a process on Linux keep what it frees, for scoring on a CPU; returns whether that could be arranged.
 
     A forest's activations are blocks of many megabytes. By default the C library gives each back to the system, which
-    hands it out again page by page, zeroed: a quarter of the time of scoring. What is kept is at most the peak. Source:
-    mallopt(3); the variable makes torch ask for huge pages, which it reads when it first allocates.
+    hands it out again page by page, zeroed: a quarter of the time of scoring. What is kept is the peak, and a few gaps
+    that aligned blocks leave. Source: mallopt(3); the variable makes torch ask for huge pages, which it reads when it
+    first allocates.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if sys.platform != "linux":
