@@ -35,7 +35,7 @@ ADAPTER = "adapter"
 TEMPLATE = "prompt.jinja"
 TRAINING_LOG = "training.jsonl"
 SELECTION_LOG = "selection.jsonl"
-_PACKAGES = ("erc-llm", "torch", "transformers", "peft", "trl", "accelerate", "tokenizers", "bitsandbytes", "numpy")
+_PACKAGES = ("erc-llm", "transformers", "peft", "trl", "accelerate", "tokenizers", "bitsandbytes", "numpy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,8 +263,11 @@ def rewind_log(path: Path, step: int) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that can change a result."""
-    found = {"python": platform.python_version(), "machine": platform.machine()}
+    """Versions of Python and of the packages that can change a result; of torch with its build, such as +cpu."""
+    import torch
+
+    # Some builds of torch leave themselves out of its metadata.
+    found = {"python": platform.python_version(), "machine": platform.machine(), "torch": str(torch.__version__)}
     for name in _PACKAGES:
         try:
             found[name] = metadata.version(name)

@@ -44,8 +44,9 @@ def check(base: str, template: str, folder: Path) -> served.Report:
 
 @needs_server
 @pytest.mark.slow
-def test_a_random_model_says_the_same_behind_a_server(tiny_llama: TinyModel, tmp_path: Path) -> None:
-    assert check(str(tiny_llama.folder), "plain", tmp_path).other_ids == 0
+@pytest.mark.parametrize("template", ["instruct", "plain"])
+def test_a_random_model_says_the_same_behind_a_server(tiny_llama: TinyModel, template: str, tmp_path: Path) -> None:
+    assert check(str(tiny_llama.folder), template, tmp_path).other_ids == 0
 
 
 @needs_server

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +26,9 @@ from tests.corpus.small_files import (
     ],
 )
 def test_the_counts_of_emorynlp(version: str, train: tuple[int, ...], dev: tuple[int, ...], emorynlp: Path) -> None:
+    start = time.perf_counter()
     corpus = read_corpus(emorynlp / version)
+    assert time.perf_counter() - start < 2
     assert corpus.version == version
     for split, expected in (("train", train), ("dev", dev)):
         ds = corpus.split(split)

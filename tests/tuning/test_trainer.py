@@ -350,9 +350,10 @@ main()
     ("sampling", "objective"),
     [
         ({}, "label"),
+        ({"scheme": "square_root", "allow_absent": True}, "label"),
         ({"scheme": "square_root", "allow_absent": True}, "closed_set"),
     ],
-    ids=["all", "drawn, closed set"],
+    ids=["all", "drawn", "drawn, closed set"],
 )
 def test_two_processes_train_the_same_adapter_as_one(
     sampling: dict[str, Any], objective: str, tiny_llama: TinyModel, tmp_path: Path
