@@ -84,7 +84,7 @@ def arm_config(arms: Arms, name: str, corpus: str, out: Path) -> RunConfig:
 
 def sizes_of(config: RunConfig) -> list[list[int]]:
     """(epochs, scenes) tokens of each training scene, as its training counts them."""
-    from erc_llm.models import load_tokenizer
+    from erc_llm.models.loading import load_tokenizer
     from erc_llm.pipeline import open_corpus
     from erc_llm.predictor import make_prompter
     from erc_llm.run_sources import read_confusion

@@ -114,7 +114,7 @@ def run_draws(settings: Mapping[str, Any], scenes: int | None) -> Result:
     from benchmarks.training import run_tree
     from benchmarks.workload import read_config
     from erc_llm.config import SamplingConfig
-    from erc_llm.models import load_tokenizer
+    from erc_llm.models.loading import load_tokenizer
     from erc_llm.pipeline import open_corpus
     from erc_llm.predictor import make_prompter
     from erc_llm.training import scene_sizes, target_sampler, training_scenes, training_trees

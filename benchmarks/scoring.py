@@ -62,7 +62,7 @@ def _as_json(value: Ratio) -> Result:
 def run_tree(settings: Mapping[str, Any], scenes: int | None) -> Result:
     """Exact label distributions from token trees."""
     from erc_llm.decoding.scoring import batch_by_rows, score_trees
-    from erc_llm.devices import keep_freed_memory
+    from erc_llm.models.devices import keep_freed_memory
     from erc_llm.prompting.forest import ATTENTION, rows_of
 
     keep_freed_memory()  # as `erc_llm.load` does

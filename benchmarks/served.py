@@ -34,7 +34,7 @@ from erc_llm.config import ScoringConfig, load_config
 from erc_llm.corpus.dialogues import Dialogue
 from erc_llm.errors import ErcError, UserError
 from erc_llm.files import write_text
-from erc_llm.models import LoadedModel, load_base_model, resolve_base_model
+from erc_llm.models.loading import LoadedModel, load_base_model, resolve_base_model
 from erc_llm.pipeline import open_corpus
 from erc_llm.predictions import Predictions, read_predictions
 from erc_llm.predictor import make_prompter

@@ -122,7 +122,7 @@ def run_trl(settings: Mapping[str, Any], scenes: int | None, padding_free: bool)
 
 def adapted(work: Workload) -> Any:
     """The model with a fresh adapter, as a training begins."""
-    from erc_llm.adapters import attach_lora
+    from erc_llm.models.adapters import attach_lora
 
     lora = work.config.lora
     return attach_lora(

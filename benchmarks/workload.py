@@ -16,7 +16,7 @@ from erc_llm.errors import CorpusError
 if TYPE_CHECKING:
     from erc_llm.config import RunConfig
     from erc_llm.corpus import Dialogue
-    from erc_llm.models import LoadedModel
+    from erc_llm.models.loading import LoadedModel
     from erc_llm.prompting.examples import Prompter
 
 
@@ -56,8 +56,8 @@ def open_workload(settings: Mapping[str, Any], split: str, scenes: int | None, a
         scenes: How many, drawn by the configuration's seed; None: all.
         attention: transformers' `attn_implementation`.
     """
-    from erc_llm.adapters import load_adapter
-    from erc_llm.models import load_base_model
+    from erc_llm.models.adapters import load_adapter
+    from erc_llm.models.loading import load_base_model
     from erc_llm.pipeline import open_corpus
     from erc_llm.predictor import make_prompter
     from erc_llm.runs import read_run

@@ -19,11 +19,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from erc_llm.adapters import CONFIG, WEIGHTS
 from erc_llm.errors import ModelError, RunError
 from erc_llm.files import write_text
+from erc_llm.models.adapters import CONFIG, WEIGHTS
+from erc_llm.models.wheels import file_sha256
 from erc_llm.runs import ADAPTER, FINISHED, TEMPLATE, Manifest, Run, commit, read_run, versions, write_manifest
-from erc_llm.wheels import file_sha256
 
 if TYPE_CHECKING:
     import torch

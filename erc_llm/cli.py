@@ -95,7 +95,7 @@ def render(
 ) -> None:
     """A prompt exactly as the model gets it, trained tokens highlighted, with token counts."""
     from erc_llm.config import load_config
-    from erc_llm.models import load_tokenizer
+    from erc_llm.models.loading import load_tokenizer
     from erc_llm.pipeline import hide_selection
     from erc_llm.predictor import make_prompter
     from erc_llm.prompting.display import print_prompt
@@ -152,7 +152,7 @@ def train(
 
     loaded = load_config(config, overrides or [])
     quiet()
-    from erc_llm.devices import leave_processes
+    from erc_llm.models.devices import leave_processes
     from erc_llm.training import train as run_training
 
     try:

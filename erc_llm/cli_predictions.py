@@ -91,7 +91,7 @@ def predict(
         raise UserError("--abstain-below is noted in a table, and --interactive writes none; leave one of them out")
     server = None
     if endpoint is not None and model is not None and not interactive:
-        from erc_llm.endpoints import Endpoint
+        from erc_llm.models.endpoint import Endpoint
 
         _check_served(decode, abstain_below, label_scores)
         server = Endpoint(endpoint, model, allow_remote=allow_remote, timeout=timeout, concurrency=concurrency)

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from erc_llm.adapters import load_adapter
 from erc_llm.config import RunConfig, override_scoring
 from erc_llm.corpus.dialogues import Corpus, Dialogue, Utterance
 from erc_llm.corpus.labels import LabelSet
@@ -22,9 +21,10 @@ from erc_llm.decoding.answers import Answered, Writer, answer_scenes
 from erc_llm.decoding.calibration_file import Calibrated, Prior, choose_correction
 from erc_llm.decoding.scenes import mean_score, score_scenes
 from erc_llm.decoding.scoring import LabelScores, score_questions, verify_tree_attention
-from erc_llm.devices import keep_freed_memory
 from erc_llm.errors import ConfigError, ModelError, PromptError, RunError
-from erc_llm.models import LoadedModel, load_base_model
+from erc_llm.models.adapters import load_adapter
+from erc_llm.models.devices import keep_freed_memory
+from erc_llm.models.loading import LoadedModel, load_base_model
 from erc_llm.predictions import Correction
 from erc_llm.profiling import make_profiler
 from erc_llm.prompting.examples import Prompter, PromptOptions, Scene, scoring_orders

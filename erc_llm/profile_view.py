@@ -186,7 +186,7 @@ def open_view(
         ask_server: Whether missing notes may be asked of the configuration's server.
         allow_remote: Whether that may be another machine.
     """
-    from erc_llm.models import load_tokenizer
+    from erc_llm.models.loading import load_tokenizer
     from erc_llm.predictor import make_prompter
     from erc_llm.profiling import make_profiler
 

@@ -13,12 +13,12 @@ from erc_llm.config import ProfileConfig
 from erc_llm.corpus.dialogues import Corpus
 from erc_llm.corpus.history import History
 from erc_llm.errors import ConfigError
+from erc_llm.models.wheels import cache_dir
 from erc_llm.prompting.profiles import LinesWriter, Profiler, ProfileWriter
 from erc_llm.prompting.retrieval import Similarity, lexical_similarity
 from erc_llm.prompting.statistics import StatisticsWriter
 from erc_llm.prompting.summaries import Answer, Notes, NotesCache, NotesWriter, Source, batch_key, write_notes
 from erc_llm.prompting.templates import load_prompt
-from erc_llm.wheels import cache_dir
 
 NOTES_TEMPLATE = "summary"
 _TOKENS_PER_WORD = 2  # English takes about 1.4; what is cut off has no whole sentence
@@ -62,7 +62,7 @@ def _similarity(encoder: str | None, past: Corpus) -> Similarity:
     """By shared words, or by an encoder that reads the whole corpus once, in well-filled batches."""
     if encoder is None:
         return lexical_similarity
-    from erc_llm.encoders import SentenceEncoder
+    from erc_llm.models.encoders import SentenceEncoder
 
     loaded = SentenceEncoder(encoder)
     if texts := [u.text for d in past.dialogues() for u in d.utterances]:
@@ -92,8 +92,8 @@ def _notes(
 
 def _writer_of(config: ProfileConfig) -> str:
     """The model's name, with its server's address or its hash."""
-    from erc_llm.endpoints import check_address
-    from erc_llm.models import base_model_sha256
+    from erc_llm.models.endpoint import check_address
+    from erc_llm.models.loading import base_model_sha256
 
     if config.endpoint:
         check_address(config.endpoint)  # before it is written anywhere
@@ -103,7 +103,7 @@ def _writer_of(config: ProfileConfig) -> str:
 
 def _local(config: ProfileConfig) -> Answer:
     """A local model, loaded when the first batch is missing."""
-    from erc_llm.models import LoadedModel, load_base_model
+    from erc_llm.models.loading import LoadedModel, load_base_model
 
     loaded: list[LoadedModel] = []
 
@@ -120,7 +120,7 @@ def _local(config: ProfileConfig) -> Answer:
 
 def _server(config: ProfileConfig, cache: NotesCache, ask: bool, allow_remote: bool) -> Answer:
     """A model behind a server, reached when the first answer is missing; each is kept by itself."""
-    from erc_llm.endpoints import Endpoint
+    from erc_llm.models.endpoint import Endpoint
 
     def answer(prompts: Sequence[tuple[str, str]]) -> list[str]:
         keys = [batch_key([prompt]) for prompt in prompts]

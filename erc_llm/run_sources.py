@@ -28,7 +28,7 @@ def check_finished(run: Run, config: RunConfig) -> None:
         RunError: One of them differs.
         UserError: The configuration names another file than the run's did, and it is not there.
     """
-    from erc_llm.models import base_model_sha256, resolve_base_model
+    from erc_llm.models.loading import base_model_sha256, resolve_base_model
     from erc_llm.prompting.templates import load_prompt
 
     began, made = run.config, run.manifest

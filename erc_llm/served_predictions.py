@@ -23,10 +23,10 @@ from erc_llm.decoding.calibration_file import Calibrated, Prior, choose_correcti
 from erc_llm.decoding.scoring import LabelScores
 from erc_llm.decoding.served import Constrain, Dialect, Scored, ServedAnswer, Written, dialect_of
 from erc_llm.decoding.spelling import spelled_label
-from erc_llm.endpoints import Endpoint, Request
 from erc_llm.errors import ConfigError, RunError
 from erc_llm.journal import Journal
-from erc_llm.models import load_tokenizer
+from erc_llm.models.endpoint import Endpoint, Request
+from erc_llm.models.loading import load_tokenizer
 from erc_llm.pipeline import scored_answer, table_info
 from erc_llm.predictions import Answer, Correction, Predictions, PredictionsInfo, correct
 from erc_llm.predictor import make_prompter

@@ -116,7 +116,7 @@ def notes_progress(console: Console, parts: int = 20) -> Callable[[int, int], No
 
 
 def _with_adapter(config: RunConfig, loaded: Any) -> Any:
-    from erc_llm.adapters import attach_lora
+    from erc_llm.models.adapters import attach_lora
 
     lora = config.lora
     return attach_lora(
@@ -222,7 +222,7 @@ def _fit(
 ) -> None:
     import torch
 
-    from erc_llm.adapters import save_adapter
+    from erc_llm.models.adapters import save_adapter
     from erc_llm.tuning.callbacks import CheckpointCallback, LogCallback, SelectionCallback
     from erc_llm.tuning.schedule import plan
     from erc_llm.tuning.selection import evaluation_steps, score_figures

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from erc_llm.models import LoadedModel
+from erc_llm.models.loading import LoadedModel
 from tests.model_server import Reply
 from tests.tiny_models import TinyModel
 

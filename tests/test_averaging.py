@@ -12,9 +12,9 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from erc_llm.adapters import load_adapter
 from erc_llm.averaging import average_id
 from erc_llm.errors import ModelError
+from erc_llm.models.adapters import load_adapter
 from erc_llm.predictions import read_predictions
 from erc_llm.runs import read_run
 from tests.command_line import Command, refused

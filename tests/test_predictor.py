@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from erc_llm.adapters import attach_lora, save_adapter
 from erc_llm.config import RunConfig
 from erc_llm.corpus.dialogues import EVERYONE, Corpus, Dialogue, Utterance
 from erc_llm.corpus.labels import EMORYNLP
 from erc_llm.errors import ConfigError, ModelError, RunError
 from erc_llm.files import write_text
-from erc_llm.models import LoadedModel
+from erc_llm.models.adapters import attach_lora, save_adapter
+from erc_llm.models.loading import LoadedModel
 from erc_llm.pipeline import predict
 from erc_llm.predictions import Correction, PriorShift, Scaling
 from erc_llm.predictor import LabelledUtterance, Predictor, load, load_model

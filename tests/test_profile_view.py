@@ -235,7 +235,7 @@ def test_a_server_is_asked_where_it_may_be(
         for k in range(len(prompts)):
             keep(k, "She is cheerful.")
 
-    monkeypatch.setattr("erc_llm.endpoints.Endpoint.answer", answer)
+    monkeypatch.setattr("erc_llm.models.endpoint.Endpoint.answer", answer)
     out = tmp_path / "p.jsonl"
     remote = ["profile.writer=llm", "profile.endpoint=http://192.0.2.1/v1", f"profile.notes={tmp_path / 'notes.jsonl'}"]
     done = profile(corpus, "--out", out, "--allow-remote", *remote)

@@ -61,7 +61,7 @@ def test_the_wheel_takes_the_folders_that_resources_looks_for() -> None:
 
 
 def test_the_models_that_setup_installs_are_the_ones_errors_name() -> None:
-    from erc_llm.wheels import BASE_MODELS, ENCODERS
+    from erc_llm.models.wheels import BASE_MODELS, ENCODERS
 
     makefile = (ROOT / "Makefile").read_text("utf-8")
     for model in [*BASE_MODELS.values(), *ENCODERS.values()]:

@@ -15,9 +15,9 @@ from erc_llm.baselines.compm import MemoryClassifier
 from erc_llm.baselines.config import BaselineConfig
 from erc_llm.baselines.encoder import ContextClassifier, TextEncoder
 from erc_llm.baselines.memory import SpeakerMemory
-from erc_llm.devices import choose_device, choose_precision
-from erc_llm.encoders import LoadedEncoder, load_encoder
 from erc_llm.errors import ConfigError, ModelError
+from erc_llm.models.devices import choose_device, choose_precision
+from erc_llm.models.encoders import LoadedEncoder, load_encoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

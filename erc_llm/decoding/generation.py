@@ -19,7 +19,7 @@ from erc_llm.prompting.encoding import TextEncoder
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from erc_llm.models import LoadedModel
+    from erc_llm.models.loading import LoadedModel
 
 _NO_REPEAT = 4  # small models copy whole sentences of their prompt without this
 

@@ -27,8 +27,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from erc_llm.endpoints import Endpoint, Request
 from erc_llm.errors import ConfigError
+from erc_llm.models.endpoint import Endpoint, Request
 from erc_llm.prompting.examples import Prompter
 from erc_llm.prompting.messages import PromptText
 

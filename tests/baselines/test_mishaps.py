@@ -16,8 +16,8 @@ from erc_llm.baselines.config import BaselineConfig
 from erc_llm.baselines.fitting import Fitting
 from erc_llm.baselines.loading import build
 from erc_llm.baselines.runs import read_baseline_manifest, write_baseline_manifest
-from erc_llm.encoders import load_encoder
 from erc_llm.errors import ModelError, RunError
+from erc_llm.models.encoders import load_encoder
 from erc_llm.predictions import read_predictions
 from erc_llm.runs import read_lines
 from tests.baselines.small import baseline_config, trained

@@ -28,11 +28,11 @@ from benchmarks.peers import (
 from benchmarks.report import as_markdown, sheets
 from benchmarks.training import clock
 from benchmarks.workload import Settings, Workload, open_workload
-from erc_llm.adapters import attach_lora
 from erc_llm.corpus.labels import EMORYNLP
 from erc_llm.decoding.scoring import score_trees
 from erc_llm.errors import UserError
-from erc_llm.models import load_base_model
+from erc_llm.models.adapters import attach_lora
+from erc_llm.models.loading import load_base_model
 from erc_llm.prompting.examples import Prompter
 from erc_llm.prompting.forest import ATTENTION
 from erc_llm.prompting.names import line_names

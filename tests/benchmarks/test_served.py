@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import served
 from erc_llm.corpus.labels import EMORYNLP
-from erc_llm.models import load_base_model
+from erc_llm.models.loading import load_base_model
 from erc_llm.predictions import Answer, Predictions, PredictionsInfo
 from erc_llm.prompting.examples import Prompter
 from erc_llm.prompting.messages import prompt_texts

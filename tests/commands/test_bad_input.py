@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from erc_llm.adapters import attach_lora, save_adapter
+from erc_llm.models.adapters import attach_lora, save_adapter
 from tests.command_line import Command, Done, refused
 from tests.corpus.small_files import DEV, TRAIN, aligned, original
 from tests.tiny_models import TinyModel, random_llama

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from erc_llm.adapters import attach_lora
 from erc_llm.decoding.constrained import Mode, generate_labels
 from erc_llm.decoding.generation import generate_ids
+from erc_llm.models.adapters import attach_lora
 from tests.decoding.walks import MODES, end_of, random_prompts, trie_of
 from tests.tiny_models import TinyModel
 

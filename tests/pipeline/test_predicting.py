@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from erc_llm.adapters import attach_lora, save_adapter
 from erc_llm.corpus import read_corpus
 from erc_llm.errors import ModelError, RunError
+from erc_llm.models.adapters import attach_lora, save_adapter
 from erc_llm.pipeline import open_corpus, predict, train_shares
 from erc_llm.predictions import Predictions, read_predictions, write_predictions
 from erc_llm.predictor import load

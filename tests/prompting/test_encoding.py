@@ -29,7 +29,7 @@ def prompter(request: pytest.FixtureRequest) -> Prompter:
 
 def make_prompter(kind: str, **options: Any) -> Prompter:
     if kind == "smollm2":
-        from erc_llm.models import load_tokenizer
+        from erc_llm.models.loading import load_tokenizer
 
         tokenizer = load_tokenizer("smollm2-135m-instruct")
     else:

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from erc_llm.adapters import attach_lora
 from erc_llm.errors import InternalError, ModelError
+from erc_llm.models.adapters import attach_lora
 from erc_llm.prompting import forest as forest_module
 from erc_llm.prompting.forest import ATTENTION, Forest, forest_logits, pack, read_nodes, require_tree_attention, rows_of
 from erc_llm.prompting.likelihoods import answer_log_likelihoods

@@ -39,7 +39,7 @@ SOURCE = (
 @pytest.fixture(scope="module", params=CHATS)
 def tokenizer(request: pytest.FixtureRequest) -> Any:
     if request.param == "smollm2":
-        from erc_llm.models import load_tokenizer
+        from erc_llm.models.loading import load_tokenizer
 
         return load_tokenizer("smollm2-135m-instruct")
     return chatml_tokenizer() if request.param == "chatml" else llama2_style_tokenizer()

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from erc_llm.adapters import attach_lora
 from erc_llm.corpus.labels import EMORYNLP
 from erc_llm.decoding.scoring import score_trees
-from erc_llm.models import load_base_model
+from erc_llm.models.adapters import attach_lora
+from erc_llm.models.loading import load_base_model
 from erc_llm.prompting.examples import Prompter
 from erc_llm.prompting.forest import ATTENTION, forest_logits, pack
 from erc_llm.prompting.likelihoods import answer_log_likelihoods

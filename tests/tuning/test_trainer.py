@@ -17,10 +17,10 @@ from rich.console import Console
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from erc_llm.adapters import attach_lora
 from erc_llm.corpus.labels import EMORYNLP
 from erc_llm.errors import ModelError
-from erc_llm.models import load_base_model
+from erc_llm.models.adapters import attach_lora
+from erc_llm.models.loading import load_base_model
 from erc_llm.prompting.examples import Prompter
 from erc_llm.prompting.forest import ATTENTION
 from erc_llm.prompting.templates import load_prompt

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from erc_llm import wheels
 from erc_llm.errors import ModelError
-from erc_llm.models import load_base_model, load_tokenizer, resolve_base_model
-from erc_llm.wheels import BASE_MODELS, WheelModel, converted_model
+from erc_llm.models import wheels
+from erc_llm.models.loading import load_base_model, load_tokenizer, resolve_base_model
+from erc_llm.models.wheels import BASE_MODELS, WheelModel, converted_model
 
 SMOLLM2 = BASE_MODELS["smollm2-135m-instruct"]
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from erc_llm.endpoints import Endpoint, Request
 from erc_llm.errors import ModelError
+from erc_llm.models.endpoint import Endpoint, Request
 from tests.model_server import Reply, Server, said
 from tests.served.asking import endpoint
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from erc_llm.config import ProfileConfig
-from erc_llm.endpoints import Endpoint
 from erc_llm.errors import ConfigError, ModelError
+from erc_llm.models.endpoint import Endpoint
 from erc_llm.profiling import make_profiler
 from tests.model_server import Server, serving
 from tests.served.asking import endpoint, story

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from erc_llm.adapters import attach_lora, load_adapter, save_adapter
 from erc_llm.errors import ModelError
+from erc_llm.models.adapters import attach_lora, load_adapter, save_adapter
 from tests.tiny_models import TinyModel, random_llama
 
 
@@ -179,7 +179,7 @@ def test_a_damaged_adapter_is_one_clear_error(damage: str, tiny_llama: TinyModel
 
 def test_an_adapter_goes_onto_a_quantised_base(tiny_llama: TinyModel, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
-    from erc_llm.models import load_base_model
+    from erc_llm.models.loading import load_base_model
 
     save_adapter(_trained(tiny_llama), tmp_path / "adapter")
     base = load_base_model(str(tiny_llama.folder), precision="fp32", device="cpu", quantisation="nf4").model

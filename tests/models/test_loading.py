@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from erc_llm import models
-from erc_llm.devices import choose_device, choose_precision
 from erc_llm.errors import ModelError
-from erc_llm.models import load_base_model, load_tokenizer, resolve_base_model, resolve_encoder
+from erc_llm.models import loading as models
+from erc_llm.models.devices import choose_device, choose_precision
+from erc_llm.models.loading import load_base_model, load_tokenizer, resolve_base_model, resolve_encoder
 from tests.hub_server import serve_hub
 from tests.tiny_models import TinyModel
 
@@ -155,7 +155,7 @@ def test_a_tokenizer_without_pad_token_gets_one(tiny_llama2_base: TinyModel, tmp
 _LOAD = """
 import sys
 from erc_llm.errors import ModelError
-from erc_llm.models import load_base_model, load_tokenizer
+from erc_llm.models.loading import load_base_model, load_tokenizer
 try:
     if sys.argv[2:]:
         print("tokenizer", len(load_tokenizer(sys.argv[1])))
@@ -222,7 +222,7 @@ def test_nf4_gradients_do_not_change_after_an_evaluation(
     tiny_llama: TinyModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bnb = pytest.importorskip("bitsandbytes")
-    from erc_llm.adapters import attach_lora
+    from erc_llm.models.adapters import attach_lora
 
     # As bitsandbytes finds it on a CPU that has AVX512-BF16; on such a one the guard is what makes this pass.
     monkeypatch.setattr(bnb.nn.modules, "has_avx512bf16", lambda: True)
@@ -258,9 +258,9 @@ def test_the_encoder_comes_from_its_wheel_or_the_hub(monkeypatch: pytest.MonkeyP
     (package / "model").mkdir(parents=True)
     (package / "__init__.py").write_text("raise ImportError('the wheel must not be imported')")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("erc_llm.wheels.find_spec", _find_in(tmp_path))
+    monkeypatch.setattr("erc_llm.models.wheels.find_spec", _find_in(tmp_path))
     assert resolve_encoder("all-minilm-l6-v2") == package / "model"
-    monkeypatch.setattr("erc_llm.wheels.find_spec", lambda name: None)
+    monkeypatch.setattr("erc_llm.models.wheels.find_spec", lambda name: None)
     assert resolve_encoder("all-minilm-l6-v2") == "sentence-transformers/all-MiniLM-L6-v2"
 
 

@@ -14,9 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from erc_llm.devices import Precision, choose_device, choose_precision
 from erc_llm.errors import ModelError
-from erc_llm.wheels import BASE_MODELS, ENCODERS, WheelModel, converted_model, quiet_loading, weights_sha256
+from erc_llm.models.devices import Precision, choose_device, choose_precision
+from erc_llm.models.wheels import BASE_MODELS, ENCODERS, WheelModel, converted_model, quiet_loading, weights_sha256
 
 if TYPE_CHECKING:
     import torch

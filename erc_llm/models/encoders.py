@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from erc_llm.errors import ModelError
-from erc_llm.models import encoder_folder
+from erc_llm.models.loading import encoder_folder
 
 _LONGEST = 128  # tokens; what is behind them does not count
 _BATCH = 64
@@ -43,7 +43,7 @@ def load_encoder(name: str, *, attention_dropout: float | None = None, eager: bo
     """Load an encoder and its tokenizer.
 
     Args:
-        name: See `erc_llm.models.encoder_folder`.
+        name: See `erc_llm.models.loading.encoder_folder`.
         attention_dropout: Dropout of attention scores in training; None for the model's own.
         eager: Compute attention without torch's fused kernels.
 
@@ -54,7 +54,7 @@ def load_encoder(name: str, *, attention_dropout: float | None = None, eager: bo
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-    from erc_llm.wheels import ENCODERS, quiet_loading, weights_sha256
+    from erc_llm.models.wheels import ENCODERS, quiet_loading, weights_sha256
 
     folder: Path = encoder_folder(name)
     try:
@@ -86,7 +86,7 @@ class SentenceEncoder:
     """Unit vectors of texts, by an encoder on the CPU.
 
     Args:
-        name: See `erc_llm.models.encoder_folder`.
+        name: See `erc_llm.models.loading.encoder_folder`.
 
     Raises:
         ModelError: It is missing or cannot be loaded.

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from erc_llm.encoders import SentenceEncoder
 from erc_llm.errors import ModelError
-from erc_llm.wheels import ENCODERS
+from erc_llm.models.encoders import SentenceEncoder
+from erc_llm.models.wheels import ENCODERS
 
 NAME = "all-minilm-l6-v2"
 TEXTS = ["Who left the window open?", "It is freezing in here.", "The dog ate my homework, and then it was gone.", ""]
