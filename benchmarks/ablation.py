@@ -142,7 +142,7 @@ def run_arm(
 
 def as_table(arms: Arms, out: Path, split: str = SELECTION) -> str:
     """The finished arms on a split, as Markdown; where classes were balanced, without and with the prior taken back."""
-    from erc_llm.runs import read_run
+    from erc_llm.runs.directory import read_run
 
     rows = [
         "| arm | what is changed | tokens a step | steps | weighted F1 | better than base by | macro F1 | NLL (nats) "
@@ -225,7 +225,7 @@ def _corrected(table: Predictions) -> list[tuple[str, Predictions]]:
 
 
 def _steps(folder: Path) -> int:
-    from erc_llm.runs import SELECTION_LOG, read_lines
+    from erc_llm.runs.logs import SELECTION_LOG, read_lines
 
     return int(read_lines(folder / SELECTION_LOG)[-1]["step"])
 

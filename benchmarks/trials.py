@@ -18,7 +18,8 @@ from typing import Any
 
 from erc_llm.baselines.config import BaselineConfig, load_baseline
 from erc_llm.config import RunConfig
-from erc_llm.runs import SELECTION_LOG, read_lines, read_run
+from erc_llm.runs.directory import read_run
+from erc_llm.runs.logs import SELECTION_LOG, read_lines
 
 _SHOWN_ELSEWHERE = ("name", "output", "corpus.path", "training.max_scenes", "training.epochs", "training.evaluations")
 

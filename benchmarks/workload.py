@@ -60,7 +60,7 @@ def open_workload(settings: Mapping[str, Any], split: str, scenes: int | None, a
     from erc_llm.models.loading import load_base_model
     from erc_llm.pipeline import open_corpus
     from erc_llm.predictor import make_prompter
-    from erc_llm.runs import read_run
+    from erc_llm.runs.directory import read_run
     from erc_llm.training import training_scenes
 
     options = Settings(**{**settings, "overrides": tuple(settings.get("overrides", ()))})
@@ -88,7 +88,7 @@ def open_workload(settings: Mapping[str, Any], split: str, scenes: int | None, a
 def read_config(settings: Settings) -> RunConfig:
     """The configuration, on the corpus that the benchmark was given."""
     from erc_llm.config import load_config
-    from erc_llm.runs import read_run
+    from erc_llm.runs.directory import read_run
 
     if settings.run is None:
         config = load_config(settings.config, settings.overrides)

@@ -32,7 +32,7 @@ from erc_llm.predictions import (
     strip_text,
     write_predictions,
 )
-from erc_llm.runs import Run, read_run
+from erc_llm.runs.directory import Run, read_run
 
 Version = Literal["original", "aligned"]
 VERSIONS: tuple[Version, ...] = ("original", "aligned")

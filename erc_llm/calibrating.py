@@ -14,7 +14,8 @@ from erc_llm.decoding.calibration import Calibration, Goal, HeldOut, calibrate
 from erc_llm.decoding.calibration_file import write_calibration
 from erc_llm.errors import PredictionsError, RunError
 from erc_llm.predictions import Predictions, PriorShift
-from erc_llm.runs import FINISHED, Run
+from erc_llm.runs.directory import Run
+from erc_llm.runs.manifest import FINISHED
 
 
 def predict_selection(run: Run, corpus: str | None, heal_from: str | None, console: Console) -> tuple[Predictions, str]:

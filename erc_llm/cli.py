@@ -173,7 +173,7 @@ def average(
 ) -> None:
     """One adapter, the mean of several runs' updates, which answers about as well as their mean answers would."""
     from erc_llm.averaging import average_runs
-    from erc_llm.runs import read_run
+    from erc_llm.runs.directory import read_run
 
     made = average_runs([read_run(run) for run in runs], out)
     typer.echo(f"run: {made.folder}   adapter: {made.adapter}   rank {made.config.lora.rank}")

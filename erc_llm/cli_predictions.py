@@ -82,7 +82,7 @@ def predict(
     from erc_llm.config import override_scoring
     from erc_llm.decoding.calibration_file import parse_prior
     from erc_llm.pipeline import find_source, open_to_predict, predict_on_console
-    from erc_llm.runs import read_run
+    from erc_llm.runs.directory import read_run
 
     quiet()
     if not interactive and out.suffix not in (".parquet", ".jsonl"):
@@ -151,7 +151,7 @@ def calibrate(
     from erc_llm.calibrating import calibrate_run, predict_selection
     from erc_llm.decoding.calibration_file import parse_prior, prior_shift
     from erc_llm.predictions import read_predictions
-    from erc_llm.runs import read_run
+    from erc_llm.runs.directory import read_run
 
     if corpus is not None and predictions is not None:
         raise UserError("a corpus is there to be predicted, --predictions to skip that; leave one of them out")

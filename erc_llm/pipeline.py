@@ -20,7 +20,8 @@ from erc_llm.corpus.speakers import GENERIC_NAMES
 from erc_llm.errors import ConfigError
 from erc_llm.metrics import INVALID_POLICY
 from erc_llm.predictions import Answer, Predictions, PredictionsInfo, correct
-from erc_llm.runs import Run, versions
+from erc_llm.runs.directory import Run
+from erc_llm.runs.provenance import versions
 
 if TYPE_CHECKING:
     from erc_llm.decoding.answers import Answered

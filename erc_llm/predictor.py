@@ -32,7 +32,8 @@ from erc_llm.prompting.forest import ATTENTION
 from erc_llm.prompting.invented import InventedNames
 from erc_llm.prompting.templates import load_prompt
 from erc_llm.prompting.tree import TokenTree, TreeBuilder, WindowCutter
-from erc_llm.runs import FINISHED, Run, read_run
+from erc_llm.runs.directory import Run, read_run
+from erc_llm.runs.manifest import FINISHED
 
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedTokenizerBase

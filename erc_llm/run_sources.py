@@ -13,7 +13,7 @@ from erc_llm.corpus import Corpus
 from erc_llm.errors import ConfigError, RunError, UserError
 from erc_llm.pipeline import open_corpus
 from erc_llm.predictions import Predictions, read_predictions
-from erc_llm.runs import Run, refuse_other_source
+from erc_llm.runs.directory import Run, refuse_other_source
 
 _Read = TypeVar("_Read")
 

@@ -24,7 +24,6 @@ from erc_llm.decoding.scoring import LabelScores
 from erc_llm.decoding.served import Constrain, Dialect, Scored, ServedAnswer, Written, dialect_of
 from erc_llm.decoding.spelling import spelled_label
 from erc_llm.errors import ConfigError, RunError
-from erc_llm.journal import Journal
 from erc_llm.models.endpoint import Endpoint, Request
 from erc_llm.models.loading import load_tokenizer
 from erc_llm.pipeline import scored_answer, table_info
@@ -32,7 +31,8 @@ from erc_llm.predictions import Answer, Correction, Predictions, PredictionsInfo
 from erc_llm.predictor import make_prompter
 from erc_llm.prompting.examples import Prompter
 from erc_llm.prompting.messages import PromptText, prompt_texts
-from erc_llm.runs import Run, read_run
+from erc_llm.runs.directory import Run, read_run
+from erc_llm.runs.journal import Journal
 
 State = Sequence[str | None]
 

@@ -20,25 +20,13 @@ from erc_llm.config import RunConfig, SamplingConfig
 from erc_llm.corpus import Corpus, Dialogue, LabelSet
 from erc_llm.errors import CorpusError, RunError
 from erc_llm.files import write_text
+from erc_llm.models.devices import process_count, process_rank
 from erc_llm.pipeline import labelled_targets, open_corpus, say_oddities, train_shares
 from erc_llm.predictions import Correction
 from erc_llm.run_sources import check_finished, read_confusion
-from erc_llm.runs import (
-    ADAPTER,
-    FINISHED,
-    TEMPLATE,
-    TRAINING,
-    Manifest,
-    Run,
-    check_same,
-    claim,
-    commit,
-    process_count,
-    process_rank,
-    read_run,
-    versions,
-    write_manifest,
-)
+from erc_llm.runs.directory import ADAPTER, TEMPLATE, Run, check_same, claim, read_run
+from erc_llm.runs.manifest import FINISHED, TRAINING, Manifest, write_manifest
+from erc_llm.runs.provenance import commit, versions
 
 if TYPE_CHECKING:
     from erc_llm.prompting.examples import Prompter

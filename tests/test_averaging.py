@@ -16,7 +16,7 @@ from erc_llm.averaging import average_id
 from erc_llm.errors import ModelError
 from erc_llm.models.adapters import load_adapter
 from erc_llm.predictions import read_predictions
-from erc_llm.runs import read_run
+from erc_llm.runs.directory import read_run
 from tests.command_line import Command, refused
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import tiny_config, write_corpus

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from erc_llm.decoding.calibration_file import read_calibration
 from erc_llm.predictions import Correction, correct, read_predictions, write_predictions
-from erc_llm.runs import read_run
+from erc_llm.runs.directory import read_run
 from tests.command_line import Command, refused
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import tiny_config, write_corpus

@@ -21,7 +21,7 @@ from erc_llm.pipeline import predict
 from erc_llm.predictions import Correction, PriorShift, Scaling
 from erc_llm.predictor import LabelledUtterance, Predictor, load, load_model
 from erc_llm.prompting.templates import load_prompt
-from erc_llm.runs import Manifest, write_manifest
+from erc_llm.runs.manifest import Manifest, write_manifest
 from tests.prompting.scenes import SPEAKERS, dialogue_of, hostile_texts, scene
 from tests.tiny_models import TinyModel
 

@@ -16,7 +16,7 @@ from erc_llm.pipeline import open_corpus, predict
 from erc_llm.predictions import read_predictions, write_predictions
 from erc_llm.predictor import load, make_prompter
 from erc_llm.resources import prompts_dir
-from erc_llm.runs import Run
+from erc_llm.runs.directory import Run
 from erc_llm.training import train
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import tiny_config, write_corpus

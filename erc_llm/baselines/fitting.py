@@ -37,7 +37,7 @@ from erc_llm.baselines.loading import LoadedBaseline
 from erc_llm.baselines.memory import Snapshot, take_snapshot
 from erc_llm.baselines.reading import figures, probabilities, snapshot_of
 from erc_llm.errors import RunError
-from erc_llm.runs import SELECTION_LOG, TRAINING_LOG, append_line, rewind_log
+from erc_llm.runs.logs import SELECTION_LOG, TRAINING_LOG, append_line, rewind_log
 
 SCORE = "weighted_f1"
 _LINES = 20  # of progress in a whole training, where there is no terminal

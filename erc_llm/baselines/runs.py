@@ -23,7 +23,8 @@ from pathlib import Path
 from erc_llm.baselines.config import BaselineConfig, Kind, load_baseline
 from erc_llm.errors import RunError
 from erc_llm.files import remove_partials, write_text
-from erc_llm.runs import FINISHED, other_recipe, refuse_other_sources
+from erc_llm.runs.directory import other_recipe, refuse_other_sources
+from erc_llm.runs.manifest import FINISHED
 
 BASELINE_FORMAT = 1
 SPEAKERS = "speakers.json"

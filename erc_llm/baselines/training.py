@@ -36,7 +36,8 @@ from erc_llm.errors import CorpusError, RunError
 from erc_llm.files import write_text
 from erc_llm.metrics import INVALID_POLICY
 from erc_llm.predictions import Answer, Predictions, PredictionsInfo, strip_text, write_predictions
-from erc_llm.runs import FINISHED, TRAINING, commit, versions
+from erc_llm.runs.manifest import FINISHED, TRAINING
+from erc_llm.runs.provenance import commit, versions
 
 SELECTION = "selection"
 

@@ -18,7 +18,9 @@ from erc_llm.errors import ConfigError, PredictionsError, RunError
 from erc_llm.files import write_text
 from erc_llm.predictions import Correction, PriorShift
 from erc_llm.predictions.correction import CORPUS_PRIOR, shares_of
-from erc_llm.runs import Manifest, Run, versions
+from erc_llm.runs.directory import Run
+from erc_llm.runs.manifest import Manifest
+from erc_llm.runs.provenance import versions
 
 CALIBRATION = "calibration.json"
 CALIBRATION_FORMAT = 1

@@ -90,3 +90,13 @@ def leave_processes() -> None:
 
     if processes.is_available() and processes.is_initialized():
         processes.destroy_process_group()
+
+
+def process_rank() -> int:
+    """This process's number among those of one training, 0 for the main one; as launchers set it."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def process_count() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from erc_llm.errors import RunError
-from erc_llm.runs import SELECTION_LOG, TRAINING_LOG, append_line, read_lines, rewind_log
+from erc_llm.runs.logs import SELECTION_LOG, TRAINING_LOG, append_line, read_lines, rewind_log
 
 SCORE = "weighted_f1"
 

@@ -9,7 +9,7 @@ import json
 import shutil
 from pathlib import Path
 
-from erc_llm.runs import process_rank
+from erc_llm.models.devices import process_rank
 
 CHECKPOINTS = "checkpoints"
 

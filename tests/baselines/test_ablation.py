@@ -18,7 +18,7 @@ from erc_llm.errors import PredictionsError
 from erc_llm.metrics import paired_difference
 from erc_llm.models.wheels import ENCODERS
 from erc_llm.predictions import Predictions, PredictionsInfo, read_predictions
-from erc_llm.runs import read_lines
+from erc_llm.runs.logs import read_lines
 from tests.baselines.small import baseline_config
 from tests.command_line import Command, refused
 from tests.tiny_models import TinyModel

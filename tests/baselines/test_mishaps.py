@@ -19,7 +19,7 @@ from erc_llm.baselines.runs import read_baseline_manifest, write_baseline_manife
 from erc_llm.errors import ModelError, RunError
 from erc_llm.models.encoders import load_encoder
 from erc_llm.predictions import read_predictions
-from erc_llm.runs import read_lines
+from erc_llm.runs.logs import read_lines
 from tests.baselines.small import baseline_config, trained
 from tests.tiny_models import TinyModel
 

@@ -19,7 +19,8 @@ from erc_llm.baselines.runs import read_baseline_manifest, read_speakers, write_
 from erc_llm.corpus import Utterance
 from erc_llm.errors import CorpusError, RunError
 from erc_llm.predictions import read_predictions
-from erc_llm.runs import read_lines, read_run
+from erc_llm.runs.directory import read_run
+from erc_llm.runs.logs import read_lines
 from tests.baselines.small import baseline_config, changed, small_corpus, trained
 from tests.forked import run_apart
 from tests.tiny_models import TinyModel

@@ -14,7 +14,7 @@ from erc_llm.decoding.calibration_file import read_calibration
 from erc_llm.errors import ConfigError, CorpusError
 from erc_llm.finalists import Finalists, read_finalists
 from erc_llm.predictions import Correction, read_predictions, write_predictions
-from erc_llm.runs import read_run
+from erc_llm.runs.directory import read_run
 from tests.benchmarking.small_systems import ENCODER, LLM, write_systems
 from tests.command_line import Command, refused
 from tests.corpus import small_files

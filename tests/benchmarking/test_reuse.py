@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from erc_llm.predictions import Predictions, read_predictions
-from erc_llm.runs import read_run
+from erc_llm.runs.directory import read_run
 from tests.baselines.small import baseline_config
 from tests.benchmarking.small_systems import ENCODER, LLM, write_systems
 from tests.command_line import Command, refused

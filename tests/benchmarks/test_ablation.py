@@ -15,7 +15,7 @@ from benchmarks.ablation import Arms, as_table, budget_for, main, read_arms, run
 from erc_llm.config import RunConfig, load_config
 from erc_llm.errors import ConfigError
 from erc_llm.predictions import read_predictions
-from erc_llm.runs import read_run
+from erc_llm.runs.directory import read_run
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import tiny_config, write_corpus
 

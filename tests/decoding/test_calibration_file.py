@@ -23,7 +23,8 @@ from erc_llm.decoding.calibration_file import (
 )
 from erc_llm.errors import ConfigError, RunError
 from erc_llm.predictions import Correction, PriorShift
-from erc_llm.runs import Manifest, Run
+from erc_llm.runs.directory import Run
+from erc_llm.runs.manifest import Manifest
 from tests.predictions.scored_tables import CORPUS, LABELS, TRAINED, draw, scored
 
 SHIFT = PriorShift("corpus", TRAINED, CORPUS)

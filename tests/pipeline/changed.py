@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from erc_llm.config import RunConfig
-from erc_llm.runs import Run
+from erc_llm.runs.directory import Run
 
 
 def changed(finished: Run, output: Path, **sections: Any) -> RunConfig:

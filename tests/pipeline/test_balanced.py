@@ -14,7 +14,7 @@ from erc_llm.corpus import read_corpus
 from erc_llm.errors import CorpusError
 from erc_llm.pipeline import predict
 from erc_llm.predictor import load
-from erc_llm.runs import Run
+from erc_llm.runs.directory import Run
 from erc_llm.training import train
 from tests.pipeline.changed import changed
 from tests.tiny_models import TinyModel

@@ -15,7 +15,9 @@ from erc_llm.pipeline import open_corpus, predict
 from erc_llm.predictions import write_predictions
 from erc_llm.predictor import load
 from erc_llm.resources import prompts_dir
-from erc_llm.runs import Run, append_line, read_lines, write_manifest
+from erc_llm.runs.directory import Run
+from erc_llm.runs.logs import append_line, read_lines
+from erc_llm.runs.manifest import write_manifest
 from erc_llm.training import train
 from tests.pipeline.changed import changed
 from tests.tiny_models import TinyModel, random_llama, save_tiny

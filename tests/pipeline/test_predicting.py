@@ -17,7 +17,8 @@ from erc_llm.models.adapters import attach_lora, save_adapter
 from erc_llm.pipeline import open_corpus, predict, train_shares
 from erc_llm.predictions import Predictions, read_predictions, write_predictions
 from erc_llm.predictor import load
-from erc_llm.runs import Run, read_run, write_manifest
+from erc_llm.runs.directory import Run, read_run
+from erc_llm.runs.manifest import write_manifest
 from erc_llm.training import train
 from tests.pipeline.changed import changed
 from tests.tiny_models import TinyModel, random_llama, save_tiny

@@ -14,7 +14,8 @@ from erc_llm.evaluation.report import evaluate
 from erc_llm.pipeline import open_corpus, predict
 from erc_llm.predictions import Correction, correct
 from erc_llm.predictor import load
-from erc_llm.runs import Run, read_lines, read_run
+from erc_llm.runs.directory import Run, read_run
+from erc_llm.runs.logs import read_lines
 from erc_llm.training import train
 from erc_llm.tuning.selection import evaluation_steps, score_figures
 from tests.tiny_models import TinyModel

@@ -15,10 +15,10 @@ from erc_llm.corpus import Corpus
 from erc_llm.corpus.labels import EMORYNLP
 from erc_llm.decoding.spelling import spelled_label
 from erc_llm.errors import RunError
-from erc_llm.journal import Journal
 from erc_llm.models.endpoint import Endpoint
 from erc_llm.predictions import read_predictions, write_predictions
 from erc_llm.predictor import load
+from erc_llm.runs.journal import Journal
 from erc_llm.served_predictions import open_served, predict_served, unheld
 from tests.model_server import Server, offered_by, said, wrote
 from tests.scoring_server import scoring_like_vllm

@@ -12,7 +12,7 @@ import pytest
 from erc_llm.config import RunConfig
 from erc_llm.corpus import Corpus
 from erc_llm.errors import ModelError
-from erc_llm.journal import Journal
+from erc_llm.runs.journal import Journal
 from tests.model_server import Reply, Server, said, serving
 from tests.served.asking import TARGETS, ask, by_prompt, is_about
 

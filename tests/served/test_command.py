@@ -14,8 +14,8 @@ import pytest
 
 from erc_llm.config import RunConfig
 from erc_llm.corpus import Corpus
-from erc_llm.journal import Journal
 from erc_llm.predictions import read_predictions
+from erc_llm.runs.journal import Journal
 from tests.command_line import Command, refused
 from tests.model_server import Reply, Server, said
 from tests.served.asking import TARGETS, ask, by_prompt, open_model

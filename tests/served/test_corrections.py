@@ -13,10 +13,10 @@ from erc_llm.calibrating import calibrate_run, predict_selection
 from erc_llm.corpus import read_corpus
 from erc_llm.decoding.calibration_file import prior_shift
 from erc_llm.errors import ConfigError
-from erc_llm.journal import Journal
 from erc_llm.pipeline import predict
 from erc_llm.predictions import read_predictions
 from erc_llm.predictor import load
+from erc_llm.runs.journal import Journal
 from erc_llm.served_predictions import predict_served
 from tests.command_line import Command, refused
 from tests.model_server import Server, said

@@ -14,7 +14,8 @@ import pytest
 from rich.console import Console
 from transformers import TrainerControl, TrainerState
 
-from erc_llm.runs import read_lines, read_run
+from erc_llm.runs.directory import read_run
+from erc_llm.runs.logs import read_lines
 from erc_llm.tuning.callbacks import SelectionCallback
 from erc_llm.tuning.checkpoints import checkpoint_step, latest_checkpoint
 from tests.tiny_models import TinyModel

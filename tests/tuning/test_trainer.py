@@ -25,7 +25,7 @@ from erc_llm.prompting.examples import Prompter
 from erc_llm.prompting.forest import ATTENTION
 from erc_llm.prompting.templates import load_prompt
 from erc_llm.prompting.tree import TokenTree
-from erc_llm.runs import read_lines
+from erc_llm.runs.logs import read_lines
 from erc_llm.training import train
 from erc_llm.tuning.callbacks import SelectionCallback
 from erc_llm.tuning.schedule import Schedule, plan

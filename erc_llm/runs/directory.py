@@ -16,68 +16,18 @@ Knows no model and no prompt.
 from __future__ import annotations
 
 import json
-import os
-import platform
-import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from importlib import metadata
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from erc_llm.config import Recipe, RunConfig, load_config
 from erc_llm.errors import RunError
-from erc_llm.files import write_text
+from erc_llm.models.devices import process_rank
+from erc_llm.runs.manifest import FINISHED, RUN_FORMAT, Manifest
 
-RUN_FORMAT = 1
-TRAINING, FINISHED = "training", "finished"
 ADAPTER = "adapter"
 TEMPLATE = "prompt.jinja"
-TRAINING_LOG = "training.jsonl"
-SELECTION_LOG = "selection.jsonl"
-_PACKAGES = ("erc-llm", "transformers", "peft", "trl", "accelerate", "tokenizers", "bitsandbytes", "numpy")
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What a run was made from and with.
-
-    Attributes:
-        run_id: Name of the run and the beginning of its config's hash; of an average, of a hash of its runs.
-        status: `training` until the adapter is final, then `finished`.
-        context: `past` or `full`.
-        train_shares: Share of each label among the labelled targets, in label order.
-        training_prior: Share of each label in what the loss saw: the expected share of draws under class-balanced
-            sampling, the share of weight under weights on the loss; otherwise the same as `train_shares`.
-        confusion: (labels, labels) counts by which labels told to training questions were corrupted; None if none
-            were told.
-        averaged: The runs whose mean this one is; none for a run that was trained.
-        train_sha256: Hash of train alone, selection split included, where `corpus_sha256` is of all splits; None in
-            runs from before it was kept.
-    """
-
-    run_id: str
-    status: str
-    seed: int
-    context: str
-    labels: tuple[str, ...]
-    neutral: str | None
-    train_shares: tuple[float, ...]
-    training_prior: tuple[float, ...]
-    config_sha256: str
-    corpus_name: str
-    corpus_version: str
-    corpus_sha256: str
-    healed: bool
-    template_sha256: str
-    base_model: str
-    base_model_sha256: str
-    versions: Mapping[str, str]
-    commit: str | None
-    confusion: tuple[tuple[int, ...], ...] | None = None
-    averaged: tuple[str, ...] = ()
-    train_sha256: str | None = None
-    format_version: int = RUN_FORMAT
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +47,6 @@ class Run:
     def template(self) -> Path:
         """The prompt template it was trained with."""
         return self.folder / TEMPLATE
-
-
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write or replace the manifest of a run directory."""
-    write_text(folder / "manifest.json", json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n", RunError)
 
 
 def read_run(folder: Path | str) -> Run:
@@ -227,78 +172,3 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -
         elif before != after:
             changed.append(f"{prefix}{key}")
     return changed
-
-
-def append_line(path: Path, record: Mapping[str, Any]) -> None:
-    """Append one JSON line to a log; a line cut by a kill is dropped by `read_lines`.
-
-    Raises:
-        RunError: It cannot be written.
-    """
-    try:
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(dict(record), ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise RunError(f"{path}: cannot be written: {error.strerror or error}; make room and add --resume") from error
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a log; nothing where there is no log yet."""
-    if not path.is_file():
-        return []
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            continue
-    return records
-
-
-def rewind_log(path: Path, step: int) -> None:
-    """Keep a log's records up to `step`, so that a resumed training does not write them twice."""
-    kept = [r for r in read_lines(path) if r["step"] <= step]
-    if path.is_file():
-        write_text(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept), RunError)
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that can change a result; of torch with its build, such as +cpu."""
-    import torch
-
-    # Some builds of torch leave themselves out of its metadata.
-    found = {"python": platform.python_version(), "machine": platform.machine(), "torch": str(torch.__version__)}
-    for name in _PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def commit() -> str | None:
-    """The commit of the source checkout this package runs from, with `+` where files differ; None if installed."""
-    root = Path(__file__).parent.parent
-    if not (root / ".git").exists():
-        return None
-    try:
-        name = _git(root, "rev-parse", "--short=12", "HEAD")
-        changed = _git(root, "status", "--porcelain")
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return name + ("+" if changed else "")
-
-
-def _git(root: Path, *arguments: str) -> str:
-    command = ["git", *arguments]
-    return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-
-
-def process_rank() -> int:
-    """This process's number among those of one training, 0 for the main one; as launchers set it."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def process_count() -> int:
-    """How many processes train together."""
-    return int(os.environ.get("WORLD_SIZE", "1"))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from erc_llm.errors import UserError
-from erc_llm.journal import Journal
+from erc_llm.runs.journal import Journal
 
 ROOT = Path(__file__).parent.parent
 
@@ -62,7 +62,7 @@ def test_the_last_value_of_a_key_counts(tmp_path: Path) -> None:
 def test_a_killed_process_loses_nothing_it_added(tmp_path: Path) -> None:
     path = tmp_path / "answers"
     code = (
-        "import os, signal, sys; from pathlib import Path; from erc_llm.journal import Journal\n"
+        "import os, signal, sys; from pathlib import Path; from erc_llm.runs.journal import Journal\n"
         "journal = Journal(Path(sys.argv[1]))\n"
         "for k in range(100): journal.add(str(k), k)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"

@@ -11,18 +11,11 @@ import pytest
 
 from erc_llm.config import RunConfig
 from erc_llm.errors import RunError
-from erc_llm.runs import (
-    RUN_FORMAT,
-    Manifest,
-    append_line,
-    process_count,
-    process_rank,
-    read_lines,
-    read_run,
-    rewind_log,
-    versions,
-    write_manifest,
-)
+from erc_llm.models.devices import process_count, process_rank
+from erc_llm.runs.directory import read_run
+from erc_llm.runs.logs import append_line, read_lines, rewind_log
+from erc_llm.runs.manifest import RUN_FORMAT, Manifest, write_manifest
+from erc_llm.runs.provenance import versions
 
 MANIFEST = Manifest(
     run_id="tiny-0123abcd",

@@ -1,0 +1,1 @@
+"""Run directories: manifest, logs, provenance, journal."""
