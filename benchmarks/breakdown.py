@@ -27,8 +27,8 @@ def measure(settings: Settings, scenes: int | None) -> Result:
 
 def run_training(settings: Mapping[str, Any], scenes: int | None) -> Result:
     """Forward and backward of one step's forest."""
-    from erc_llm.prompting.forest import ATTENTION, forest_logits
-    from erc_llm.prompting.likelihoods import answer_log_likelihoods
+    from erc_llm.trees.attention import ATTENTION, forest_logits
+    from erc_llm.trees.likelihoods import answer_log_likelihoods
 
     work = open_workload(settings, "train", scenes, ATTENTION)
     model = adapted(work).train()
@@ -45,8 +45,8 @@ def run_scoring(settings: Mapping[str, Any], scenes: int | None) -> Result:
     """Forward of one forest with all labels."""
     import torch
 
-    from erc_llm.prompting.forest import ATTENTION, forest_logits
-    from erc_llm.prompting.likelihoods import answer_log_likelihoods
+    from erc_llm.trees.attention import ATTENTION, forest_logits
+    from erc_llm.trees.likelihoods import answer_log_likelihoods
 
     work = open_workload(settings, "dev", scenes, ATTENTION)
     forest = _forest(work, "all", work.config.scoring.tokens_per_forest)
@@ -60,7 +60,7 @@ def run_scoring(settings: Mapping[str, Any], scenes: int | None) -> Result:
 
 def _forest(work: Workload, answers: Any, budget: int) -> Any:
     from erc_llm.decoding.scoring import batch_by_rows
-    from erc_llm.prompting.forest import pack, rows_of
+    from erc_llm.trees.forest import pack, rows_of
 
     trees = [tree for d in work.dialogues for tree in work.prompter.trees(d, answers)]
     return pack([trees[i] for i in next(batch_by_rows([rows_of(t) for t in trees], budget))]).to(work.loaded.device)

@@ -47,7 +47,7 @@ def compare(settings: Settings, scenes: int | None, rounds: int, on_run: Callabl
 
 def run_steps(settings: Mapping[str, Any]) -> Result:
     """Seconds per decoding step of one batch, free and constrained, in pairs; after one of each that does not count."""
-    from erc_llm.prompting.forest import ATTENTION
+    from erc_llm.trees.attention import ATTENTION
 
     work = open_workload(settings, "dev", None, ATTENTION)
     prompts = [

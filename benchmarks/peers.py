@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import TrainerCallback
 
-    from erc_llm.prompting.tree import TokenTree
+    from erc_llm.trees.tree import TokenTree
     from erc_llm.tuning.trainer import TrainingPlan
 
 IGNORED = -100  # of transformers' losses

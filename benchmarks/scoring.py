@@ -63,7 +63,8 @@ def run_tree(settings: Mapping[str, Any], scenes: int | None) -> Result:
     """Exact label distributions from token trees."""
     from erc_llm.decoding.scoring import batch_by_rows, score_trees
     from erc_llm.models.devices import keep_freed_memory
-    from erc_llm.prompting.forest import ATTENTION, rows_of
+    from erc_llm.trees.attention import ATTENTION
+    from erc_llm.trees.forest import rows_of
 
     keep_freed_memory()  # as `erc_llm.load` does
     work = open_workload(settings, SPLIT, scenes, ATTENTION)

@@ -62,8 +62,9 @@ def compare(
 
 def run_tree(settings: Mapping[str, Any], scenes: int | None) -> Result:
     """One epoch over the scenes as token trees."""
-    from erc_llm.prompting.forest import ATTENTION, forest_logits, pack, rows_of
-    from erc_llm.prompting.likelihoods import answer_log_likelihoods
+    from erc_llm.trees.attention import ATTENTION, forest_logits
+    from erc_llm.trees.forest import pack, rows_of
+    from erc_llm.trees.likelihoods import answer_log_likelihoods
     from erc_llm.tuning.schedule import plan
     from erc_llm.tuning.trainer import fit
 

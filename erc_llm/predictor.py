@@ -28,12 +28,13 @@ from erc_llm.models.loading import LoadedModel, load_base_model
 from erc_llm.predictions import Correction
 from erc_llm.profiling import make_profiler
 from erc_llm.prompting.examples import Prompter, PromptOptions, Scene, scoring_orders
-from erc_llm.prompting.forest import ATTENTION
 from erc_llm.prompting.invented import InventedNames
 from erc_llm.prompting.templates import load_prompt
-from erc_llm.prompting.tree import TokenTree, TreeBuilder, WindowCutter
 from erc_llm.runs.directory import Run, read_run
 from erc_llm.runs.manifest import FINISHED
+from erc_llm.trees.attention import ATTENTION
+from erc_llm.trees.tree import TokenTree, TreeBuilder
+from erc_llm.trees.windows import WindowCutter
 
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedTokenizerBase

@@ -30,7 +30,7 @@ from erc_llm.runs.provenance import commit, versions
 
 if TYPE_CHECKING:
     from erc_llm.prompting.examples import Prompter
-    from erc_llm.prompting.tree import TokenTree
+    from erc_llm.trees.tree import TokenTree
     from erc_llm.tuning.sampling import Asked, Sampler, Targets
     from erc_llm.tuning.schedule import Schedule
 
@@ -329,7 +329,7 @@ def scene_sizes(trees_of: Callable[[int, int], list[TokenTree]], asked: Sequence
     Measured once, on the first epoch's trees with all their questions: another order of the labels, or other emotions
     told, move it by a few tokens at most.
     """
-    from erc_llm.prompting.forest import rows_by_part
+    from erc_llm.trees.forest import rows_by_part
 
     parts = [[rows_by_part(tree) for tree in trees_of(scene, 0)] for scene in range(len(asked[0]))]
     return [

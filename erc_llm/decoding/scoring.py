@@ -15,9 +15,10 @@ import numpy as np
 import torch
 
 from erc_llm.errors import ModelError
-from erc_llm.prompting.forest import Forest, forest_logits, pack, require_tree_attention, rows_of
-from erc_llm.prompting.likelihoods import answer_log_likelihoods
-from erc_llm.prompting.tree import Question, TokenTree
+from erc_llm.trees.attention import forest_logits, require_tree_attention
+from erc_llm.trees.forest import Forest, pack, rows_of
+from erc_llm.trees.likelihoods import answer_log_likelihoods
+from erc_llm.trees.tree import Question, TokenTree
 
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel

@@ -16,7 +16,7 @@ from rich.text import Text
 from erc_llm.corpus.dialogues import Dialogue
 from erc_llm.errors import CorpusError
 from erc_llm.prompting.examples import Prompter
-from erc_llm.prompting.tree import Question, TokenTree
+from erc_llm.trees.tree import Question, TokenTree
 
 if TYPE_CHECKING:
     from erc_llm.corpus.dialogues import Corpus
@@ -89,7 +89,7 @@ def _only(trees: Sequence[TokenTree], dialogue: Dialogue, target: int) -> TokenT
 
 def _path_tree(tree: TokenTree, question: Question) -> TokenTree:
     """The root path of one question, as a tree of its own."""
-    from erc_llm.prompting.tree import TreeBuilder
+    from erc_llm.trees.tree import TreeBuilder
 
     builder = TreeBuilder()
     attach = int(tree.parent[question.start])

@@ -19,7 +19,8 @@ from erc_llm.errors import PromptError
 from erc_llm.prompting.invented import InventedNames
 from erc_llm.prompting.names import Names, called, line_names
 from erc_llm.prompting.templates import PromptTemplate, cut_frame
-from erc_llm.prompting.tree import LineCost, TokenTree, TreeBuilder, cut_windows
+from erc_llm.trees.tree import TokenTree, TreeBuilder
+from erc_llm.trees.windows import LineCost, cut_windows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 
 from erc_llm.errors import InternalError
-from erc_llm.prompting.forest import Forest
+from erc_llm.trees.forest import Forest
 
 Objective = Literal["label", "closed_set"]
 

@@ -25,9 +25,10 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
 from erc_llm.errors import RunError
-from erc_llm.prompting.forest import Forest, forest_logits, pack, require_tree_attention
-from erc_llm.prompting.likelihoods import answer_log_likelihoods
-from erc_llm.prompting.tree import TokenTree
+from erc_llm.trees.attention import forest_logits, require_tree_attention
+from erc_llm.trees.forest import Forest, pack
+from erc_llm.trees.likelihoods import answer_log_likelihoods
+from erc_llm.trees.tree import TokenTree
 from erc_llm.tuning.checkpoints import CHECKPOINTS, latest_checkpoint
 from erc_llm.tuning.objective import Objective, require_gold, target_losses, target_weights
 from erc_llm.tuning.schedule import Batch, Schedule

@@ -273,7 +273,7 @@ def test_prompts_of_a_scene_say_what_its_scores_say(tiny: TinyModel) -> None:
     from transformers import AutoModelForCausalLM
 
     from erc_llm.decoding.scoring import score_trees
-    from erc_llm.prompting.forest import ATTENTION
+    from erc_llm.trees.attention import ATTENTION
 
     model = AutoModelForCausalLM.from_pretrained(tiny.folder, attn_implementation=ATTENTION).eval()
     prompter = prompter_of(tiny)

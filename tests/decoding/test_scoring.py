@@ -26,13 +26,14 @@ from erc_llm.decoding.scoring import (
 )
 from erc_llm.errors import ModelError
 from erc_llm.prompting.examples import Prompter, PromptOptions
-from erc_llm.prompting.forest import ATTENTION, forest_attention, rows_of
 from erc_llm.prompting.templates import load_prompt
-from erc_llm.prompting.tree import TokenTree, TreeBuilder
-from tests.prompting.random_trees import random_tree
+from erc_llm.trees.attention import ATTENTION, forest_attention
+from erc_llm.trees.forest import rows_of
+from erc_llm.trees.tree import TokenTree, TreeBuilder
 from tests.prompting.scenes import scene
-from tests.prompting.test_forest import tiny_mistral
 from tests.tiny_models import TinyModel
+from tests.trees.random_trees import random_tree
+from tests.trees.test_forest import tiny_mistral
 
 TOLERANCE = 1e-4
 PREFIXES = LabelSet(("Sadness", "Sad", "Mad", "Sad and Mad"))

@@ -16,15 +16,16 @@ from erc_llm.corpus.history import History
 from erc_llm.corpus.labels import EMORYNLP
 from erc_llm.errors import PromptError
 from erc_llm.prompting.examples import Prompter, PromptOptions, state_text
-from erc_llm.prompting.forest import ATTENTION, pack
 from erc_llm.prompting.profiles import LinesWriter, Profiler, ProfileWriter
 from erc_llm.prompting.statistics import StatisticsWriter
 from erc_llm.prompting.templates import PromptTemplate, load_prompt
-from erc_llm.prompting.tree import TokenTree
+from erc_llm.trees.attention import ATTENTION
+from erc_llm.trees.forest import pack
+from erc_llm.trees.tree import TokenTree
 from tests.prompting.random_corpora import corpora, corpus_of, rewritten_after, scene_of
 from tests.prompting.scenes import HOSTILE, decode, dialogues, scene
-from tests.prompting.test_forest import TOLERANCE, all_logits, largest_difference, with_attention
 from tests.tiny_models import TinyModel, chatml_tokenizer
+from tests.trees.test_forest import TOLERANCE, all_logits, largest_difference, with_attention
 
 relaxed = settings(max_examples=20, deadline=None)
 TOKENIZER = chatml_tokenizer()

@@ -15,7 +15,7 @@ from erc_llm.errors import PromptError
 from erc_llm.prompting.examples import Prompter, PromptOptions
 from erc_llm.prompting.names import line_names
 from erc_llm.prompting.templates import BLOCKS, PromptTemplate, cut_frame, load_prompt
-from erc_llm.prompting.tree import Question, TokenTree
+from erc_llm.trees.tree import Question, TokenTree
 from tests.prompting.scenes import decode, scene
 from tests.tiny_models import CHATML_TEMPLATE, chatml_tokenizer, llama2_style_tokenizer
 

@@ -17,15 +17,15 @@ from erc_llm.config import RunConfig, SamplingConfig
 from erc_llm.corpus.labels import EMORYNLP, LabelSet
 from erc_llm.errors import InternalError
 from erc_llm.prompting.examples import Prompter
-from erc_llm.prompting.forest import pack, rows_of
 from erc_llm.prompting.templates import load_prompt
-from erc_llm.prompting.tree import TokenTree
 from erc_llm.training import scene_sizes, target_sampler, train, training_trees
+from erc_llm.trees.forest import pack, rows_of
+from erc_llm.trees.tree import TokenTree
 from erc_llm.tuning.objective import require_gold, target_losses, target_weights, total_log_likelihood
 from erc_llm.tuning.trainer import fit
-from tests.prompting.random_trees import random_tree
 from tests.tiny_models import TinyModel, chatml_tokenizer
 from tests.tiny_runs import tiny_config, write_corpus
+from tests.trees.random_trees import random_tree
 from tests.tuning.test_trainer import (
     GRADIENT_TOLERANCE,
     LOSS_TOLERANCE,

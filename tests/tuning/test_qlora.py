@@ -14,10 +14,11 @@ from erc_llm.decoding.scoring import score_trees
 from erc_llm.models.adapters import attach_lora
 from erc_llm.models.loading import load_base_model
 from erc_llm.prompting.examples import Prompter
-from erc_llm.prompting.forest import ATTENTION, forest_logits, pack
-from erc_llm.prompting.likelihoods import answer_log_likelihoods
 from erc_llm.prompting.templates import load_prompt
-from erc_llm.prompting.tree import TokenTree
+from erc_llm.trees.attention import ATTENTION, forest_logits
+from erc_llm.trees.forest import pack
+from erc_llm.trees.likelihoods import answer_log_likelihoods
+from erc_llm.trees.tree import TokenTree
 from erc_llm.tuning.schedule import plan
 from erc_llm.tuning.trainer import TrainingPlan, fit
 from tests.tiny_models import TinyModel

@@ -19,10 +19,10 @@ from erc_llm.corpus.labels import EMORYNLP, LabelSet
 from erc_llm.errors import CorpusError
 from erc_llm.pipeline import labelled_targets, train_shares
 from erc_llm.prompting.examples import Prompter, PromptOptions, shuffled_labels
-from erc_llm.prompting.forest import rows_of
 from erc_llm.prompting.templates import load_prompt
-from erc_llm.prompting.tree import TokenTree
 from erc_llm.training import scene_sizes, target_sampler, training_trees
+from erc_llm.trees.forest import rows_of
+from erc_llm.trees.tree import TokenTree
 from erc_llm.tuning.sampling import Asked, Sampler, Targets, class_weights, draw
 from erc_llm.tuning.schedule import Schedule, plan
 from tests.prompting.scenes import decode

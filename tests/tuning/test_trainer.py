@@ -22,11 +22,11 @@ from erc_llm.errors import ModelError
 from erc_llm.models.adapters import attach_lora
 from erc_llm.models.loading import load_base_model
 from erc_llm.prompting.examples import Prompter
-from erc_llm.prompting.forest import ATTENTION
 from erc_llm.prompting.templates import load_prompt
-from erc_llm.prompting.tree import TokenTree
 from erc_llm.runs.logs import read_lines
 from erc_llm.training import train
+from erc_llm.trees.attention import ATTENTION
+from erc_llm.trees.tree import TokenTree
 from erc_llm.tuning.callbacks import SelectionCallback
 from erc_llm.tuning.schedule import Schedule, plan
 from erc_llm.tuning.trainer import TrainingPlan, fit

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from erc_llm.prompting.tree import LineCost, TreeBuilder, Window, WindowCutter, cut_windows
-from tests.prompting.random_trees import random_tree
+from erc_llm.trees.tree import TreeBuilder
+from erc_llm.trees.windows import LineCost, Window, WindowCutter, cut_windows
+from tests.trees.random_trees import random_tree
 
 relaxed = settings(max_examples=40, deadline=None)
 

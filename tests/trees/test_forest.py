@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 from erc_llm.errors import InternalError, ModelError
 from erc_llm.models.adapters import attach_lora
-from erc_llm.prompting import forest as forest_module
-from erc_llm.prompting.forest import ATTENTION, Forest, forest_logits, pack, read_nodes, require_tree_attention, rows_of
-from erc_llm.prompting.likelihoods import answer_log_likelihoods
-from erc_llm.prompting.tree import TokenTree
-from tests.prompting.random_trees import VOCABULARY, random_tree
+from erc_llm.trees import forest as forest_module
+from erc_llm.trees.attention import ATTENTION, forest_logits, require_tree_attention
+from erc_llm.trees.forest import Forest, pack, read_nodes, rows_of
+from erc_llm.trees.likelihoods import answer_log_likelihoods
+from erc_llm.trees.tree import TokenTree
 from tests.tiny_models import TinyModel, chatml_tokenizer, random_llama
+from tests.trees.random_trees import VOCABULARY, random_tree
 
 TOLERANCE = 1e-4
 

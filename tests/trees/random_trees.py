@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from erc_llm.prompting.tree import TokenTree, TreeBuilder
+from erc_llm.trees.tree import TokenTree, TreeBuilder
 
 VOCABULARY = 500  # below that of both stand-in tokenizers
 

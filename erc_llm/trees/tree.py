@@ -1,14 +1,16 @@
-"""The token tree of a scene, and the rule that cuts a scene too long for one.
+"""The token tree of a scene: `token_ids` and `parent`.
 
-A `TokenTree` is `token_ids` and `parent`; everything else follows from them: a node's position is its depth, a node
-attends to its ancestors and itself, and the prompt it sees is its root path. Nodes are ordered trunk first, then one
-block per question. This module knows token ids only: nothing of text, tokenizers, models or emotions.
+Everything else follows from these two: a node's position is its depth, a node attends to its ancestors and itself, and
+the prompt it sees is its root path. Nodes are ordered trunk first, then one block per question.
+
+Input: pieces of token ids. Output: a `TokenTree`.
+Does not depend on: text, tokenizers, models, labels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -95,7 +97,7 @@ class TokenTree:
     def ancestors(self) -> BoolArray:
         """(nodes, nodes) whether row may attend to column: column is an ancestor of row, or row itself.
 
-        The readable reference. Real forwards use only its branch rows, see `erc_llm.prompting.forest`.
+        The readable reference. Real forwards use only its branch rows, see `erc_llm.trees.forest`.
         """
         seen = np.zeros((len(self), len(self)), dtype=np.bool_)
         for node in range(len(self)):
@@ -171,76 +173,3 @@ class TreeBuilder:
         trunk = len(self._ids) if self._trunk is None else self._trunk
         ids, parent = np.array(self._ids, dtype=np.int64), np.array(self._parent, dtype=np.int64)
         return TokenTree(ids, parent, trunk, tuple(self._questions), tuple(self._spans))
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Lines `start` to `stop` of a scene as one trunk, of which those from `first_target` on are asked about."""
-
-    start: int
-    stop: int
-    first_target: int
-
-
-@dataclass(frozen=True, slots=True)
-class LineCost:
-    """What a line takes in a trunk.
-
-    Attributes:
-        length: Tokens of the line.
-        introduced: Who is introduced before it, once in a window, and how many tokens that takes.
-    """
-
-    length: int
-    introduced: Mapping[str, int] = field(default_factory=dict)
-
-    def within(self, present: Collection[str]) -> int:
-        """Tokens it takes in a window in which some are introduced already."""
-        return self.length + sum(tokens for who, tokens in self.introduced.items() if who not in present)
-
-
-class WindowCutter:
-    """Cuts a scene that exceeds the token budget into overlapping windows, one line at a time.
-
-    When a line no longer fits, a new window opens with that line and as many lines before it as fill half the
-    budget. The rule looks at no later line, so a target's window never depends on what is said after it, and a live
-    session cuts exactly as batch scoring does.
-    """
-
-    def __init__(self, budget: int) -> None:
-        self.budget = budget
-        self.start = 0
-        self._costs: list[LineCost] = []
-        self._present: set[str] = set()
-        self._used = 0
-
-    def add(self, cost: LineCost) -> bool:
-        """Take the next line; returns whether it opened a new window."""
-        self._costs.append(cost)
-        if self._take(cost, self.budget, forced=len(self._costs) == 1):
-            return False
-        self.start, self._used, self._present = len(self._costs) - 1, 0, set()
-        self._take(cost, self.budget, forced=True)
-        while self.start > 0 and self._take(self._costs[self.start - 1], self.budget // 2):
-            self.start -= 1
-        return True
-
-    def _take(self, cost: LineCost, budget: int, forced: bool = False) -> bool:
-        """Count a line in, if it fits."""
-        used = self._used + cost.within(self._present)
-        if used > budget and not forced:
-            return False
-        self._used = used
-        self._present |= cost.introduced.keys()
-        return True
-
-
-def cut_windows(costs: Sequence[LineCost], budget: int) -> tuple[Window, ...]:
-    """The windows of a scene whose lines take `costs`; every line is asked about in exactly one."""
-    cutter, windows, start, first = WindowCutter(budget), [], 0, 0
-    for line, cost in enumerate(costs):
-        if cutter.add(cost):
-            windows.append(Window(start, line, first))
-            start, first = cutter.start, line
-    windows.append(Window(start, len(costs), first))
-    return tuple(windows)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from erc_llm.prompting.forest import Forest
+from erc_llm.trees.forest import Forest
 
 _TOGETHER = 16  # rows of logits made fp32 together: a whole forest's would not stay in the cache, four times slower
 

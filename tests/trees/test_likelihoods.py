@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from erc_llm.prompting.forest import pack
-from erc_llm.prompting.likelihoods import answer_log_likelihoods
-from erc_llm.prompting.tree import TreeBuilder
+from erc_llm.trees.forest import pack
+from erc_llm.trees.likelihoods import answer_log_likelihoods
+from erc_llm.trees.tree import TreeBuilder
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])

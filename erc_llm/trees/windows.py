@@ -1,0 +1,83 @@
+"""The windows of a scene that is too long for one tree: where they are cut.
+
+Input: how many tokens each line takes, and a budget. Output: overlapping windows, each line asked about in one.
+Does not depend on: text, tokenizers, models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Lines `start` to `stop` of a scene as one trunk, of which those from `first_target` on are asked about."""
+
+    start: int
+    stop: int
+    first_target: int
+
+
+@dataclass(frozen=True, slots=True)
+class LineCost:
+    """What a line takes in a trunk.
+
+    Attributes:
+        length: Tokens of the line.
+        introduced: Who is introduced before it, once in a window, and how many tokens that takes.
+    """
+
+    length: int
+    introduced: Mapping[str, int] = field(default_factory=dict)
+
+    def within(self, present: Collection[str]) -> int:
+        """Tokens it takes in a window in which some are introduced already."""
+        return self.length + sum(tokens for who, tokens in self.introduced.items() if who not in present)
+
+
+class WindowCutter:
+    """Cuts a scene that exceeds the token budget into overlapping windows, one line at a time.
+
+    When a line no longer fits, a new window opens with that line and as many lines before it as fill half the
+    budget. The rule looks at no later line, so a target's window never depends on what is said after it, and a live
+    session cuts exactly as batch scoring does.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self.start = 0
+        self._costs: list[LineCost] = []
+        self._present: set[str] = set()
+        self._used = 0
+
+    def add(self, cost: LineCost) -> bool:
+        """Take the next line; returns whether it opened a new window."""
+        self._costs.append(cost)
+        if self._take(cost, self.budget, forced=len(self._costs) == 1):
+            return False
+        self.start, self._used, self._present = len(self._costs) - 1, 0, set()
+        self._take(cost, self.budget, forced=True)
+        while self.start > 0 and self._take(self._costs[self.start - 1], self.budget // 2):
+            self.start -= 1
+        return True
+
+    def _take(self, cost: LineCost, budget: int, forced: bool = False) -> bool:
+        """Count a line in, if it fits."""
+        used = self._used + cost.within(self._present)
+        if used > budget and not forced:
+            return False
+        self._used = used
+        self._present |= cost.introduced.keys()
+        return True
+
+
+def cut_windows(costs: Sequence[LineCost], budget: int) -> tuple[Window, ...]:
+    """The windows of a scene whose lines take `costs`; every line is asked about in exactly one."""
+    cutter, windows, start, first = WindowCutter(budget), [], 0, 0
+    for line, cost in enumerate(costs):
+        if cutter.add(cost):
+            windows.append(Window(start, line, first))
+            start, first = cutter.start, line
+    windows.append(Window(start, len(costs), first))
+    return tuple(windows)
