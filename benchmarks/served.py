@@ -38,8 +38,8 @@ from erc_llm.models.loading import LoadedModel, load_base_model, resolve_base_mo
 from erc_llm.pipeline import open_corpus
 from erc_llm.predictions import Predictions, read_predictions
 from erc_llm.predictor import make_prompter
-from erc_llm.prompting.examples import Prompter
 from erc_llm.prompting.messages import PromptText, prompt_texts
+from erc_llm.prompting.prompter import Prompter
 
 NEEDED = ("fastapi", "uvicorn")  # of transformers[serving], beyond what erc-llm[endpoint] brings
 _RECEIVED = "[Request received]"  # the server logs it for every prompt

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from erc_llm.config import RunConfig
     from erc_llm.corpus import Dialogue
     from erc_llm.models.loading import LoadedModel
-    from erc_llm.prompting.examples import Prompter
+    from erc_llm.prompting.prompter import Prompter
 
 
 @dataclass(frozen=True, slots=True)

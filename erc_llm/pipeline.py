@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from erc_llm.decoding.answers import Answered
     from erc_llm.decoding.scoring import LabelScores
     from erc_llm.predictor import Predictor
-    from erc_llm.prompting.examples import Prompter
+    from erc_llm.prompting.prompter import Prompter
     from erc_llm.tuning.sampling import Targets
 
 SAMPLE = "sample"

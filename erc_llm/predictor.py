@@ -26,9 +26,9 @@ from erc_llm.models.adapters import load_adapter
 from erc_llm.models.devices import keep_freed_memory
 from erc_llm.models.loading import LoadedModel, load_base_model
 from erc_llm.predictions import Correction
+from erc_llm.profiles.invented_names import InventedNames
 from erc_llm.profiling import make_profiler
-from erc_llm.prompting.examples import Prompter, PromptOptions, Scene, scoring_orders
-from erc_llm.prompting.invented import InventedNames
+from erc_llm.prompting.prompter import Prompter, PromptOptions, Scene, scoring_orders
 from erc_llm.prompting.templates import load_prompt
 from erc_llm.runs.directory import Run, read_run
 from erc_llm.runs.manifest import FINISHED
@@ -39,7 +39,7 @@ from erc_llm.trees.windows import WindowCutter
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedTokenizerBase
 
-    from erc_llm.prompting.profiles import Profiler
+    from erc_llm.profiles.profiler import Profiler
 
 # Packed and plain forwards sum in another order; in nats, several times what was seen.
 _TOLERANCE = {"float32": 1e-2, "bfloat16": 1.0, "float16": 0.5}

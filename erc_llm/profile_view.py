@@ -27,8 +27,8 @@ from erc_llm.terminal import colour
 
 if TYPE_CHECKING:
     from erc_llm.config import RunConfig
-    from erc_llm.prompting.examples import Prompter
-    from erc_llm.prompting.profiles import Profiler
+    from erc_llm.profiles.profiler import Profiler
+    from erc_llm.prompting.prompter import Prompter
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _HIDDEN = "·"

@@ -14,10 +14,10 @@ from erc_llm.corpus.dialogues import Corpus
 from erc_llm.corpus.history import History
 from erc_llm.errors import ConfigError
 from erc_llm.models.wheels import cache_dir
-from erc_llm.prompting.profiles import LinesWriter, Profiler, ProfileWriter
-from erc_llm.prompting.retrieval import Similarity, lexical_similarity
-from erc_llm.prompting.statistics import StatisticsWriter
-from erc_llm.prompting.summaries import Answer, Notes, NotesCache, NotesWriter, Source, batch_key, write_notes
+from erc_llm.profiles.lines import LinesWriter, Similarity, lexical_similarity
+from erc_llm.profiles.notes import Answer, Notes, NotesCache, NotesWriter, Source, batch_key, write_notes
+from erc_llm.profiles.profiler import Profiler, ProfileWriter
+from erc_llm.profiles.statistics import StatisticsWriter
 from erc_llm.prompting.templates import load_prompt
 
 NOTES_TEMPLATE = "summary"

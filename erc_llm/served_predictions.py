@@ -29,8 +29,8 @@ from erc_llm.models.loading import load_tokenizer
 from erc_llm.pipeline import scored_answer, table_info
 from erc_llm.predictions import Answer, Correction, Predictions, PredictionsInfo, correct
 from erc_llm.predictor import make_prompter
-from erc_llm.prompting.examples import Prompter
 from erc_llm.prompting.messages import PromptText, prompt_texts
+from erc_llm.prompting.prompter import Prompter
 from erc_llm.runs.directory import Run, read_run
 from erc_llm.runs.journal import Journal
 

@@ -29,7 +29,7 @@ from erc_llm.runs.manifest import FINISHED, TRAINING, Manifest, write_manifest
 from erc_llm.runs.provenance import commit, versions
 
 if TYPE_CHECKING:
-    from erc_llm.prompting.examples import Prompter
+    from erc_llm.prompting.prompter import Prompter
     from erc_llm.trees.tree import TokenTree
     from erc_llm.tuning.sampling import Asked, Sampler, Targets
     from erc_llm.tuning.schedule import Schedule
@@ -304,7 +304,7 @@ def training_trees(
         confusion: Counts that corrupt what questions are told, as from `read_confusion`.
         asked: What each epoch asks about each scene, with which weight; by default all labelled targets with 1.
     """
-    from erc_llm.prompting.examples import Answers, shuffled_labels
+    from erc_llm.prompting.prompter import Answers, shuffled_labels
     from erc_llm.prompting.state import corrupted_state, smoothed
 
     likely = None if confusion is None else smoothed(confusion)

@@ -15,7 +15,7 @@ from erc_llm.decoding.constrained import LabelTrie, generate_labels, reason_then
 from erc_llm.decoding.generation import generate_texts
 from erc_llm.decoding.scenes import State
 from erc_llm.decoding.spelling import spelled_label
-from erc_llm.prompting.examples import Prompter
+from erc_llm.prompting.prompter import Prompter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

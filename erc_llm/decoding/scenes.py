@@ -16,7 +16,7 @@ import numpy as np
 
 from erc_llm.corpus.dialogues import Dialogue
 from erc_llm.decoding.scoring import LabelScores, score_trees
-from erc_llm.prompting.examples import Prompter, scoring_orders
+from erc_llm.prompting.prompter import Prompter, scoring_orders
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

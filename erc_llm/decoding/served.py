@@ -29,8 +29,8 @@ from typing import Any, Literal, Protocol
 
 from erc_llm.errors import ConfigError
 from erc_llm.models.endpoint import Endpoint, Request
-from erc_llm.prompting.examples import Prompter
 from erc_llm.prompting.messages import PromptText
+from erc_llm.prompting.prompter import Prompter
 
 Constrain = Literal["auto", "none", "vllm", "llamacpp"]
 _STRUCTURED_SINCE = (0, 12)  # vLLM's version without `guided_choice`

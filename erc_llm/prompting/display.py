@@ -15,7 +15,7 @@ from rich.text import Text
 
 from erc_llm.corpus.dialogues import Dialogue
 from erc_llm.errors import CorpusError
-from erc_llm.prompting.examples import Prompter
+from erc_llm.prompting.prompter import Prompter
 from erc_llm.trees.tree import Question, TokenTree
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from erc_llm.corpus.dialogues import Dialogue
-from erc_llm.prompting.examples import Prompter
+from erc_llm.prompting.prompter import Prompter
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain, count
-from typing import Literal
+from typing import Literal, Protocol
 
 from erc_llm.corpus.dialogues import EVERYONE, Utterance
 from erc_llm.corpus.speakers import is_generic
@@ -41,6 +41,18 @@ _NOT_FIRST_NAMES = frozenset(
         "casting",
     ]
 )
+
+
+class Renaming(Protocol):
+    """Other names for everybody, in speaker names and in running text."""
+
+    def name(self, name: str) -> str:
+        """The name to show in place of a speaker's."""
+        ...
+
+    def text(self, text: str) -> str:
+        """The text with every mention of a person replaced."""
+        ...
 
 
 def first_name(speaker: str) -> str:

@@ -1,8 +1,10 @@
-"""What a training question is told about earlier lines: gold labels, corrupted as the model's own answers would be.
+"""State: what a question states about the emotions predicted for earlier lines.
 
-In use a question is told what the model predicted; told the clean gold label in training, a model would learn to trust
-what it never gets. So each label is drawn from its row of a confusion matrix that was measured on the selection split.
-Knows no prompt.
+In use a question states what the model predicted. In training the gold labels are corrupted by a confusion matrix
+measured on held-out predictions, because a model trained on clean gold labels would learn to trust what it never gets.
+
+Input: a dialogue with gold labels and confusion counts, or predicted labels. Output: a label per line, or its text.
+Does not depend on: templates, tokenizers, models.
 """
 
 from __future__ import annotations
@@ -11,9 +13,13 @@ import random
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 from erc_llm.corpus.dialogues import Dialogue
 from erc_llm.corpus.labels import LabelSet
+
+if TYPE_CHECKING:
+    from erc_llm.prompting.prompter import Scene
 
 
 def corrupted_state(
@@ -52,3 +58,17 @@ def smoothed(counts: Sequence[Sequence[int]]) -> list[list[float]]:
     total = sum(columns)
     usual = [count / total for count in columns] if total else [1 / len(columns)] * len(columns)
     return [[count + share for count, share in zip(row, usual, strict=True)] for row in counts]
+
+
+def state_text(scene: Scene, k: int, state: Sequence[str | None]) -> str:
+    """What was predicted for the speaker of line `k` the last time, and for the line before it if another spoke that.
+
+    Looks at earlier lines only: "Monica was sad, Ross was mad".
+    """
+    told = []
+    own = set(scene.utterances[k].speakers)
+    latest = next((j for j in range(k - 1, -1, -1) if own & set(scene.utterances[j].speakers) and state[j]), None)
+    for j in (latest, k - 1 if k and not own & set(scene.utterances[k - 1].speakers) else None):
+        if j is not None and (label := state[j]):
+            told.append(f"{scene.names[j]} was {label.lower()}")
+    return ", ".join(told)

@@ -15,7 +15,7 @@ from erc_llm.decoding.scenes import score_scenes
 from erc_llm.errors import CorpusError
 from erc_llm.metrics import confusion, scores_from_confusion
 from erc_llm.predictions import Correction
-from erc_llm.prompting.examples import Prompter
+from erc_llm.prompting.prompter import Prompter
 
 
 def check_selection(corpus: Corpus) -> None:

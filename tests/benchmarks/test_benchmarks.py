@@ -33,8 +33,8 @@ from erc_llm.decoding.scoring import score_trees
 from erc_llm.errors import UserError
 from erc_llm.models.adapters import attach_lora
 from erc_llm.models.loading import load_base_model
-from erc_llm.prompting.examples import Prompter
 from erc_llm.prompting.names import line_names
+from erc_llm.prompting.prompter import Prompter
 from erc_llm.prompting.templates import load_prompt
 from erc_llm.trees.attention import ATTENTION
 from erc_llm.tuning.schedule import plan

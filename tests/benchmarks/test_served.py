@@ -11,8 +11,8 @@ from benchmarks import served
 from erc_llm.corpus.labels import EMORYNLP
 from erc_llm.models.loading import load_base_model
 from erc_llm.predictions import Answer, Predictions, PredictionsInfo
-from erc_llm.prompting.examples import Prompter
 from erc_llm.prompting.messages import prompt_texts
+from erc_llm.prompting.prompter import Prompter
 from erc_llm.prompting.templates import load_prompt
 from tests.prompting.scenes import scene
 from tests.tiny_models import TinyModel, chatml_tokenizer, llama2_style_tokenizer

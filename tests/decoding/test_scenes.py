@@ -14,7 +14,7 @@ from erc_llm.corpus.labels import EMORYNLP, LabelSet
 from erc_llm.decoding.scenes import mean_score, score_scenes, state_of
 from erc_llm.decoding.scoring import LabelScores, score_trees
 from erc_llm.predictor import Predictor, load_model
-from erc_llm.prompting.examples import scoring_orders
+from erc_llm.prompting.prompter import scoring_orders
 from tests.prompting.scenes import scene
 from tests.test_predictor import LINES, TOLERANCE, assert_same, config_of, say_all
 from tests.tiny_models import TinyModel

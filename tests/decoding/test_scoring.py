@@ -25,7 +25,7 @@ from erc_llm.decoding.scoring import (
     verify_tree_attention,
 )
 from erc_llm.errors import ModelError
-from erc_llm.prompting.examples import Prompter, PromptOptions
+from erc_llm.prompting.prompter import Prompter, PromptOptions
 from erc_llm.prompting.templates import load_prompt
 from erc_llm.trees.attention import ATTENTION, forest_attention
 from erc_llm.trees.forest import rows_of

@@ -13,8 +13,8 @@ from erc_llm.corpus.labels import EMORYNLP, LabelSet
 from erc_llm.decoding.served import Scored, Written, dialect_of, gbnf
 from erc_llm.errors import ConfigError, ModelError
 from erc_llm.models.endpoint import Endpoint
-from erc_llm.prompting.examples import Prompter
 from erc_llm.prompting.messages import PromptText, prompt_texts
+from erc_llm.prompting.prompter import Prompter
 from erc_llm.prompting.templates import load_prompt
 from tests.model_server import Reply, Server, offered_by
 from tests.prompting.scenes import scene

@@ -11,7 +11,7 @@ import torch
 
 from erc_llm.corpus.labels import EMORYNLP, LabelSet
 from erc_llm.decoding.constrained import LabelTrie, Mode
-from erc_llm.prompting.examples import Prompter
+from erc_llm.prompting.prompter import Prompter
 from erc_llm.prompting.templates import load_prompt
 from tests.tiny_models import TinyModel
 

@@ -16,7 +16,7 @@ from erc_llm.corpus import read_corpus
 from erc_llm.errors import ConfigError, CorpusError, ModelError
 from erc_llm.pipeline import open_corpus, predict
 from erc_llm.predictor import load
-from erc_llm.prompting.examples import Prompter
+from erc_llm.prompting.prompter import Prompter
 from erc_llm.runs.directory import Run
 from erc_llm.training import train, training_scenes
 from tests.pipeline.changed import changed

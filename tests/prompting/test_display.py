@@ -14,7 +14,7 @@ from erc_llm.corpus.dialogues import Corpus, Dialogue
 from erc_llm.corpus.labels import EMORYNLP
 from erc_llm.errors import CorpusError
 from erc_llm.prompting.display import print_prompt
-from erc_llm.prompting.examples import Prompter, PromptOptions
+from erc_llm.prompting.prompter import Prompter, PromptOptions
 from erc_llm.prompting.templates import load_prompt
 from tests.prompting.scenes import decode, scene
 from tests.tiny_models import chatml_tokenizer

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from erc_llm.corpus.labels import EMORYNLP
 from erc_llm.errors import PromptError
 from erc_llm.prompting.encoding import TextEncoder, markers_in, one_line
-from erc_llm.prompting.examples import Prompter, PromptOptions
+from erc_llm.prompting.prompter import Prompter, PromptOptions
 from erc_llm.prompting.templates import cut_frame, load_prompt
 from tests.prompting.scenes import HOSTILE, decode, dialogues, hostile_texts, scene
 from tests.tiny_models import chatml_tokenizer, llama2_style_tokenizer

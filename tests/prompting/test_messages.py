@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from erc_llm.corpus.dialogues import Dialogue
 from erc_llm.corpus.labels import EMORYNLP
 from erc_llm.errors import PromptError
-from erc_llm.prompting.examples import Prompter, PromptOptions
 from erc_llm.prompting.messages import PromptText, prompt_texts
+from erc_llm.prompting.prompter import Prompter, PromptOptions
 from erc_llm.prompting.templates import load_prompt
 from tests.prompting.scenes import CHATML_MARKERS, HOSTILE, LLAMA2_MARKERS, decode, dialogues, scene
 from tests.tiny_models import CHATML_TEMPLATE, chatml_tokenizer, llama2_style_tokenizer

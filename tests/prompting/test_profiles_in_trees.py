@@ -15,9 +15,11 @@ from erc_llm.corpus.dialogues import EVERYONE, Corpus, Dialogue, Utterance
 from erc_llm.corpus.history import History
 from erc_llm.corpus.labels import EMORYNLP
 from erc_llm.errors import PromptError
-from erc_llm.prompting.examples import Prompter, PromptOptions, state_text
-from erc_llm.prompting.profiles import LinesWriter, Profiler, ProfileWriter
-from erc_llm.prompting.statistics import StatisticsWriter
+from erc_llm.profiles.lines import LinesWriter
+from erc_llm.profiles.profiler import Profiler, ProfileWriter
+from erc_llm.profiles.statistics import StatisticsWriter
+from erc_llm.prompting.prompter import Prompter, PromptOptions
+from erc_llm.prompting.state import state_text
 from erc_llm.prompting.templates import PromptTemplate, load_prompt
 from erc_llm.trees.attention import ATTENTION
 from erc_llm.trees.forest import pack

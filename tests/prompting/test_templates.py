@@ -12,8 +12,8 @@ import pytest
 from erc_llm.corpus.dialogues import Dialogue
 from erc_llm.corpus.labels import EMORYNLP, LabelSet
 from erc_llm.errors import PromptError
-from erc_llm.prompting.examples import Prompter, PromptOptions
 from erc_llm.prompting.names import line_names
+from erc_llm.prompting.prompter import Prompter, PromptOptions
 from erc_llm.prompting.templates import BLOCKS, PromptTemplate, cut_frame, load_prompt
 from erc_llm.trees.tree import Question, TokenTree
 from tests.prompting.scenes import decode, scene

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from erc_llm.config import RunConfig, SamplingConfig
 from erc_llm.corpus.labels import EMORYNLP, LabelSet
 from erc_llm.errors import InternalError
-from erc_llm.prompting.examples import Prompter
+from erc_llm.prompting.prompter import Prompter
 from erc_llm.prompting.templates import load_prompt
 from erc_llm.training import scene_sizes, target_sampler, train, training_trees
 from erc_llm.trees.forest import pack, rows_of

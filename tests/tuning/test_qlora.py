@@ -13,7 +13,7 @@ from erc_llm.corpus.labels import EMORYNLP
 from erc_llm.decoding.scoring import score_trees
 from erc_llm.models.adapters import attach_lora
 from erc_llm.models.loading import load_base_model
-from erc_llm.prompting.examples import Prompter
+from erc_llm.prompting.prompter import Prompter
 from erc_llm.prompting.templates import load_prompt
 from erc_llm.trees.attention import ATTENTION, forest_logits
 from erc_llm.trees.forest import pack

@@ -18,7 +18,7 @@ from erc_llm.corpus import Dialogue, Utterance
 from erc_llm.corpus.labels import EMORYNLP, LabelSet
 from erc_llm.errors import CorpusError
 from erc_llm.pipeline import labelled_targets, train_shares
-from erc_llm.prompting.examples import Prompter, PromptOptions, shuffled_labels
+from erc_llm.prompting.prompter import Prompter, PromptOptions, shuffled_labels
 from erc_llm.prompting.templates import load_prompt
 from erc_llm.training import scene_sizes, target_sampler, training_trees
 from erc_llm.trees.forest import rows_of

@@ -21,7 +21,7 @@ from erc_llm.corpus.labels import EMORYNLP
 from erc_llm.errors import ModelError
 from erc_llm.models.adapters import attach_lora
 from erc_llm.models.loading import load_base_model
-from erc_llm.prompting.examples import Prompter
+from erc_llm.prompting.prompter import Prompter
 from erc_llm.prompting.templates import load_prompt
 from erc_llm.runs.logs import read_lines
 from erc_llm.training import train

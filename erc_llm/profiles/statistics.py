@@ -1,7 +1,10 @@
 """The writer `statistics`: what is known of a person as decayed counts, in plain English.
 
-In: a `Moment`. Out: sentences on leanings of emotion relative to everybody, on a recent shift, and on how much and to
-whom the person talks. A feeling is told of only where chance does not explain it. Knows no tokenizer and no model.
+A feeling is mentioned only where chance does not explain it.
+
+Input: a `ProfileContext`. Output: sentences on leanings of emotion relative to everybody, on a recent shift, and on how
+much and to whom the person talks.
+Does not depend on: tokenizers, models, prompts.
 """
 
 from __future__ import annotations
@@ -15,8 +18,8 @@ from statistics import NormalDist
 
 from erc_llm.corpus.dialogues import EVERYONE
 from erc_llm.corpus.history import PastScene, speakers_of
+from erc_llm.profiles.profiler import Profile, ProfileContext
 from erc_llm.prompting.names import first_name
-from erc_llm.prompting.profiles import Moment, Profile
 
 _CHANCE = 0.05  # share of profiles that may tell what is chance
 _ALIKE = 0.15  # intraclass correlation of a person's labels in a scene; 0.14 on EmoryNLP's train, mean of the labels
@@ -36,16 +39,16 @@ class StatisticsWriter:
 
     name = "statistics"
 
-    def write(self, moment: Moment) -> Profile:
+    def write(self, context: ProfileContext) -> Profile:
         """The sentences that the evidence carries; all scenes that still weigh something were counted."""
-        said = [*_shift(moment), *_leanings(moment), _talk(moment)]
-        labels = {s.dialogue.id: sum(label is not None for label in s.labels) for s in moment.scenes}
+        said = [*_shift(context), *_leanings(context), _talk(context)]
+        labels = {s.dialogue.id: sum(label is not None for label in s.labels) for s in context.scenes}
         return Profile(
-            moment.speaker,
+            context.speaker,
             tuple(f"{sentence[0].upper()}{sentence[1:]}." for sentence in said),
             tuple(labels),
             tuple(scene for scene, count in labels.items() if count),
-            sum(len(scene.positions) for scene in moment.scenes),
+            sum(len(scene.positions) for scene in context.scenes),
             sum(labels.values()),
         )
 
@@ -81,31 +84,31 @@ def _tally(scenes: Sequence[tuple[PastScene, float]]) -> _Tally:
     return _Tally({label: weight / total for label, weight in weighed.items()}, seen, total * total / spread)
 
 
-def _leanings(moment: Moment) -> list[str]:
-    own = _tally(list(zip(moment.scenes, moment.weights, strict=True)))
-    everyone = sum(moment.everyone.values())
+def _leanings(context: ProfileContext) -> list[str]:
+    own = _tally(list(zip(context.scenes, context.weights, strict=True)))
+    everyone = sum(context.everyone.values())
     if own.count < _LEAST or not everyone:
         return []
     found = []
-    for label, count in moment.everyone.items():
+    for label, count in context.everyone.items():
         z = _deviation(own.shares.get(label, 0.0), count / everyone, own.count, everyone)
         told = z < 0 or own.scenes[label] >= _FEWEST_SCENES
-        if told and abs(z) >= _strong(len(moment.everyone)):
+        if told and abs(z) >= _strong(len(context.everyone)):
             found.append((-abs(z), f"{'more' if z > 0 else 'less'} {label.lower()}"))
     if not found:
         return []
     return [f"{' and '.join(text for _, text in sorted(found)[:2])} than most (worth {own.count:.0f} labels)"]
 
 
-def _shift(moment: Moment) -> list[str]:
+def _shift(context: ProfileContext) -> list[str]:
     """The label that the last few labelled scenes have unusually often, by this person's own measure."""
-    pairs = zip(moment.scenes, moment.weights, strict=True)
+    pairs = zip(context.scenes, context.weights, strict=True)
     labelled = [(scene, weight) for scene, weight in pairs if any(label is not None for label in scene.labels)]
     lately = [(scene, weight) for scene, weight in labelled[:_LATELY] if weight >= 0.5]  # within the half-life
     now, then = _tally(lately), _tally([(scene, 1.0) for scene, _ in labelled[len(lately) :]])
     if now.count < _LEAST_RECENT or then.count < _LEAST_USUAL:
         return []
-    kinds = len(moment.everyone)
+    kinds = len(context.everyone)
     found = [(_strong(kinds), "")]
     for label, share in now.shares.items():
         usual = (then.shares.get(label, 0.0) * then.count + 1) / (then.count + kinds)
@@ -134,18 +137,18 @@ def _strong(kinds: int) -> float:
     return NormalDist().inv_cdf(1 - _CHANCE / (2 * kinds))
 
 
-def _talk(moment: Moment) -> str:
+def _talk(context: ProfileContext) -> str:
     """How much of a scene is the person's, against an equal share, and whose lines they answer."""
     ratio = 0.0
     partners = defaultdict[str, float](float)
-    for scene, weight in zip(moment.scenes, moment.weights, strict=True):
+    for scene, weight in zip(context.scenes, context.weights, strict=True):
         said = scene.dialogue.utterances
         ratio += weight * len(scene.positions) * len(speakers_of(scene.dialogue)) / len(said)
         for k in scene.positions:
             before = said[k - 1].speakers if k else ()
-            for other in set(before) - set(said[k].speakers) - {EVERYONE, moment.speaker}:
+            for other in set(before) - set(said[k].speakers) - {EVERYONE, context.speaker}:
                 partners[other] += weight
-    ratio /= sum(moment.weights)
+    ratio /= sum(context.weights)
     much = "talks a lot" if ratio > 1.25 else "talks little" if ratio < 0.75 else "talks as much as others"
     ranked = sorted(partners, key=lambda name: (-partners[name], name))[:2]
     return f"{much}, mostly with {' and '.join(map(first_name, ranked))}" if ranked else much

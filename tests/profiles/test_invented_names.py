@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from erc_llm.corpus.dialogues import EVERYONE, Corpus
-from erc_llm.prompting.invented import InventedNames, invented
+from erc_llm.profiles.invented_names import InventedNames, invented
 from tests.prompting.random_corpora import corpus_of, scene_of
 
 
@@ -73,7 +73,7 @@ def test_a_name_needs_no_table() -> None:
 def test_every_process_invents_the_same() -> None:
     """Short forms and tables, too: nothing follows from the order of a set."""
     code = (
-        "from erc_llm.prompting.invented import InventedNames\n"
+        "from erc_llm.profiles.invented_names import InventedNames\n"
         "from tests.prompting.random_corpora import corpus_of, scene_of\n"
         "people = ['Rachel Green', 'Rachid Dale', 'Rachelle Dale', 'Rachael Ray', 'Monica Geller', 'Mona']\n"
         "names = InventedNames(corpus_of({'train': [scene_of(1, *((p, 'Hi') for p in people))]}), {'Mon': 'Mona'})\n"

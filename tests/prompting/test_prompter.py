@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from erc_llm.corpus.dialogues import EVERYONE, Dialogue, Utterance
 from erc_llm.corpus.labels import EMORYNLP
-from erc_llm.prompting.examples import Prompter, PromptOptions, shuffled_labels
 from erc_llm.prompting.names import first_name, line_names
+from erc_llm.prompting.prompter import Prompter, PromptOptions, shuffled_labels
 from erc_llm.prompting.templates import load_prompt
 from erc_llm.trees.forest import pack
 from erc_llm.trees.tree import TokenTree

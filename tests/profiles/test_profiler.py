@@ -13,23 +13,10 @@ from hypothesis import given
 
 from erc_llm.corpus import Corpus
 from erc_llm.corpus.history import History, speakers_of
-from erc_llm.prompting.profiles import (
-    NOT_SEEN,
-    Control,
-    LinesWriter,
-    Moment,
-    Profile,
-    Profiler,
-    ProfileWriter,
-)
-from erc_llm.prompting.statistics import StatisticsWriter
-from tests.prompting.random_corpora import (
-    corpora,
-    corpus_of,
-    moments,
-    scene_of,
-)
-from tests.prompting.written_profiles import (
+from erc_llm.profiles.lines import LinesWriter
+from erc_llm.profiles.profiler import NOT_SEEN, Control, Profile, ProfileContext, Profiler, ProfileWriter
+from erc_llm.profiles.statistics import StatisticsWriter
+from tests.profiles.written_profiles import (
     CONTROLS,
     WRITERS,
     Everybody,
@@ -38,6 +25,12 @@ from tests.prompting.written_profiles import (
     lasting_mood,
     profile_of,
     relaxed,
+)
+from tests.prompting.random_corpora import (
+    corpora,
+    corpus_of,
+    moments,
+    scene_of,
 )
 
 # People and time
@@ -126,10 +119,10 @@ def test_a_profile_says_what_it_was_made_from() -> None:
 
 
 def test_a_scene_counts_half_after_the_half_life_in_own_scenes() -> None:
-    seen: list[Moment] = []
+    seen: list[ProfileContext] = []
 
     class Listens:
-        def write(self, moment: Moment) -> Profile:
+        def write(self, moment: ProfileContext) -> Profile:
             seen.append(moment)
             return Profile(moment.speaker, ())
 

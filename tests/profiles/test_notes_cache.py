@@ -14,13 +14,9 @@ import pytest
 from erc_llm.config import ProfileConfig
 from erc_llm.corpus.history import History
 from erc_llm.errors import ConfigError, UserError
+from erc_llm.profiles.notes import NotesCache, Source, write_notes
 from erc_llm.profiling import make_profiler
-from erc_llm.prompting.summaries import (
-    NotesCache,
-    Source,
-    write_notes,
-)
-from tests.prompting.written_notes import SOURCE, TEMPLATE, echo, notes_of, story
+from tests.profiles.written_notes import SOURCE, TEMPLATE, echo, notes_of, story
 
 
 def test_what_was_answered_is_not_asked_again_and_a_kill_loses_a_batch_at_most(tmp_path: Path) -> None:

@@ -15,16 +15,12 @@ from typing import Literal, Protocol
 
 from erc_llm.corpus.dialogues import Dialogue, Utterance
 from erc_llm.corpus.history import History, PastScene, fading, first_lines
-from erc_llm.prompting.retrieval import Similarity, lexical_similarity
 
 Control = Literal["none", "shuffled", "stale"]
 
 NOT_SEEN = "Not seen before."
 _FORGOTTEN = 0.02  # a scene that weighs less is not looked at, which keeps the cost of a profile constant
 _PRECEDING = 3  # lines before a profile's place that retrieval compares with
-_SHORTEST = 4  # words of a line worth recalling
-_DIGITS = 5  # of a similarity that count; an encoder's last ones depend on what else is in its batch
-_BASE = 0.3  # what recency alone counts for beside a similarity between 0 and 1
 _STALE = 3  # half-lives that the stale control lags behind
 _NEAREST = 5  # persons of a similar past that the shuffled control draws from
 
@@ -56,7 +52,7 @@ class Profile:
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class ProfileContext:
     """What a writer gets to see.
 
     Attributes:
@@ -77,55 +73,11 @@ class Moment:
 
 
 class ProfileWriter(Protocol):
-    """Writes what is known of a person as sentences; uses nothing that is not of the moment or before it."""
+    """Writes what is known of a person as sentences; uses nothing that is not of the context or before it."""
 
-    def write(self, moment: Moment) -> Profile:
-        """The profile of `moment.speaker`, with its sources; no sentences where there is nothing to say."""
+    def write(self, context: ProfileContext) -> Profile:
+        """The profile of `context.speaker`, with its sources; no sentences where there is nothing to say."""
         ...
-
-
-class LinesWriter:
-    """A few of the person's own past lines, chosen by fading recency and by what the preceding lines are about.
-
-    Args:
-        count: How many lines.
-        similarity: How related past lines are to the preceding ones.
-        longest: Most words of a line; the rest is cut.
-    """
-
-    name = "lines"
-
-    def __init__(self, count: int = 3, similarity: Similarity = lexical_similarity, longest: int = 16) -> None:
-        self.count = count
-        self.similarity = similarity
-        self.longest = longest
-
-    def write(self, moment: Moment) -> Profile:
-        """The chosen lines in quotation marks, best first; the scenes they are from are its sources, no labels are."""
-        candidates = [
-            (weight, utterance.text, scene.dialogue.id)
-            for scene, weight in zip(moment.scenes, moment.weights, strict=True)
-            for utterance in scene.lines
-            if len(utterance.text.split()) >= _SHORTEST
-        ]
-        if not candidates:
-            return Profile(moment.speaker, ())
-        texts = [text for _, text, _ in candidates]
-        query = " ".join(u.text for u in moment.preceding)
-        related = self.similarity(query, texts) if query.strip() else [0.0] * len(texts)
-        related = [max(round(value, _DIGITS), 0.0) for value in related]
-        order = sorted(range(len(texts)), key=lambda i: (-candidates[i][0] * (_BASE + related[i]), i))
-        found: dict[str, str] = {}  # text to the scene it is from
-        for i in order:
-            found.setdefault(self._cut(texts[i]), candidates[i][2])
-        chosen = list(found.items())[: self.count]
-        used = {scene for _, scene in chosen}
-        scenes = tuple(scene.dialogue.id for scene in moment.scenes if scene.dialogue.id in used)
-        return Profile(moment.speaker, tuple(f'"{text}"' for text, _ in chosen), scenes, lines=len(chosen))
-
-    def _cut(self, text: str) -> str:
-        words = text.replace('"', "'").split()
-        return " ".join(words) if len(words) <= self.longest else " ".join(words[: self.longest]) + "..."
 
 
 class Profiler:
@@ -177,7 +129,9 @@ class Profiler:
         if not scenes:
             return Profile(speaker, (NOT_SEEN,))
         weights = tuple(fading(scene.distance, self._half_life) for scene in scenes)
-        told = self._writer.write(Moment(person, self._history.speaker(person), scenes, weights, everyone, preceding))
+        told = self._writer.write(
+            ProfileContext(person, self._history.speaker(person), scenes, weights, everyone, preceding)
+        )
         return replace(told, speaker=speaker)
 
     def _somebody_else(self, dialogue: Dialogue, person: str) -> str:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from erc_llm.prompting.retrieval import lexical_similarity
+from erc_llm.profiles.lines import lexical_similarity
 
 _WORDS = ("toast", "burning", "the", "don't", "été", "train")
 phrases = st.one_of(st.lists(st.sampled_from(_WORDS), max_size=6).map(" ".join), st.text(max_size=12))

@@ -23,9 +23,9 @@ from erc_llm.corpus.dialogues import Dialogue
 from erc_llm.corpus.history import History
 from erc_llm.errors import ConfigError, UserError
 from erc_llm.files import write_text
+from erc_llm.profiles.profiler import Profile, ProfileContext
 from erc_llm.prompting.encoding import one_line
 from erc_llm.prompting.names import first_name, line_names
-from erc_llm.prompting.profiles import Moment, Profile
 from erc_llm.prompting.templates import PromptTemplate
 
 Notes = Mapping[tuple[str, str], str]  # (person, id of the scene they were written after) to notes
@@ -255,16 +255,16 @@ class NotesWriter:
             self._lines[person] = list(accumulate(len(positions) for _, positions in scenes))
             self._places.update(((person, dialogue.id), i) for i, (dialogue, _) in enumerate(scenes))
 
-    def write(self, moment: Moment) -> Profile:
+    def write(self, context: ProfileContext) -> Profile:
         """The sentences of the notes; their sources are the scenes that one after the other went into them."""
-        person = moment.person
-        for scene in moment.scenes:
+        person = context.person
+        for scene in context.scenes:
             found = self._notes.get((person, scene.dialogue.id))
             if found is not None:
                 place = self._places[person, scene.dialogue.id]
                 sources = tuple(self._scenes[person][place::-1])
-                return Profile(moment.speaker, split_sentences(found), sources, lines=self._lines[person][place])
-        return Profile(moment.speaker, ())
+                return Profile(context.speaker, split_sentences(found), sources, lines=self._lines[person][place])
+        return Profile(context.speaker, ())
 
 
 def _is_text(value: object) -> bool:

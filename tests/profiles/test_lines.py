@@ -10,23 +10,13 @@ from hypothesis import strategies as st
 
 from erc_llm.corpus import Corpus
 from erc_llm.corpus.history import History
-from erc_llm.prompting.profiles import (
-    NOT_SEEN,
-    Control,
-    LinesWriter,
-    Profile,
-    Profiler,
-)
+from erc_llm.profiles.lines import LinesWriter
+from erc_llm.profiles.profiler import NOT_SEEN, Control, Profile, Profiler
+from tests.profiles.written_profiles import NOW, every_control, profile_of, relaxed
 from tests.prompting.random_corpora import (
     corpora,
     moments,
     scene_of,
-)
-from tests.prompting.written_profiles import (
-    NOW,
-    every_control,
-    profile_of,
-    relaxed,
 )
 
 

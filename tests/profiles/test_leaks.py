@@ -12,15 +12,19 @@ from hypothesis import strategies as st
 
 from erc_llm.corpus import Corpus, Dialogue, Utterance, read_corpus, selection_split
 from erc_llm.corpus.history import History, first_lines, speakers_of
-from erc_llm.prompting.profiles import (
-    Control,
-    LinesWriter,
-    Moment,
-    Profile,
-    Profiler,
-    ProfileWriter,
+from erc_llm.profiles.lines import LinesWriter
+from erc_llm.profiles.profiler import Control, Profile, ProfileContext, Profiler, ProfileWriter
+from erc_llm.profiles.statistics import StatisticsWriter
+from tests.profiles.written_profiles import (
+    Everybody,
+    TellsAll,
+    any_scene,
+    every_control,
+    lasting_mood,
+    relaxed,
+    sources_of,
+    written,
 )
-from erc_llm.prompting.statistics import StatisticsWriter
 from tests.prompting.random_corpora import (
     changed,
     corpora,
@@ -32,16 +36,6 @@ from tests.prompting.random_corpora import (
     same_episode,
     scene_of,
     split_of,
-)
-from tests.prompting.written_profiles import (
-    Everybody,
-    TellsAll,
-    any_scene,
-    every_control,
-    lasting_mood,
-    relaxed,
-    sources_of,
-    written,
 )
 
 
@@ -154,7 +148,7 @@ def original(emorynlp: Path) -> Corpus:
 @every_control
 def test_sources_of_every_profile_of_emorynlp(control: Control, original: Corpus) -> None:
     class Silent:
-        def write(self, moment: Moment) -> Profile:
+        def write(self, moment: ProfileContext) -> Profile:
             return Profile(moment.speaker, (moment.person,), *sources_of(moment))
 
     sources, label_sources = check_sources(original, Profiler(History(original), Silent(), control=control))

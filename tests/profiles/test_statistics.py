@@ -11,22 +11,13 @@ from hypothesis import given
 
 from erc_llm.corpus import Corpus, Dialogue
 from erc_llm.corpus.history import History
-from erc_llm.prompting.profiles import (
-    Profile,
-    Profiler,
-)
-from erc_llm.prompting.statistics import StatisticsWriter
+from erc_llm.profiles.profiler import Profile, Profiler
+from erc_llm.profiles.statistics import StatisticsWriter
+from tests.profiles.written_profiles import NOW, Everybody, lasting_mood, profile_of, relaxed
 from tests.prompting.random_corpora import (
     corpora,
     corpus_of,
     scene_of,
-)
-from tests.prompting.written_profiles import (
-    NOW,
-    Everybody,
-    lasting_mood,
-    profile_of,
-    relaxed,
 )
 
 

@@ -10,15 +10,9 @@ from hypothesis import strategies as st
 
 from erc_llm.corpus import Corpus, Dialogue
 from erc_llm.corpus.history import History
-from erc_llm.prompting.profiles import (
-    Control,
-    LinesWriter,
-    Moment,
-    Profile,
-    Profiler,
-    ProfileWriter,
-)
-from erc_llm.prompting.statistics import StatisticsWriter
+from erc_llm.profiles.lines import LinesWriter
+from erc_llm.profiles.profiler import Control, Profile, ProfileContext, Profiler, ProfileWriter
+from erc_llm.profiles.statistics import StatisticsWriter
 from tests.prompting.random_corpora import (
     corpus_of,
     scene_of,
@@ -32,7 +26,7 @@ every_control = pytest.mark.parametrize("control", CONTROLS)
 class TellsAll:
     """Everything a writer may use, so that whatever leaks is seen in the text."""
 
-    def write(self, moment: Moment) -> Profile:
+    def write(self, moment: ProfileContext) -> Profile:
         past = [
             (p.dialogue.id, p.distance, p.labels, p.positions, [(u.speakers, u.text) for u in p.dialogue.utterances])
             for p in moment.scenes
@@ -42,7 +36,7 @@ class TellsAll:
         return Profile(moment.speaker, told, *sources_of(moment))
 
 
-def sources_of(moment: Moment) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def sources_of(moment: ProfileContext) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Ids of all scenes of a moment, and of those with labels."""
     labelled = tuple(p.dialogue.id for p in moment.scenes if any(label is not None for label in p.labels))
     return tuple(p.dialogue.id for p in moment.scenes), labelled

@@ -12,15 +12,10 @@ from hypothesis import strategies as st
 
 from erc_llm.corpus.dialogues import EVERYONE, Corpus, Dialogue, Utterance
 from erc_llm.corpus.history import History
-from erc_llm.prompting.profiles import NOT_SEEN, Profiler
-from erc_llm.prompting.summaries import (
-    NotesWriter,
-    cut_notes,
-    excerpt,
-    split_sentences,
-)
+from erc_llm.profiles.notes import NotesWriter, cut_notes, excerpt, split_sentences
+from erc_llm.profiles.profiler import NOT_SEEN, Profiler
+from tests.profiles.written_notes import notes_of, story
 from tests.prompting.random_corpora import corpora, corpus_of, moments, rewritten_future, scene_of
-from tests.prompting.written_notes import notes_of, story
 
 # What notes are made from.
 

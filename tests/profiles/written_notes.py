@@ -8,11 +8,7 @@ from typing import Any
 
 from erc_llm.corpus.dialogues import Corpus
 from erc_llm.corpus.history import History
-from erc_llm.prompting.summaries import (
-    Notes,
-    Source,
-    write_notes,
-)
+from erc_llm.profiles.notes import Notes, Source, write_notes
 from erc_llm.prompting.templates import load_prompt
 from tests.prompting.random_corpora import corpus_of, scene_of
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Literal
 from erc_llm.corpus.dialogues import Dialogue, Utterance
 from erc_llm.corpus.labels import LabelSet
 from erc_llm.errors import PromptError
-from erc_llm.prompting.invented import InventedNames
-from erc_llm.prompting.names import Names, called, line_names
+from erc_llm.prompting.names import Names, Renaming, called, line_names
+from erc_llm.prompting.state import state_text
 from erc_llm.prompting.templates import PromptTemplate, cut_frame
 from erc_llm.trees.tree import TokenTree, TreeBuilder
 from erc_llm.trees.windows import LineCost, cut_windows
@@ -123,7 +123,7 @@ class Prompter:
         labels: LabelSet,
         options: PromptOptions | None = None,
         sentences_of: Callable[[Dialogue], Mapping[str, Sequence[str]]] | None = None,
-        invented: InventedNames | None = None,
+        invented: Renaming | None = None,
     ) -> None:
         self._invented = invented
         self._sentences_of = sentences_of
@@ -287,20 +287,6 @@ class Prompter:
             assert gold is not None
             return [(gold, self.answer_ids[gold])]
         return list(enumerate(self.answer_ids))
-
-
-def state_text(scene: Scene, k: int, state: Sequence[str | None]) -> str:
-    """What was predicted for the speaker of line `k` the last time, and for the line before it if another spoke that.
-
-    Looks at earlier lines only: "Monica was sad, Ross was mad".
-    """
-    told = []
-    own = set(scene.utterances[k].speakers)
-    latest = next((j for j in range(k - 1, -1, -1) if own & set(scene.utterances[j].speakers) and state[j]), None)
-    for j in (latest, k - 1 if k and not own & set(scene.utterances[k - 1].speakers) else None):
-        if j is not None and (label := state[j]):
-            told.append(f"{scene.names[j]} was {label.lower()}")
-    return ", ".join(told)
 
 
 def shuffled_labels(labels: LabelSet, seed: int, epoch: int, dialogue_id: str) -> tuple[str, ...]:

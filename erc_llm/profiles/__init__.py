@@ -1,0 +1,1 @@
+"""Speaker profiles: what is known of a person before a scene, in words."""
