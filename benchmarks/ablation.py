@@ -163,7 +163,7 @@ def as_table(arms: Arms, out: Path, split: str = SELECTION) -> str:
 
 def as_calibrated_table(arms: Arms, out: Path) -> str:
     """What a calibration makes of each finished arm, on held-out dialogues of the selection split, as Markdown."""
-    from erc_llm.decoding.calibration import calibrate
+    from erc_llm.calibration.select import calibrate
 
     rows = [
         "| arm | calibration | weighted F1 | calibrated | with decision weights | macro F1 | calibrated "
@@ -187,7 +187,7 @@ def write_steps(arms: Arms, out: Path, split: str) -> list[Path]:
     The calibration and the decision weights are fitted on the arm's own selection split. Step by step the files are
     `SPLIT-raw`, `SPLIT-prior` where training saw another prior, `SPLIT-calibration` and `SPLIT-decision-weights`.
     """
-    from erc_llm.decoding.calibration import calibrate
+    from erc_llm.calibration.select import calibrate
     from erc_llm.predictions import write_predictions
 
     written = []

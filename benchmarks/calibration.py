@@ -45,7 +45,7 @@ def compare(rounds: int, on_run: Callable[[int, Job, Result], None] | None = Non
 
 def run(part: str, predictions: int) -> Result:
     """One measurement; drawing the scores is not counted."""
-    from erc_llm.decoding.calibration import calibrate
+    from erc_llm.calibration.select import calibrate
 
     table = _table(predictions)
     assert table.log_likelihoods is not None

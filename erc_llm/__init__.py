@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from erc_llm.decoding.calibration_file import Calibrated, Prior
+    from erc_llm.calibration.choose import Calibrated, Prior
     from erc_llm.predictor import Predictor
 
 __version__ = "0.1.0"

@@ -14,8 +14,8 @@ from typing import Literal
 
 from rich.console import Console
 
+from erc_llm.calibration.select import Goal
 from erc_llm.corpus import Corpus
-from erc_llm.decoding.calibration import Goal
 from erc_llm.errors import CorpusError, PredictionsError
 from erc_llm.evaluation.comparison import compare
 from erc_llm.evaluation.comparison_pages import write_comparison
@@ -216,8 +216,8 @@ def _baselines(system: Finalist, source: str, version: Version, place: Place, co
 def _language_models(
     system: Finalist, source: str, version: Version, place: Place, console: Console
 ) -> Iterator[_Answering]:
+    from erc_llm.calibration.choose import Calibrated, choose_correction
     from erc_llm.config import load_config
-    from erc_llm.decoding.calibration_file import Calibrated, choose_correction
     from erc_llm.pipeline import open_corpus, open_to_predict, predict_on_console
     from erc_llm.predictor import load
     from erc_llm.training import train
@@ -271,7 +271,8 @@ def _averaged(folders: Sequence[Path], target: Path) -> Path:
 def _calibrate(run: Run, data: Path, goal: Goal, console: Console) -> None:
     """Calibrate a run, unless it is; `data` is the corpus it was trained on, wherever that was then."""
     from erc_llm.calibrating import calibrate_run, predict_selection
-    from erc_llm.decoding.calibration_file import CALIBRATION, prior_shift, read_calibration
+    from erc_llm.calibration.choose import prior_shift
+    from erc_llm.calibration.store import CALIBRATION, read_calibration
 
     if not (run.folder / CALIBRATION).is_file() or read_calibration(run).fit_for != goal:
         table, name = predict_selection(run, str(data), run.config.corpus.heal_from, console)

@@ -10,8 +10,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from erc_llm.decoding.calibration import Calibration, Goal, HeldOut, calibrate
-from erc_llm.decoding.calibration_file import write_calibration
+from erc_llm.calibration.select import Calibration, Goal, HeldOut, calibrate
+from erc_llm.calibration.store import write_calibration
 from erc_llm.errors import PredictionsError, RunError
 from erc_llm.predictions import Predictions, PriorShift
 from erc_llm.runs.directory import Run

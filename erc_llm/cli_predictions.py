@@ -79,8 +79,8 @@ def predict(
     ] = False,
 ) -> None:
     """Label a split and write the predictions table, or label lines one by one."""
+    from erc_llm.calibration.choose import parse_prior
     from erc_llm.config import override_scoring
-    from erc_llm.decoding.calibration_file import parse_prior
     from erc_llm.pipeline import find_source, open_to_predict, predict_on_console
     from erc_llm.runs.directory import read_run
 
@@ -149,7 +149,7 @@ def calibrate(
     """Fit a calibration on the selection split, chosen by cross-validation over dialogues; stored with the run."""
     quiet()
     from erc_llm.calibrating import calibrate_run, predict_selection
-    from erc_llm.decoding.calibration_file import parse_prior, prior_shift
+    from erc_llm.calibration.choose import parse_prior, prior_shift
     from erc_llm.predictions import read_predictions
     from erc_llm.runs.directory import read_run
 

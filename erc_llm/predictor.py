@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from erc_llm.calibration.choose import Calibrated, Prior, choose_correction
 from erc_llm.config import RunConfig, override_scoring
 from erc_llm.corpus.dialogues import Corpus, Dialogue, Utterance
 from erc_llm.corpus.labels import LabelSet
 from erc_llm.decoding.answers import Answered, Writer, answer_scenes
-from erc_llm.decoding.calibration_file import Calibrated, Prior, choose_correction
 from erc_llm.decoding.scenes import mean_score, score_scenes
 from erc_llm.decoding.scoring import LabelScores, score_questions, verify_tree_attention
 from erc_llm.errors import ConfigError, ModelError, PromptError, RunError

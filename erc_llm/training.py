@@ -47,7 +47,7 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
         RunError: The run directory is taken, or holds a run of another configuration.
         CorpusError: There is nothing to train on.
     """
-    from erc_llm.decoding.calibration_file import prior_shift
+    from erc_llm.calibration.choose import prior_shift
     from erc_llm.predictor import check_fit, load_model, make_prompter
     from erc_llm.tuning.selection import check_selection
 

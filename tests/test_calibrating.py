@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from erc_llm.decoding.calibration_file import read_calibration
+from erc_llm.calibration.store import read_calibration
 from erc_llm.predictions import Correction, correct, read_predictions, write_predictions
 from erc_llm.runs.directory import read_run
 from tests.command_line import Command, refused

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from erc_llm.benchmarking import find_versions
-from erc_llm.decoding.calibration_file import read_calibration
+from erc_llm.calibration.store import read_calibration
 from erc_llm.errors import ConfigError, CorpusError
 from erc_llm.finalists import Finalists, read_finalists
 from erc_llm.predictions import Correction, read_predictions, write_predictions

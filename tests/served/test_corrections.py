@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from erc_llm.calibrating import calibrate_run, predict_selection
+from erc_llm.calibration.choose import prior_shift
 from erc_llm.corpus import read_corpus
-from erc_llm.decoding.calibration_file import prior_shift
 from erc_llm.errors import ConfigError
 from erc_llm.pipeline import predict
 from erc_llm.predictions import read_predictions

@@ -2,7 +2,7 @@
 
 In: a table of the selection split with gold labels and log-likelihoods, and the prior to calibrate on top of. Out: a
 `Calibration`. Choices are made on dialogues that the fit has not seen, because the targets of one dialogue are alike.
-Applying one is `erc_llm.predictions.correct`; storing it with a run is `erc_llm.decoding.calibration_file`.
+Applying one is `erc_llm.predictions.correct`; storing it with a run is `erc_llm.calibration.store`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from erc_llm import metrics
-from erc_llm.decoding.fitting import Fit, fit_decision, fit_scaling
+from erc_llm.calibration.fit import Fit, fit_decision, fit_scaling
 from erc_llm.errors import PredictionsError
 from erc_llm.predictions import Correction, Predictions, PriorShift, Scaling
 from erc_llm.predictions.correction import normalise, scored_rows

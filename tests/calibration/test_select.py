@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy.optimize import check_grad
 
 from erc_llm import metrics
-from erc_llm.decoding.calibration import Calibration, calibrate, table_hash
-from erc_llm.decoding.fitting import fit_decision, fit_scaling
+from erc_llm.calibration.fit import fit_decision, fit_scaling
+from erc_llm.calibration.select import Calibration, calibrate, table_hash
 from erc_llm.errors import PredictionsError
 from erc_llm.predictions import Correction, Predictions, PriorShift, correct
 from erc_llm.predictions.correction import normalise
@@ -216,7 +216,7 @@ def test_folds_are_whole_dialogues(monkeypatch: pytest.MonkeyPatch) -> None:
         sizes.append(int((seen > 0).sum()))
         return fit_scaling(scores, gold, strength, with_offsets)
 
-    monkeypatch.setattr("erc_llm.decoding.calibration.fit_scaling", spy)
+    monkeypatch.setattr("erc_llm.calibration.select.fit_scaling", spy)
     scores = np.column_stack([np.repeat(np.arange(12.0), 7), np.zeros((84, 3))])
     calibrate(scored(scores, np.arange(84) % 4, size=7))
     assert set(sizes) <= {10, 11, 12}

@@ -12,15 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from erc_llm.calibration.choose import choose_correction, parse_prior, prior_shift
+from erc_llm.calibration.select import Calibration, calibrate
+from erc_llm.calibration.store import read_calibration, write_calibration
 from erc_llm.config import RunConfig
-from erc_llm.decoding.calibration import Calibration, calibrate
-from erc_llm.decoding.calibration_file import (
-    choose_correction,
-    parse_prior,
-    prior_shift,
-    read_calibration,
-    write_calibration,
-)
 from erc_llm.errors import ConfigError, RunError
 from erc_llm.predictions import Correction, PriorShift
 from erc_llm.runs.directory import Run

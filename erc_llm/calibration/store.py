@@ -1,0 +1,95 @@
+"""A run's `calibration.json`, and what correction a run's predictions get.
+
+In: a run, and the prior and calibration asked for. Out: a `Correction`; or the file, which appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from erc_llm.calibration.select import Calibration
+from erc_llm.errors import RunError
+from erc_llm.files import write_text
+from erc_llm.runs.directory import Run
+from erc_llm.runs.manifest import Manifest
+from erc_llm.runs.provenance import versions
+
+CALIBRATION = "calibration.json"
+CALIBRATION_FORMAT = 1
+_IDENTITY = {
+    "run_id": "run",
+    "base_model_sha256": "a run on base model",
+    "template_sha256": "a run with template",
+    "train_sha256": "a run on train",
+}
+
+
+def write_calibration(run: Run, calibration: Calibration) -> Path:
+    """Store a calibration with its run; an older one is replaced.
+
+    Raises:
+        RunError: It cannot be written.
+    """
+    path = run.folder / CALIBRATION
+    head = {"format_version": CALIBRATION_FORMAT, "split": "selection", **_identity(run.manifest)}
+    content = head | asdict(calibration) | {"created_with": versions()}
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n", RunError)
+    return path
+
+
+def read_calibration(run: Run) -> Calibration:
+    """The calibration stored with a run.
+
+    Raises:
+        RunError: There is none, it is damaged or of another format, or it is of other labels or another run.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    path, again = run.folder / CALIBRATION, f"make it with `erc-llm calibrate {run.folder}`"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{path}: no such file; {again}") from None
+    except ValueError as error:
+        raise RunError(f"{path}: broken JSON ({error}), damaged or cut off; {again}") from None
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if version != CALIBRATION_FORMAT:
+        raise RunError(f"{path}: calibration format {version}, this version reads {CALIBRATION_FORMAT}; {again}")
+    try:
+        calibration = TypeAdapter(Calibration).validate_json(json.dumps(content), strict=True)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise RunError(f"{path}: {problems}; {again}") from None
+    if problem := _misfit(calibration, content, run.manifest):
+        raise RunError(f"{path}: {problem}; {again}")
+    return calibration
+
+
+def _identity(manifest: Manifest) -> dict[str, str | None]:
+    """What a calibration is of: the same id may be given to trainings of other weights or another corpus."""
+    return {name: getattr(manifest, name) for name in _IDENTITY}
+
+
+def _misfit(calibration: Calibration, content: Mapping[str, object], manifest: Manifest) -> str | None:
+    """Why a calibration, well-formed as JSON, is not one of this run."""
+    if calibration.labels != manifest.labels:
+        return f"is for the labels {', '.join(calibration.labels)}, the run has {', '.join(manifest.labels)}"
+    for name, own in _identity(manifest).items():
+        if name in content and content[name] != own:  # only the id in calibrations of before
+            return f"was fitted for {_IDENTITY[name]} {content[name]}, this is {own}"
+    prior = calibration.prior
+    if prior is not None and prior.training != manifest.training_prior:
+        return "takes back another prior than this run was trained with"
+    given = (calibration.offsets, calibration.decision_weights, None if prior is None else prior.wanted)
+    if any(values is not None and len(values) != len(manifest.labels) for values in given):
+        return f"expected {len(manifest.labels)} numbers, one per label, in every list"
+    if not 0 < calibration.temperature < np.inf or not np.isfinite(calibration.offsets).all():
+        return "expected a temperature above 0 and finite offsets"
+    if any(not 0 < weight < np.inf for weight in calibration.decision_weights or ()):
+        return "expected decision weights above 0"
+    return None
