@@ -20,8 +20,8 @@ from rich.console import Console
 from benchmarks.measure import Job, Result, peak_mb, ratio, run_alternating, speeds
 
 if TYPE_CHECKING:
-    from erc_llm.baselines.fitting import Fitting
     from erc_llm.baselines.inputs import Example
+    from erc_llm.baselines.loop import Fitting
 
 CACHED, END_TO_END = "EmoNet, batched, memory embedded once", "EmoNet, batched, end to end"
 PEER, COMPM = "EmoNet's inputs, CoMPM's way", "CoMPM's inputs, CoMPM's way"
@@ -61,12 +61,12 @@ def run(corpus: str, scenes: int, way: str, overrides: Sequence[str]) -> Result:
     """One measurement: a pass of optimizer steps, embedding of the memory included; loading and tokenising are not."""
     import tempfile
 
+    from erc_llm.baselines.baseline_config import load_baseline
     from erc_llm.baselines.batches import epoch_batches
-    from erc_llm.baselines.config import load_baseline
+    from erc_llm.baselines.build import build
     from erc_llm.baselines.emonet import reach_of
-    from erc_llm.baselines.fitting import Fitting
     from erc_llm.baselines.inputs import InputWriter
-    from erc_llm.baselines.loading import build
+    from erc_llm.baselines.loop import Fitting
     from erc_llm.baselines.training import plan_of, training_scenes
     from erc_llm.pipeline import open_corpus
 

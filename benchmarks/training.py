@@ -65,7 +65,7 @@ def run_tree(settings: Mapping[str, Any], scenes: int | None) -> Result:
     from erc_llm.trees.attention import ATTENTION, forest_logits
     from erc_llm.trees.forest import pack, rows_of
     from erc_llm.trees.likelihoods import answer_log_likelihoods
-    from erc_llm.tuning.schedule import plan
+    from erc_llm.tuning.order import plan
     from erc_llm.tuning.trainer import fit
 
     work = open_workload(settings, "train", scenes, ATTENTION)

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from erc_llm.baselines.config import BaselineConfig, load_baseline
+from erc_llm.baselines.baseline_config import BaselineConfig, load_baseline
 from erc_llm.config import RunConfig
 from erc_llm.runs.directory import read_run
 from erc_llm.runs.logs import SELECTION_LOG, read_lines

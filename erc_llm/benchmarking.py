@@ -197,7 +197,7 @@ def _answering(system: Finalist, version: Version, place: Place, console: Consol
 
 
 def _baselines(system: Finalist, source: str, version: Version, place: Place, console: Console) -> Iterator[_Answering]:
-    from erc_llm.baselines.config import load_baseline
+    from erc_llm.baselines.baseline_config import load_baseline
     from erc_llm.baselines.training import train_baseline
     from erc_llm.pipeline import open_corpus
 

@@ -13,7 +13,7 @@ from erc_llm.commands import open_console, quiet
 from erc_llm.errors import UserError
 
 if TYPE_CHECKING:
-    from erc_llm.baselines.config import BaselineConfig
+    from erc_llm.baselines.baseline_config import BaselineConfig
     from erc_llm.corpus import Corpus
 
 
@@ -36,7 +36,7 @@ def baseline(
     without_text: Annotated[bool, typer.Option("--without-text", help="Leave out what was said, to share it.")] = False,
 ) -> None:
     """Train an encoder baseline (encoder, CoMPM, EmoNet) and write its predictions; or run EmoNet's ablation."""
-    from erc_llm.baselines.config import load_baseline
+    from erc_llm.baselines.baseline_config import load_baseline
     from erc_llm.pipeline import open_corpus, say_oddities
 
     if ablate and predict:

@@ -98,7 +98,7 @@ def compare_with_baseline(
         console: Where to show it.
         overrides: `key=value`, on top of the packaged configuration `emonet`.
     """
-    from erc_llm.baselines.config import load_baseline
+    from erc_llm.baselines.baseline_config import load_baseline
     from erc_llm.baselines.training import train_baseline
     from erc_llm.evaluation.comparison import compare
     from erc_llm.evaluation.comparison_pages import write_comparison

@@ -20,8 +20,8 @@ from erc_llm.calibration.choose import Calibrated, Prior, choose_correction
 from erc_llm.config import RunConfig, override_scoring
 from erc_llm.corpus.dialogues import Corpus, Dialogue
 from erc_llm.corpus.labels import LabelSet
+from erc_llm.decoding.dialects import Constrain, Dialect, Scored, ServedAnswer, Written, dialect_of
 from erc_llm.decoding.scoring import LabelScores
-from erc_llm.decoding.served import Constrain, Dialect, Scored, ServedAnswer, Written, dialect_of
 from erc_llm.decoding.spelling import spelled_label
 from erc_llm.errors import ConfigError, RunError
 from erc_llm.models.endpoint import Endpoint, Request

@@ -31,8 +31,8 @@ from erc_llm.runs.provenance import commit, versions
 if TYPE_CHECKING:
     from erc_llm.prompting.prompter import Prompter
     from erc_llm.trees.tree import TokenTree
+    from erc_llm.tuning.order import Schedule
     from erc_llm.tuning.sampling import Asked, Sampler, Targets
-    from erc_llm.tuning.schedule import Schedule
 
 
 def train(config: RunConfig, *, resume: bool = False, console: Console | None = None) -> Run:
@@ -212,7 +212,7 @@ def _fit(
 
     from erc_llm.models.adapters import save_adapter
     from erc_llm.tuning.callbacks import CheckpointCallback, LogCallback, SelectionCallback
-    from erc_llm.tuning.schedule import plan
+    from erc_llm.tuning.order import plan
     from erc_llm.tuning.selection import evaluation_steps, score_figures
     from erc_llm.tuning.trainer import TrainingPlan, fit
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from erc_llm import config_files as config_module
-from erc_llm.baselines.config import load_baseline
+from erc_llm.baselines.baseline_config import load_baseline
 from erc_llm.config import RunConfig, load_config, override_scoring
 from erc_llm.errors import ConfigError
 

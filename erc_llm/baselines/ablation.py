@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.markdown import Markdown
 
-from erc_llm.baselines.config import BaselineConfig, SpeakerConfig
+from erc_llm.baselines.baseline_config import BaselineConfig, SpeakerConfig
 from erc_llm.baselines.emonet import ABLATION, AblationRow
 from erc_llm.baselines.runs import read_baseline_manifest
 from erc_llm.baselines.training import train_baseline

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from erc_llm.baselines.config import BaselineConfig, LossWeights, Switches
+from erc_llm.baselines.baseline_config import BaselineConfig, LossWeights, Switches
 from erc_llm.baselines.inputs import Reach
 
 

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from erc_llm.baselines.config import BaselineConfig, Kind, load_baseline
+from erc_llm.baselines.baseline_config import BaselineConfig, Kind, load_baseline
 from erc_llm.errors import RunError
 from erc_llm.files import remove_partials, write_text
 from erc_llm.runs.directory import other_recipe, refuse_other_sources

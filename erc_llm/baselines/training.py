@@ -16,13 +16,12 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from erc_llm.baselines.checkpoints import CHECKPOINT, WEIGHTS, keep_epoch, load_weights
-from erc_llm.baselines.config import BaselineConfig
+from erc_llm.baselines.baseline_config import BaselineConfig
+from erc_llm.baselines.build import LoadedBaseline, build
 from erc_llm.baselines.emonet import class_weights, reach_of
-from erc_llm.baselines.fitting import Fitting, Plan
+from erc_llm.baselines.inference import probabilities
 from erc_llm.baselines.inputs import Example, InputWriter, corpus_numbers
-from erc_llm.baselines.loading import LoadedBaseline, build
-from erc_llm.baselines.reading import probabilities
+from erc_llm.baselines.loop import Fitting, Plan
 from erc_llm.baselines.runs import (
     BaselineManifest,
     check_same_sources,
@@ -31,6 +30,7 @@ from erc_llm.baselines.runs import (
     write_baseline_manifest,
     write_speakers,
 )
+from erc_llm.baselines.weights import CHECKPOINT, WEIGHTS, keep_epoch, load_weights
 from erc_llm.corpus import Corpus, Dialogue
 from erc_llm.errors import CorpusError, RunError
 from erc_llm.files import write_text

@@ -19,10 +19,10 @@ from erc_llm.errors import PredictionsError
 from erc_llm.evaluation.calibration_report import reliability_bins
 from erc_llm.evaluation.contrasts import Contrasts, Side, contrasts, sides
 from erc_llm.evaluation.evidence import Agreement, CalibrationFigures, Comparison, Pair, RunFigures, SystemFigures
+from erc_llm.evaluation.example_scenes import who_wins_where
 from erc_llm.evaluation.leakage import manifest
 from erc_llm.evaluation.matching import Matched, Named, On, match
 from erc_llm.evaluation.report import FEW_DIALOGUES
-from erc_llm.evaluation.scenes import who_wins_where
 from erc_llm.evaluation.significance import mcnemar
 from erc_llm.evaluation.subgroups import factors
 from erc_llm.evaluation.systems import System, apart, group, short_names

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 
 from erc_llm.evaluation.contrasts import TITLES
 from erc_llm.evaluation.evidence import Comparison, Contrast, Pair, SystemFigures
+from erc_llm.evaluation.example_scenes import Example, Line
 from erc_llm.evaluation.leakage import Facet
-from erc_llm.evaluation.scenes import Example, Line
 from erc_llm.evaluation.sections import Block, Cell, Drawing, Section, Sheet, Style, grouped
 from erc_llm.evaluation.significance import DETECTABLE
 from erc_llm.metrics import FIGURES, INVALID_POLICY, Estimate

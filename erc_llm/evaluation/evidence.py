@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from erc_llm.evaluation.calibration_report import ReliabilityBin
+from erc_llm.evaluation.example_scenes import Scenes
 from erc_llm.evaluation.leakage import Facet
-from erc_llm.evaluation.scenes import Scenes
 from erc_llm.evaluation.significance import LEVEL
 from erc_llm.metrics import Estimate, Headline
 from erc_llm.published import HEADING, Reported

@@ -6,8 +6,8 @@ prompts, models or figures. A table that breaks its own rules (a doubled target,
 that do not sum to one) cannot be built, whether it comes from a model or from a file.
 """
 
+from erc_llm.predictions.corpus_columns import history_lengths
 from erc_llm.predictions.correction import Correction, PriorShift, Scaling, correct
-from erc_llm.predictions.history import history_lengths
 from erc_llm.predictions.storage import read_predictions, strip_text, write_predictions
 from erc_llm.predictions.table import FORMAT_VERSION, REQUIRED, Answer, Predictions, PredictionsInfo
 

@@ -16,7 +16,7 @@ from erc_llm.corpus.dialogues import Dialogue
 from erc_llm.corpus.speakers import GENERIC_NAMES
 from erc_llm.errors import PredictionsError
 from erc_llm.predictions.columns import KINDS, NullableTexts, Texts, column, plain
-from erc_llm.predictions.history import corpus_columns, history_lengths
+from erc_llm.predictions.corpus_columns import corpus_columns, history_lengths
 
 FORMAT_VERSION = 1
 REQUIRED = ("dialogue_id", "utterance_id", "predicted")

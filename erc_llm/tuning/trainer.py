@@ -31,7 +31,7 @@ from erc_llm.trees.likelihoods import answer_log_likelihoods
 from erc_llm.trees.tree import TokenTree
 from erc_llm.tuning.checkpoints import CHECKPOINTS, latest_checkpoint
 from erc_llm.tuning.objective import Objective, require_gold, target_losses, target_weights
-from erc_llm.tuning.schedule import Batch, Schedule
+from erc_llm.tuning.order import Batch, Schedule
 
 if TYPE_CHECKING:
     from peft import PeftModel

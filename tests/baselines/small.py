@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from erc_llm.baselines.config import BaselineConfig
+from erc_llm.baselines.baseline_config import BaselineConfig
 from erc_llm.baselines.emonet import reach_of
 from erc_llm.baselines.inputs import Example, InputWriter
 from erc_llm.baselines.training import TrainedBaseline, train_baseline

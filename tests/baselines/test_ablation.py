@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from erc_llm.baselines.ablation import measure
-from erc_llm.baselines.config import load_baseline
+from erc_llm.baselines.baseline_config import load_baseline
 from erc_llm.baselines.emonet import ABLATION
 from erc_llm.errors import PredictionsError
 from erc_llm.metrics import paired_difference

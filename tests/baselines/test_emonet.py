@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from erc_llm.baselines.checkpoints import trained as trained_weights
+from erc_llm.baselines.build import build
 from erc_llm.baselines.emonet import ABLATION, class_weights
-from erc_llm.baselines.fitting import Fitting, Plan
-from erc_llm.baselines.loading import build
+from erc_llm.baselines.loop import Fitting, Plan
+from erc_llm.baselines.weights import trained as trained_weights
 from erc_llm.published import reported_system
 from tests.baselines.small import QUIET, baseline_config, small_corpus, trained, writer_of
 from tests.tiny_models import TinyModel

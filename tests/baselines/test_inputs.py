@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from erc_llm.baselines.config import BaselineConfig
+from erc_llm.baselines.baseline_config import BaselineConfig
 from erc_llm.baselines.inputs import corpus_numbers
 from erc_llm.corpus import EMORYNLP, Corpus, Utterance
 from tests.baselines.small import baseline_config, changed, read_by, scene, small_corpus

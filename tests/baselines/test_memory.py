@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from erc_llm.baselines.baseline_config import BaselineConfig
 from erc_llm.baselines.batches import Padded, epoch_batches, pad
+from erc_llm.baselines.build import LoadedBaseline, build
 from erc_llm.baselines.compm import MemoryClassifier
-from erc_llm.baselines.config import BaselineConfig
+from erc_llm.baselines.inference import probabilities, snapshot_of
 from erc_llm.baselines.inputs import Example
-from erc_llm.baselines.loading import LoadedBaseline, build
 from erc_llm.baselines.memory import SpeakerMemory, take_snapshot, weights_of
-from erc_llm.baselines.reading import probabilities, snapshot_of
 from erc_llm.corpus.history import fading
 from tests.baselines.small import baseline_config, small_corpus, writer_of
 from tests.tiny_models import TinyModel

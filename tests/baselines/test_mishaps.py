@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from erc_llm.baselines import fitting
-from erc_llm.baselines.checkpoints import epoch_weights
-from erc_llm.baselines.config import BaselineConfig
-from erc_llm.baselines.fitting import Fitting
-from erc_llm.baselines.loading import build
+from erc_llm.baselines import loop as fitting
+from erc_llm.baselines.baseline_config import BaselineConfig
+from erc_llm.baselines.build import build
+from erc_llm.baselines.loop import Fitting
 from erc_llm.baselines.runs import read_baseline_manifest, write_baseline_manifest
+from erc_llm.baselines.weights import epoch_weights
 from erc_llm.errors import ModelError, RunError
 from erc_llm.models.encoders import load_encoder
 from erc_llm.predictions import read_predictions

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from erc_llm.baselines.config import BaselineConfig, load_baseline
+from erc_llm.baselines.baseline_config import BaselineConfig, load_baseline
 from erc_llm.baselines.inputs import corpus_numbers
 from erc_llm.baselines.runs import read_baseline_manifest, read_speakers, write_baseline_manifest
 from erc_llm.corpus import Utterance
@@ -234,7 +234,7 @@ def _train(text: str, folder: str, resume: bool, die_at: int | None) -> None:
 
     torch.set_num_threads(1)
     if die_at is not None:
-        from erc_llm.baselines.fitting import Fitting
+        from erc_llm.baselines.loop import Fitting
 
         original, left = Fitting.step, [die_at]
 

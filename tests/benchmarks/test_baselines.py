@@ -10,8 +10,8 @@ import torch
 from benchmarks import baselines
 from benchmarks.measure import Job, Result
 from benchmarks.report import sheets
-from erc_llm.baselines.fitting import Fitting, Plan
-from erc_llm.baselines.loading import build
+from erc_llm.baselines.build import build
+from erc_llm.baselines.loop import Fitting, Plan
 from tests.baselines.small import QUIET, baseline_config, small_corpus, writer_of
 from tests.tiny_models import TinyModel
 

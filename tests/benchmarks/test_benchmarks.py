@@ -37,7 +37,7 @@ from erc_llm.prompting.names import line_names
 from erc_llm.prompting.prompter import Prompter
 from erc_llm.prompting.templates import load_prompt
 from erc_llm.trees.attention import ATTENTION
-from erc_llm.tuning.schedule import plan
+from erc_llm.tuning.order import plan
 from erc_llm.tuning.trainer import TrainingPlan, fit
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import dialogue, tiny_config, write_corpus

@@ -19,7 +19,7 @@ from erc_llm.trees.attention import ATTENTION, forest_logits
 from erc_llm.trees.forest import pack
 from erc_llm.trees.likelihoods import answer_log_likelihoods
 from erc_llm.trees.tree import TokenTree
-from erc_llm.tuning.schedule import plan
+from erc_llm.tuning.order import plan
 from erc_llm.tuning.trainer import TrainingPlan, fit
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import dialogue

@@ -23,8 +23,8 @@ from erc_llm.prompting.templates import load_prompt
 from erc_llm.training import scene_sizes, target_sampler, training_trees
 from erc_llm.trees.forest import rows_of
 from erc_llm.trees.tree import TokenTree
+from erc_llm.tuning.order import Schedule, plan
 from erc_llm.tuning.sampling import Asked, Sampler, Targets, class_weights, draw
-from erc_llm.tuning.schedule import Schedule, plan
 from tests.prompting.scenes import decode
 from tests.tiny_models import chatml_tokenizer
 from tests.tiny_runs import dialogue

@@ -28,7 +28,7 @@ from erc_llm.training import train
 from erc_llm.trees.attention import ATTENTION
 from erc_llm.trees.tree import TokenTree
 from erc_llm.tuning.callbacks import SelectionCallback
-from erc_llm.tuning.schedule import Schedule, plan
+from erc_llm.tuning.order import Schedule, plan
 from erc_llm.tuning.trainer import TrainingPlan, fit
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import dialogue, tiny_config, write_corpus

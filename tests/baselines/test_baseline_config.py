@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from erc_llm.baselines.config import BaselineConfig, Switches, load_baseline
+from erc_llm.baselines.baseline_config import BaselineConfig, Switches, load_baseline
 from erc_llm.errors import ConfigError
 
 

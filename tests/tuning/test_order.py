@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from erc_llm.errors import ConfigError
-from erc_llm.tuning.schedule import Schedule, plan
+from erc_llm.tuning.order import Schedule, plan
 
 
 def _plan(sizes: list[int], *, parts: int, **rest: Any) -> Schedule:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from erc_llm.corpus.labels import EMORYNLP, LabelSet
-from erc_llm.decoding.served import Scored, Written, dialect_of, gbnf
+from erc_llm.decoding.dialects import Scored, Written, dialect_of, gbnf
 from erc_llm.errors import ConfigError, ModelError
 from erc_llm.models.endpoint import Endpoint
 from erc_llm.prompting.messages import PromptText, prompt_texts

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from erc_llm.evaluation.example_scenes import who_wins_where
 from erc_llm.evaluation.matching import Matched, match
-from erc_llm.evaluation.scenes import who_wins_where
 from tests.evaluation.compared_tables import LABELS, SIZE, changed, named, table
 
 NAMES = ("one", "other")

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from erc_llm.baselines.batches import pad, reading_batches
+from erc_llm.baselines.build import LoadedBaseline
 from erc_llm.baselines.compm import MemoryClassifier
 from erc_llm.baselines.inputs import Example
-from erc_llm.baselines.loading import LoadedBaseline
 from erc_llm.baselines.memory import Snapshot, take_snapshot
 from erc_llm.metrics import Floats, confusion, negative_log_likelihood, scores_from_confusion
 

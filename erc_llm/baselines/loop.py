@@ -20,7 +20,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from erc_llm.baselines.batches import epoch_batches, pad, steps_per_epoch
-from erc_llm.baselines.checkpoints import (
+from erc_llm.baselines.build import LoadedBaseline
+from erc_llm.baselines.compm import MemoryClassifier, new_parameters, pretrained_parameters
+from erc_llm.baselines.inference import figures, probabilities, snapshot_of
+from erc_llm.baselines.inputs import Example
+from erc_llm.baselines.memory import Snapshot, take_snapshot
+from erc_llm.baselines.weights import (
     CHECKPOINT,
     WEIGHTS,
     Position,
@@ -31,11 +36,6 @@ from erc_llm.baselines.checkpoints import (
     save_checkpoint,
     save_weights,
 )
-from erc_llm.baselines.compm import MemoryClassifier, new_parameters, pretrained_parameters
-from erc_llm.baselines.inputs import Example
-from erc_llm.baselines.loading import LoadedBaseline
-from erc_llm.baselines.memory import Snapshot, take_snapshot
-from erc_llm.baselines.reading import figures, probabilities, snapshot_of
 from erc_llm.errors import RunError
 from erc_llm.runs.logs import SELECTION_LOG, TRAINING_LOG, append_line, rewind_log
 
@@ -45,7 +45,7 @@ _LINES = 20  # of progress in a whole training, where there is no terminal
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The numbers of a training; see `erc_llm.baselines.config.BaselineTraining` for what they mean.
+    """The numbers of a training; see `erc_llm.baselines.baseline_config.BaselineTraining` for what they mean.
 
     Attributes:
         new_learning_rate: Of the layers that start at random.

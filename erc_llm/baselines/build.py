@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from erc_llm.baselines.baseline_config import BaselineConfig
 from erc_llm.baselines.compm import MemoryClassifier
-from erc_llm.baselines.config import BaselineConfig
 from erc_llm.baselines.encoder import ContextClassifier, TextEncoder
 from erc_llm.baselines.memory import SpeakerMemory
 from erc_llm.errors import ConfigError, ModelError
