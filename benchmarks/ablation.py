@@ -84,16 +84,16 @@ def arm_config(arms: Arms, name: str, corpus: str, out: Path) -> RunConfig:
 
 def sizes_of(config: RunConfig) -> list[list[int]]:
     """(epochs, scenes) tokens of each training scene, as its training counts them."""
+    from erc_llm.build import build_prompter
     from erc_llm.models.loading import load_tokenizer
-    from erc_llm.pipeline import open_corpus
-    from erc_llm.predictor import make_prompter
-    from erc_llm.run_sources import read_confusion
-    from erc_llm.training import scene_sizes, target_sampler, training_scenes, training_trees
+    from erc_llm.recipes.data import open_corpus
+    from erc_llm.recipes.run_inputs import read_confusion
+    from erc_llm.recipes.train import scene_sizes, target_sampler, training_scenes, training_trees
 
     labels = config.label_set()
     corpus = open_corpus(config.corpus, labels)
     scenes = training_scenes(corpus, config.training.max_scenes, config.seed)
-    prompter = make_prompter(config, labels, load_tokenizer(config.model.base), past=corpus)
+    prompter = build_prompter(config, labels, load_tokenizer(config.model.base), past=corpus)
     trees_of = training_trees(config, scenes, prompter, read_confusion(config.state, corpus))
     sampler = target_sampler(config.sampling, scenes, labels, config.seed)
     return scene_sizes(trees_of, [sampler.asked(epoch) for epoch in range(math.ceil(config.training.epochs))])
@@ -121,10 +121,10 @@ def run_arm(
 
     With more than one order of the labels, the split is predicted by their mean as well; that needs the arm's adapter.
     """
-    from erc_llm.pipeline import open_to_predict, predict
     from erc_llm.predictions import write_predictions
     from erc_llm.predictor import load
-    from erc_llm.training import train
+    from erc_llm.recipes.predict import open_to_predict, predict
+    from erc_llm.recipes.train import train
 
     wanted = dict.fromkeys(((SELECTION, 1), (split, 1), (split, orders)))
     missing = [(part, k) for part, k in wanted if not _table(out / name, part, k).is_file()]

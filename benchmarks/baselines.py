@@ -68,7 +68,7 @@ def run(corpus: str, scenes: int, way: str, overrides: Sequence[str]) -> Result:
     from erc_llm.baselines.inputs import InputWriter
     from erc_llm.baselines.loop import Fitting
     from erc_llm.baselines.training import plan_of, training_scenes
-    from erc_llm.pipeline import open_corpus
+    from erc_llm.recipes.data import open_corpus
 
     config = load_baseline("emonet", [f"corpus.path={corpus}", *overrides])
     read = open_corpus(config.corpus, config.label_set())

@@ -113,11 +113,11 @@ def run_draws(settings: Mapping[str, Any], scenes: int | None) -> Result:
     """Seconds of drawing an epoch's targets, and of that epoch at the speed measured on some of its scenes."""
     from benchmarks.training import run_tree
     from benchmarks.workload import read_config
+    from erc_llm.build import build_prompter
     from erc_llm.config import SamplingConfig
     from erc_llm.models.loading import load_tokenizer
-    from erc_llm.pipeline import open_corpus
-    from erc_llm.predictor import make_prompter
-    from erc_llm.training import scene_sizes, target_sampler, training_scenes, training_trees
+    from erc_llm.recipes.data import open_corpus
+    from erc_llm.recipes.train import scene_sizes, target_sampler, training_scenes, training_trees
 
     trained = run_tree(settings, scenes)
     config = read_config(Settings(**{**settings, "overrides": tuple(settings["overrides"])}))
@@ -129,7 +129,7 @@ def run_draws(settings: Mapping[str, Any], scenes: int | None) -> Result:
         began = time.perf_counter()
         asked = sampler.asked(epoch)
         times.append(time.perf_counter() - began)
-    prompter = make_prompter(config, labels, load_tokenizer(config.model.base))
+    prompter = build_prompter(config, labels, load_tokenizer(config.model.base))
     [sizes] = scene_sizes(training_trees(config, dialogues, prompter, None), [asked])
     return {
         "seconds": trained["seconds"],

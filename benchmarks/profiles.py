@@ -68,16 +68,16 @@ def run(settings: Mapping[str, Any], profile: Mapping[str, str], times: int) -> 
     With an encoder, `seconds` are those of a second time over, when every text has been embedded, and
     `embedding_seconds` are what the first time took more: loading it, embedding lines and what they are compared with.
     """
+    from erc_llm.build import build_profiler
     from erc_llm.config import CorpusConfig, load_config
-    from erc_llm.pipeline import open_corpus
-    from erc_llm.profiling import make_profiler
+    from erc_llm.recipes.data import open_corpus
 
     config = load_config(settings["config"], settings["overrides"])
     corpus = open_corpus(CorpusConfig(path=settings["corpus"]), config.label_set())
     told = _told_over(corpus, times)
     before = resident_mb(getrusage(RUSAGE_SELF))
     began = time.perf_counter()
-    profiler = make_profiler(config.profile.model_copy(update=dict(profile)), told, seed=config.seed)
+    profiler = build_profiler(config.profile.model_copy(update=dict(profile)), told, seed=config.seed)
     profiles = sum(len(profiler.profiles(dialogue)) for dialogue in told.dialogues())
     first = seconds = time.perf_counter() - began
     if "encoder" in profile:

@@ -30,16 +30,16 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from erc_llm.build import build_prompter
 from erc_llm.config import ScoringConfig, load_config
 from erc_llm.corpus.dialogues import Dialogue
 from erc_llm.errors import ErcError, UserError
 from erc_llm.files import write_text
 from erc_llm.models.loading import LoadedModel, load_base_model, resolve_base_model
-from erc_llm.pipeline import open_corpus
 from erc_llm.predictions import Predictions, read_predictions
-from erc_llm.predictor import make_prompter
 from erc_llm.prompting.messages import PromptText, prompt_texts
 from erc_llm.prompting.prompter import Prompter
+from erc_llm.recipes.data import open_corpus
 
 NEEDED = ("fastapi", "uvicorn")  # of transformers[serving], beyond what erc-llm[endpoint] brings
 _RECEIVED = "[Request received]"  # the server logs it for every prompt
@@ -281,7 +281,7 @@ def compare(base: str, corpus: str, split: str, template: str, python: str, fold
     with transformers_serve(model, folder / "server.log", python) as server:
         asked = ask_twice(server, path, corpus, split, targets)
     loaded = load_base_model(config.model.base, precision="fp32", device="cpu", attention="sdpa")
-    prompter = make_prompter(config, data.labels, loaded.tokenizer)
+    prompter = build_prompter(config, data.labels, loaded.tokenizer)
     others, flips = find_flips(loaded, prompter, dialogues, asked.whole)
     return Report(
         model=loaded.description,

@@ -56,12 +56,12 @@ def open_workload(settings: Mapping[str, Any], split: str, scenes: int | None, a
         scenes: How many, drawn by the configuration's seed; None: all.
         attention: transformers' `attn_implementation`.
     """
+    from erc_llm.build import build_prompter
     from erc_llm.models.adapters import load_adapter
     from erc_llm.models.loading import load_base_model
-    from erc_llm.pipeline import open_corpus
-    from erc_llm.predictor import make_prompter
+    from erc_llm.recipes.data import open_corpus
+    from erc_llm.recipes.train import training_scenes
     from erc_llm.runs.directory import read_run
-    from erc_llm.training import training_scenes
 
     options = Settings(**{**settings, "overrides": tuple(settings.get("overrides", ()))})
     config = read_config(options)
@@ -79,7 +79,7 @@ def open_workload(settings: Mapping[str, Any], split: str, scenes: int | None, a
         device=model.device,
         attention=attention,
     )
-    prompter = make_prompter(config, labels, loaded.tokenizer)
+    prompter = build_prompter(config, labels, loaded.tokenizer)
     if options.run is not None and split != "train":
         loaded = replace(loaded, model=load_adapter(loaded.model, read_run(Path(options.run)).adapter))
     return Workload(config, loaded, prompter, dialogues)

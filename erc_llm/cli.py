@@ -94,17 +94,17 @@ def render(
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, as for train.")] = None,
 ) -> None:
     """A prompt exactly as the model gets it, trained tokens highlighted, with token counts."""
+    from erc_llm.build import build_prompter
     from erc_llm.config import load_config
     from erc_llm.models.loading import load_tokenizer
-    from erc_llm.pipeline import hide_selection
-    from erc_llm.predictor import make_prompter
     from erc_llm.prompting.display import print_prompt
+    from erc_llm.recipes.data import hide_selection
 
     loaded = load_config(config, overrides or [])
     section = loaded.corpus.model_copy(update={"path": corpus, "heal_from": heal_from})
     read = hide_selection(open_section(section, loaded, cut_selection=False), section)
     quiet()
-    prompter = make_prompter(loaded, loaded.label_set(), load_tokenizer(loaded.model.base), past=read)
+    prompter = build_prompter(loaded, loaded.label_set(), load_tokenizer(loaded.model.base), past=read)
     print_prompt(prompter, read, dialogue, utterance, tokens, open_console())
 
 
@@ -122,8 +122,8 @@ def profile(
 ) -> None:
     """What prompts say of each speaker's past: every profile as a row, or one with a time line of emotions."""
     from erc_llm.config import load_config
-    from erc_llm.pipeline import hide_selection, say_oddities
     from erc_llm.profile_view import check_asked, find_scene, open_view
+    from erc_llm.recipes.data import hide_selection, say_oddities
 
     check_asked(out, split, speaker, at)
     loaded, console = load_config(config, overrides or []), open_console()
@@ -153,7 +153,7 @@ def train(
     loaded = load_config(config, overrides or [])
     quiet()
     from erc_llm.models.devices import leave_processes
-    from erc_llm.training import train as run_training
+    from erc_llm.recipes.train import train as run_training
 
     try:
         run = run_training(loaded, resume=resume, console=open_console())
@@ -172,7 +172,7 @@ def average(
     out: Annotated[Path, typer.Option(help="The new run directory.")],
 ) -> None:
     """One adapter, the mean of several runs' updates, which answers about as well as their mean answers would."""
-    from erc_llm.averaging import average_runs
+    from erc_llm.recipes.average import average_runs
     from erc_llm.runs.directory import read_run
 
     made = average_runs([read_run(run) for run in runs], out)

@@ -37,7 +37,7 @@ def baseline(
 ) -> None:
     """Train an encoder baseline (encoder, CoMPM, EmoNet) and write its predictions; or run EmoNet's ablation."""
     from erc_llm.baselines.baseline_config import load_baseline
-    from erc_llm.pipeline import open_corpus, say_oddities
+    from erc_llm.recipes.data import open_corpus, say_oddities
 
     if ablate and predict:
         raise UserError("--ablate: scores one split, named by --split; leave out --predict")

@@ -1,6 +1,6 @@
 """The command `benchmark`; `erc_llm.cli` puts it beside the others.
 
-Thin over `erc_llm.benchmarking`; heavy libraries are imported inside.
+Thin over `erc_llm.recipes.benchmark`; heavy libraries are imported inside.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def benchmark(
     without_text: Annotated[bool, typer.Option("--without-text", help="Leave out what was said, to share it.")] = False,
 ) -> None:
     """Train the finalists, or take them where they are trained, score every split that is there, and compare."""
-    from erc_llm.benchmarking import Place, find_versions, run_benchmark
-    from erc_llm.finalists import read_finalists
+    from erc_llm.recipes.benchmark import Place, find_versions, run_benchmark
+    from erc_llm.recipes.benchmark_config import read_finalists
 
     finalists = read_finalists(name)
     place = Place(find_versions(data, finalists), runs or out / "runs", out, not without_text)

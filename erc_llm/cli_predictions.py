@@ -17,7 +17,7 @@ from erc_llm.errors import UserError
 if TYPE_CHECKING:
     from erc_llm.corpus import Corpus
     from erc_llm.predictions import Predictions
-    from erc_llm.served_predictions import ServedModel
+    from erc_llm.recipes.predict_served import ServedModel
 
 SERVED = "A model behind an OpenAI-compatible server"
 PriorOption = Annotated[
@@ -81,7 +81,7 @@ def predict(
     """Label a split and write the predictions table, or label lines one by one."""
     from erc_llm.calibration.choose import parse_prior
     from erc_llm.config import override_scoring
-    from erc_llm.pipeline import find_source, open_to_predict, predict_on_console
+    from erc_llm.recipes.predict import find_source, open_to_predict, predict_on_console
     from erc_llm.runs.directory import read_run
 
     quiet()
@@ -109,7 +109,7 @@ def predict(
     if corpus is not None or not interactive:
         read = open_to_predict(config, corpus, heal_from, None if interactive else split, open_console())
     if server is not None and read is not None:
-        from erc_llm.served_predictions import open_served
+        from erc_llm.recipes.predict_served import open_served
 
         served = open_served(
             found,
@@ -148,9 +148,9 @@ def calibrate(
 ) -> None:
     """Fit a calibration on the selection split, chosen by cross-validation over dialogues; stored with the run."""
     quiet()
-    from erc_llm.calibrating import calibrate_run, predict_selection
     from erc_llm.calibration.choose import parse_prior, prior_shift
     from erc_llm.predictions import read_predictions
+    from erc_llm.recipes.calibrate import calibrate_run, predict_selection
     from erc_llm.runs.directory import read_run
 
     if corpus is not None and predictions is not None:
@@ -179,7 +179,7 @@ def _check_served(decode: str | None, abstain_below: float | None, label_scores:
 def _predict_served(
     served: ServedModel, read: Corpus, split: str, out: Path, below: float | None, without_text: bool
 ) -> None:
-    from erc_llm.served_predictions import predict_on_console, tell_answers
+    from erc_llm.recipes.predict_served import predict_on_console, tell_answers
 
     console, journal = open_console(), served.journal(out, read, split)
     table = predict_on_console(served, read, split, journal, console)

@@ -21,7 +21,7 @@ HealFrom = Annotated[str | None, typer.Option(help="Original EmoryNLP files, to 
 
 def open_section(section: CorpusConfig, config: RunConfig, cut_selection: bool) -> Corpus:
     """The corpus that a section names, with the configuration's labels."""
-    from erc_llm.pipeline import open_corpus
+    from erc_llm.recipes.data import open_corpus
 
     return open_corpus(section, config.label_set(), cut_selection=cut_selection)
 

@@ -14,35 +14,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from erc_llm.build import build_model, build_prompter, check_fit
 from erc_llm.calibration.choose import Calibrated, Prior, choose_correction
 from erc_llm.config import RunConfig, override_scoring
 from erc_llm.corpus.dialogues import Corpus, Dialogue, Utterance
 from erc_llm.corpus.labels import LabelSet
 from erc_llm.decoding.answers import Answered, Writer, answer_scenes
 from erc_llm.decoding.scenes import mean_score, score_scenes
-from erc_llm.decoding.scoring import LabelScores, score_questions, verify_tree_attention
-from erc_llm.errors import ConfigError, ModelError, PromptError, RunError
+from erc_llm.decoding.scoring import LabelScores, score_questions
+from erc_llm.errors import ConfigError, ModelError, RunError
 from erc_llm.models.adapters import load_adapter
 from erc_llm.models.devices import keep_freed_memory
-from erc_llm.models.loading import LoadedModel, load_base_model
+from erc_llm.models.loading import LoadedModel
 from erc_llm.predictions import Correction
-from erc_llm.profiles.invented_names import InventedNames
-from erc_llm.profiling import make_profiler
-from erc_llm.prompting.prompter import Prompter, PromptOptions, Scene, scoring_orders
-from erc_llm.prompting.templates import load_prompt
+from erc_llm.prompting.prompter import Scene, scoring_orders
 from erc_llm.runs.directory import Run, read_run
 from erc_llm.runs.manifest import FINISHED
-from erc_llm.trees.attention import ATTENTION
 from erc_llm.trees.tree import TokenTree, TreeBuilder
 from erc_llm.trees.windows import WindowCutter
 
 if TYPE_CHECKING:
-    from transformers import DynamicCache, PreTrainedTokenizerBase
-
-    from erc_llm.profiles.profiler import Profiler
-
-# Packed and plain forwards sum in another order; in nats, several times what was seen.
-_TOLERANCE = {"float32": 1e-2, "bfloat16": 1.0, "float16": 0.5}
+    from transformers import DynamicCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +87,7 @@ class Predictor:
         self.loaded = loaded
         self.run = run
         self.correction = Correction() if correction is None else correction
-        self.prompter = make_prompter(config, labels, loaded.tokenizer, None if run is None else run.template, past)
+        self.prompter = build_prompter(config, labels, loaded.tokenizer, None if run is None else run.template, past)
         check_fit(self.prompter, loaded, self._writes)
 
     def scores(
@@ -235,87 +227,6 @@ class LiveSession:
         return builder.build()
 
 
-def make_prompter(
-    config: RunConfig,
-    labels: LabelSet,
-    tokenizer: PreTrainedTokenizerBase,
-    template: Path | None = None,
-    past: Corpus | None = None,
-    on_notes: Callable[[int, int], None] | None = None,
-    profiler: Profiler | None = None,
-) -> Prompter:
-    """The prompter a configuration describes.
-
-    Args:
-        config: The configuration.
-        labels: The label set.
-        tokenizer: The base model's.
-        template: A run's own copy of the template, which goes before the configuration's.
-        past: Conversations from which speaker profiles are written; without them nobody was seen before. Also where
-            the names are from that `prompt.names=invented` replaces.
-        on_notes: Gets how many notes on speakers are written, and how many there will be.
-        profiler: Writes the profiles, where the caller has one on the same conversations already.
-
-    Raises:
-        ConfigError: Names are to be replaced and there is no corpus to find them in.
-        PromptError: The template cannot show what the configuration asks for.
-    """
-    if config.prompt.names == "invented" and past is None:
-        raise ConfigError(
-            "prompt.names=invented: the names to replace are those of a corpus, and none is given; name one: "
-            "`erc-llm predict RUN CORPUS`, or `erc_llm.predictor.load(run, past=corpus)`"
-        )
-    profile = config.profile
-    options = PromptOptions(
-        config.prompt.context, config.prompt.names, config.prompt.trunk_budget, profile.placement, profile.budget
-    )
-    source = config.prompt.template if template is None else str(template)
-    past = past or Corpus("nothing", "own", labels, {})
-    known = None
-    if profile.writer != "none":
-        known = (profiler or make_profiler(profile, past, seed=config.seed, on_progress=on_notes)).sentences
-    renamed = InventedNames(past, config.corpus.aliases) if config.prompt.names == "invented" else None
-    prompter = Prompter(tokenizer, load_prompt(source), labels, options, known, renamed)
-    if config.state.source != "none" and prompter.question_ids(1, "Ada", "") == prompter.question_ids(
-        1, "Ada", "", "Ada was sad"
-    ):
-        raise PromptError(f"prompt '{prompter.template.name}': its question does not show `state`; add it to the block")
-    return prompter
-
-
-def check_fit(prompter: Prompter, loaded: LoadedModel, written: int = 0) -> None:
-    """Refuse a model that these prompts, and so many tokens of free text behind them, do not fit.
-
-    Raises:
-        ConfigError: The trunk budget, with instruction, question and answer, exceeds the positions of the model.
-        ModelError: The model does not run token trees: a packed forward differs from a plain one.
-    """
-    positions = getattr(loaded.model.config, "max_position_embeddings", None)
-    question = sum(len(ids) for _, ids in prompter.question_ids(1, "somebody", ""))
-    around = len(prompter.head_ids(prompter.labels.names)) + question + max(map(len, prompter.answer_ids)) + written
-    budget = prompter.options.trunk_budget
-    if positions is not None and budget + around > positions:
-        raise ConfigError(
-            f"prompt.trunk_budget: {budget} tokens of lines and {around} around them exceed the {positions} positions "
-            f"of {loaded.name}; use at most {positions - around}"
-        )
-    probe = Dialogue("probe", (Utterance("1", ("Ada",), "Hello."), Utterance("2", ("Ben",), "Oh, it is you.")))
-    tolerance = _TOLERANCE.get(str(loaded.dtype).removeprefix("torch."), 1.0)
-    verify_tree_attention(loaded.model, prompter.trees(probe, "all")[0], tolerance)
-
-
-def load_model(config: RunConfig) -> LoadedModel:
-    """The base model a configuration names, ready for token trees."""
-    model = config.model
-    return load_base_model(
-        model.base,
-        precision=model.precision,
-        quantisation=None if model.quantisation == "none" else model.quantisation,
-        device=model.device,
-        attention=ATTENTION,
-    )
-
-
 def load(
     source: str | Path | RunConfig,
     past: Corpus | None = None,
@@ -345,7 +256,7 @@ def load(
     if isinstance(source, RunConfig):
         config = override_scoring(source, overrides)
         correction = _correction(None, config, prior, calibration)
-        return Predictor(config, config.label_set(), load_model(config), past=past, correction=correction)
+        return Predictor(config, config.label_set(), build_model(config), past=past, correction=correction)
     folder = Path(source)
     if (folder / "adapter_config.json").is_file() and (folder.parent / "manifest.json").is_file():
         folder = folder.parent
@@ -356,7 +267,7 @@ def load(
         raise RunError(f"{run.template}: missing; restore the prompt template this adapter was trained with")
     config = override_scoring(run.config, overrides)
     correction = _correction(run, config, prior, calibration)  # a mistake in it is told before the model is loaded
-    loaded = load_model(config)
+    loaded = build_model(config)
     expected = run.manifest.base_model_sha256
     if loaded.weights_sha256 != expected:
         raise ModelError(

@@ -186,9 +186,8 @@ def open_view(
         ask_server: Whether missing notes may be asked of the configuration's server.
         allow_remote: Whether that may be another machine.
     """
+    from erc_llm.build import build_profiler, build_prompter
     from erc_llm.models.loading import load_tokenizer
-    from erc_llm.predictor import make_prompter
-    from erc_llm.profiling import make_profiler
 
     if config.profile.writer == "none":
         config = config.model_copy(update={"profile": config.profile.model_copy(update={"writer": "statistics"})})
@@ -200,7 +199,7 @@ def open_view(
         def on_notes(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total, visible=True)
 
-        profiler = make_profiler(
+        profiler = build_profiler(
             profile,
             corpus,
             seed=config.seed,
@@ -208,7 +207,7 @@ def open_view(
             allow_remote=allow_remote,
             on_progress=on_notes,
         )
-        prompter = make_prompter(config, corpus.labels, tokenizer, past=corpus, profiler=profiler)
+        prompter = build_prompter(config, corpus.labels, tokenizer, past=corpus, profiler=profiler)
     writer = profile.writer if profile.control == "none" else f"{profile.writer} ({profile.control})"
     view = ProfileView(corpus, prompter, profiler, writer)
     untimed = [dialogue.id for dialogue in corpus.dialogues() if dialogue.time is None]

@@ -12,8 +12,8 @@ from rich.console import Console
 from erc_llm.config import RunConfig, load_config
 from erc_llm.corpus import Corpus
 from erc_llm.demo import SPLIT, compare_with_baseline
-from erc_llm.pipeline import open_corpus
 from erc_llm.predictions import Answer, Predictions, PredictionsInfo, read_predictions
+from erc_llm.recipes.data import open_corpus
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import as_json, dialogue, write_corpus
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from erc_llm.build import build_model
 from erc_llm.config import RunConfig
 from erc_llm.corpus.dialogues import EVERYONE, Corpus, Dialogue, Utterance
 from erc_llm.corpus.labels import EMORYNLP
@@ -17,10 +18,10 @@ from erc_llm.errors import ConfigError, ModelError, RunError
 from erc_llm.files import write_text
 from erc_llm.models.adapters import attach_lora, save_adapter
 from erc_llm.models.loading import LoadedModel
-from erc_llm.pipeline import predict
 from erc_llm.predictions import Correction, PriorShift, Scaling
-from erc_llm.predictor import LabelledUtterance, Predictor, load, load_model
+from erc_llm.predictor import LabelledUtterance, Predictor, load
 from erc_llm.prompting.templates import load_prompt
+from erc_llm.recipes.predict import predict
 from erc_llm.runs.manifest import Manifest, write_manifest
 from tests.prompting.scenes import SPEAKERS, dialogue_of, hostile_texts, scene
 from tests.tiny_models import TinyModel
@@ -49,7 +50,7 @@ def tiny(
 
 @pytest.fixture(scope="module")
 def loaded(tiny: TinyModel) -> LoadedModel:
-    return load_model(config_of(tiny))
+    return build_model(config_of(tiny))
 
 
 def predictor_of(tiny: TinyModel, loaded: LoadedModel, trunk_budget: int = 2048, tokens: int = 4096) -> Predictor:
@@ -92,7 +93,7 @@ _CHATML: list[Predictor] = []
 def chatml_predictor(tiny: TinyModel) -> Predictor:
     """One predictor with a small trunk budget for all examples; its model is only read."""
     if not _CHATML:
-        _CHATML.append(predictor_of(tiny, load_model(config_of(tiny)), trunk_budget=64))
+        _CHATML.append(predictor_of(tiny, build_model(config_of(tiny)), trunk_budget=64))
     return _CHATML[0]
 
 
@@ -200,7 +201,7 @@ def make_run(folder: Path, tiny: TinyModel, **changed: Any) -> None:
     import torch
 
     config = config_of(tiny, name=folder.name)
-    loaded = load_model(config)
+    loaded = build_model(config)
     adapted = attach_lora(loaded.model, rank=2, alpha=4, dropout=0.0, seed=1)
     with torch.no_grad():
         for name, weight in adapted.named_parameters():

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from erc_llm.build import build_prompter
 from erc_llm.config import load_config
 from erc_llm.corpus import EMORYNLP, Dialogue, Utterance
 from erc_llm.corpus.history import PastScene
-from erc_llm.pipeline import open_corpus
-from erc_llm.predictor import make_prompter
 from erc_llm.profile_view import ProfileRow, time_line
+from erc_llm.recipes.data import open_corpus
 from tests.command_line import Command, refused
 from tests.prompting.scenes import decode
 from tests.tiny_models import TinyModel
@@ -79,7 +79,7 @@ def test_rows_are_what_prompts_hold(
     assert profile(corpus, "--out", tmp_path / "p.jsonl", *overrides).code == 0
     loaded = load_config(config, overrides)
     read = open_corpus(loaded.corpus, EMORYNLP)
-    prompter = make_prompter(loaded, EMORYNLP, tiny_llama.tokenizer, past=read)
+    prompter = build_prompter(loaded, EMORYNLP, tiny_llama.tokenizer, past=read)
     held = []
     for scene in read.dialogues():
         for tree in prompter.trees(scene, "all"):
@@ -384,5 +384,5 @@ def test_the_model_itself_is_never_loaded(profile: Command, corpus: Path, monkey
     def forbidden(*_: object, **__: object) -> None:
         raise AssertionError("the tokenizer is enough")
 
-    monkeypatch.setattr("erc_llm.predictor.load_base_model", forbidden)
+    monkeypatch.setattr("erc_llm.build.load_base_model", forbidden)
     assert profile(corpus, "--speaker", INES, "--at", "s2_1").code == 0

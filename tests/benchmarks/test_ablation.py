@@ -96,7 +96,7 @@ def test_orders_of_the_labels_are_averaged_in_scoring_alone(
     path, corpus, out = small
     command = [str(path), "none", "--corpus", str(corpus), "--out", str(out)]
     assert main(command) == 0
-    monkeypatch.setattr("erc_llm.training._fit", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("erc_llm.recipes.train._fit", lambda *_: pytest.fail("trained again"))
     assert main([*command, "--orders", "3"]) == 0
     rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert [row[0] for row in rows[-2:]] == ["none", "none, mean of 3 label orders"]
@@ -109,7 +109,7 @@ def test_an_interrupted_arm_goes_on(small: tuple[Path, Path, Path], monkeypatch:
     path, corpus, out = small
     arms, console = read_arms(path), Console(quiet=True)
     with monkeypatch.context() as context:
-        context.setattr("erc_llm.pipeline.predict", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        context.setattr("erc_llm.recipes.predict.predict", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run_arm(arms, "none", str(corpus), out, console)
     assert as_table(arms, out).count("\n") == 1, "an arm without predictions is not finished"

@@ -37,7 +37,7 @@ def finished(tiny_llama: TinyModel, corpus: Path, tmp_path_factory: pytest.TempP
     """A run directory, trained once; do not change it."""
     from rich.console import Console
 
-    from erc_llm.training import train
+    from erc_llm.recipes.train import train
 
     output = tmp_path_factory.mktemp("runs")
     return train(tiny_config(tiny_llama, corpus, output), console=Console(quiet=True)).folder

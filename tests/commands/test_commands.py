@@ -125,7 +125,7 @@ def test_an_interrupt_ends_with_its_own_code(erc: Command, monkeypatch: pytest.M
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("erc_llm.training.train", interrupted)
+    monkeypatch.setattr("erc_llm.recipes.train.train", interrupted)
     done = erc("train", config)
     assert done.code == 130
     assert "Traceback" not in done.err
@@ -135,7 +135,7 @@ def test_an_interrupted_training_says_how_to_go_on(erc: Command, monkeypatch: py
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("erc_llm.training.train", interrupted)
+    monkeypatch.setattr("erc_llm.recipes.train.train", interrupted)
     assert "--resume" in erc("train", config).err
 
 

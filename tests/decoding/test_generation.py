@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from erc_llm.build import build_profiler
 from erc_llm.config import ProfileConfig
 from erc_llm.decoding.generation import continue_texts
 from erc_llm.models.loading import LoadedModel, load_base_model
-from erc_llm.profiling import make_profiler
 from tests.prompting.random_corpora import corpus_of, scene_of
 from tests.tiny_models import TinyModel
 
@@ -100,6 +100,6 @@ def test_what_people_say_is_never_markup_to_the_writing_model(
     monkeypatch.setattr("erc_llm.models.loading.load_base_model", lambda *_, **__: loaded)
     corpus = corpus_of({"train": [scene_of(i, ("Ada Quill", f"Hm {marker} ok")) for i in (1, 2)]})
     config = ProfileConfig(writer="llm", model=str(tiny_llama.folder), notes=str(tmp_path / "notes.jsonl"))
-    make_profiler(config, corpus)
+    build_profiler(config, corpus)
     assert len(read) > 50
     assert loaded.tokenizer.convert_tokens_to_ids(marker) not in read

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from erc_llm.build import build_model
 from erc_llm.corpus.dialogues import Corpus
 from erc_llm.corpus.labels import EMORYNLP, LabelSet
 from erc_llm.decoding.scenes import mean_score, score_scenes, state_of
 from erc_llm.decoding.scoring import LabelScores, score_trees
-from erc_llm.predictor import Predictor, load_model
+from erc_llm.predictor import Predictor
 from erc_llm.prompting.prompter import scoring_orders
 from tests.prompting.scenes import scene
 from tests.test_predictor import LINES, TOLERANCE, assert_same, config_of, say_all
@@ -25,7 +26,7 @@ TOLD = {"source": "predicted"}
 
 def predictor_of(tiny: TinyModel, past: Corpus | None = None, **sections: Any) -> Predictor:
     config = config_of(tiny, **sections)
-    return Predictor(config, EMORYNLP, load_model(config), past=past)
+    return Predictor(config, EMORYNLP, build_model(config), past=past)
 
 
 def test_two_passes_by_hand(tiny_llama: TinyModel) -> None:

@@ -16,7 +16,7 @@ import pytest
 from erc_llm.errors import ModelError
 from erc_llm.models.endpoint import Endpoint, Request
 from tests.model_server import Reply, Server, said
-from tests.served.asking import endpoint
+from tests.recipes.predict_served.asking import endpoint
 
 
 def test_answers_keep_their_order_whatever_takes_longest(server: Server) -> None:

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from erc_llm.build import build_profiler
 from erc_llm.config import ProfileConfig
 from erc_llm.errors import ConfigError, ModelError
 from erc_llm.models.endpoint import Endpoint
-from erc_llm.profiling import make_profiler
 from tests.model_server import Server, serving
-from tests.served.asking import endpoint, story
+from tests.recipes.predict_served.asking import endpoint, story
 
 OTHER_MACHINES = [
     "http://example.org/v1",
@@ -53,7 +53,7 @@ def test_another_machine_is_not_even_looked_for(url: str, tmp_path: Path, monkey
     monkeypatch.setattr(socket.socket, "connect", reached)
     config = ProfileConfig(writer="llm", endpoint=url, notes=str(tmp_path / "notes.jsonl"))
     with pytest.raises(ConfigError, match="--allow-remote"):
-        make_profiler(config, story(), ask_server=True)
+        build_profiler(config, story(), ask_server=True)
 
 
 @pytest.mark.parametrize("status", [307, 308])
@@ -153,6 +153,6 @@ def test_a_password_in_the_address_is_neither_shown_nor_kept(server: Server, tmp
         Endpoint(url, "m", retries=0).answer([("s", "q")], 20)
     shown = [str(caught.value)]
     with pytest.raises(ConfigError) as refused:
-        make_profiler(ProfileConfig(writer="llm", endpoint=url, notes=str(notes)), story())
+        build_profiler(ProfileConfig(writer="llm", endpoint=url, notes=str(notes)), story())
     shown += [str(refused.value), notes.read_text() if notes.exists() else ""]
     assert not any("hunter2" in text for text in shown)

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from erc_llm.build import build_profiler
 from erc_llm.config import ProfileConfig
 from erc_llm.corpus.history import History
 from erc_llm.errors import ConfigError, UserError
 from erc_llm.profiles.notes import NotesCache, Source, write_notes
-from erc_llm.profiling import make_profiler
 from tests.profiles.written_notes import SOURCE, TEMPLATE, echo, notes_of, story
 
 
@@ -143,9 +143,9 @@ def test_a_server_is_only_asked_when_told_to(tmp_path: Path) -> None:
     corpus = story()
     config = ProfileConfig(writer="llm", endpoint="http://127.0.0.1:9/v1", notes=str(tmp_path / "notes.jsonl"))
     with pytest.raises(ConfigError, match=r"profile\.endpoint.*erc-llm profile"):
-        make_profiler(config, corpus)
+        build_profiler(config, corpus)
     source = Source(corpus.sha256, f"{config.model} at {config.endpoint}", TEMPLATE.sha256, config.words)
     cache = NotesCache(tmp_path / "notes.jsonl", source)
     write_notes(History(corpus), echo, cache, TEMPLATE, words=config.words)
-    profiles = make_profiler(config, corpus).profiles(corpus.split("train")[-1])
+    profiles = build_profiler(config, corpus).profiles(corpus.split("train")[-1])
     assert profiles["Ada Quill"].text.startswith("Notes ")

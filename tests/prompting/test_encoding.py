@@ -24,10 +24,10 @@ KINDS = ["chatml", "llama2", "llama2-base", pytest.param("smollm2", marks=pytest
 
 @pytest.fixture(scope="module", params=KINDS)
 def prompter(request: pytest.FixtureRequest) -> Prompter:
-    return make_prompter(request.param)
+    return build_prompter(request.param)
 
 
-def make_prompter(kind: str, **options: Any) -> Prompter:
+def build_prompter(kind: str, **options: Any) -> Prompter:
     if kind == "smollm2":
         from erc_llm.models.loading import load_tokenizer
 

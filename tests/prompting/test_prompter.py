@@ -24,13 +24,13 @@ relaxed = settings(max_examples=25, deadline=None)
 TOKENIZER = chatml_tokenizer()
 
 
-def make_prompter(**options: Any) -> Prompter:
+def build_prompter(**options: Any) -> Prompter:
     return Prompter(TOKENIZER, load_prompt("instruct"), EMORYNLP, PromptOptions(**options))
 
 
 # Two budgets: scenes in one window, and scenes cut into several.
-PAST = [make_prompter(trunk_budget=budget, names=names) for budget in (2048, 64) for names in ("first", "full")]
-FULL = [make_prompter(context="full", trunk_budget=budget) for budget in (2048, 64)]
+PAST = [build_prompter(trunk_budget=budget, names=names) for budget in (2048, 64) for names in ("first", "full")]
+FULL = [build_prompter(context="full", trunk_budget=budget) for budget in (2048, 64)]
 
 
 def asked(trees: Sequence[TokenTree]) -> dict[int, list[int]]:
@@ -108,7 +108,7 @@ def test_a_question_sees_the_lines_up_to_its_own_under_past() -> None:
 
 
 def test_a_question_sees_the_whole_scene_under_full() -> None:
-    prompter = make_prompter(context="full")
+    prompter = build_prompter(context="full")
     (tree,) = prompter.trees(SCENE, "all")
     for question in tree.questions:
         assert tree.parent[question.start] == tree.trunk - 1
@@ -191,7 +191,7 @@ def test_a_line_of_ten_thousand_words_is_cut_and_the_scene_goes_on(tokenizer: An
 
 def test_a_long_scene_becomes_windows_that_each_open_with_the_instruction() -> None:
     lines = [("Mara", f"This is what I said as number {k}.") for k in range(30)]
-    prompter = make_prompter(trunk_budget=128)
+    prompter = build_prompter(trunk_budget=128)
     trees = prompter.trees(scene(*lines), "all")
     assert len(trees) > 2
     assert [q.target for t in trees for q in t.questions] == list(range(30))

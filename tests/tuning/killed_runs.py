@@ -45,7 +45,7 @@ def _train(config: str, resume: bool, kill: Kill | None) -> None:
     from rich.console import Console
 
     from erc_llm.config import RunConfig
-    from erc_llm.training import train
+    from erc_llm.recipes.train import train
 
     os.environ["HF_HUB_OFFLINE"] = "1"
     torch.set_num_threads(1)

@@ -18,7 +18,7 @@ from erc_llm.corpus.labels import EMORYNLP, LabelSet
 from erc_llm.errors import InternalError
 from erc_llm.prompting.prompter import Prompter
 from erc_llm.prompting.templates import load_prompt
-from erc_llm.training import scene_sizes, target_sampler, train, training_trees
+from erc_llm.recipes.train import scene_sizes, target_sampler, train, training_trees
 from erc_llm.trees.forest import pack, rows_of
 from erc_llm.trees.tree import TokenTree
 from erc_llm.tuning.objective import require_gold, target_losses, target_weights, total_log_likelihood

@@ -17,10 +17,10 @@ from erc_llm.config import RunConfig, SamplingConfig
 from erc_llm.corpus import Dialogue, Utterance
 from erc_llm.corpus.labels import EMORYNLP, LabelSet
 from erc_llm.errors import CorpusError
-from erc_llm.pipeline import labelled_targets, train_shares
 from erc_llm.prompting.prompter import Prompter, PromptOptions, shuffled_labels
 from erc_llm.prompting.templates import load_prompt
-from erc_llm.training import scene_sizes, target_sampler, training_trees
+from erc_llm.recipes.data import labelled_targets, train_shares
+from erc_llm.recipes.train import scene_sizes, target_sampler, training_trees
 from erc_llm.trees.forest import rows_of
 from erc_llm.trees.tree import TokenTree
 from erc_llm.tuning.order import Schedule, plan

@@ -23,8 +23,8 @@ from erc_llm.models.adapters import attach_lora
 from erc_llm.models.loading import load_base_model
 from erc_llm.prompting.prompter import Prompter
 from erc_llm.prompting.templates import load_prompt
+from erc_llm.recipes.train import train
 from erc_llm.runs.logs import read_lines
-from erc_llm.training import train
 from erc_llm.trees.attention import ATTENTION
 from erc_llm.trees.tree import TokenTree
 from erc_llm.tuning.callbacks import SelectionCallback

@@ -30,7 +30,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(tiny_llama: TinyModel, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on drawn targets, with a selection split large enough; do not change it."""
-    from erc_llm.training import train
+    from erc_llm.recipes.train import train
 
     sections: dict[str, Any] = {
         "sampling": {"scheme": "inverse_frequency"},
@@ -110,7 +110,7 @@ def test_calibrate_for_weighted_f1_says_whether_weights_help(run: Path, erc: Com
 def test_an_unbalanced_run_predicts_the_same_bytes_with_and_without_its_prior(
     tiny_llama: TinyModel, tmp_path: Path, erc: Command, suffix: str
 ) -> None:
-    from erc_llm.training import train
+    from erc_llm.recipes.train import train
 
     folder = write_corpus(tmp_path / "corpus")
     config = tiny_config(tiny_llama, folder, tmp_path, training={"evaluations": 0})
@@ -128,7 +128,7 @@ def test_an_unbalanced_run_predicts_the_same_bytes_with_and_without_its_prior(
 
 
 def test_too_few_dialogues_are_refused(tiny_llama: TinyModel, tmp_path: Path, erc: Command) -> None:
-    from erc_llm.training import train
+    from erc_llm.recipes.train import train
 
     config = tiny_config(tiny_llama, write_corpus(tmp_path / "corpus"), tmp_path)
     run = train(config, console=Console(quiet=True)).folder

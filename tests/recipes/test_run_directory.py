@@ -11,12 +11,13 @@ import torch
 from rich.console import Console
 
 from erc_llm.evaluation.report import evaluate
-from erc_llm.pipeline import open_corpus, predict
 from erc_llm.predictions import Correction, correct
 from erc_llm.predictor import load
+from erc_llm.recipes.data import open_corpus
+from erc_llm.recipes.predict import predict
+from erc_llm.recipes.train import train
 from erc_llm.runs.directory import Run, read_run
 from erc_llm.runs.logs import read_lines
-from erc_llm.training import train
 from erc_llm.tuning.selection import evaluation_steps, score_figures
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import tiny_config, write_corpus

@@ -22,7 +22,6 @@ from erc_llm.evaluation.comparison_pages import write_comparison
 from erc_llm.evaluation.comparison_report import sections, title
 from erc_llm.evaluation.matching import Named
 from erc_llm.evaluation.sections import print_sections
-from erc_llm.finalists import Finalist, Finalists
 from erc_llm.predictions import (
     Correction,
     Predictions,
@@ -32,6 +31,7 @@ from erc_llm.predictions import (
     strip_text,
     write_predictions,
 )
+from erc_llm.recipes.benchmark_config import Finalist, Finalists
 from erc_llm.runs.directory import Run, read_run
 
 Version = Literal["original", "aligned"]
@@ -158,7 +158,7 @@ def _open_version(version: Version, folder: Path) -> Corpus:
 def _open(folder: Path) -> Corpus:
     from erc_llm.config import CorpusConfig
     from erc_llm.corpus.labels import EMORYNLP
-    from erc_llm.pipeline import open_corpus
+    from erc_llm.recipes.data import open_corpus
 
     return open_corpus(CorpusConfig(path=str(folder)), EMORYNLP)
 
@@ -199,7 +199,7 @@ def _answering(system: Finalist, version: Version, place: Place, console: Consol
 def _baselines(system: Finalist, source: str, version: Version, place: Place, console: Console) -> Iterator[_Answering]:
     from erc_llm.baselines.baseline_config import load_baseline
     from erc_llm.baselines.training import train_baseline
-    from erc_llm.pipeline import open_corpus
+    from erc_llm.recipes.data import open_corpus
 
     for seed in system.seeds:
         name = f"{system.name}-{version}-{seed}"
@@ -218,9 +218,10 @@ def _language_models(
 ) -> Iterator[_Answering]:
     from erc_llm.calibration.choose import Calibrated, choose_correction
     from erc_llm.config import load_config
-    from erc_llm.pipeline import open_corpus, open_to_predict, predict_on_console
     from erc_llm.predictor import load
-    from erc_llm.training import train
+    from erc_llm.recipes.data import open_corpus
+    from erc_llm.recipes.predict import open_to_predict, predict_on_console
+    from erc_llm.recipes.train import train
 
     own = version if system.trained_on == "same" else system.trained_on
     found = (_open(place.data[own]).version, _open(place.data[version]).version)
@@ -260,7 +261,7 @@ def _language_models(
 
 def _averaged(folders: Sequence[Path], target: Path) -> Path:
     """The average of runs, made anew unless it is of these very runs, by their weights."""
-    from erc_llm.averaging import average_id, average_runs
+    from erc_llm.recipes.average import average_id, average_runs
 
     runs = [read_run(folder) for folder in folders]
     if target.is_dir() and read_run(target).manifest.run_id == average_id(runs, target.name):
@@ -270,9 +271,9 @@ def _averaged(folders: Sequence[Path], target: Path) -> Path:
 
 def _calibrate(run: Run, data: Path, goal: Goal, console: Console) -> None:
     """Calibrate a run, unless it is; `data` is the corpus it was trained on, wherever that was then."""
-    from erc_llm.calibrating import calibrate_run, predict_selection
     from erc_llm.calibration.choose import prior_shift
     from erc_llm.calibration.store import CALIBRATION, read_calibration
+    from erc_llm.recipes.calibrate import calibrate_run, predict_selection
 
     if not (run.folder / CALIBRATION).is_file() or read_calibration(run).fit_for != goal:
         table, name = predict_selection(run, str(data), run.config.corpus.heal_from, console)

@@ -10,11 +10,12 @@ import pytest
 from rich.console import Console
 
 from erc_llm.errors import ConfigError
-from erc_llm.pipeline import open_corpus, predict
 from erc_llm.predictions import read_predictions, write_predictions
 from erc_llm.predictor import load
+from erc_llm.recipes.data import open_corpus
+from erc_llm.recipes.predict import predict
+from erc_llm.recipes.train import train
 from erc_llm.runs.directory import Run
-from erc_llm.training import train
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import as_json, dialogue, tiny_config, write_corpus
 

@@ -1,30 +1,44 @@
-"""From a configuration and a corpus to the profiler that prompts use; the only place where profiles meet a model.
+"""From a configuration to live objects: the model, the prompter, the profiler; and whether they fit together.
 
-In: a `ProfileConfig`, the conversations of the past. Out: a `Profiler`. Notes of a language model are written here on
-first use: by a local model whenever they are missing, by a server only where the caller says so.
+Notes of a language model are written here on first use: by a local model whenever they are missing, by a server only
+where the caller allows it.
+
+Input: a `RunConfig` or a section of it, and the conversations of the past. Output: a `LoadedModel`, `Prompter` or
+`Profiler`.
+Does not depend on: run directories, training, predictions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from erc_llm.config import ProfileConfig
-from erc_llm.corpus.dialogues import Corpus
+from erc_llm.config import ProfileConfig, RunConfig
+from erc_llm.corpus.dialogues import Corpus, Dialogue, Utterance
 from erc_llm.corpus.history import History
-from erc_llm.errors import ConfigError
+from erc_llm.corpus.labels import LabelSet
+from erc_llm.decoding.scoring import verify_tree_attention
+from erc_llm.errors import ConfigError, PromptError
+from erc_llm.models.loading import LoadedModel, load_base_model
 from erc_llm.models.wheels import cache_dir
+from erc_llm.profiles.invented_names import InventedNames
 from erc_llm.profiles.lines import LinesWriter, Similarity, lexical_similarity
 from erc_llm.profiles.notes import Answer, Notes, NotesCache, NotesWriter, Source, batch_key, write_notes
 from erc_llm.profiles.profiler import Profiler, ProfileWriter
 from erc_llm.profiles.statistics import StatisticsWriter
+from erc_llm.prompting.prompter import Prompter, PromptOptions
 from erc_llm.prompting.templates import load_prompt
+from erc_llm.trees.attention import ATTENTION
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 NOTES_TEMPLATE = "summary"
 _TOKENS_PER_WORD = 2  # English takes about 1.4; what is cut off has no whole sentence
 
 
-def make_profiler(
+def build_profiler(
     config: ProfileConfig,
     past: Corpus,
     *,
@@ -103,7 +117,7 @@ def _writer_of(config: ProfileConfig) -> str:
 
 def _local(config: ProfileConfig) -> Answer:
     """A local model, loaded when the first batch is missing."""
-    from erc_llm.models.loading import LoadedModel, load_base_model
+    from erc_llm.models.loading import load_base_model
 
     loaded: list[LoadedModel] = []
 
@@ -137,3 +151,88 @@ def _server(config: ProfileConfig, cache: NotesCache, ask: bool, allow_remote: b
         return [(cache.get(key) or [""])[0] for key in keys]
 
     return answer
+
+
+# Packed and plain forwards sum in another order; in nats, several times what was seen.
+_TOLERANCE = {"float32": 1e-2, "bfloat16": 1.0, "float16": 0.5}
+
+
+def build_prompter(
+    config: RunConfig,
+    labels: LabelSet,
+    tokenizer: PreTrainedTokenizerBase,
+    template: Path | None = None,
+    past: Corpus | None = None,
+    on_notes: Callable[[int, int], None] | None = None,
+    profiler: Profiler | None = None,
+) -> Prompter:
+    """The prompter a configuration describes.
+
+    Args:
+        config: The configuration.
+        labels: The label set.
+        tokenizer: The base model's.
+        template: A run's own copy of the template, which goes before the configuration's.
+        past: Conversations from which speaker profiles are written; without them nobody was seen before. Also where
+            the names are from that `prompt.names=invented` replaces.
+        on_notes: Gets how many notes on speakers are written, and how many there will be.
+        profiler: Writes the profiles, where the caller has one on the same conversations already.
+
+    Raises:
+        ConfigError: Names are to be replaced and there is no corpus to find them in.
+        PromptError: The template cannot show what the configuration asks for.
+    """
+    if config.prompt.names == "invented" and past is None:
+        raise ConfigError(
+            "prompt.names=invented: the names to replace are those of a corpus, and none is given; name one: "
+            "`erc-llm predict RUN CORPUS`, or `erc_llm.predictor.load(run, past=corpus)`"
+        )
+    profile = config.profile
+    options = PromptOptions(
+        config.prompt.context, config.prompt.names, config.prompt.trunk_budget, profile.placement, profile.budget
+    )
+    source = config.prompt.template if template is None else str(template)
+    past = past or Corpus("nothing", "own", labels, {})
+    known = None
+    if profile.writer != "none":
+        known = (profiler or build_profiler(profile, past, seed=config.seed, on_progress=on_notes)).sentences
+    renamed = InventedNames(past, config.corpus.aliases) if config.prompt.names == "invented" else None
+    prompter = Prompter(tokenizer, load_prompt(source), labels, options, known, renamed)
+    if config.state.source != "none" and prompter.question_ids(1, "Ada", "") == prompter.question_ids(
+        1, "Ada", "", "Ada was sad"
+    ):
+        raise PromptError(f"prompt '{prompter.template.name}': its question does not show `state`; add it to the block")
+    return prompter
+
+
+def check_fit(prompter: Prompter, loaded: LoadedModel, written: int = 0) -> None:
+    """Refuse a model that these prompts, and so many tokens of free text behind them, do not fit.
+
+    Raises:
+        ConfigError: The trunk budget, with instruction, question and answer, exceeds the positions of the model.
+        ModelError: The model does not run token trees: a packed forward differs from a plain one.
+    """
+    positions = getattr(loaded.model.config, "max_position_embeddings", None)
+    question = sum(len(ids) for _, ids in prompter.question_ids(1, "somebody", ""))
+    around = len(prompter.head_ids(prompter.labels.names)) + question + max(map(len, prompter.answer_ids)) + written
+    budget = prompter.options.trunk_budget
+    if positions is not None and budget + around > positions:
+        raise ConfigError(
+            f"prompt.trunk_budget: {budget} tokens of lines and {around} around them exceed the {positions} positions "
+            f"of {loaded.name}; use at most {positions - around}"
+        )
+    probe = Dialogue("probe", (Utterance("1", ("Ada",), "Hello."), Utterance("2", ("Ben",), "Oh, it is you.")))
+    tolerance = _TOLERANCE.get(str(loaded.dtype).removeprefix("torch."), 1.0)
+    verify_tree_attention(loaded.model, prompter.trees(probe, "all")[0], tolerance)
+
+
+def build_model(config: RunConfig) -> LoadedModel:
+    """The base model a configuration names, ready for token trees."""
+    model = config.model
+    return load_base_model(
+        model.base,
+        precision=model.precision,
+        quantisation=None if model.quantisation == "none" else model.quantisation,
+        device=model.device,
+        attention=ATTENTION,
+    )

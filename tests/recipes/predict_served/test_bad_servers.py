@@ -14,7 +14,7 @@ from erc_llm.corpus import Corpus
 from erc_llm.errors import ModelError
 from erc_llm.runs.journal import Journal
 from tests.model_server import Reply, Server, said, serving
-from tests.served.asking import TARGETS, ask, by_prompt, is_about
+from tests.recipes.predict_served.asking import TARGETS, ask, by_prompt, is_about
 
 
 @pytest.mark.parametrize(

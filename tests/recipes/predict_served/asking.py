@@ -11,8 +11,8 @@ from erc_llm.corpus import Corpus
 from erc_llm.corpus.labels import EMORYNLP
 from erc_llm.models.endpoint import Endpoint
 from erc_llm.predictions import Predictions
+from erc_llm.recipes.predict_served import ServedModel, open_served, predict_served
 from erc_llm.runs.journal import Journal
-from erc_llm.served_predictions import ServedModel, open_served, predict_served
 from tests.model_server import Reply, Server, said
 from tests.prompting.random_corpora import corpus_of, scene_of
 

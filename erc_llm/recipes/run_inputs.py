@@ -11,8 +11,8 @@ from typing import TypeVar
 from erc_llm.config import RunConfig, StateConfig
 from erc_llm.corpus import Corpus
 from erc_llm.errors import ConfigError, RunError, UserError
-from erc_llm.pipeline import open_corpus
 from erc_llm.predictions import Predictions, read_predictions
+from erc_llm.recipes.data import open_corpus
 from erc_llm.runs.directory import Run, refuse_other_source
 
 _Read = TypeVar("_Read")

@@ -21,9 +21,9 @@ from erc_llm.corpus import Corpus, Dialogue, LabelSet
 from erc_llm.errors import CorpusError, RunError
 from erc_llm.files import write_text
 from erc_llm.models.devices import process_count, process_rank
-from erc_llm.pipeline import labelled_targets, open_corpus, say_oddities, train_shares
 from erc_llm.predictions import Correction
-from erc_llm.run_sources import check_finished, read_confusion
+from erc_llm.recipes.data import labelled_targets, open_corpus, say_oddities, train_shares
+from erc_llm.recipes.run_inputs import check_finished, read_confusion
 from erc_llm.runs.directory import ADAPTER, TEMPLATE, Run, check_same, claim, read_run
 from erc_llm.runs.manifest import FINISHED, TRAINING, Manifest, write_manifest
 from erc_llm.runs.provenance import commit, versions
@@ -47,8 +47,8 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
         RunError: The run directory is taken, or holds a run of another configuration.
         CorpusError: There is nothing to train on.
     """
+    from erc_llm.build import build_model, build_prompter, check_fit
     from erc_llm.calibration.choose import prior_shift
-    from erc_llm.predictor import check_fit, load_model, make_prompter
     from erc_llm.tuning.selection import check_selection
 
     console = console or Console()
@@ -67,8 +67,8 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
     if config.training.evaluations:
         check_selection(corpus)
     confusion = read_confusion(config.state, corpus)
-    loaded = load_model(config)
-    prompter = make_prompter(config, labels, loaded.tokenizer, past=corpus, on_notes=notes_progress(console))
+    loaded = build_model(config)
+    prompter = build_prompter(config, labels, loaded.tokenizer, past=corpus, on_notes=notes_progress(console))
     check_fit(prompter, loaded)
     manifest = _manifest(config, corpus, labels, scenes, sampler, prompter.template.sha256, loaded, confusion)
     model = _with_adapter(config, loaded)

@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 
 from erc_llm.corpus import read_corpus
 from erc_llm.errors import CorpusError
-from erc_llm.pipeline import predict
 from erc_llm.predictor import load
+from erc_llm.recipes.predict import predict
+from erc_llm.recipes.train import train
 from erc_llm.runs.directory import Run
-from erc_llm.training import train
-from tests.pipeline.changed import changed
+from tests.recipes.changed import changed
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import tiny_config, write_corpus
 

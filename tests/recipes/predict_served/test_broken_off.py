@@ -10,10 +10,10 @@ from erc_llm.config import RunConfig
 from erc_llm.corpus import Corpus
 from erc_llm.errors import ModelError
 from erc_llm.models.endpoint import Endpoint
+from erc_llm.recipes.predict_served import open_served, predict_served
 from erc_llm.runs.journal import Journal
-from erc_llm.served_predictions import open_served, predict_served
 from tests.model_server import Server, said
-from tests.served.asking import TARGETS, ask, by_prompt, open_model
+from tests.recipes.predict_served.asking import TARGETS, ask, by_prompt, open_model
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import tiny_config
 

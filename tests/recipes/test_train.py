@@ -14,12 +14,13 @@ from safetensors.torch import load_file
 from erc_llm.config import RunConfig
 from erc_llm.corpus import read_corpus
 from erc_llm.errors import ConfigError, CorpusError, ModelError
-from erc_llm.pipeline import open_corpus, predict
 from erc_llm.predictor import load
 from erc_llm.prompting.prompter import Prompter
+from erc_llm.recipes.data import open_corpus
+from erc_llm.recipes.predict import predict
+from erc_llm.recipes.train import train, training_scenes
 from erc_llm.runs.directory import Run
-from erc_llm.training import train, training_scenes
-from tests.pipeline.changed import changed
+from tests.recipes.changed import changed
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import as_json, dialogue, tiny_config, write_corpus
 

@@ -12,9 +12,9 @@ import pytest
 from erc_llm.predictions import Predictions, read_predictions
 from erc_llm.runs.directory import read_run
 from tests.baselines.small import baseline_config
-from tests.benchmarking.small_systems import ENCODER, LLM, write_systems
 from tests.command_line import Command, refused
 from tests.corpus import small_files
+from tests.recipes.benchmark.small_systems import ENCODER, LLM, write_systems
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import tiny_config, write_corpus
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from erc_llm.benchmarking import find_versions
 from erc_llm.calibration.store import read_calibration
 from erc_llm.errors import ConfigError, CorpusError
-from erc_llm.finalists import Finalists, read_finalists
 from erc_llm.predictions import Correction, read_predictions, write_predictions
+from erc_llm.recipes.benchmark import find_versions
+from erc_llm.recipes.benchmark_config import Finalists, read_finalists
 from erc_llm.runs.directory import read_run
-from tests.benchmarking.small_systems import ENCODER, LLM, write_systems
 from tests.command_line import Command, refused
 from tests.corpus import small_files
+from tests.recipes.benchmark.small_systems import ENCODER, LLM, write_systems
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import as_json, dialogue
 
@@ -71,7 +71,7 @@ def test_labels_that_come_later_are_taken_in_and_a_calibration_of_another_kind_i
     def trained_again(*_: Any, **__: Any) -> None:
         raise AssertionError("everything was trained already")
 
-    monkeypatch.setattr("erc_llm.training._fit", trained_again)
+    monkeypatch.setattr("erc_llm.recipes.train._fit", trained_again)
     monkeypatch.setattr("erc_llm.baselines.training.Fitting", trained_again)
     again = erc(*command)
     assert again.code == 0, again.err
@@ -137,7 +137,7 @@ def test_what_there_is_to_score_is_known_before_anything_is_trained(
     systems = write_systems(place, LLM, ENCODER)
     command = ("benchmark", systems, "--data", "data", "--out", "out", "--draws", 100)
     with monkeypatch.context() as patched:
-        patched.setattr("erc_llm.training.train", trained)
+        patched.setattr("erc_llm.recipes.train.train", trained)
         patched.setattr("erc_llm.baselines.training.train_baseline", trained)
         refused(erc(*command, "--split", "tset"), "no split 'tset' to score", "original has", "aligned has")
         for file in (place / "data").rglob("*.jsonl"):

@@ -14,13 +14,14 @@ from rich.console import Console
 from erc_llm.corpus import read_corpus
 from erc_llm.errors import ModelError, RunError
 from erc_llm.models.adapters import attach_lora, save_adapter
-from erc_llm.pipeline import open_corpus, predict, train_shares
 from erc_llm.predictions import Predictions, read_predictions, write_predictions
 from erc_llm.predictor import load
+from erc_llm.recipes.data import open_corpus, train_shares
+from erc_llm.recipes.predict import predict
+from erc_llm.recipes.train import train
 from erc_llm.runs.directory import Run, read_run
 from erc_llm.runs.manifest import write_manifest
-from erc_llm.training import train
-from tests.pipeline.changed import changed
+from tests.recipes.changed import changed
 from tests.tiny_models import TinyModel, random_llama, save_tiny
 from tests.tiny_runs import as_json, dialogue, tiny_config, write_corpus
 

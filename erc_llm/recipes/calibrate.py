@@ -31,8 +31,8 @@ def predict_selection(run: Run, corpus: str | None, heal_from: str | None, conso
         RunError: The run was trained on these scenes too.
     """
     _check_held_out(run)
-    from erc_llm.pipeline import open_to_predict, predict_on_console
     from erc_llm.predictor import load
+    from erc_llm.recipes.predict import open_to_predict, predict_on_console
 
     read = open_to_predict(run.config, corpus, heal_from, "selection", console)
     by_scores = ["scoring.decode=score", "scoring.answer=label"]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from erc_llm.recipes.train import train
 from erc_llm.runs.directory import Run
-from erc_llm.training import train
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import tiny_config, write_corpus
 

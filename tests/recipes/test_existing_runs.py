@@ -11,15 +11,16 @@ from rich.console import Console
 
 from erc_llm.config import RunConfig
 from erc_llm.errors import ModelError, RunError
-from erc_llm.pipeline import open_corpus, predict
 from erc_llm.predictions import write_predictions
 from erc_llm.predictor import load
+from erc_llm.recipes.data import open_corpus
+from erc_llm.recipes.predict import predict
+from erc_llm.recipes.train import train
 from erc_llm.resources import prompts_dir
 from erc_llm.runs.directory import Run
 from erc_llm.runs.logs import append_line, read_lines
 from erc_llm.runs.manifest import write_manifest
-from erc_llm.training import train
-from tests.pipeline.changed import changed
+from tests.recipes.changed import changed
 from tests.tiny_models import TinyModel, random_llama, save_tiny
 from tests.tiny_runs import tiny_config, write_corpus
 

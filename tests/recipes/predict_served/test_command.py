@@ -18,7 +18,7 @@ from erc_llm.predictions import read_predictions
 from erc_llm.runs.journal import Journal
 from tests.command_line import Command, refused
 from tests.model_server import Reply, Server, said
-from tests.served.asking import TARGETS, ask, by_prompt, open_model
+from tests.recipes.predict_served.asking import TARGETS, ask, by_prompt, open_model
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,6 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
+from erc_llm.build import build_prompter
 from erc_llm.calibration.choose import Calibrated, Prior, choose_correction
 from erc_llm.config import RunConfig, override_scoring
 from erc_llm.corpus.dialogues import Corpus, Dialogue
@@ -26,11 +27,10 @@ from erc_llm.decoding.spelling import spelled_label
 from erc_llm.errors import ConfigError, RunError
 from erc_llm.models.endpoint import Endpoint, Request
 from erc_llm.models.loading import load_tokenizer
-from erc_llm.pipeline import scored_answer, table_info
 from erc_llm.predictions import Answer, Correction, Predictions, PredictionsInfo, correct
-from erc_llm.predictor import make_prompter
 from erc_llm.prompting.messages import PromptText, prompt_texts
 from erc_llm.prompting.prompter import Prompter
+from erc_llm.recipes.predict import scored_answer, table_info
 from erc_llm.runs.directory import Run, read_run
 from erc_llm.runs.journal import Journal
 
@@ -104,7 +104,7 @@ def open_served(
     _check_scoring(config)
     correction = _correction(run, prior, calibration, label_scores)
     tokenizer = load_tokenizer(config.model.base)
-    prompter = make_prompter(config, config.label_set(), tokenizer, run.template if run else None, past)
+    prompter = build_prompter(config, config.label_set(), tokenizer, run.template if run else None, past)
     if run and prompter.template.sha256 != run.manifest.template_sha256:
         raise RunError(f"{run.template}: not the template this run was trained with; restore it")
     dialect = dialect_of(

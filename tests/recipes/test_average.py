@@ -12,10 +12,10 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from erc_llm.averaging import average_id
 from erc_llm.errors import ModelError
 from erc_llm.models.adapters import load_adapter
 from erc_llm.predictions import read_predictions
+from erc_llm.recipes.average import average_id
 from erc_llm.runs.directory import read_run
 from tests.command_line import Command, refused
 from tests.tiny_models import TinyModel
@@ -25,7 +25,7 @@ from tests.tiny_runs import tiny_config, write_corpus
 @pytest.fixture(scope="module")
 def trained(tiny_llama: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Two runs of other seeds, ranks and scales; do not change them."""
-    from erc_llm.training import train
+    from erc_llm.recipes.train import train
 
     folder = tmp_path_factory.mktemp("averaging")
     corpus = write_corpus(folder / "corpus")

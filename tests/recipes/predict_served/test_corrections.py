@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from erc_llm.calibrating import calibrate_run, predict_selection
 from erc_llm.calibration.choose import prior_shift
 from erc_llm.corpus import read_corpus
 from erc_llm.errors import ConfigError
-from erc_llm.pipeline import predict
 from erc_llm.predictions import read_predictions
 from erc_llm.predictor import load
+from erc_llm.recipes.calibrate import calibrate_run, predict_selection
+from erc_llm.recipes.predict import predict
+from erc_llm.recipes.predict_served import predict_served
 from erc_llm.runs.journal import Journal
-from erc_llm.served_predictions import predict_served
 from tests.command_line import Command, refused
 from tests.model_server import Server, said
+from tests.recipes.predict_served.asking import open_model
 from tests.scoring_server import scoring_like_vllm
-from tests.served.asking import open_model
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import tiny_config, write_corpus
 
@@ -33,7 +33,7 @@ SHARES = (0.1, 0.1, 0.4, 0.1, 0.1, 0.1, 0.1)
 @pytest.fixture(scope="module")
 def balanced(tiny_llama: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on drawn targets, with its calibration; do not change it."""
-    from erc_llm.training import train
+    from erc_llm.recipes.train import train
 
     folder = tmp_path_factory.mktemp("balanced")
     sections: dict[str, Any] = {

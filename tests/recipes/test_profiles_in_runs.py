@@ -10,14 +10,16 @@ import pytest
 import yaml
 from rich.console import Console
 
+from erc_llm.build import build_prompter
 from erc_llm.config import load_config
 from erc_llm.errors import ConfigError, PromptError, RunError
-from erc_llm.pipeline import open_corpus, predict
 from erc_llm.predictions import read_predictions, write_predictions
-from erc_llm.predictor import load, make_prompter
+from erc_llm.predictor import load
+from erc_llm.recipes.data import open_corpus
+from erc_llm.recipes.predict import predict
+from erc_llm.recipes.train import train
 from erc_llm.resources import prompts_dir
 from erc_llm.runs.directory import Run
-from erc_llm.training import train
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import tiny_config, write_corpus
 
@@ -66,7 +68,7 @@ def test_a_run_under_invented_names_says_so_and_needs_the_corpus_they_replace(
     with pytest.raises(ConfigError, match=r"prompt\.names=invented.*past=corpus"):
         load(config)
     with pytest.raises(ConfigError, match=r"prompt\.names=invented"):
-        make_prompter(config, config.label_set(), tiny_llama.tokenizer)
+        build_prompter(config, config.label_set(), tiny_llama.tokenizer)
 
 
 def test_a_run_with_state_keeps_what_corrupted_it(

@@ -18,11 +18,11 @@ from erc_llm.errors import RunError
 from erc_llm.models.endpoint import Endpoint
 from erc_llm.predictions import read_predictions, write_predictions
 from erc_llm.predictor import load
+from erc_llm.recipes.predict_served import open_served, predict_served, unheld
 from erc_llm.runs.journal import Journal
-from erc_llm.served_predictions import open_served, predict_served, unheld
 from tests.model_server import Server, offered_by, said, wrote
+from tests.recipes.predict_served.asking import TARGETS, ask, by_prompt, is_about, open_model, word_of
 from tests.scoring_server import scoring_like_vllm
-from tests.served.asking import TARGETS, ask, by_prompt, is_about, open_model, word_of
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import tiny_config
 
@@ -111,7 +111,7 @@ def test_a_run_directory_gives_its_own_prompt(
 ) -> None:
     from rich.console import Console
 
-    from erc_llm.training import train
+    from erc_llm.recipes.train import train
 
     config = tiny_config(tiny_llama, folder, tmp_path, prompt={"template": "plain"}, training={"evaluations": 0})
     run = train(config, console=Console(quiet=True))
