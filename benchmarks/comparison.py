@@ -58,7 +58,7 @@ def run(utterances: int, draws: int = DRAWS) -> Result:
         paths = [Path(folder) / f"{name}.parquet" for name in ("one", "other")]
         code = f"from benchmarks.comparison import write; write({utterances}, {[str(p) for p in paths]!r})"
         subprocess.run([sys.executable, "-c", code], check=True)  # its memory must not count as ours
-        start = "from erc_llm.cli import main; main()"
+        start = "from erc_llm.cli.app import main; main()"
         command = [sys.executable, "-c", start, "compare", *map(str, paths), "--draws", str(draws), "--out", folder]
         return measure(command)
 

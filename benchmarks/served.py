@@ -155,7 +155,7 @@ def predict_command(server: Server, config: Path, corpus: str, split: str, out: 
     """The command that asks the server."""
     arguments = ["predict", str(config), corpus, "--split", split, "--out", str(out)]
     options = ["--endpoint", server.url, "--model", server.model, "--timeout", "600", "--concurrency", "2"]
-    return [sys.executable, "-c", "from erc_llm.cli import main; main()", *arguments, *options]
+    return [sys.executable, "-c", "from erc_llm.cli.app import main; main()", *arguments, *options]
 
 
 def run_killed(command: Sequence[str], out: Path, answers: int) -> int:

@@ -245,7 +245,7 @@ def test_the_cost_of_a_comparison_is_that_of_the_whole_command(monkeypatch: pyte
     (sheet,) = sheets({"comparison": found})
     assert sheet.rows[0][0] == "two tables of 300 utterances"
     with pytest.raises(UserError, match=r"ended with exit code 2: erc-llm: .*no such file"):
-        comparison.measure([sys.executable, "-c", "from erc_llm.cli import main; main()", "compare", "a", "b"])
+        comparison.measure([sys.executable, "-c", "from erc_llm.cli.app import main; main()", "compare", "a", "b"])
 
 
 def test_the_cost_of_a_calibration_is_measured_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:

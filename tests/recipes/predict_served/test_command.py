@@ -77,7 +77,7 @@ def test_a_killed_run_goes_on_without_a_lost_or_doubled_row(
 
     server.reply = slowly
     command = arguments(server, config, folder, tmp_path)
-    code = "from erc_llm.cli import main; main()"
+    code = "from erc_llm.cli.app import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, *command, "--concurrency", "2"],
         env=os.environ | {"PYTHONPATH": str(ROOT)},

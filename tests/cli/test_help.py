@@ -62,7 +62,7 @@ def test_the_version(erc: Command) -> None:
     assert erc("--version").out.strip() == __version__
 
 
-@pytest.mark.parametrize("start", [("-c", "from erc_llm.cli import main; main()"), ("-m", "erc_llm")])
+@pytest.mark.parametrize("start", [("-c", "from erc_llm.cli.app import main; main()"), ("-m", "erc_llm")])
 def test_an_error_from_the_shell_has_no_traceback_and_exit_code_2(start: tuple[str, str]) -> None:
     done = _python(*start, "train", "no-such-config")
     assert done.returncode == 2

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from erc_llm.cli.demo import SPLIT, compare_with_baseline
 from erc_llm.config import RunConfig, load_config
 from erc_llm.corpus import Corpus
-from erc_llm.demo import SPLIT, compare_with_baseline
 from erc_llm.predictions import Answer, Predictions, PredictionsInfo, read_predictions
 from erc_llm.recipes.data import open_corpus
 from tests.tiny_models import TinyModel

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from erc_llm.build import build_prompter
+from erc_llm.cli.profile_view import ProfileRow, time_line
 from erc_llm.config import load_config
 from erc_llm.corpus import EMORYNLP, Dialogue, Utterance
 from erc_llm.corpus.history import PastScene
-from erc_llm.profile_view import ProfileRow, time_line
 from erc_llm.recipes.data import open_corpus
 from tests.command_line import Command, refused
 from tests.prompting.scenes import decode

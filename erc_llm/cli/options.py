@@ -1,6 +1,6 @@
-"""What all commands share: the options they have in common, a console, quiet libraries, a corpus.
+"""What all commands share: common options, a console, quiet libraries.
 
-Light: imports neither torch nor transformers.
+Does not depend on: torch, transformers.
 """
 
 from __future__ import annotations
@@ -13,17 +13,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from erc_llm.config import CorpusConfig, RunConfig
-    from erc_llm.corpus import Corpus
-
 HealFrom = Annotated[str | None, typer.Option(help="Original EmoryNLP files, to restore lines `aligned` lacks.")]
-
-
-def open_section(section: CorpusConfig, config: RunConfig, cut_selection: bool) -> Corpus:
-    """The corpus that a section names, with the configuration's labels."""
-    from erc_llm.recipes.data import open_corpus
-
-    return open_corpus(section, config.label_set(), cut_selection=cut_selection)
 
 
 def open_console() -> Console:

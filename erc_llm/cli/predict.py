@@ -1,6 +1,6 @@
-"""The commands about predictions: `predict`, `calibrate` and `evaluate`; `erc_llm.cli` puts them beside the others.
+"""The commands about predictions: `predict` and `calibrate`.
 
-Thin over the pipeline; heavy libraries are imported inside the commands that need them.
+Does not depend on: torch and transformers until a command runs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from erc_llm.commands import HealFrom, open_console, quiet
+from erc_llm.cli.options import HealFrom, open_console, quiet
 from erc_llm.errors import UserError
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def predict(
 
     predictor = load(found, past=read, prior=wanted, calibration=calibration, overrides=overrides)
     if interactive or read is None:
-        from erc_llm.terminal import talk
+        from erc_llm.cli.terminal import talk
 
         talk(predictor, sys.stdin, open_console())
     else:
@@ -208,44 +208,3 @@ def _without_text(table: Predictions) -> Predictions:
 
     raw_answer = table.raw_answer if table.info.decoding == "constrained generation" else None
     return replace(table, text=None, raw_answer=raw_answer)
-
-
-def evaluate(
-    predictions: Annotated[Path, typer.Argument(help="A predictions table.")],
-    against: Annotated[
-        list[str] | None,
-        typer.Option(help="Another table, `all-neutral` or `prior-random`: the paired difference. Repeatable."),
-    ] = None,
-    draws: Annotated[int, typer.Option(help="Bootstrap draws.", min=100)] = 10_000,
-    abstain_below: Annotated[
-        float | None, typer.Option(help="Also score the answers at least this sure; by default as noted.", min=0, max=1)
-    ] = None,
-    plots: Annotated[Path | None, typer.Option(help="Folder for reliability and risk by coverage as PNG.")] = None,
-    json_out: Annotated[Path | None, typer.Option("--json", help="Also write the figures as JSON.")] = None,
-) -> None:
-    """Figures of a predictions table, with intervals from a bootstrap over whole dialogues."""
-    import json
-
-    from erc_llm.evaluation.references import difference, print_differences, reference_by_name
-    from erc_llm.evaluation.report import evaluate as figures_of
-    from erc_llm.evaluation.report import print_evaluation
-    from erc_llm.files import write_text
-    from erc_llm.predictions import read_predictions
-
-    table = read_predictions(predictions)
-    evaluation = figures_of(table, draws=draws, abstain_below=abstain_below)
-    if plots is not None and evaluation.calibration is None:
-        raise UserError(f"--plots: {predictions} has no probabilities to draw")
-    others = [reference_by_name(table, name) or read_predictions(name) for name in against or []]
-    differences = [difference(table, other, draws=draws) for other in others]
-    print_evaluation(evaluation, open_console())
-    if differences:
-        print_differences(differences, open_console())
-    if plots is not None and evaluation.calibration is not None:
-        from erc_llm.evaluation.plots import write_plots
-
-        for path in write_plots(evaluation.calibration, plots, f"{table.info.system}, split {table.info.split}"):
-            typer.echo(f"drawn: {path}")
-    if json_out:
-        content = evaluation.as_dict() | {"differences": [d.as_dict() for d in differences]}
-        write_text(json_out, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -1,4 +1,4 @@
-"""The command `baseline`; `erc_llm.cli` puts it beside the others.
+"""The command `baseline`; `erc_llm.cli.app` puts it beside the others.
 
 Thin over `erc_llm.baselines`; heavy libraries are imported inside.
 """
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from erc_llm.commands import open_console, quiet
+from erc_llm.cli.options import open_console, quiet
 from erc_llm.errors import UserError
 
 if TYPE_CHECKING:

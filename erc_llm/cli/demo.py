@@ -38,12 +38,12 @@ def run_demo(output: Path, overrides: Sequence[str], console: Console) -> None:
         overrides: `key=value`, on top of the packaged configuration `sample`.
         console: Where to show it.
     """
+    from erc_llm.cli.profile_view import open_view
+    from erc_llm.cli.terminal import print_scene
     from erc_llm.predictor import load
-    from erc_llm.profile_view import open_view
     from erc_llm.recipes.data import open_corpus
     from erc_llm.recipes.predict import predict
     from erc_llm.recipes.train import train
-    from erc_llm.terminal import print_scene
 
     started = time.perf_counter()
     config = load_config("sample", [f"output={output}", "name=demo", *overrides])

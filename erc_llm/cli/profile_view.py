@@ -19,11 +19,11 @@ from rich.console import Console
 from rich.progress import Progress, track
 from rich.text import Text
 
+from erc_llm.cli.terminal import colour
 from erc_llm.corpus.dialogues import Corpus, Dialogue
 from erc_llm.corpus.history import History, PastScene, speakers_of
 from erc_llm.errors import CorpusError, UserError
 from erc_llm.files import write_text
-from erc_llm.terminal import colour
 
 if TYPE_CHECKING:
     from erc_llm.config import RunConfig

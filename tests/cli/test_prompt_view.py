@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from erc_llm.cli.prompt_view import print_prompt
 from erc_llm.corpus.dialogues import Corpus, Dialogue
 from erc_llm.corpus.labels import EMORYNLP
 from erc_llm.errors import CorpusError
-from erc_llm.prompting.display import print_prompt
 from erc_llm.prompting.prompter import Prompter, PromptOptions
 from erc_llm.prompting.templates import load_prompt
 from tests.prompting.scenes import decode, scene

@@ -1,0 +1,136 @@
+"""The commands about evidence: `evaluate`, `compare` and `benchmark`.
+
+Does not depend on: torch and transformers until a benchmark runs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from erc_llm.cli.options import open_console, quiet
+from erc_llm.errors import UserError
+
+# What a comparison does not look at; text is needed once.
+_UNUSED = ("raw_answer", "log_likelihoods", "label_mass")
+
+
+def compare(
+    predictions: Annotated[
+        list[str],
+        typer.Argument(
+            help="Predictions tables; the first is compared with each other. NAME=FILE says which system's run it is."
+        ),
+    ],
+    on: Annotated[
+        Literal["all", "intersection"],
+        typer.Option(help="intersection: only utterances that all tables have, also of different corpora."),
+    ] = "all",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for comparison.md with its figures, comparison.html and comparison.json."),
+    ] = None,
+    draws: Annotated[int, typer.Option(help="Bootstrap draws, and swaps of the permutation test.", min=100)] = 10_000,
+    seed: Annotated[int, typer.Option(help="Of the draws.", min=0)] = 0,
+) -> None:
+    """Which system is better, by how much, how sure, and where; several seeds of a system are grouped."""
+    from erc_llm.evaluation.comparison import compare as evidence
+    from erc_llm.evaluation.comparison_report import sections, title
+    from erc_llm.evaluation.matching import Named
+    from erc_llm.evaluation.sections import print_sections
+    from erc_llm.predictions import read_predictions
+
+    if len(predictions) < 2:
+        raise UserError("compare: give at least two predictions tables; `erc-llm evaluate` is for one")
+    given = [_named(text) for text in predictions]
+    if len({path.resolve() for _, path in given}) < len(given):
+        raise UserError("compare: a table is given twice; a system never differs from itself")
+    tables: list[Named] = []
+    for system, path in given:
+        has_text = any(named.table.text is not None for named in tables)
+        tables.append(Named(str(path), read_predictions(path, (*_UNUSED, "text") if has_text else _UNUSED), system))
+    comparison = evidence(tables, on=on, draws=draws, seed=seed)
+    print_sections(title(comparison), sections(comparison), open_console())
+    if out is not None:
+        from erc_llm.evaluation.comparison_pages import write_comparison
+
+        for written in write_comparison(comparison, out):
+            typer.echo(f"written: {written}")
+
+
+def _named(text: str) -> tuple[str | None, Path]:
+    """System and file of NAME=FILE; a file whose name has an equals sign is still a file."""
+    name, equals, path = text.partition("=")
+    return (None, Path(text)) if not equals or not name or Path(text).exists() else (name, Path(path))
+
+
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(help="A predictions table.")],
+    against: Annotated[
+        list[str] | None,
+        typer.Option(help="Another table, `all-neutral` or `prior-random`: the paired difference. Repeatable."),
+    ] = None,
+    draws: Annotated[int, typer.Option(help="Bootstrap draws.", min=100)] = 10_000,
+    abstain_below: Annotated[
+        float | None, typer.Option(help="Also score the answers at least this sure; by default as noted.", min=0, max=1)
+    ] = None,
+    plots: Annotated[Path | None, typer.Option(help="Folder for reliability and risk by coverage as PNG.")] = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Also write the figures as JSON.")] = None,
+) -> None:
+    """Figures of a predictions table, with intervals from a bootstrap over whole dialogues."""
+    import json
+
+    from erc_llm.evaluation.references import difference, print_differences, reference_by_name
+    from erc_llm.evaluation.report import evaluate as figures_of
+    from erc_llm.evaluation.report import print_evaluation
+    from erc_llm.files import write_text
+    from erc_llm.predictions import read_predictions
+
+    table = read_predictions(predictions)
+    evaluation = figures_of(table, draws=draws, abstain_below=abstain_below)
+    if plots is not None and evaluation.calibration is None:
+        raise UserError(f"--plots: {predictions} has no probabilities to draw")
+    others = [reference_by_name(table, name) or read_predictions(name) for name in against or []]
+    differences = [difference(table, other, draws=draws) for other in others]
+    print_evaluation(evaluation, open_console())
+    if differences:
+        print_differences(differences, open_console())
+    if plots is not None and evaluation.calibration is not None:
+        from erc_llm.evaluation.plots import write_plots
+
+        for path in write_plots(evaluation.calibration, plots, f"{table.info.system}, split {table.info.split}"):
+            typer.echo(f"drawn: {path}")
+    if json_out:
+        content = evaluation.as_dict() | {"differences": [d.as_dict() for d in differences]}
+        write_text(json_out, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def benchmark(
+    name: Annotated[str, typer.Argument(help="`emorynlp`, or a YAML file of systems.")],
+    data: Annotated[
+        Path, typer.Option(help="Folder with original/ and aligned/; one is enough where all is trained on it.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for tables and reports.")] = Path("benchmark"),
+    runs: Annotated[Path | None, typer.Option(help="Folder of run directories; by default in --out.")] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="Score this split; by default all but train. Repeatable.")
+    ] = None,
+    draws: Annotated[int, typer.Option(help="Bootstrap draws, and swaps of the permutation test.", min=100)] = 10_000,
+    without_text: Annotated[bool, typer.Option("--without-text", help="Leave out what was said, to share it.")] = False,
+) -> None:
+    """Train the finalists, or take them where they are trained, score every split that is there, and compare."""
+    from erc_llm.recipes.benchmark import Place, find_versions, run_benchmark
+    from erc_llm.recipes.benchmark_config import read_finalists
+
+    finalists = read_finalists(name)
+    place = Place(find_versions(data, finalists), runs or out / "runs", out, not without_text)
+    quiet()
+    try:
+        reports = run_benchmark(finalists, place, split or [], draws, open_console())
+    except KeyboardInterrupt:
+        typer.echo("erc-llm: interrupted; the same command goes on", err=True)
+        raise typer.Exit(130) from None
+    for report in reports:
+        typer.echo(f"report: {report / 'comparison.html'}")
