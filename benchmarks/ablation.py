@@ -101,10 +101,10 @@ def sizes_of(config: RunConfig) -> list[list[int]]:
 
 def steps_at(sizes: Sequence[Sequence[int]], config: RunConfig, tokens_per_step: int) -> int:
     """Optimizer steps of a training with that token budget."""
-    from erc_llm.tuning.order import plan
+    from erc_llm.tuning.order import order_steps
 
     epochs, seed = config.training.epochs, config.seed
-    return len(plan(sizes, epochs=epochs, tokens_per_step=tokens_per_step, parts=1, seed=seed).steps)
+    return len(order_steps(sizes, epochs=epochs, tokens_per_step=tokens_per_step, parts=1, seed=seed).steps)
 
 
 def budget_for(sizes: Sequence[Sequence[int]], config: RunConfig, steps: int) -> int:

@@ -64,10 +64,10 @@ def run(corpus: str, scenes: int, way: str, overrides: Sequence[str]) -> Result:
     from erc_llm.baselines.baseline_config import load_baseline
     from erc_llm.baselines.batches import epoch_batches
     from erc_llm.baselines.build import build
-    from erc_llm.baselines.emonet import reach_of
+    from erc_llm.baselines.emonet import context_limits
     from erc_llm.baselines.inputs import InputWriter
     from erc_llm.baselines.loop import Fitting
-    from erc_llm.baselines.training import plan_of, training_scenes
+    from erc_llm.baselines.training import loop_settings, training_scenes
     from erc_llm.recipes.data import open_corpus
 
     config = load_baseline("emonet", [f"corpus.path={corpus}", *overrides])
@@ -75,14 +75,14 @@ def run(corpus: str, scenes: int, way: str, overrides: Sequence[str]) -> Result:
     loaded = build(config, len(read.labels))
     chosen = training_scenes(read, scenes, config.seed)
     examples = [
-        e for e in InputWriter(read, loaded.tokenizer, reach_of(config)).examples(chosen) if e.label is not None
+        e for e in InputWriter(read, loaded.tokenizer, context_limits(config)).examples(chosen) if e.label is not None
     ]
     if way == "one by one":
         examples = _draw(examples, PEER_TARGETS, config.seed)
-    plan = plan_of(config, (1.0,) * len(read.labels))
+    settings = loop_settings(config, (1.0,) * len(read.labels))
     with tempfile.TemporaryDirectory() as folder:
-        fitting = Fitting(loaded, examples, examples[:1], plan, Path(folder), Console(quiet=True))
-        size = plan.batch_size if way == "batched" else 1
+        fitting = Fitting(loaded, examples, examples[:1], settings, Path(folder), Console(quiet=True))
+        size = settings.batch_size if way == "batched" else 1
         batches = epoch_batches([len(e.context) for e in examples], size, config.seed, 0)
         step = fitting.step if way == "batched" else one_by_one(fitting)
         before = peak_mb(loaded.device)

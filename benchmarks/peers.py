@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback
 
     from erc_llm.trees.tree import TokenTree
-    from erc_llm.tuning.trainer import TrainingPlan
+    from erc_llm.tuning.trainer import FitSettings
 
 IGNORED = -100  # of transformers' losses
 NEW_TOKENS = 10
@@ -63,7 +63,7 @@ def fit_trl(
     model: Any,
     tokenizer: Any,
     rows: Sequence[dict[str, list[int]]],
-    plan: TrainingPlan,
+    settings: FitSettings,
     batch_size: int,
     padding_free: bool,
     folder: Path,
@@ -77,19 +77,19 @@ def fit_trl(
         output_dir=str(folder),
         num_train_epochs=1,
         per_device_train_batch_size=batch_size,
-        gradient_accumulation_steps=plan.accumulation,
+        gradient_accumulation_steps=settings.accumulation,
         train_sampling_strategy="group_by_length",
         padding_free=padding_free,
-        learning_rate=plan.learning_rate,
-        lr_scheduler_type=plan.schedule,
-        warmup_steps=plan.warmup,
-        weight_decay=plan.weight_decay,
-        max_grad_norm=plan.max_grad_norm,
-        gradient_checkpointing=plan.gradient_checkpointing,
-        bf16=plan.bf16,
-        use_cpu=plan.use_cpu,
-        seed=plan.seed,
-        logging_steps=plan.log_every,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=settings.warmup,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        bf16=settings.bf16,
+        use_cpu=settings.use_cpu,
+        seed=settings.seed,
+        logging_steps=settings.log_every,
         save_strategy="no",
         report_to=[],
         disable_tqdm=True,

@@ -17,7 +17,7 @@ _SHOWN_FLIPS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Sheet:
+class ReportTable:
     """One table: a title, column names, rows of texts, and sentences below it."""
 
     title: str
@@ -26,7 +26,7 @@ class Sheet:
     notes: tuple[str, ...] = ()
 
 
-def sheets(report: Result) -> list[Sheet]:
+def sheets(report: Result) -> list[ReportTable]:
     """The tables of all sections that were measured."""
     makers = {
         "training": _training,
@@ -43,7 +43,7 @@ def sheets(report: Result) -> list[Sheet]:
         found.append(_shares(report["shares"], report["matmul"]["dtype"]))
     for use, operators in report.get("profile", {}).items():
         rows = tuple((o["operator"], f"{o['share']:.1%}", str(o["calls"])) for o in operators)
-        found.append(Sheet(f"Where {use} time goes", ("operator", "own time", "calls"), rows))
+        found.append(ReportTable(f"Where {use} time goes", ("operator", "own time", "calls"), rows))
     return found
 
 
@@ -54,7 +54,7 @@ def print_sheets(report: Result, console: Console) -> None:
     console.print(_conditions(report), style="dim")
 
 
-def print_sheet(sheet: Sheet, console: Console) -> None:
+def print_sheet(sheet: ReportTable, console: Console) -> None:
     """One table, in the terminal."""
     table = Table(title=sheet.title, title_justify="left", title_style="bold")
     for i, column in enumerate(sheet.columns):
@@ -76,7 +76,7 @@ def as_markdown(report: Result) -> str:
     return "\n\n".join(parts) + f"\n\n{_conditions(report)}\n"
 
 
-def _training(section: Result) -> Sheet:
+def _training(section: Result) -> ReportTable:
     setup, sides, peers = section["setup"], section["sides"], section["peers"]
     rows = []
     for name, side in sides.items():
@@ -86,7 +86,7 @@ def _training(section: Result) -> Sheet:
             time = str(Ratio(tuple(peer["time_ratio_rounds"])))
             compared = (time, f"{peer['token_ratio']:.2f}", f"{peer['quotient']:.2f}")
         rows.append((name, *_speed(side), *compared, _memory(side)))
-    return Sheet(
+    return ReportTable(
         f"Training, {setup['utterances']} labelled utterances of {setup['scenes']} scenes, {setup['dtype']}",
         ("", "utterances/s", "tokens/s", "time ratio", "token ratio", "quotient", "peak MB"),
         tuple(rows),
@@ -97,7 +97,7 @@ def _training(section: Result) -> Sheet:
     )
 
 
-def _scoring(section: Result) -> Sheet:
+def _scoring(section: Result) -> ReportTable:
     setup, agreement = section["setup"], section["agreement"]
     rows = []
     for name, side in section["sides"].items():
@@ -114,7 +114,7 @@ def _scoring(section: Result) -> Sheet:
     for name, found in agreement.items():
         if isinstance(found, dict) and "flips" in found:
             notes += _flips(name, found["flips"])
-    return Sheet(
+    return ReportTable(
         f"Scoring, {setup['utterances']} utterances of {setup['scenes']} scenes, {setup['dtype']}",
         ("", "utterances/s", "tokens/s", "tree is faster", "same label", "peak MB"),
         tuple(rows),
@@ -140,14 +140,14 @@ def _flips(peer: str, flips: Sequence[Result]) -> list[str]:
     return lines
 
 
-def _matmul(section: Result) -> Sheet:
+def _matmul(section: Result) -> ReportTable:
     rows = []
     for use, count in section["rows"].items():
         speeds = [f"{section['gflops'][dtype]['reached'][use]:.0f}" for dtype in section["gflops"]]
         rows.append((f"all layers, {count} rows ({use})", *speeds))
     first, second = section["gflops"].values()
     rows += [(shape, f"{speed:.0f}", f"{second['shapes'][shape]:.0f}") for shape, speed in first["shapes"].items()]
-    return Sheet(
+    return ReportTable(
         "Matrix multiplication at the model's shapes, GFLOP/s (rows x inputs x outputs)",
         ("", *section["gflops"]),
         tuple(rows),
@@ -155,7 +155,7 @@ def _matmul(section: Result) -> Sheet:
     )
 
 
-def _shares(shares: Result, dtype: str) -> Sheet:
+def _shares(shares: Result, dtype: str) -> ReportTable:
     rows = tuple(
         (
             use,
@@ -166,7 +166,7 @@ def _shares(shares: Result, dtype: str) -> Sheet:
         )
         for use, s in shares.items()
     )
-    return Sheet(
+    return ReportTable(
         "Share of the machine's multiply speed",
         ("", "tokens/s", "GFLOP/s", f"of {dtype}", "of bfloat16"),
         rows,
@@ -177,7 +177,7 @@ def _shares(shares: Result, dtype: str) -> Sheet:
     )
 
 
-def _profiles(section: Result) -> Sheet:
+def _profiles(section: Result) -> ReportTable:
     rows = tuple(
         (
             writer,
@@ -192,10 +192,10 @@ def _profiles(section: Result) -> Sheet:
         for times, found in lengths.items()
     )
     columns = ("writer", "corpus", "profiles", "seconds", "times the seconds of 1x", "encoder, seconds", "MB more")
-    return Sheet("Speaker profiles of a whole corpus, and of the corpus told over and over", columns, rows)
+    return ReportTable("Speaker profiles of a whole corpus, and of the corpus told over and over", columns, rows)
 
 
-def _calibration(section: Result) -> Sheet:
+def _calibration(section: Result) -> ReportTable:
     names = {
         "arrays": "prior, calibration and decision of bare scores",
         "table": "the same of a whole table, checks included",
@@ -210,10 +210,10 @@ def _calibration(section: Result) -> Sheet:
         )
         for part, found in section.items()
     )
-    return Sheet("Correcting and calibrating drawn predictions", ("", "predictions", "seconds", "MB more"), rows)
+    return ReportTable("Correcting and calibrating drawn predictions", ("", "predictions", "seconds", "MB more"), rows)
 
 
-def _baselines(section: Result) -> Sheet:
+def _baselines(section: Result) -> ReportTable:
     setup = section["setup"]
     rows = tuple(
         (
@@ -225,7 +225,7 @@ def _baselines(section: Result) -> Sheet:
         )
         for i, (name, side) in enumerate(section["sides"].items())
     )
-    return Sheet(
+    return ReportTable(
         f"Training baselines on {setup['model']}, {setup['scenes']} scenes, {setup['dtype']}",
         ("", "utterances", "utterances/s", "the first is faster", "peak MB"),
         rows,
@@ -237,7 +237,7 @@ def _baselines(section: Result) -> Sheet:
     )
 
 
-def _comparison(section: Result) -> Sheet:
+def _comparison(section: Result) -> ReportTable:
     rows = tuple(
         (
             f"two tables of {size} utterances",
@@ -250,7 +250,7 @@ def _comparison(section: Result) -> Sheet:
         for size, found in section["sizes"].items()
     )
     title = f"`erc-llm compare --out`, {section['draws']:,} bootstrap draws and as many swaps"
-    return Sheet(title, ("", "seconds", "at most", "CPU seconds", "peak MB", "at most"), rows)
+    return ReportTable(title, ("", "seconds", "at most", "CPU seconds", "peak MB", "at most"), rows)
 
 
 def _limit(found: Result, place: int) -> str:
@@ -259,7 +259,7 @@ def _limit(found: Result, place: int) -> str:
     return "" if limit is None else f"{limit:,.0f}"
 
 
-def _generation(section: Result) -> Sheet:
+def _generation(section: Result) -> ReportTable:
     step, draw = section["step"], section["draw"]
     rows = (
         ("a decoding step, free", f"{1000 * step['free']:.1f}", ""),
@@ -268,7 +268,7 @@ def _generation(section: Result) -> Sheet:
         ("drawing the targets of an epoch", f"{1000 * draw['seconds']:.1f}", f"{draw['share']:.4%}"),
     )
     rounds = Ratio(tuple(step["ratio_rounds"]))
-    return Sheet(
+    return ReportTable(
         "Constraints and draws",
         ("", "ms", "of the line above"),
         rows,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import TrainerCallback
 
-    from erc_llm.tuning.trainer import TrainingPlan
+    from erc_llm.tuning.trainer import FitSettings
 
 TREE, TRL, PADDING_FREE = "token tree", "TRL, length-grouped", "TRL, padding-free"
 
@@ -65,7 +65,7 @@ def run_tree(settings: Mapping[str, Any], scenes: int | None) -> Result:
     from erc_llm.trees.attention import ATTENTION, forest_logits
     from erc_llm.trees.forest import pack, rows_of
     from erc_llm.trees.likelihoods import answer_log_likelihoods
-    from erc_llm.tuning.order import plan
+    from erc_llm.tuning.order import order_steps
     from erc_llm.tuning.trainer import fit
 
     work = open_workload(settings, "train", scenes, ATTENTION)
@@ -73,7 +73,7 @@ def run_tree(settings: Mapping[str, Any], scenes: int | None) -> Result:
     trees = [work.prompter.trees(d, "gold") for d in work.dialogues]
     sizes = [sum(map(rows_of, scene)) for scene in trees]
     training = work.config.training
-    schedule = plan(
+    schedule = order_steps(
         sizes, epochs=1, tokens_per_step=training.tokens_per_step, parts=training.accumulation, seed=work.config.seed
     )
     forest = pack([t for scene in schedule.batches()[0].scenes for t in trees[scene]]).to(model.device)
@@ -136,14 +136,14 @@ def adapted(work: Workload) -> Any:
     )
 
 
-def training_plan(work: Workload) -> TrainingPlan:
+def training_plan(work: Workload) -> FitSettings:
     """The configuration's numbers, for both trainers."""
     import torch
 
-    from erc_llm.tuning.trainer import TrainingPlan
+    from erc_llm.tuning.trainer import FitSettings
 
     training = work.config.training
-    return TrainingPlan(
+    return FitSettings(
         learning_rate=training.learning_rate,
         schedule=training.schedule,
         warmup=training.warmup,

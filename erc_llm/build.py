@@ -24,7 +24,7 @@ from erc_llm.models.loading import LoadedModel, load_base_model
 from erc_llm.models.wheels import cache_dir
 from erc_llm.profiles.invented_names import InventedNames
 from erc_llm.profiles.lines import LinesWriter, Similarity, lexical_similarity
-from erc_llm.profiles.notes import Answer, Notes, NotesCache, NotesWriter, Source, batch_key, write_notes
+from erc_llm.profiles.notes import Generate, Notes, NotesCache, NotesSource, NotesWriter, batch_key, write_notes
 from erc_llm.profiles.profiler import Profiler, ProfileWriter
 from erc_llm.profiles.statistics import StatisticsWriter
 from erc_llm.prompting.prompter import Prompter, PromptOptions
@@ -93,7 +93,7 @@ def _notes(
     on_progress: Callable[[int, int], None] | None,
 ) -> Notes:
     template = load_prompt(NOTES_TEMPLATE, ("system", "user"))
-    source = Source(past.sha256, _writer_of(config), template.sha256, config.words)
+    source = NotesSource(past.sha256, _writer_of(config), template.sha256, config.words)
     path = Path(config.notes) if config.notes else cache_dir() / "notes" / f"{source.sha256[:16]}.jsonl"
     cache = NotesCache(path, source)
     # A local batch is answered whole; what a server answers costs, and is kept as soon as it is there.
@@ -115,7 +115,7 @@ def _writer_of(config: ProfileConfig) -> str:
     return f"{config.model} {base_model_sha256(config.model)}"
 
 
-def _local(config: ProfileConfig) -> Answer:
+def _local(config: ProfileConfig) -> Generate:
     """A local model, loaded when the first batch is missing."""
     from erc_llm.models.loading import load_base_model
 
@@ -132,7 +132,7 @@ def _local(config: ProfileConfig) -> Answer:
     return answer
 
 
-def _server(config: ProfileConfig, cache: NotesCache, ask: bool, allow_remote: bool) -> Answer:
+def _server(config: ProfileConfig, cache: NotesCache, ask: bool, allow_remote: bool) -> Generate:
     """A model behind a server, reached when the first answer is missing; each is kept by itself."""
     from erc_llm.models.endpoint import Endpoint
 

@@ -24,7 +24,7 @@ Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Figure = Literal["weighted_f1", "macro_f1", "accuracy"]
 
-FIGURES: tuple[Figure, ...] = ("weighted_f1", "macro_f1", "accuracy")
+HEADLINE: tuple[Figure, ...] = ("weighted_f1", "macro_f1", "accuracy")
 INVALID = -1
 INVALID_POLICY = "an invalid answer counts as wrong"
 
@@ -178,7 +178,7 @@ def bootstrap_over_dialogues(
     resampled = [scores_from_confusion(chunk[:, 0]) for chunk in _resample(per_dialogue, draws, seed)]
     estimates = {
         figure: _estimate(float(getattr(point, figure)), np.concatenate([getattr(s, figure) for s in resampled]))
-        for figure in FIGURES
+        for figure in HEADLINE
     }
     return Headline(**estimates)
 

@@ -19,7 +19,7 @@ from erc_llm.calibration.choose import Calibrated, Prior, choose_correction
 from erc_llm.config import RunConfig, override_scoring
 from erc_llm.corpus.dialogues import Corpus, Dialogue, Utterance
 from erc_llm.corpus.labels import LabelSet
-from erc_llm.decoding.answers import Answered, Writer, answer_scenes
+from erc_llm.decoding.label_generator import GeneratedLabel, Writer, answer_scenes
 from erc_llm.decoding.scenes import mean_score, score_scenes
 from erc_llm.decoding.scoring import LabelScores, score_questions
 from erc_llm.errors import ConfigError, ModelError, RunError
@@ -107,7 +107,7 @@ class Predictor:
 
     def written(
         self, dialogues: Sequence[Dialogue], on_progress: Callable[[int], None] | None = None
-    ) -> list[list[Answered]]:
+    ) -> list[list[GeneratedLabel]]:
         """What the model writes about every target, in the way that `scoring.decode` and `scoring.answer` say.
 
         Raises:

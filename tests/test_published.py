@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 import pytest
 
 from erc_llm.corpus.labels import EMORYNLP
-from erc_llm.evaluation.evidence import SystemFigures
+from erc_llm.evaluation.evidence import SystemMetrics
 from erc_llm.published import Reported, reported, reported_for
 from tests.evaluation.compared_tables import INFO
 
@@ -51,4 +51,4 @@ def test_they_stand_beside_emorynlp_only() -> None:
 def test_no_record_can_pass_for_a_measured_one() -> None:
     assert not {f.name for f in fields(Reported)} & {"headline", "runs", "classes"}
     with pytest.raises(TypeError):
-        SystemFigures(**{f.name: getattr(reported()[0], f.name) for f in fields(Reported)})
+        SystemMetrics(**{f.name: getattr(reported()[0], f.name) for f in fields(Reported)})

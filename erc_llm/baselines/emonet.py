@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from erc_llm.baselines.baseline_config import BaselineConfig, LossWeights, Switches
-from erc_llm.baselines.inputs import Reach
+from erc_llm.baselines.inputs import ContextLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +66,10 @@ def class_weights(counts: Sequence[int], scheme: LossWeights) -> tuple[float, ..
     return tuple(scale / n if n else 0.0 for n in counts)
 
 
-def reach_of(config: BaselineConfig) -> Reach:
+def context_limits(config: BaselineConfig) -> ContextLimits:
     """How far the model of a configuration looks."""
     switches = config.switches
-    return Reach(
+    return ContextLimits(
         context_tokens=config.encoder.max_tokens,
         memory_tokens=config.memory.max_tokens,
         remembers=config.kind != "encoder",

@@ -48,7 +48,7 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
+class ContextLimits:
     """How far a model looks.
 
     Attributes:
@@ -82,7 +82,7 @@ class InputWriter:
         self,
         corpus: Corpus,
         tokenizer: PreTrainedTokenizerBase,
-        reach: Reach,
+        reach: ContextLimits,
         numbers: Mapping[str, int] | None = None,
     ) -> None:
         self._corpus = corpus

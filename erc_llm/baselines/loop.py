@@ -1,6 +1,6 @@
 """The training loop of all baselines: steps, selection after each epoch, the best weights kept, checkpoints, progress.
 
-In: a loaded model, examples, a `Plan`. Out: `model.safetensors` of the best epoch and two logs in a folder. Knows
+In: a loaded model, examples, `LoopSettings`. Out: `model.safetensors` of the best epoch and two logs in a folder. Knows
 nothing of corpora and configurations.
 """
 
@@ -44,7 +44,7 @@ _LINES = 20  # of progress in a whole training, where there is no terminal
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class LoopSettings:
     """The numbers of a training; see `erc_llm.baselines.baseline_config.BaselineTraining` for what they mean.
 
     Attributes:
@@ -75,7 +75,7 @@ class Fitting:
         loaded: The model; trained in place.
         examples: Labelled examples to fit.
         selection: Labelled examples by which the best epoch is chosen.
-        plan: The numbers.
+        settings: The numbers.
         folder: The run directory.
         console: Where progress is shown.
     """
@@ -85,22 +85,22 @@ class Fitting:
         loaded: LoadedBaseline,
         examples: Sequence[Example],
         selection: Sequence[Example],
-        plan: Plan,
+        settings: LoopSettings,
         folder: Path,
         console: Console,
     ) -> None:
         self.loaded = loaded
         self._examples = examples
         self._selection = selection
-        self._plan = plan
+        self._settings = settings
         self._folder = folder
         self._console = console
-        self._weights = torch.tensor(plan.weights, device=loaded.device)
+        self._weights = torch.tensor(settings.weights, device=loaded.device)
         self._lengths = [len(example.context) for example in examples]
-        self._per_epoch = steps_per_epoch(len(examples), plan.batch_size)
-        self.total = plan.epochs * self._per_epoch
-        self.optimizer = optimizer_of(loaded, plan)
-        self.scheduler = _scheduler(self.optimizer, plan, self.total)
+        self._per_epoch = steps_per_epoch(len(examples), settings.batch_size)
+        self.total = settings.epochs * self._per_epoch
+        self.optimizer = optimizer_of(loaded, settings)
+        self.scheduler = _scheduler(self.optimizer, settings, self.total)
         self._cached: Snapshot | None = None
 
     def run(self, resume: bool = False) -> None:
@@ -112,7 +112,7 @@ class Fitting:
         Raises:
             RunError: A file cannot be written or read, or the training diverges.
         """
-        torch.manual_seed(self._plan.seed + 1)  # dropout; the new layers were drawn by the seed itself
+        torch.manual_seed(self._settings.seed + 1)  # dropout; the new layers were drawn by the seed itself
         checkpoint = self._folder / CHECKPOINT
         loaded = load_checkpoint(checkpoint, self.loaded.model, self.optimizer, self.scheduler) if resume else None
         position = loaded or Position()
@@ -120,11 +120,11 @@ class Fitting:
         for name in (TRAINING_LOG, SELECTION_LOG):
             rewind_log(self._folder / name, position.step)
         self.embed_once()
-        saved, log = time.monotonic(), _Log(self._folder, self._plan, self.total, position, self._console)
+        saved, log = time.monotonic(), _Log(self._folder, self._settings, self.total, position, self._console)
         with log:
             while position.step < self.total:
                 epoch, done = divmod(position.step, self._per_epoch)
-                batches = epoch_batches(self._lengths, self._plan.batch_size, self._plan.seed, epoch)
+                batches = epoch_batches(self._lengths, self._settings.batch_size, self._settings.seed, epoch)
                 for batch in batches[done:]:
                     rate = self.optimizer.param_groups[0]["lr"]
                     loss, norm = self.step([self._examples[i] for i in batch])
@@ -132,7 +132,7 @@ class Fitting:
                     position = replace(position, step=position.step + 1, losses=losses)
                     if position.step % self._per_epoch == 0:
                         position = self._select(position)
-                    if time.monotonic() - saved >= self._plan.checkpoint_seconds and position.step < self.total:
+                    if time.monotonic() - saved >= self._settings.checkpoint_seconds and position.step < self.total:
                         save_checkpoint(checkpoint, self.loaded.model, self.optimizer, self.scheduler, position)
                         keep_epoch(self._folder, position.best_epoch)
                         saved = time.monotonic()
@@ -147,7 +147,7 @@ class Fitting:
         loss = self._loss(examples)
         loss.backward()
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(trained, self._plan.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(trained, self._settings.max_grad_norm)
         self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -191,33 +191,33 @@ class Fitting:
         append_line(self._folder / SELECTION_LOG, record | {"seconds": round(time.perf_counter() - began, 1)})
         mark = "[bold green]new best[/]" if better else f"best is {100 * (position.best or 0):.2f}"
         self._console.print(
-            f"epoch {epoch}/{self._plan.epochs}: selection weighted F1 [bold]{100 * found[SCORE]:.2f}[/] ({mark})"
+            f"epoch {epoch}/{self._settings.epochs}: selection weighted F1 [bold]{100 * found[SCORE]:.2f}[/] ({mark})"
         )
         return position
 
 
-def optimizer_of(loaded: LoadedBaseline, plan: Plan) -> torch.optim.AdamW:
+def optimizer_of(loaded: LoadedBaseline, settings: LoopSettings) -> torch.optim.AdamW:
     """AdamW with a rate for pretrained weights and one for new layers."""
     groups = [
-        {"params": pretrained_parameters(loaded.model), "lr": plan.learning_rate},
-        {"params": new_parameters(loaded.model), "lr": plan.new_learning_rate},
+        {"params": pretrained_parameters(loaded.model), "lr": settings.learning_rate},
+        {"params": new_parameters(loaded.model), "lr": settings.new_learning_rate},
     ]
-    return torch.optim.AdamW(groups, weight_decay=plan.weight_decay, fused=True)
+    return torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
 
 
-def _scheduler(optimizer: torch.optim.Optimizer, plan: Plan, total: int) -> Any:
+def _scheduler(optimizer: torch.optim.Optimizer, settings: LoopSettings, total: int) -> Any:
     from transformers import get_scheduler
 
-    name = "constant_with_warmup" if plan.schedule == "constant" else plan.schedule
-    return get_scheduler(name, optimizer, num_warmup_steps=round(plan.warmup * total), num_training_steps=total)
+    name = "constant_with_warmup" if settings.schedule == "constant" else settings.schedule
+    return get_scheduler(name, optimizer, num_warmup_steps=round(settings.warmup * total), num_training_steps=total)
 
 
 class _Log:
     """The training log and the bar of progress."""
 
-    def __init__(self, folder: Path, plan: Plan, total: int, position: Position, console: Console) -> None:
+    def __init__(self, folder: Path, settings: LoopSettings, total: int, position: Position, console: Console) -> None:
         self._path = folder / TRAINING_LOG
-        self._plan = plan
+        self._settings = settings
         self._total = total
         self._console = console
         columns = (
@@ -258,13 +258,13 @@ class _Log:
         self._utterances += utterances
         self._losses.append(loss)
         self._progress.update(self._task, completed=step)
-        if step % self._plan.log_every == 0 or step == self._total:
+        if step % self._settings.log_every == 0 or step == self._total:
             now = time.perf_counter()
             speed = self._utterances / (now - self._began)
             mean = sum(self._losses) / len(self._losses)
             record = {
                 "step": step,
-                "epoch": round(step * self._plan.epochs / self._total, 4),
+                "epoch": round(step * self._settings.epochs / self._total, 4),
                 "loss": round(mean, 6),
                 "grad_norm": round(norm, 6),
                 "learning_rate": rate,
@@ -274,7 +274,7 @@ class _Log:
             figures = f"loss {mean:.3f}  {speed:.0f} utterances/s"
             self._progress.update(self._task, figures=figures)
             self._began, self._utterances, self._losses = now, 0, []
-            part, before = (n * _LINES // self._total for n in (step, step - self._plan.log_every))
+            part, before = (n * _LINES // self._total for n in (step, step - self._settings.log_every))
             if not self._console.is_terminal and part > before:
                 self._console.print(f"step {step}/{self._total}  {figures}", highlight=False)
         return tuple(self._losses)

@@ -18,10 +18,10 @@ from rich.progress import Progress
 
 from erc_llm.baselines.baseline_config import BaselineConfig
 from erc_llm.baselines.build import LoadedBaseline, build
-from erc_llm.baselines.emonet import class_weights, reach_of
+from erc_llm.baselines.emonet import class_weights, context_limits
 from erc_llm.baselines.inference import probabilities
 from erc_llm.baselines.inputs import Example, InputWriter, corpus_numbers
-from erc_llm.baselines.loop import Fitting, Plan
+from erc_llm.baselines.loop import Fitting, LoopSettings
 from erc_llm.baselines.runs import (
     BaselineManifest,
     check_same_sources,
@@ -35,7 +35,7 @@ from erc_llm.corpus import Corpus, Dialogue
 from erc_llm.errors import CorpusError, RunError
 from erc_llm.files import write_text
 from erc_llm.metrics import INVALID_POLICY
-from erc_llm.predictions import Answer, Predictions, PredictionsInfo, strip_text, write_predictions
+from erc_llm.predictions import Prediction, Predictions, PredictionsInfo, strip_text, write_predictions
 from erc_llm.runs.manifest import FINISHED, TRAINING
 from erc_llm.runs.provenance import commit, versions
 
@@ -77,7 +77,9 @@ class TrainedBaseline:
             task = progress.add_task(f"reading {split}", total=len(examples))
             found = probabilities(self.loaded, examples, on_progress=lambda n: progress.update(task, completed=n))
         answers = {
-            (example.dialogue_id, example.utterance_id): Answer(names[int(row.argmax())], probabilities=row.tolist())
+            (example.dialogue_id, example.utterance_id): Prediction(
+                names[int(row.argmax())], probabilities=row.tolist()
+            )
             for example, row in zip(examples, found, strict=True)
         }
         info = table_info(self.config, self.manifest, self.corpus, split)
@@ -118,7 +120,7 @@ def train_baseline(
     scenes = training_scenes(corpus, config.training.max_scenes, config.seed)
     loaded = build(config, len(corpus.labels))
     numbers = _speaker_numbers(config, corpus, folder, began is not None)
-    writer = InputWriter(corpus, loaded.tokenizer, reach_of(config), numbers)
+    writer = InputWriter(corpus, loaded.tokenizer, context_limits(config), numbers)
     counts = label_counts(scenes, corpus.labels.names)
     weights = class_weights(counts, config.switches.loss_weights)
     manifest = _manifest(config, corpus, counts, weights, loaded)
@@ -135,7 +137,7 @@ def train_baseline(
         with console.status("reading the corpus"):
             examples, selection = (_labelled(writer.examples(part)) for part in (scenes, corpus.split(SELECTION)))
         _say(config, loaded, len(scenes), examples, selection, console)
-        Fitting(loaded, examples, selection, plan_of(config, weights), folder, console).run(resume)
+        Fitting(loaded, examples, selection, loop_settings(config, weights), folder, console).run(resume)
     finished = began if began is not None and began.finished else replace(manifest, status=FINISHED)
     trained = TrainedBaseline(folder, config, finished, corpus, loaded, writer)
     if began is None or not began.finished:
@@ -196,10 +198,10 @@ def _say(
     console.print(f"{len(examples)} training targets in {scenes} scenes, {len(selection)} for selection")
 
 
-def plan_of(config: BaselineConfig, weights: tuple[float, ...]) -> Plan:
+def loop_settings(config: BaselineConfig, weights: tuple[float, ...]) -> LoopSettings:
     """The numbers of a configuration's training; `weights` are (labels,)."""
     training = config.training
-    return Plan(
+    return LoopSettings(
         epochs=training.epochs,
         batch_size=training.batch_size,
         learning_rate=training.learning_rate,

@@ -37,7 +37,7 @@ def baseline(
 ) -> None:
     """Train an encoder baseline (encoder, CoMPM, EmoNet) and write its predictions; or run EmoNet's ablation."""
     from erc_llm.baselines.baseline_config import load_baseline
-    from erc_llm.recipes.data import open_corpus, say_oddities
+    from erc_llm.recipes.data import open_corpus, print_warnings
 
     if ablate and predict:
         raise UserError("--ablate: scores one split, named by --split; leave out --predict")
@@ -49,7 +49,7 @@ def baseline(
     for name in [scored] if ablate else predict or []:
         corpus.split(name)  # a wrong name is told before anything is trained
     quiet()
-    say_oddities(corpus, open_console())
+    print_warnings(corpus, open_console())
     try:
         if ablate:
             from erc_llm.baselines.ablation import run_ablation

@@ -78,13 +78,13 @@ def profile(
     """What prompts say of each speaker's past: every profile as a row, or one with a time line of emotions."""
     from erc_llm.cli.profile_view import check_asked, find_scene, open_view
     from erc_llm.config import load_config
-    from erc_llm.recipes.data import hide_selection, open_corpus, say_oddities
+    from erc_llm.recipes.data import hide_selection, open_corpus, print_warnings
 
     check_asked(out, split, speaker, at)
     loaded, console = load_config(config, overrides or []), open_console()
     section = loaded.corpus.model_copy(update={"path": corpus, "heal_from": heal_from})
     read = hide_selection(open_corpus(section, loaded.label_set(), cut_selection=False), section)
-    say_oddities(read, console)
+    print_warnings(read, console)
     quiet()
     if out is not None:
         if split is not None:

@@ -104,7 +104,7 @@ def compare_with_baseline(
     from erc_llm.evaluation.comparison import compare
     from erc_llm.evaluation.comparison_pages import write_comparison
     from erc_llm.evaluation.comparison_report import sections, title
-    from erc_llm.evaluation.matching import Named
+    from erc_llm.evaluation.matching import NamedTable
     from erc_llm.evaluation.sections import print_sections
 
     fixed = [f"corpus.path={config.corpus.path}", f"seed={config.seed}", f"output={output}", "name=demo-emonet"]
@@ -116,7 +116,7 @@ def compare_with_baseline(
         console.print(f"left out: {error}", markup=False, highlight=False)
         return
     write_predictions(baseline, output / "demo-emonet.parquet")
-    comparison = compare([Named("demo.parquet", predictions), Named("demo-emonet.parquet", baseline)])
+    comparison = compare([NamedTable("demo.parquet", predictions), NamedTable("demo-emonet.parquet", baseline)])
     print_sections(title(comparison), sections(comparison)[:2], console)
     written = write_comparison(comparison, output / "demo-comparison")
     console.print(f"the whole comparison: {written[1]}", markup=False, soft_wrap=True)

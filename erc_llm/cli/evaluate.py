@@ -38,7 +38,7 @@ def compare(
     """Which system is better, by how much, how sure, and where; several seeds of a system are grouped."""
     from erc_llm.evaluation.comparison import compare as evidence
     from erc_llm.evaluation.comparison_report import sections, title
-    from erc_llm.evaluation.matching import Named
+    from erc_llm.evaluation.matching import NamedTable
     from erc_llm.evaluation.sections import print_sections
     from erc_llm.predictions import read_predictions
 
@@ -47,10 +47,12 @@ def compare(
     given = [_named(text) for text in predictions]
     if len({path.resolve() for _, path in given}) < len(given):
         raise UserError("compare: a table is given twice; a system never differs from itself")
-    tables: list[Named] = []
+    tables: list[NamedTable] = []
     for system, path in given:
         has_text = any(named.table.text is not None for named in tables)
-        tables.append(Named(str(path), read_predictions(path, (*_UNUSED, "text") if has_text else _UNUSED), system))
+        tables.append(
+            NamedTable(str(path), read_predictions(path, (*_UNUSED, "text") if has_text else _UNUSED), system)
+        )
     comparison = evidence(tables, on=on, draws=draws, seed=seed)
     print_sections(title(comparison), sections(comparison), open_console())
     if out is not None:
@@ -120,15 +122,15 @@ def benchmark(
     draws: Annotated[int, typer.Option(help="Bootstrap draws, and swaps of the permutation test.", min=100)] = 10_000,
     without_text: Annotated[bool, typer.Option("--without-text", help="Leave out what was said, to share it.")] = False,
 ) -> None:
-    """Train the finalists, or take them where they are trained, score every split that is there, and compare."""
-    from erc_llm.recipes.benchmark import Place, find_versions, run_benchmark
-    from erc_llm.recipes.benchmark_config import read_finalists
+    """Train the reference systems, or reuse finished runs, evaluate them on every available split, and compare."""
+    from erc_llm.recipes.benchmark import BenchmarkPaths, find_versions, run_benchmark
+    from erc_llm.recipes.benchmark_config import read_benchmark_config
 
-    finalists = read_finalists(name)
-    place = Place(find_versions(data, finalists), runs or out / "runs", out, not without_text)
+    benchmark = read_benchmark_config(name)
+    place = BenchmarkPaths(find_versions(data, benchmark), runs or out / "runs", out, not without_text)
     quiet()
     try:
-        reports = run_benchmark(finalists, place, split or [], draws, open_console())
+        reports = run_benchmark(benchmark, place, split or [], draws, open_console())
     except KeyboardInterrupt:
         typer.echo("erc-llm: interrupted; the same command goes on", err=True)
         raise typer.Exit(130) from None

@@ -85,7 +85,7 @@ class Corpus:
         order: Ids of the dialogues in the order of the files, where not every one tells its time. What it does not
             name comes after, split after split.
         healed: Whether missing lines were filled in from another version as context.
-        oddities: Sentences about what was found odd while reading, for people.
+        warnings: Sentences about what was found odd while reading, for people.
         generic: Names that mean another person in every episode; see `erc_llm.corpus.speakers.identity`.
         files: (name, sha256) of every file that was read; names are `folder/file`, never a machine's whole path.
     """
@@ -96,7 +96,7 @@ class Corpus:
     splits: Mapping[str, tuple[Dialogue, ...]]
     order: tuple[str, ...] = ()
     healed: bool = False
-    oddities: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     generic: frozenset[str] = frozenset()
     files: tuple[tuple[str, str], ...] = ()
 

@@ -15,7 +15,7 @@ import json
 import re
 from dataclasses import dataclass
 
-from erc_llm.corpus.oddities import show
+from erc_llm.corpus.read_warnings import show
 from erc_llm.corpus.sources import Source
 from erc_llm.errors import CorpusError
 

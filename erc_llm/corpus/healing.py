@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import replace
 
 from erc_llm.corpus.dialogues import Corpus, Dialogue, Utterance
-from erc_llm.corpus.oddities import Oddities
+from erc_llm.corpus.read_warnings import ReadWarnings
 from erc_llm.errors import CorpusError
 
 
@@ -29,11 +29,11 @@ def heal(aligned: Corpus, original: Corpus) -> Corpus:
             f"{original.version}. Leave heal_from out, or name the folder with the EmoryNLP JSON files"
         )
     sources = {dialogue.id: dialogue for dialogue in original.dialogues()}
-    oddities = Oddities()
+    warned = ReadWarnings()
     restored: Counter[str] = Counter()
     splits = {}
     for split, dialogues in aligned.splits.items():
-        healed = tuple(_heal_dialogue(d, sources.get(d.id), oddities) for d in dialogues)
+        healed = tuple(_heal_dialogue(d, sources.get(d.id), warned) for d in dialogues)
         restored[split] = sum(
             len(new.utterances) - len(old.utterances) for new, old in zip(healed, dialogues, strict=True)
         )
@@ -44,23 +44,23 @@ def heal(aligned: Corpus, original: Corpus) -> Corpus:
         )
     parts = ", ".join(f"{split} {count:,}" for split, count in restored.items())
     report = f"gap-healed: {restored.total():,} missing lines came back as context, never asked about ({parts})"
-    sentences = (*aligned.oddities, report, *oddities.sentences())
-    return replace(aligned, splits=splits, healed=True, oddities=sentences, files=aligned.files + original.files)
+    sentences = (*aligned.warnings, report, *warned.sentences())
+    return replace(aligned, splits=splits, healed=True, warnings=sentences, files=aligned.files + original.files)
 
 
-def _heal_dialogue(aligned: Dialogue, original: Dialogue | None, oddities: Oddities) -> Dialogue:
+def _heal_dialogue(aligned: Dialogue, original: Dialogue | None, warned: ReadWarnings) -> Dialogue:
     if original is None:
-        oddities.add("scene not healed, because original does not have it", aligned.id)
+        warned.add("scene not healed, because original does not have it", aligned.id)
         return aligned
     own = {utterance.id: utterance for utterance in aligned.utterances}
     for missing in original.utterances:
         mine = own.get(missing.id)
         if mine is not None and mine.text != missing.text:
-            oddities.add("text differs between aligned (kept) and original", missing.id)
+            warned.add("text differs between aligned (kept) and original", missing.id)
     known = {utterance.id for utterance in original.utterances}
     if [u.id for u in aligned.utterances if u.id in known] != [u.id for u in original.utterances if u.id in own]:
-        oddities.add("order differs between aligned and original (kept)", aligned.id)
-    additions = _additions(aligned, known, oddities)
+        warned.add("order differs between aligned and original (kept)", aligned.id)
+    additions = _additions(aligned, known, warned)
     utterances = list(additions.get(None, ()))
     for line in original.utterances:
         utterances.append(own.get(line.id) or replace(line, label=None, target=False))
@@ -68,7 +68,7 @@ def _heal_dialogue(aligned: Dialogue, original: Dialogue | None, oddities: Oddit
     return replace(aligned, utterances=tuple(utterances))
 
 
-def _additions(aligned: Dialogue, known: set[str], oddities: Oddities) -> dict[str | None, list[Utterance]]:
+def _additions(aligned: Dialogue, known: set[str], warned: ReadWarnings) -> dict[str | None, list[Utterance]]:
     """Utterances that only `aligned` has, by the id of the shared one they follow."""
     additions: dict[str | None, list[Utterance]] = {}
     previous = None
@@ -76,6 +76,6 @@ def _additions(aligned: Dialogue, known: set[str], oddities: Oddities) -> dict[s
         if utterance.id in known:
             previous = utterance.id
         else:
-            oddities.add("utterance of aligned that original does not have, kept", utterance.id)
+            warned.add("utterance of aligned that original does not have, kept", utterance.id)
             additions.setdefault(previous, []).append(utterance)
     return additions

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from erc_llm.corpus.formats import NUMBER_LIMIT, RawDialogue, RawUtterance
-from erc_llm.corpus.oddities import Oddities, show
+from erc_llm.corpus.read_warnings import ReadWarnings, show
 from erc_llm.corpus.sources import SPLIT_OF_WORD, Source
 from erc_llm.errors import CorpusError
 
@@ -20,7 +20,7 @@ DIALOGUE_FIELDS = ("id", "season", "episode", "scene", "split", "utterances")
 UTTERANCE_FIELDS = ("id", "speaker", "text", "label")
 
 
-def parse_original(source: Source, oddities: Oddities) -> Iterator[RawDialogue]:
+def parse_original(source: Source, warned: ReadWarnings) -> Iterator[RawDialogue]:
     """Scenes of an EmoryNLP JSON file.
 
     Raises:
@@ -34,7 +34,7 @@ def parse_original(source: Source, oddities: Oddities) -> Iterator[RawDialogue]:
             yield _scene(place, scene, f"episodes[{e}].scenes[{s}]", lines)
 
 
-def parse_own(source: Source, oddities: Oddities) -> Iterator[RawDialogue]:
+def parse_own(source: Source, warned: ReadWarnings) -> Iterator[RawDialogue]:
     """Dialogues of a JSONL file, one a line; blank lines are skipped.
 
     Raises:
@@ -47,10 +47,10 @@ def parse_own(source: Source, oddities: Oddities) -> Iterator[RawDialogue]:
         record = _parse(line, source.path, number, "one dialogue a line, as a JSON object")
         where = "the dialogue"
         utterances = place.items(record, "utterances", where)
-        place.report_unread(record, DIALOGUE_FIELDS, oddities, source.name)
+        place.report_unread(record, DIALOGUE_FIELDS, warned, source.name)
         yield RawDialogue(
             id=place.identifier(record, "id", where),
-            utterances=tuple(_own_utterance(place, u, i, oddities, source.name) for i, u in enumerate(utterances)),
+            utterances=tuple(_own_utterance(place, u, i, warned, source.name) for i, u in enumerate(utterances)),
             season=place.number(record, "season", where),
             episode=place.number(record, "episode", where),
             scene=place.number(record, "scene", where),
@@ -80,10 +80,10 @@ def _scene(place: _Place, scene: object, where: str, lines: _UtteranceLines) -> 
     return RawDialogue(name, tuple(utterances), int(time[1]), int(time[2]), int(time[3]), line=first)
 
 
-def _own_utterance(place: _Place, record: object, index: int, oddities: Oddities, file: str) -> RawUtterance:
+def _own_utterance(place: _Place, record: object, index: int, warned: ReadWarnings, file: str) -> RawUtterance:
     where = f"utterances[{index}]"
     text = place.string(record, "text", where)
-    place.report_unread(record, UTTERANCE_FIELDS, oddities, file)
+    place.report_unread(record, UTTERANCE_FIELDS, warned, file)
     label = place.optional(record, "label", where)
     if label is not None and not isinstance(label, str):
         raise place.error(f"{where}.label is {show(label)}; expected a string, or null for a line without a label")
@@ -192,9 +192,9 @@ class _Place:
             raise self.error(f"{where}: '{key}' is {show(value)}; expected a whole number or null")
         return value
 
-    def report_unread(self, record: object, known: tuple[str, ...], oddities: Oddities, file: str) -> None:
+    def report_unread(self, record: object, known: tuple[str, ...], warned: ReadWarnings, file: str) -> None:
         for key in record if isinstance(record, Mapping) else ():
             if key not in known:
-                oddities.add(
+                warned.add(
                     f"field {show(key)} is not one of {', '.join(known)} and was not read", f"{file}:{self.line}"
                 )

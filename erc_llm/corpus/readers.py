@@ -2,7 +2,7 @@
 
 In: a file or a directory of split files in one of four formats, told apart by content. Out: a `Corpus` whose labels
 belong to the label set, whose ids are unique and whose dialogues stand in time order. What cannot be used is an error
-with file and line; what is merely strange is a sentence in `Corpus.oddities`. Deliberately unknown here: how a format
+with file and line; what is merely strange is a sentence in `Corpus.warnings`. Deliberately unknown here: how a format
 is taken to pieces, prompts and models.
 """
 
@@ -18,7 +18,7 @@ from erc_llm.corpus.formats import DESCRIPTIONS, RawDialogue, RawUtterance, reco
 from erc_llm.corpus.healing import heal
 from erc_llm.corpus.json_files import parse_original, parse_own
 from erc_llm.corpus.labels import EMORYNLP, LabelSet
-from erc_llm.corpus.oddities import Oddities, show
+from erc_llm.corpus.read_warnings import ReadWarnings, show
 from erc_llm.corpus.sources import SPLIT_WORDS, WHOLE, Source, open_sources
 from erc_llm.corpus.speakers import GENERIC_NAMES, resolve
 from erc_llm.corpus.text_files import parse_aligned, parse_compm
@@ -26,7 +26,7 @@ from erc_llm.errors import CorpusError
 
 LONG_UTTERANCE = 1_000  # words; spoken turns hardly reach a hundred, so more is worth a second look
 
-PARSERS: Mapping[str, Callable[[Source, Oddities], Iterator[RawDialogue]]] = {
+PARSERS: Mapping[str, Callable[[Source, ReadWarnings], Iterator[RawDialogue]]] = {
     "original": parse_original,
     "aligned": parse_aligned,
     "compm": parse_compm,
@@ -60,12 +60,12 @@ def read_corpus(
     Raises:
         CorpusError: See the message: what was found, in which file and line, what was expected, what to do.
     """
-    oddities = Oddities()
-    sources = open_sources(path, oddities)
+    warned = ReadWarnings()
+    sources = open_sources(path, warned)
     version = _common_format(sources, Path(path))
-    builder = _Builder(labels, aliases or {}, oddities)
+    builder = _Builder(labels, aliases or {}, warned)
     for source in sources:
-        for raw in PARSERS[version](source, oddities):
+        for raw in PARSERS[version](source, warned):
             builder.add(raw, source)
     splits = builder.splits(Path(path))
     folder = Path(path).is_dir()
@@ -75,7 +75,7 @@ def read_corpus(
         labels=labels,
         splits=splits,
         order=builder.order,
-        oddities=oddities.sentences(),
+        warnings=warned.sentences(),
         generic=frozenset(generic),
         files=tuple((source.name, source.sha256) for source in sources),
     )
@@ -97,10 +97,10 @@ def _common_format(sources: list[Source], path: Path) -> str:
 class _Builder:
     """Turns raw dialogues into records, file after file, and sees to it that ids are unique throughout the corpus."""
 
-    def __init__(self, labels: LabelSet, aliases: Mapping[str, str], oddities: Oddities) -> None:
+    def __init__(self, labels: LabelSet, aliases: Mapping[str, str], warned: ReadWarnings) -> None:
         self._labels = labels
         self._aliases = aliases
-        self._oddities = oddities
+        self._warned = warned
         self._splits: defaultdict[str, list[Dialogue]] = defaultdict(list)
         self._ids: set[str] = set()
         self._order: list[str] = []
@@ -112,10 +112,10 @@ class _Builder:
         name = raw.id or f"{split}_{len(self._splits[split]) + 1:04d}"
         place = f"{source.name}:{raw.line}" if raw.line else source.name
         if not raw.utterances:
-            self._oddities.add("dialogue without utterances, left out", f"{show(name)} ({place})")
+            self._warned.add("dialogue without utterances, left out", f"{show(name)} ({place})")
             return
         if raw.episode is None and (raw.season is not None or raw.scene is not None):
-            self._oddities.add("season and scene mean nothing without an episode", f"{show(name)} ({place})")
+            self._warned.add("season and scene mean nothing without an episode", f"{show(name)} ({place})")
         unique = self._unique(name, self._ids, "dialogue", place)
         ids: set[str] = set()
         utterances = tuple(self._utterance(u, i, unique, ids, source) for i, u in enumerate(raw.utterances))
@@ -140,7 +140,7 @@ class _Builder:
         if not filled:
             raise CorpusError("the corpus is empty: no dialogue in it; expected at least one with an utterance", path)
         for alias in sorted(self._aliases.keys() - self._names):
-            self._oddities.add("alias for a name that no utterance has", show(alias))
+            self._warned.add("alias for a name that no utterance has", show(alias))
         usual = [*SPLIT_WORDS, WHOLE]
         order = sorted(filled, key=lambda split: (usual.index(split) if split in usual else len(usual), split))
         numbered = _number_scenes({split: filled[split] for split in order}, path)
@@ -163,11 +163,9 @@ class _Builder:
             raise CorpusError(f"utterance {show(name)} has no speaker; expected a name", source.path, raw.line)
         _check_encodable("".join((name, raw.text, *speakers)), source, raw.line)
         if len(raw.text) > LONG_UTTERANCE and (words := len(raw.text.split())) > LONG_UTTERANCE:
-            self._oddities.add(
-                f"utterance of more than {LONG_UTTERANCE:,} words", f"{words:,} in {show(name)} ({place})"
-            )
+            self._warned.add(f"utterance of more than {LONG_UTTERANCE:,} words", f"{words:,} in {show(name)} ({place})")
         if _is_blank(raw.text):
-            self._oddities.add("empty utterance, kept as context and without its label", f"{show(name)} ({place})")
+            self._warned.add("empty utterance, kept as context and without its label", f"{show(name)} ({place})")
             return Utterance(name, speakers, raw.text, label=None, target=False)
         return Utterance(name, speakers, raw.text, label)
 
@@ -177,14 +175,14 @@ class _Builder:
             copy += 1
             unique = f"{name}_{copy}"
         if unique != name:
-            self._oddities.add(f"{kind} id met again, renamed", f"{show(name)} to {show(unique)} ({place})")
+            self._warned.add(f"{kind} id met again, renamed", f"{show(name)} to {show(unique)} ({place})")
         taken.add(unique)
         return unique
 
     def _in_time_order(self, split: str, dialogues: list[Dialogue]) -> tuple[Dialogue, ...]:
         times = [dialogue.time for dialogue in dialogues if dialogue.time is not None]
         if 0 < len(times) < len(dialogues):
-            self._oddities.add("some dialogues tell no episode, so the order of the file is kept", split)
+            self._warned.add("some dialogues tell no episode, so the order of the file is kept", split)
         if len(times) < len(dialogues):
             return tuple(dialogues)
         return tuple(sorted(dialogues, key=lambda dialogue: dialogue.time or ()))
@@ -198,13 +196,13 @@ class _Builder:
                     continue
                 homes[dialogue.episode_id][split] = None
                 if dialogue.time in moments:
-                    self._oddities.add(
+                    self._warned.add(
                         "two dialogues in one place in time", f"{show(moments[dialogue.time])} and {show(dialogue.id)}"
                     )
                 moments.setdefault(dialogue.time, dialogue.id)
         for episode, found in sorted(homes.items()):
             if len(found) > 1:
-                self._oddities.add("episode in more than one split", f"{episode} in {' and '.join(found)}")
+                self._warned.add("episode in more than one split", f"{episode} in {' and '.join(found)}")
 
 
 def _number_scenes(splits: Mapping[str, list[Dialogue]], path: Path) -> dict[str, list[Dialogue]]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from erc_llm.corpus.oddities import Oddities
+from erc_llm.corpus.read_warnings import ReadWarnings
 from erc_llm.errors import CorpusError
 
 SPLIT_WORDS = {
@@ -49,7 +49,7 @@ class Source:
         return "/".join(self.path.parts[-2:])
 
 
-def open_sources(path: Path | str, oddities: Oddities) -> list[Source]:
+def open_sources(path: Path | str, warned: ReadWarnings) -> list[Source]:
     """Read a file, or the split files of a directory (not of its subdirectories).
 
     Raises:
@@ -58,7 +58,7 @@ def open_sources(path: Path | str, oddities: Oddities) -> list[Source]:
     path = Path(path)
     try:
         if path.is_dir():
-            return [_open(file) for file in _split_files(path, oddities)]
+            return [_open(file) for file in _split_files(path, warned)]
         return [_open(path)]
     except FileNotFoundError:
         raise CorpusError("no such file or directory; expected a corpus file or a folder of them", path) from None
@@ -106,7 +106,7 @@ def _open(path: Path) -> Source:
     return Source(path, split_of_name(path), decode(data, path), hashlib.sha256(data).hexdigest())
 
 
-def _split_files(folder: Path, oddities: Oddities) -> list[Path]:
+def _split_files(folder: Path, warned: ReadWarnings) -> list[Path]:
     visible = sorted(p for p in folder.iterdir() if not p.name.startswith(".") and not p.name.endswith("~"))
     files = [p for p in visible if p.is_file()]
     data = [p for p in files if p.suffix.casefold() in DATA_SUFFIXES]
@@ -118,10 +118,10 @@ def _split_files(folder: Path, oddities: Oddities) -> list[Path]:
         return tables
     for file in data:
         if file not in chosen and file.suffix.casefold() not in (".txt", ""):
-            oddities.add("left out, because its name tells no split", file.name)
+            warned.add("left out, because its name tells no split", file.name)
     for file in files:
         if file not in data and SPLIT_OF_WORD.keys() & set(re.findall(r"[a-z]+", file.stem.casefold())):
-            oddities.add(f"left out, because it ends in none of {', '.join(sorted(DATA_SUFFIXES - {''}))}", file.name)
+            warned.add(f"left out, because it ends in none of {', '.join(sorted(DATA_SUFFIXES - {''}))}", file.name)
     order = list(SPLIT_WORDS)
     return sorted(chosen, key=lambda p: (order.index(split_of_name(p) or ""), p.name))
 

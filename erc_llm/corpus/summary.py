@@ -69,7 +69,7 @@ class CorpusSummary:
         top_speakers: The most frequent identities with their utterances.
         sha256: Hash of the content.
         files: (name, sha256) of every file read.
-        oddities: Sentences about what is odd.
+        warnings: Sentences about what is odd.
     """
 
     name: str
@@ -83,7 +83,7 @@ class CorpusSummary:
     top_speakers: tuple[tuple[str, int], ...]
     sha256: str
     files: tuple[tuple[str, str], ...]
-    oddities: tuple[str, ...]
+    warnings: tuple[str, ...]
 
     def as_dict(self) -> dict[str, object]:
         """Plain lists, strings and numbers, ready for JSON."""
@@ -107,7 +107,7 @@ def summarise(corpus: Corpus) -> CorpusSummary:
         top_speakers=tuple(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:TOP_SPEAKERS]),
         sha256=corpus.sha256,
         files=corpus.files,
-        oddities=corpus.oddities,
+        warnings=corpus.warnings,
     )
 
 
@@ -151,9 +151,9 @@ def print_summary(summary: CorpusSummary, console: Console) -> None:
     for name, digest in (("content, whatever the format", summary.sha256), *summary.files):
         _say(console, f"  {digest}  {name}")
     _say(
-        console, "\nOdd" if summary.oddities else "\nNothing odd.", style="bold yellow" if summary.oddities else "bold"
+        console, "\nOdd" if summary.warnings else "\nNothing odd.", style="bold yellow" if summary.warnings else "bold"
     )
-    for sentence in summary.oddities:
+    for sentence in summary.warnings:
         _say(console, f"- {sentence}")
 
 

@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from erc_llm.corpus.formats import COLUMNS, RawDialogue, RawUtterance, csv_delimiter
-from erc_llm.corpus.oddities import Oddities, show
+from erc_llm.corpus.read_warnings import ReadWarnings, show
 from erc_llm.corpus.sources import Source
 from erc_llm.errors import CorpusError
 
 
-def parse_aligned(source: Source, oddities: Oddities) -> Iterator[RawDialogue]:
+def parse_aligned(source: Source, warned: ReadWarnings) -> Iterator[RawDialogue]:
     """Scenes of a CSV file, rows of a scene in the order of `Utterance_ID`.
 
     Raises:
@@ -38,7 +38,7 @@ def parse_aligned(source: Source, oddities: Oddities) -> Iterator[RawDialogue]:
         utterance = RawUtterance(name, speakers, row["Utterance"], row["Emotion"], line)
         rows = scenes.setdefault((season, episode, scene), [])
         if rows and number < rows[-1][0]:
-            oddities.add("row put back into the order of Utterance_ID", f"{name} ({source.name}:{line})")
+            warned.add("row put back into the order of Utterance_ID", f"{name} ({source.name}:{line})")
         rows.append((number, utterance))
     for (season, episode, scene), rows in scenes.items():
         utterances = tuple(utterance for _, utterance in sorted(rows, key=lambda row: row[0]))
@@ -46,7 +46,7 @@ def parse_aligned(source: Source, oddities: Oddities) -> Iterator[RawDialogue]:
         yield RawDialogue(name, utterances, season, episode, scene, line=utterances[0].line)
 
 
-def parse_compm(source: Source, oddities: Oddities) -> Iterator[RawDialogue]:
+def parse_compm(source: Source, warned: ReadWarnings) -> Iterator[RawDialogue]:
     """Scenes of a CoMPM text file. It names no episodes and no ids.
 
     Raises:

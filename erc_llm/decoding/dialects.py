@@ -1,6 +1,6 @@
 """How a served model is asked for a label, and what its answer says: one dialect per kind of server.
 
-In: a prompt as ids and as text, the labels as answers. Out: a request, and from its answer's JSON a `ServedAnswer`:
+In: a prompt as ids and as text, the labels as answers. Out: a request, and from its answer's JSON a `ServedResponse`:
 what was written, or the log-likelihood of every label. Knows nothing of connections and files, and of a server only
 what it says of itself (`dialect_of`).
 
@@ -37,7 +37,7 @@ _STRUCTURED_SINCE = (0, 12)  # vLLM's version without `guided_choice`
 
 
 @dataclass(frozen=True, slots=True)
-class ServedAnswer:
+class ServedResponse:
     """What a server answered about one target: text, or a number for each label.
 
     Attributes:
@@ -63,7 +63,7 @@ class Dialect(Protocol):
     def request(self, prompt: PromptText) -> Request:
         """What is posted about a target."""
 
-    def read(self, found: Any) -> ServedAnswer:
+    def read(self, found: Any) -> ServedResponse:
         """What the answer's JSON says.
 
         Raises:
@@ -107,7 +107,7 @@ class Written:
         plain = {"prompt": list(prompt.ids) if self.ids else prompt.text}
         return Request("/completions", body | plain | self.fields)
 
-    def read(self, found: Any) -> ServedAnswer:
+    def read(self, found: Any) -> ServedResponse:
         """The first choice's text; an empty one is an answer too, and so is none where the server says it ended."""
         choice = found["choices"][0]
         text = choice["message"].get("content") if "message" in choice else choice["text"]
@@ -117,7 +117,7 @@ class Written:
             raise ValueError(f"expected text, found {text!r}")
         if self.stop:  # some servers leave it in
             text = text.partition(self.stop)[0]
-        return ServedAnswer(text=text.encode(errors="replace").decode())
+        return ServedResponse(text=text.encode(errors="replace").decode())
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class Scored:
         }
         return Request("/completions", body)
 
-    def read(self, found: Any) -> ServedAnswer:
+    def read(self, found: Any) -> ServedResponse:
         """The sums over each answer's tokens.
 
         The server's own spelling of these tokens must be the label's: ids of another tokenizer would be scored as well.
@@ -165,7 +165,7 @@ class Scored:
             sums.append(math.fsum(float(entry["logprob"]) for entry in entries))
         if not all(math.isfinite(x) and x <= 1e-3 for x in sums):
             raise ValueError(f"expected log-probabilities, found {sums}")
-        return ServedAnswer(log_likelihoods=tuple(sums))
+        return ServedResponse(log_likelihoods=tuple(sums))
 
 
 def _check_words(pieces: Sequence[object], text: str) -> None:

@@ -27,7 +27,7 @@ _BAR = 40
 
 
 @dataclass(frozen=True)
-class StepFigures:
+class StepMetrics:
     """Figures after one step of the correction; F1 over all labels, Neutral included."""
 
     step: str
@@ -83,7 +83,7 @@ class CalibrationReport:
     """
 
     targets: int
-    steps: tuple[StepFigures, ...]
+    steps: tuple[StepMetrics, ...]
     reliability: tuple[ReliabilityBin, ...]
     risk_coverage: tuple[CoveragePoint, ...]
     abstention: CoveragePoint | None
@@ -124,7 +124,7 @@ def print_calibration(report: CalibrationReport, page: Page) -> None:
         page.say(f"Note: {sentence}", style="yellow")
 
 
-def _steps(table: Predictions, known: Integers) -> tuple[tuple[StepFigures, ...], tuple[str, ...]]:
+def _steps(table: Predictions, known: Integers) -> tuple[tuple[StepMetrics, ...], tuple[str, ...]]:
     steps = Correction.of(table.info).steps
     if len(steps) == 1:
         return (), ()
@@ -138,7 +138,7 @@ def _steps(table: Predictions, known: Integers) -> tuple[tuple[StepFigures, ...]
         scores = metrics.scores_from_confusion(metrics.confusion(gold, decided, probabilities.shape[1]))
         nll = metrics.negative_log_likelihood(probabilities, gold)
         error = metrics.expected_calibration_error(probabilities, gold)
-        found.append(StepFigures(name, float(scores.weighted_f1), float(scores.macro_f1), nll, error))
+        found.append(StepMetrics(name, float(scores.weighted_f1), float(scores.macro_f1), nll, error))
     off = float(np.abs(probabilities - table.probabilities[rows]).max())
     if off <= 1e-6 and (decided == table.predicted_index[rows]).all():
         return tuple(found), ()

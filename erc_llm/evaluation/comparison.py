@@ -18,10 +18,10 @@ from erc_llm import metrics
 from erc_llm.errors import PredictionsError
 from erc_llm.evaluation.calibration_report import reliability_bins
 from erc_llm.evaluation.contrasts import Contrasts, Side, contrasts, sides
-from erc_llm.evaluation.evidence import Agreement, CalibrationFigures, Comparison, Pair, RunFigures, SystemFigures
+from erc_llm.evaluation.evidence import Agreement, CalibrationMetrics, Comparison, Pair, RunMetrics, SystemMetrics
 from erc_llm.evaluation.example_scenes import who_wins_where
-from erc_llm.evaluation.leakage import manifest
-from erc_llm.evaluation.matching import Matched, Named, On, match
+from erc_llm.evaluation.leakage import leakage_manifest
+from erc_llm.evaluation.matching import Matched, NamedTable, On, match
 from erc_llm.evaluation.report import FEW_DIALOGUES
 from erc_llm.evaluation.significance import mcnemar
 from erc_llm.evaluation.subgroups import factors
@@ -54,7 +54,7 @@ class _Measured:
         return self.matched.first.info.labels
 
 
-def compare(tables: Sequence[Named], *, on: On = "all", draws: int = 10_000, seed: int = 0) -> Comparison:
+def compare(tables: Sequence[NamedTable], *, on: On = "all", draws: int = 10_000, seed: int = 0) -> Comparison:
     """Compare the system of the first table with each other one.
 
     Args:
@@ -86,7 +86,7 @@ def compare(tables: Sequence[Named], *, on: On = "all", draws: int = 10_000, see
         corpus=_corpus(matched),
         systems=tuple(_system(measured, tallies, side) for side in found),
         pairs=_pairs(measured, of_pairs, _clustered_by_episode(measured, by_episode, draws, seed)),
-        manifest=manifest([named.table.info for named in tables]),
+        manifest=leakage_manifest([named.table.info for named in tables]),
         tables=short_names(tables),
         published=reported_for(named.table.info for named in tables),
         supports=tuple(tallies.support[:, 0].sum(axis=0).tolist()),
@@ -139,31 +139,31 @@ def _clustered_by_episode(
     return contrasts(tallies, sides(tallies, measured.systems, draws, seed), measured.labels, (), draws, seed)
 
 
-def _system(measured: _Measured, tallies: Tallies, side: Side) -> SystemFigures:
+def _system(measured: _Measured, tallies: Tallies, side: Side) -> SystemMetrics:
     layout, points = tallies.layout, figures(tallies)
     runs = []
     for run in side.system.runs:
         named = measured.matched.tables[run]
         invalid = int(np.sum(measured.answers[run] == metrics.INVALID))
         runs.append(
-            RunFigures(short_names(measured.matched.tables)[run], named.table.info.seed, float(points[run, 0]), invalid)
+            RunMetrics(short_names(measured.matched.tables)[run], named.table.info.seed, float(points[run, 0]), invalid)
         )
-    return SystemFigures(
+    return SystemMetrics(
         name=side.system.name,
         runs=tuple(runs),
-        headline=Headline(**{figure: side.estimate(layout.headline(figure)) for figure in metrics.FIGURES}),
+        headline=Headline(**{figure: side.estimate(layout.headline(figure)) for figure in metrics.HEADLINE}),
         classes=tuple(float(side.point[layout.label(i)]) for i in range(layout.labels)),
         calibration=_calibration(measured, tallies, side),
     )
 
 
-def _calibration(measured: _Measured, tallies: Tallies, side: Side) -> CalibrationFigures | None:
+def _calibration(measured: _Measured, tallies: Tallies, side: Side) -> CalibrationMetrics | None:
     if measured.probabilities is None:
         return None
     known = known_everywhere(measured.probabilities)
     gold = measured.matched.gold[known]
     layout, first = tallies.layout, measured.probabilities[side.system.runs[0]]
-    return CalibrationFigures(
+    return CalibrationMetrics(
         calibration_error=side.calibration_error(layout.calibration),
         nll=side.estimate(layout.nll),
         brier=side.estimate(layout.brier),

@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING
 from erc_llm.errors import PredictionsError
 from erc_llm.evaluation.comparison_report import CALIBRATION, sections, title
 from erc_llm.evaluation.evidence import Comparison
-from erc_llm.evaluation.sections import Cell, Drawing, Sheet
+from erc_llm.evaluation.sections import Cell, Drawing, ReportTable
 from erc_llm.files import write_whole
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class _Figure:
 
 
 # A heading and what stands below it.
-_Page = Sequence[tuple[str, Sequence[str | Sheet | _Figure]]]
+_Page = Sequence[tuple[str, Sequence[str | ReportTable | _Figure]]]
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> tuple[Path, ...]:
@@ -100,7 +100,7 @@ def _page(comparison: Comparison) -> _Page:
     def figure(caption: str, drawn: Figure) -> _Figure:
         return _Figure(caption, f"{NAME}-{next(numbers)}.svg", as_svg(drawn))
 
-    page: list[tuple[str, list[str | Sheet | _Figure]]] = []
+    page: list[tuple[str, list[str | ReportTable | _Figure]]] = []
     for section in sections(comparison):
         blocks = [
             figure(block.title, differences_figure(block.title, block.rows, block.unit))
@@ -123,7 +123,7 @@ def _markdown(heading: str, page: _Page) -> str:
             if isinstance(block, _Figure):
                 lines.append(f"![{_in_markdown(block.title)}]({block.file})")
             else:
-                lines.append(_markdown_table(block) if isinstance(block, Sheet) else _in_markdown(block))
+                lines.append(_markdown_table(block) if isinstance(block, ReportTable) else _in_markdown(block))
     return "\n\n".join(lines) + "\n"
 
 
@@ -141,13 +141,13 @@ def _html(heading: str, page: _Page) -> str:
     )
 
 
-def _html_block(block: str | Sheet | _Figure) -> str:
+def _html_block(block: str | ReportTable | _Figure) -> str:
     if isinstance(block, str):
         return f"<p>{_in_html(block)}</p>"
     return block.svg if isinstance(block, _Figure) else _html_table(block)
 
 
-def _html_table(sheet: Sheet) -> str:
+def _html_table(sheet: ReportTable) -> str:
     sides = ['class="left"' if i < sheet.left else "" for i in range(len(sheet.columns))]
     head = "".join(f"<th {side}>{_in_html(name)}</th>" for name, side in zip(sheet.columns, sides, strict=True))
     rows = ["".join(_html_cell(cell, i < sheet.left) for i, cell in enumerate(row)) for row in sheet.rows]
@@ -159,7 +159,7 @@ def _html_cell(cell: Cell, left: bool) -> str:
     return f'<td class="{"left " if left else ""}{cell.style}">{_in_html(cell.text)}</td>'
 
 
-def _markdown_table(sheet: Sheet) -> str:
+def _markdown_table(sheet: ReportTable) -> str:
     rule = ["---" if i < sheet.left else "---:" for i in range(len(sheet.columns))]
     rows = [[_markdown_cell(cell) for cell in row] for row in sheet.rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in (map(_in_markdown, sheet.columns), rule, *rows))

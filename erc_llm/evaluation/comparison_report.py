@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from erc_llm.evaluation.contrasts import TITLES
-from erc_llm.evaluation.evidence import Comparison, Contrast, Pair, SystemFigures
+from erc_llm.evaluation.evidence import Comparison, Contrast, Pair, SystemMetrics
 from erc_llm.evaluation.example_scenes import Example, Line
-from erc_llm.evaluation.leakage import Facet
-from erc_llm.evaluation.sections import Block, Cell, Drawing, Section, Sheet, Style, grouped
+from erc_llm.evaluation.leakage import ManifestRow
+from erc_llm.evaluation.sections import Block, Cell, Drawing, ReportTable, Section, Style, grouped
 from erc_llm.evaluation.significance import DETECTABLE
-from erc_llm.metrics import FIGURES, INVALID_POLICY, Estimate
+from erc_llm.metrics import HEADLINE, INVALID_POLICY, Estimate
 from erc_llm.published import HEADING, Reported
 
 CALIBRATION = "Calibration"
@@ -56,13 +56,13 @@ def _measured(comparison: Comparison) -> Section:
     episodes = "" if comparison.episodes is None else f" of {_plural(comparison.episodes, 'episode')}"
     groups = []
     for system in comparison.systems:
-        estimates = [(TITLES[figure], getattr(system.headline, figure)) for figure in FIGURES]
+        estimates = [(TITLES[figure], getattr(system.headline, figure)) for figure in HEADLINE]
         groups.append((system.name, [_estimate_cells(name, estimate) for name, estimate in estimates]))
     sheet = grouped(("", "%", "95 % interval"), groups)
     return Section("Measured", (f"{about}{episodes}: {comparison.corpus}.", sheet, *_runs(comparison.systems)))
 
 
-def _runs(systems: Sequence[SystemFigures]) -> Iterator[str]:
+def _runs(systems: Sequence[SystemMetrics]) -> Iterator[str]:
     for system in systems:
         if len(system.runs) > 1:
             runs = ", ".join(f"{100 * run.weighted_f1:.2f} (seed {run.seed})" for run in system.runs)
@@ -95,7 +95,7 @@ def _detectable(comparison: Comparison) -> Iterator[str]:
             yield f"Against {pair.b}: weighted F1 is the same in every resample."
 
 
-def _contrast_sheet(groups: Sequence[tuple[str, Sequence[Contrast]]]) -> Sheet:
+def _contrast_sheet(groups: Sequence[tuple[str, Sequence[Contrast]]]) -> ReportTable:
     return grouped(
         _CONTRAST_COLUMNS, [(name, [(Cell(c.name), *_contrast_cells(c)) for c in group]) for name, group in groups]
     )
@@ -120,14 +120,16 @@ def _where(pair: Pair) -> Iterator[Block]:
     yield Drawing(_SIDES, tuple(rows), "points of F1")
 
 
-def _part_sheet(name: str, rows: Sequence[Contrast]) -> Sheet:
+def _part_sheet(name: str, rows: Sequence[Contrast]) -> ReportTable:
     cells = []
     for c in rows:
         difference, interval, _, corrected, verdict = _contrast_cells(c)
         figures = Cell(f"{c.targets:,}"), Cell(f"{100 * c.a:.1f}"), Cell(f"{100 * c.b:.1f}")
         shown = (difference, interval, corrected, verdict) if c.targets else (Cell("none"),) * 4
         cells.append((Cell(c.name), *figures, *shown))
-    return Sheet((name, "Targets", "First", "Other", "Diff.", "95 % interval", "p (Holm)", "Verdict"), tuple(cells))
+    return ReportTable(
+        (name, "Targets", "First", "Other", "Diff.", "95 % interval", "p (Holm)", "Verdict"), tuple(cells)
+    )
 
 
 def _side_by_side(comparison: Comparison, pair: Pair) -> Iterator[Block]:
@@ -157,14 +159,14 @@ def _side_by_side(comparison: Comparison, pair: Pair) -> Iterator[Block]:
         yield _scene_sheet(example)
 
 
-def _scene_sheet(example: Example) -> Sheet:
+def _scene_sheet(example: Example) -> ReportTable:
     rows = [
         (Cell(f"{line.speaker}: {line.text}"), Cell(line.gold), _answer(line, line.a), _answer(line, line.b))
         for line in example.lines[:_SHOWN_LINES]
     ]
     if len(example.lines) > _SHOWN_LINES:
         rows.append((Cell(f"and {len(example.lines) - _SHOWN_LINES} more lines"), Cell(""), Cell(""), Cell("")))
-    return Sheet(("Line", "Gold", "First", "Other"), tuple(rows), left=4)
+    return ReportTable(("Line", "Gold", "First", "Other"), tuple(rows), left=4)
 
 
 def _answer(line: Line, answer: str | None) -> Cell:
@@ -193,10 +195,10 @@ def _manifest(comparison: Comparison) -> Section:
     marked = [facet.name for facet in comparison.manifest if not facet.alike]
     summary = f"Marked: {', '.join(marked)}." if marked else "Nothing makes these tables unlike."
     columns = ("", *comparison.tables)
-    return Section("Leakage manifest", (words, Sheet(columns, rows, left=len(columns)), summary))
+    return Section("Leakage manifest", (words, ReportTable(columns, rows, left=len(columns)), summary))
 
 
-def _facet_cells(facet: Facet) -> Iterator[Cell]:
+def _facet_cells(facet: ManifestRow) -> Iterator[Cell]:
     for value, mark in zip(facet.values, facet.marks, strict=True):
         if mark == "NOT STATED":
             yield Cell(mark, "bad")
@@ -213,7 +215,7 @@ def _published(reported: Sequence[Reported]) -> Iterator[Block]:
         words = r.base_model or "not stated", (r.test_version or "not stated") + size, r.context or "not stated"
         rows.append(tuple(map(Cell, (f"{number}. {r.system}", f"{r.weighted_f1:.2f}", accuracy, *words))))
     columns = ("System", "W. F1 %", "Acc. %", "Base model", "Test version", "Context")
-    yield Sheet(columns, tuple(rows), left=len(columns))
+    yield ReportTable(columns, tuple(rows), left=len(columns))
     for number, r in enumerate(reported, start=1):
         yield f"{number}. {r.source}. To keep in mind: {r.caveats}."
 

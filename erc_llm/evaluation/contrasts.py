@@ -20,7 +20,7 @@ from erc_llm.evaluation.significance import holm, smallest_detectable, standard_
 from erc_llm.evaluation.subgroups import Factor
 from erc_llm.evaluation.systems import System
 from erc_llm.evaluation.tallies import Tallies, bootstrap, figures, permutation_p_values
-from erc_llm.metrics import FIGURES, Estimate, Figure, Floats, calibration_estimate
+from erc_llm.metrics import HEADLINE, Estimate, Figure, Floats, calibration_estimate
 from erc_llm.resampling import percentile_interval
 
 TITLES: dict[Figure, str] = {"weighted_f1": "weighted F1", "macro_f1": "macro F1", "accuracy": "accuracy"}
@@ -109,7 +109,7 @@ def _against(
     in_parts = corrected([*classes, *rows])
     error = None if resampled is None else standard_error(resampled[:, 0])
     return Contrasts(
-        headline=tuple(contrast(TITLES[figure], layout.headline(figure), targets) for figure in FIGURES),
+        headline=tuple(contrast(TITLES[figure], layout.headline(figure), targets) for figure in HEADLINE),
         standard_error=error,
         detectable=None if error is None else smallest_detectable(error),
         losses=tuple(contrast(name, place, scored, lower_is_better=True) for name, place in losses),

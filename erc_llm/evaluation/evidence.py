@@ -12,14 +12,14 @@ from typing import Any
 
 from erc_llm.evaluation.calibration_report import ReliabilityBin
 from erc_llm.evaluation.example_scenes import Scenes
-from erc_llm.evaluation.leakage import Facet
+from erc_llm.evaluation.leakage import ManifestRow
 from erc_llm.evaluation.significance import LEVEL
 from erc_llm.metrics import Estimate, Headline
 from erc_llm.published import HEADING, Reported
 
 
 @dataclass(frozen=True, slots=True)
-class RunFigures:
+class RunMetrics:
     """One table: what it is called, its seed, its weighted F1, and how many of its answers are no label."""
 
     name: str
@@ -29,7 +29,7 @@ class RunFigures:
 
 
 @dataclass(frozen=True, slots=True)
-class CalibrationFigures:
+class CalibrationMetrics:
     """What a system's probabilities are worth, on targets where every table has some.
 
     Attributes:
@@ -46,7 +46,7 @@ class CalibrationFigures:
 
 
 @dataclass(frozen=True, slots=True)
-class SystemFigures:
+class SystemMetrics:
     """A system; with several runs all figures are means over them.
 
     Attributes:
@@ -58,10 +58,10 @@ class SystemFigures:
     """
 
     name: str
-    runs: tuple[RunFigures, ...]
+    runs: tuple[RunMetrics, ...]
     headline: Headline
     classes: tuple[float, ...]
-    calibration: CalibrationFigures | None
+    calibration: CalibrationMetrics | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,9 +188,9 @@ class Comparison:
     dialogues: int
     episodes: int | None
     corpus: str
-    systems: tuple[SystemFigures, ...]
+    systems: tuple[SystemMetrics, ...]
     pairs: tuple[Pair, ...]
-    manifest: tuple[Facet, ...]
+    manifest: tuple[ManifestRow, ...]
     tables: tuple[str, ...]
     published: tuple[Reported, ...]
     supports: tuple[int, ...]

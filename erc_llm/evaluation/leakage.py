@@ -18,7 +18,7 @@ UNKNOWN = "not stated"
 
 
 @dataclass(frozen=True, slots=True)
-class Facet:
+class ManifestRow:
     """One line of the manifest.
 
     Attributes:
@@ -38,7 +38,7 @@ class Facet:
         return not any(self.marks)
 
 
-def manifest(tables: Sequence[PredictionsInfo]) -> tuple[Facet, ...]:
+def leakage_manifest(tables: Sequence[PredictionsInfo]) -> tuple[ManifestRow, ...]:
     """The facets of tables, in a fixed order."""
     return (
         _facet("context", [info.context or "none: reads no dialogue" for info in tables]),
@@ -67,13 +67,13 @@ def selection_saw_split(info: PredictionsInfo) -> bool | None:
     return None if info.selection is None else info.selection == info.split
 
 
-def _facet(name: str, values: Sequence[str]) -> Facet:
+def _facet(name: str, values: Sequence[str]) -> ManifestRow:
     def mark(value: str) -> Mark:
         if value == UNKNOWN:
             return "NOT STATED"
         return "" if value == values[0] else "UNLIKE"
 
-    return Facet(name, tuple(values), tuple(mark(value) for value in values))
+    return ManifestRow(name, tuple(values), tuple(mark(value) for value in values))
 
 
 def _trained_on(info: PredictionsInfo) -> str:
@@ -90,7 +90,7 @@ def _invalid(info: PredictionsInfo) -> str:
     return info.invalid_policy or (INVALID_POLICY if info.decoding is None else UNKNOWN)
 
 
-def _selection(tables: Sequence[PredictionsInfo]) -> Facet:
+def _selection(tables: Sequence[PredictionsInfo]) -> ManifestRow:
     """Alike are all that did not see the split, whatever they chose on."""
     words: dict[bool | None, Mark] = {True: "LEAK", None: "NOT STATED", False: ""}
     values = []
@@ -99,7 +99,7 @@ def _selection(tables: Sequence[PredictionsInfo]) -> Facet:
         chosen = "nothing was chosen" if info.selection == "none" else f"chosen on '{info.selection}'"
         values.append({None: UNKNOWN, True: "yes", False: f"no: {chosen}"}[saw])
     marks = tuple(words[selection_saw_split(info)] for info in tables)
-    return Facet("this split seen by choices", tuple(values), marks)
+    return ManifestRow("this split seen by choices", tuple(values), marks)
 
 
 def _neutral(info: PredictionsInfo) -> str:

@@ -22,7 +22,7 @@ On = Literal["all", "intersection"]
 
 
 @dataclass(frozen=True)
-class Named:
+class NamedTable:
     """A table and what it is called in messages, such as its file; its system, where that is not left to the table."""
 
     name: str
@@ -41,7 +41,7 @@ class Matched:
         notes: Sentences about targets and corpora that differ.
     """
 
-    tables: tuple[Named, ...]
+    tables: tuple[NamedTable, ...]
     rows: tuple[Integers, ...]
     without_gold: int = 0
     notes: tuple[str, ...] = ()
@@ -86,7 +86,7 @@ class Matched:
         return None
 
 
-def match(tables: Sequence[Named], on: On = "all", *, same_corpus: bool = True) -> Matched:
+def match(tables: Sequence[NamedTable], on: On = "all", *, same_corpus: bool = True) -> Matched:
     """Line up the rows of at least two tables.
 
     Args:
@@ -131,7 +131,7 @@ def _answers_in_labels_of(info: PredictionsInfo, table: Predictions) -> Integers
     return found
 
 
-def _check_pair(a: Named, b: Named, on: On, same_corpus: bool) -> None:
+def _check_pair(a: NamedTable, b: NamedTable, on: On, same_corpus: bool) -> None:
     one, other = a.table.info, b.table.info
     if set(one.labels) != set(other.labels):
         found = f"{', '.join(one.labels)} and {', '.join(other.labels)}"
@@ -161,7 +161,7 @@ def _rows_of(a: Predictions, b: Predictions) -> Integers:
     return np.array([rows.get(key, -1) for key in a.keys], dtype=np.int64)
 
 
-def _check_same_targets(a: Named, b: Named, found: NDArray[np.int64]) -> None:
+def _check_same_targets(a: NamedTable, b: NamedTable, found: NDArray[np.int64]) -> None:
     common = int(np.sum(found >= 0))
     only_a, only_b = len(a.table) - common, len(b.table) - common
     if not (only_a or only_b):
@@ -175,7 +175,7 @@ def _check_same_targets(a: Named, b: Named, found: NDArray[np.int64]) -> None:
     )
 
 
-def _check_gold(a: Named, b: Named, rows_a: Integers, rows_b: Integers) -> None:
+def _check_gold(a: NamedTable, b: NamedTable, rows_a: Integers, rows_b: Integers) -> None:
     gold = _gold_in_labels_of(a.table.info, b.table)[rows_b]
     differing = np.flatnonzero(a.table.gold_index[rows_a] != gold)
     if not len(differing):
@@ -202,7 +202,7 @@ def _gold_in_labels_of(info: PredictionsInfo, table: Predictions) -> Integers:
     return found
 
 
-def _notes(tables: Sequence[Named], common: int, on: On) -> tuple[str, ...]:
+def _notes(tables: Sequence[NamedTable], common: int, on: On) -> tuple[str, ...]:
     notes = []
     first = tables[0].table.info
     left_out = [f"{len(t.table) - common:,} of {t.name}" for t in tables if len(t.table) > common]
@@ -221,5 +221,5 @@ def _notes(tables: Sequence[Named], common: int, on: On) -> tuple[str, ...]:
     return tuple(dict.fromkeys(notes))
 
 
-def _names(tables: Sequence[Named]) -> str:
+def _names(tables: Sequence[NamedTable]) -> str:
     return " and ".join(named.name for named in tables)

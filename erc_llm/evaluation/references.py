@@ -18,7 +18,7 @@ from rich.text import Text
 
 from erc_llm import metrics
 from erc_llm.errors import PredictionsError
-from erc_llm.evaluation.matching import Named, match
+from erc_llm.evaluation.matching import NamedTable, match
 from erc_llm.evaluation.page import printable
 from erc_llm.metrics import Estimate
 from erc_llm.predictions import Predictions, PredictionsInfo
@@ -139,7 +139,7 @@ def difference(a: Predictions, b: Predictions, *, draws: int = 10_000, seed: int
         PredictionsError: Targets, gold labels or label sets differ, or no row has a gold label.
     """
     names = (f"the table of {table.info.system}" for table in (a, b))
-    matched = match([Named(name, table) for name, table in zip(names, (a, b), strict=True)], same_corpus=False)
+    matched = match([NamedTable(name, table) for name, table in zip(names, (a, b), strict=True)], same_corpus=False)
     gold, dialogue, n = matched.gold, matched.dialogue, len(a.info.labels)
     answers = matched.answers(0), matched.answers(1)
     f1_a, f1_b = (float(metrics.scores_from_confusion(metrics.confusion(gold, p, n)).weighted_f1) for p in answers)

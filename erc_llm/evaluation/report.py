@@ -170,7 +170,7 @@ def _headline(gold: Integers, predicted: Integers, dialogue: Integers, n: int, d
     if len(np.unique(dialogue)) > 1:
         return metrics.bootstrap_over_dialogues(gold, predicted, dialogue, n, draws, seed)
     point = metrics.scores_from_confusion(metrics.confusion(gold, predicted, n))
-    return Headline(**{figure: Estimate(float(getattr(point, figure))) for figure in metrics.FIGURES})
+    return Headline(**{figure: Estimate(float(getattr(point, figure))) for figure in metrics.HEADLINE})
 
 
 def _classes(labels: Sequence[str], counts: Integers) -> tuple[ClassScores, ...]:
@@ -255,7 +255,7 @@ def _headline_table(evaluation: Evaluation, page: Page) -> Table:
     table.add_column("95 % interval", no_wrap=True)
     width = max(10, min(44, page.console.width - 36))
     table.add_column("0" + "100".rjust(width - 1), no_wrap=True)
-    for figure in metrics.FIGURES:
+    for figure in metrics.HEADLINE:
         estimate: Estimate = getattr(evaluation.headline, figure)
         interval = "none" if estimate.low is None else f"{100 * estimate.low:5.2f} to {100 * (estimate.high or 0):5.2f}"
         table.add_row(

@@ -32,7 +32,7 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Sheet:
+class ReportTable:
     """A table: column names, and rows of cells; the first `left` columns are words, the others figures."""
 
     columns: tuple[str, ...]
@@ -49,7 +49,7 @@ class Drawing:
     unit: str
 
 
-Block = str | Sheet | Drawing
+Block = str | ReportTable | Drawing
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +60,13 @@ class Section:
     blocks: tuple[Block, ...]
 
 
-def grouped(columns: Sequence[str], groups: Iterable[tuple[str, Sequence[Sequence[Cell]]]]) -> Sheet:
+def grouped(columns: Sequence[str], groups: Iterable[tuple[str, Sequence[Sequence[Cell]]]]) -> ReportTable:
     """A table in which each group of rows stands below its name, so that long names break no column."""
     rows: list[tuple[Cell, ...]] = []
     for name, members in groups:
         rows.append((Cell(name, "strong"), *(Cell("") for _ in columns[1:])))
         rows.extend((replace(first, text=f"  {first.text}"), *figures) for first, *figures in members)
-    return Sheet(tuple(columns), tuple(rows))
+    return ReportTable(tuple(columns), tuple(rows))
 
 
 def print_sections(heading: str, sections: Iterable[Section], console: Console) -> None:
@@ -77,13 +77,13 @@ def print_sections(heading: str, sections: Iterable[Section], console: Console) 
         console.print()
         page.say(section.title, style="bold underline" if page.colour else "bold")
         for block in section.blocks:
-            if isinstance(block, Sheet):
+            if isinstance(block, ReportTable):
                 page.table(_table(block, page))
             elif isinstance(block, str):
                 page.say(block)
 
 
-def _table(sheet: Sheet, page: Page) -> Table:
+def _table(sheet: ReportTable, page: Page) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for i, column in enumerate(sheet.columns):
         words = i < sheet.left

@@ -12,7 +12,7 @@ from pathlib import PurePath
 from typing import Any
 
 from erc_llm.errors import PredictionsError
-from erc_llm.evaluation.matching import Named
+from erc_llm.evaluation.matching import NamedTable
 from erc_llm.predictions import PredictionsInfo
 
 
@@ -32,7 +32,7 @@ class System:
     checked: bool
 
 
-def group(tables: Sequence[Named]) -> tuple[System, ...]:
+def group(tables: Sequence[NamedTable]) -> tuple[System, ...]:
     """Systems in the order of their first tables.
 
     Tables are runs of one system if they are about the same corpus and have the same context, profile, retrieval,
@@ -64,7 +64,7 @@ def group(tables: Sequence[Named]) -> tuple[System, ...]:
     )
 
 
-def apart(tables: Sequence[Named], systems: Sequence[System]) -> Iterator[str]:
+def apart(tables: Sequence[NamedTable], systems: Sequence[System]) -> Iterator[str]:
     """Sentences on systems that are called alike but for their seeds: what keeps them from being runs of one."""
     for number, system in enumerate(systems):
         named = tables[system.runs[0]]
@@ -78,7 +78,7 @@ def apart(tables: Sequence[Named], systems: Sequence[System]) -> Iterator[str]:
             break
 
 
-def _alike(tables: Sequence[Named]) -> bool:
+def _alike(tables: Sequence[NamedTable]) -> bool:
     """Whether tables bear one name but for their seeds, which differ."""
     infos = [named.table.info for named in tables if named.system is None]
     seeds = {info.seed for info in infos} - {None}
@@ -86,7 +86,7 @@ def _alike(tables: Sequence[Named]) -> bool:
     return len(seeds) == len(tables) and len(names) == 1 and names != {""}
 
 
-def short_names(tables: Sequence[Named]) -> tuple[str, ...]:
+def short_names(tables: Sequence[NamedTable]) -> tuple[str, ...]:
     """What the tables are called, without the folders that do not tell them apart."""
     parts = [PurePath(named.name).parts for named in tables]
     kept = 1
@@ -95,7 +95,7 @@ def short_names(tables: Sequence[Named]) -> tuple[str, ...]:
     return tuple(str(PurePath(*p[-kept:])) for p in parts)
 
 
-def _check_other_trainings(runs: Sequence[Named]) -> None:
+def _check_other_trainings(runs: Sequence[NamedTable]) -> None:
     first: dict[tuple[str, int | None], str] = {}
     for named in runs:
         info = named.table.info
@@ -108,13 +108,13 @@ def _check_other_trainings(runs: Sequence[Named]) -> None:
         first[info.run_id, info.seed] = named.name
 
 
-def _system(tables: Sequence[Named], runs: tuple[int, ...], name: str, alone: bool) -> System:
+def _system(tables: Sequence[NamedTable], runs: tuple[int, ...], name: str, alone: bool) -> System:
     unique = name if alone else f"{name} ({short_names(tables)[runs[0]]})"
     recipes = {tables[run].table.info.recipe_sha256 for run in runs}
     return System(unique, runs, len(recipes) == 1 and None not in recipes)
 
 
-def _called(runs: Sequence[Named]) -> str:
+def _called(runs: Sequence[NamedTable]) -> str:
     if runs[0].system is not None:
         return runs[0].system
     names = {info.system: _without_seed(info) for info in (named.table.info for named in runs)}

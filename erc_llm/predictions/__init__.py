@@ -9,13 +9,13 @@ that do not sum to one) cannot be built, whether it comes from a model or from a
 from erc_llm.predictions.corpus_columns import history_lengths
 from erc_llm.predictions.correction import Correction, PriorShift, Scaling, correct
 from erc_llm.predictions.storage import read_predictions, strip_text, write_predictions
-from erc_llm.predictions.table import FORMAT_VERSION, REQUIRED, Answer, Predictions, PredictionsInfo
+from erc_llm.predictions.table import FORMAT_VERSION, REQUIRED, Prediction, Predictions, PredictionsInfo
 
 __all__ = [
     "FORMAT_VERSION",
     "REQUIRED",
-    "Answer",
     "Correction",
+    "Prediction",
     "Predictions",
     "PredictionsInfo",
     "PriorShift",

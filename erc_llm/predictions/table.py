@@ -24,7 +24,7 @@ _TOLERANCE = 1e-3  # of the sum of probabilities
 
 
 @dataclass(frozen=True)
-class Answer:
+class Prediction:
     """What a system said about one target.
 
     Attributes:
@@ -263,7 +263,7 @@ class Predictions:
         cls,
         info: PredictionsInfo,
         dialogues: Iterable[Dialogue],
-        answers: Mapping[tuple[str, str], Answer],
+        answers: Mapping[tuple[str, str], Prediction],
         history: Iterable[Dialogue] | None = None,
         generic: Collection[str] = GENERIC_NAMES,
     ) -> Predictions:
@@ -289,7 +289,7 @@ class Predictions:
         keys = [(row["dialogue_id"], row["utterance_id"]) for row in rows]
         _check_answered(keys, answers)
         for row, key in zip(rows, keys, strict=True):
-            row |= {f.name: getattr(answers[key], f.name) for f in fields(Answer)}
+            row |= {f.name: getattr(answers[key], f.name) for f in fields(Prediction)}
         return cls.from_columns(info, {name: [row[name] for row in rows] for name in KINDS})
 
 
@@ -312,7 +312,7 @@ def _check_correction(info: PredictionsInfo) -> None:
         raise PredictionsError(f"abstain_below: expected a probability between 0 and 1, found {info.abstain_below}")
 
 
-def _check_answered(keys: Sequence[tuple[str, str]], answers: Mapping[tuple[str, str], Answer]) -> None:
+def _check_answered(keys: Sequence[tuple[str, str]], answers: Mapping[tuple[str, str], Prediction]) -> None:
     unanswered = [key for key in keys if key not in answers]
     if unanswered:
         raise PredictionsError(f"{len(unanswered)} of {len(keys)} targets have no answer, the first is {unanswered[0]}")

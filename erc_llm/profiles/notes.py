@@ -29,14 +29,14 @@ from erc_llm.prompting.names import first_name, line_names
 from erc_llm.prompting.templates import PromptTemplate
 
 Notes = Mapping[tuple[str, str], str]  # (person, id of the scene they were written after) to notes
-Answer = Callable[[Sequence[tuple[str, str]]], list[str]]  # (system, user) texts to answers
+Generate = Callable[[Sequence[tuple[str, str]]], list[str]]  # (system, user) texts to answers
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[\"'A-Z])")
 _EXCERPT_WORDS = 120
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class NotesSource:
     """What notes depend on; the head of a cache file.
 
     Attributes:
@@ -67,7 +67,7 @@ def batch_key(prompts: Sequence[tuple[str, str]]) -> str:
 
 
 class NotesCache:
-    """Answers on disk, batch by batch: a head line that names their `Source`, then a line per batch.
+    """Answers on disk, batch by batch: a head line that names their `NotesSource`, then a line per batch.
 
     Args:
         path: The file; made on first use.
@@ -77,7 +77,7 @@ class NotesCache:
         ConfigError: The file is of another source.
     """
 
-    def __init__(self, path: Path, source: Source) -> None:
+    def __init__(self, path: Path, source: NotesSource) -> None:
         self._path = path
         self._answers: dict[str, list[str]] = {}
         if not path.exists():
@@ -125,7 +125,7 @@ class NotesCache:
 
 def write_notes(
     history: History,
-    answer: Answer,
+    answer: Generate,
     cache: NotesCache,
     template: PromptTemplate,
     *,

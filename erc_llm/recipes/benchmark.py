@@ -1,4 +1,4 @@
-"""A benchmark, whole: finalists are trained or taken, predict every split that is there, and are compared.
+"""A benchmark, whole: benchmark are trained or taken, predict every split that is there, and are compared.
 
 In: the systems, and a folder with `original/` and `aligned/` or one of them. Out: run directories, predictions tables,
 and for each version and split a comparison. Finished trainings and tables are kept, so an interrupted benchmark goes
@@ -20,7 +20,7 @@ from erc_llm.errors import CorpusError, PredictionsError
 from erc_llm.evaluation.comparison import compare
 from erc_llm.evaluation.comparison_pages import write_comparison
 from erc_llm.evaluation.comparison_report import sections, title
-from erc_llm.evaluation.matching import Named
+from erc_llm.evaluation.matching import NamedTable
 from erc_llm.evaluation.sections import print_sections
 from erc_llm.predictions import (
     Correction,
@@ -31,7 +31,7 @@ from erc_llm.predictions import (
     strip_text,
     write_predictions,
 )
-from erc_llm.recipes.benchmark_config import Finalist, Finalists
+from erc_llm.recipes.benchmark_config import BenchmarkConfig, BenchmarkSystem
 from erc_llm.runs.directory import Run, read_run
 
 Version = Literal["original", "aligned"]
@@ -40,7 +40,7 @@ _FITTED_ON = ("train", "selection")
 
 
 @dataclass(frozen=True)
-class Place:
+class BenchmarkPaths:
     """Where a benchmark reads and writes.
 
     Attributes:
@@ -57,7 +57,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class _Answering:
+class _PredictingRun:
     """A run that predicts: its name, how it answers a split, and what is done to its scores.
 
     `source` is its id, and the hashes of its base model, of its template, of what it was trained on and of the corpus
@@ -70,7 +70,7 @@ class _Answering:
     correction: Correction
 
 
-def find_versions(data: Path, finalists: Finalists) -> dict[Version, Path]:
+def find_versions(data: Path, benchmark: BenchmarkConfig) -> dict[Version, Path]:
     """The versions of the corpus below a folder.
 
     Raises:
@@ -79,7 +79,7 @@ def find_versions(data: Path, finalists: Finalists) -> dict[Version, Path]:
     found: dict[Version, Path] = {version: data / version for version in VERSIONS if (data / version).is_dir()}
     if not found:
         raise CorpusError(f"expected a folder with {' and '.join(f'{v}/' for v in VERSIONS)} in it", data)
-    for system in finalists.systems:
+    for system in benchmark.systems:
         if system.trained_on != "same" and system.trained_on not in found:
             raise CorpusError(
                 f"no {system.trained_on}/ in it, which {system.name} is trained on; add it, or name a YAML file of "
@@ -90,12 +90,12 @@ def find_versions(data: Path, finalists: Finalists) -> dict[Version, Path]:
 
 
 def run_benchmark(
-    finalists: Finalists, place: Place, splits: Sequence[str], draws: int, console: Console
+    benchmark: BenchmarkConfig, place: BenchmarkPaths, splits: Sequence[str], draws: int, console: Console
 ) -> tuple[Path, ...]:
     """Train what is not trained, predict, compare; returns the folders of the reports.
 
     Args:
-        finalists: The systems; the first one is compared with each other one.
+        benchmark: The systems; the first one is compared with each other one.
         place: Where to read and write.
         splits: Which splits to score; without any, all that nothing is fitted on.
         draws: Of bootstrap and permutation test.
@@ -107,13 +107,13 @@ def run_benchmark(
     reports = []
     corpora = {version: _open_version(version, folder) for version, folder in place.data.items()}
     for version, wanted in splits_to_score(corpora, splits, console).items():
-        tables: dict[str, list[Named]] = {split: [] for split in wanted}
-        for system in finalists.systems:
+        tables: dict[str, list[NamedTable]] = {split: [] for split in wanted}
+        for system in benchmark.systems:
             for answering in _answering(system, version, place, console):
                 for split in wanted:
                     path = place.out / "tables" / f"{version}-{split}" / f"{answering.name}.parquet"
                     table = _table(answering, split, path, place.with_text)
-                    tables[split].append(Named(str(path), table, system.name))
+                    tables[split].append(NamedTable(str(path), table, system.name))
         for split, found in tables.items():
             if not any(found[0].table.gold or ()):
                 console.print(f"{version}, {split}: no gold labels, so predictions only", highlight=False)
@@ -163,7 +163,7 @@ def _open(folder: Path) -> Corpus:
     return open_corpus(CorpusConfig(path=str(folder)), EMORYNLP)
 
 
-def _table(answering: _Answering, split: str, path: Path, with_text: bool) -> Predictions:
+def _table(answering: _PredictingRun, split: str, path: Path, with_text: bool) -> Predictions:
     """The table of one run, from its file where that is of the same run and corpus; corrected anew where need be."""
     table = _stored(path)
     if table is None or _source(table.info) != answering.source or (with_text and table.text is None):
@@ -189,14 +189,18 @@ def _source(info: PredictionsInfo) -> tuple[str | None, ...]:
     return info.run_id, info.base_model_sha256, info.template_sha256, info.trained_on_sha256, info.corpus_sha256
 
 
-def _answering(system: Finalist, version: Version, place: Place, console: Console) -> Iterator[_Answering]:
+def _answering(
+    system: BenchmarkSystem, version: Version, place: BenchmarkPaths, console: Console
+) -> Iterator[_PredictingRun]:
     if system.baseline is not None:
         return _baselines(system, system.baseline, version, place, console)
     assert system.config is not None, "a finalist has a config or a baseline"
     return _language_models(system, system.config, version, place, console)
 
 
-def _baselines(system: Finalist, source: str, version: Version, place: Place, console: Console) -> Iterator[_Answering]:
+def _baselines(
+    system: BenchmarkSystem, source: str, version: Version, place: BenchmarkPaths, console: Console
+) -> Iterator[_PredictingRun]:
     from erc_llm.baselines.baseline_config import load_baseline
     from erc_llm.baselines.training import train_baseline
     from erc_llm.recipes.data import open_corpus
@@ -210,12 +214,12 @@ def _baselines(system: Finalist, source: str, version: Version, place: Place, co
         trained = train_baseline(config, corpus, resume=True, with_text=place.with_text, console=console)
         of = trained.manifest
         made_from = (of.run_id, of.base_sha256, None, of.train_sha256, trained.corpus.sha256)
-        yield _Answering(name, made_from, trained.predict, Correction())
+        yield _PredictingRun(name, made_from, trained.predict, Correction())
 
 
 def _language_models(
-    system: Finalist, source: str, version: Version, place: Place, console: Console
-) -> Iterator[_Answering]:
+    system: BenchmarkSystem, source: str, version: Version, place: BenchmarkPaths, console: Console
+) -> Iterator[_PredictingRun]:
     from erc_llm.calibration.choose import Calibrated, choose_correction
     from erc_llm.config import load_config
     from erc_llm.predictor import load
@@ -256,7 +260,7 @@ def _language_models(
         made_from = (of.run_id, of.base_model_sha256, of.template_sha256, of.train_sha256, read.sha256)
         scored = run.config.scoring.decode == "score"  # what is written has no scores to correct
         correction = choose_correction(run, calibration=calibration) if scored else Correction()
-        yield _Answering(run.config.name, made_from, predict, correction)
+        yield _PredictingRun(run.config.name, made_from, predict, correction)
 
 
 def _averaged(folders: Sequence[Path], target: Path) -> Path:

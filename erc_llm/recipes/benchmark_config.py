@@ -1,6 +1,6 @@
 """The systems of a benchmark: what its YAML file may say.
 
-In: a YAML file, or the name of one that comes with the package. Out: frozen `Finalists`. Trains nothing.
+In: a YAML file, or the name of one that comes with the package. Out: frozen `BenchmarkConfig`. Trains nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Finalist(_Strict):
+class BenchmarkSystem(_Strict):
     """One system: a language model (`config`) or an encoder (`baseline`)."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$", description="What tables and run directories are called by.")
@@ -36,7 +36,7 @@ class Finalist(_Strict):
     calibration: Literal["none", "nll", "weighted_f1"] = Field("none", description="As for `erc-llm calibrate`.")
 
     @model_validator(mode="after")
-    def _is_one_of_two(self) -> Finalist:
+    def _is_one_of_two(self) -> BenchmarkSystem:
         if (self.config is None) == (self.baseline is None):
             raise ValueError("give config or baseline, one of them")
         if self.baseline is not None and (self.average or self.calibration != "none" or self.trained_on != "same"):
@@ -48,13 +48,13 @@ class Finalist(_Strict):
         return self
 
 
-class Finalists(_Strict):
+class BenchmarkConfig(_Strict):
     """What is compared; the first one with each other one."""
 
-    systems: tuple[Finalist, ...] = Field(min_length=2)
+    systems: tuple[BenchmarkSystem, ...] = Field(min_length=2)
 
 
-def read_finalists(source: str) -> Finalists:
+def read_benchmark_config(source: str) -> BenchmarkConfig:
     """The systems of a packaged benchmark or of a YAML file.
 
     Raises:
@@ -66,7 +66,7 @@ def read_finalists(source: str) -> Finalists:
         known = ", ".join(sorted(found.stem for found in packaged.parent.glob("*.yaml")))
         raise ConfigError(f"{source}: no such benchmark; there is {known}, or give a YAML file")
     try:
-        found = Finalists.model_validate(read_yaml(path))
+        found = BenchmarkConfig.model_validate(read_yaml(path))
     except ValidationError as error:
         mistakes = "\n".join(f"  {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ConfigError(f"{path}: not a file of systems\n{mistakes}") from error

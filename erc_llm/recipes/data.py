@@ -51,15 +51,15 @@ def hide_selection(corpus: Corpus, config: CorpusConfig) -> Corpus:
     return selection_split(corpus, config.selection_fraction, config.selection_seed)
 
 
-def say_oddities(corpus: Corpus, console: Console, most: int = 5) -> None:
+def print_warnings(corpus: Corpus, console: Console, most: int = 5) -> None:
     """Tell people what was odd about the corpus they gave, the first few sentences of it."""
-    for sentence in corpus.oddities[:most]:
+    for sentence in corpus.warnings[:most]:
         console.print(f"note: {sentence}", style="yellow", markup=False, highlight=False)
-    if len(corpus.oddities) > most:
-        console.print(f"note: and {len(corpus.oddities) - most} more; `erc-llm data` shows all", style="yellow")
+    if len(corpus.warnings) > most:
+        console.print(f"note: and {len(corpus.warnings) - most} more; `erc-llm data` shows all", style="yellow")
 
 
-def train_shares(scenes: Sequence[Dialogue], labels: LabelSet) -> tuple[float, ...]:
+def label_distribution(scenes: Sequence[Dialogue], labels: LabelSet) -> tuple[float, ...]:
     """Share of each label among the labelled targets, in label order; they sum to 1."""
     counts = labelled_targets(scenes, labels).counts
     return tuple((counts / counts.sum()).tolist())

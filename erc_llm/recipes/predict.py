@@ -16,13 +16,13 @@ from rich.console import Console
 from erc_llm.config import RunConfig, load_config
 from erc_llm.corpus import Corpus
 from erc_llm.metrics import INVALID_POLICY
-from erc_llm.predictions import Answer, Predictions, PredictionsInfo, correct
-from erc_llm.recipes.data import hide_selection, open_corpus, say_oddities, train_shares
+from erc_llm.predictions import Prediction, Predictions, PredictionsInfo, correct
+from erc_llm.recipes.data import hide_selection, label_distribution, open_corpus, print_warnings
 from erc_llm.runs.directory import Run
 from erc_llm.runs.provenance import versions
 
 if TYPE_CHECKING:
-    from erc_llm.decoding.answers import Answered
+    from erc_llm.decoding.label_generator import GeneratedLabel
     from erc_llm.decoding.scoring import LabelScores
     from erc_llm.predictor import Predictor
     from erc_llm.prompting.prompter import Prompter
@@ -54,14 +54,14 @@ def predict(
     return correct(raw, predictor.correction) if predictor.config.scoring.decode == "score" else raw
 
 
-def _written_answer(written: Answered, names: Sequence[str]) -> Answer:
+def _written_answer(written: GeneratedLabel, names: Sequence[str]) -> Prediction:
     predicted = None if written.label is None else names[written.label]
-    return Answer(predicted, invalid=predicted is None, raw_answer=written.text)
+    return Prediction(predicted, invalid=predicted is None, raw_answer=written.text)
 
 
-def scored_answer(scores: LabelScores, names: Sequence[str]) -> Answer:
+def scored_answer(scores: LabelScores, names: Sequence[str]) -> Prediction:
     """A row for a target that has scores: the most probable label, and the distribution."""
-    return Answer(
+    return Prediction(
         predicted=names[int(scores.log_likelihoods.argmax())],
         log_likelihoods=scores.log_likelihoods.tolist(),
         probabilities=scores.probabilities.tolist(),
@@ -91,7 +91,7 @@ def table_info(config: RunConfig, run: Run | None, prompter: Prompter, corpus: C
     manifest = run.manifest if run else None
     shares = manifest.train_shares if manifest else None
     if shares is None and "train" in corpus.splits:
-        shares = train_shares(corpus.split("train"), prompter.labels)
+        shares = label_distribution(corpus.split("train"), prompter.labels)
     return PredictionsInfo(
         system=config.name,
         labels=prompter.labels.names,
@@ -150,7 +150,7 @@ def open_to_predict(
     read = open_corpus(section, config.label_set(), cut_selection=split == "selection")
     if config.profile.writer != "none":
         read = hide_selection(read, section)
-    say_oddities(read, console)
+    print_warnings(read, console)
     if split is not None:
         read.split(split)
     return read

@@ -21,13 +21,13 @@ from erc_llm.calibration.choose import Calibrated, Prior, choose_correction
 from erc_llm.config import RunConfig, override_scoring
 from erc_llm.corpus.dialogues import Corpus, Dialogue
 from erc_llm.corpus.labels import LabelSet
-from erc_llm.decoding.dialects import Constrain, Dialect, Scored, ServedAnswer, Written, dialect_of
+from erc_llm.decoding.dialects import Constrain, Dialect, Scored, ServedResponse, Written, dialect_of
 from erc_llm.decoding.scoring import LabelScores
 from erc_llm.decoding.spelling import spelled_label
 from erc_llm.errors import ConfigError, RunError
 from erc_llm.models.endpoint import Endpoint, Request
 from erc_llm.models.loading import load_tokenizer
-from erc_llm.predictions import Answer, Correction, Predictions, PredictionsInfo, correct
+from erc_llm.predictions import Correction, Prediction, Predictions, PredictionsInfo, correct
 from erc_llm.prompting.messages import PromptText, prompt_texts
 from erc_llm.prompting.prompter import Prompter
 from erc_llm.recipes.predict import scored_answer, table_info
@@ -236,7 +236,7 @@ def _ask_all(
     states: Sequence[State | None],
     journal: Journal,
     on_progress: Callable[[int, int], None] | None,
-) -> list[dict[int, ServedAnswer]]:
+) -> list[dict[int, ServedResponse]]:
     """For each dialogue: position of the target to what was answered about it."""
     keys: list[tuple[int, int, str]] = []
     open_requests: dict[str, Request] = {}
@@ -254,7 +254,7 @@ def _ask_all(
         on_progress(answered, total)
     asked = list(open_requests)
 
-    def keep(k: int, answer: ServedAnswer) -> None:
+    def keep(k: int, answer: ServedResponse) -> None:
         nonlocal answered
         journal.add(asked[k], {"text": answer.text, "log_likelihoods": answer.log_likelihoods})
         answered += 1
@@ -263,7 +263,7 @@ def _ask_all(
 
     if asked:
         model.endpoint.each(list(open_requests.values()), model.dialect.read, keep)
-    results: list[dict[int, ServedAnswer]] = [{} for _ in dialogues]
+    results: list[dict[int, ServedResponse]] = [{} for _ in dialogues]
     for i, target, key in keys:
         results[i][target] = _kept(journal.values[key])
     return results
@@ -277,24 +277,24 @@ def _prompts(
             yield i, prompt
 
 
-def _kept(value: Mapping[str, object]) -> ServedAnswer:
+def _kept(value: Mapping[str, object]) -> ServedResponse:
     numbers = value["log_likelihoods"]
     text = value["text"]
     assert text is None or isinstance(text, str)
-    return ServedAnswer(text, tuple(map(float, numbers)) if isinstance(numbers, list | tuple) else None)
+    return ServedResponse(text, tuple(map(float, numbers)) if isinstance(numbers, list | tuple) else None)
 
 
-def _label(answer: ServedAnswer, labels: LabelSet) -> str | None:
+def _label(answer: ServedResponse, labels: LabelSet) -> str | None:
     if answer.log_likelihoods is not None:
         return labels.names[int(np.argmax(answer.log_likelihoods))]
     return spelled_label(answer.text or "", labels)
 
 
-def _row(answer: ServedAnswer, target: int, labels: LabelSet) -> Answer:
+def _row(answer: ServedResponse, target: int, labels: LabelSet) -> Prediction:
     if answer.log_likelihoods is not None:
         return scored_answer(LabelScores(target, np.array(answer.log_likelihoods)), labels.names)
     label = _label(answer, labels)
-    return Answer(predicted=label, invalid=label is None, raw_answer=answer.text)
+    return Prediction(predicted=label, invalid=label is None, raw_answer=answer.text)
 
 
 def _info(model: ServedModel, corpus: Corpus, split: str) -> PredictionsInfo:

@@ -22,7 +22,7 @@ from erc_llm.errors import CorpusError, RunError
 from erc_llm.files import write_text
 from erc_llm.models.devices import process_count, process_rank
 from erc_llm.predictions import Correction
-from erc_llm.recipes.data import labelled_targets, open_corpus, say_oddities, train_shares
+from erc_llm.recipes.data import label_distribution, labelled_targets, open_corpus, print_warnings
 from erc_llm.recipes.run_inputs import check_finished, read_confusion
 from erc_llm.runs.directory import ADAPTER, TEMPLATE, Run, check_same, claim, read_run
 from erc_llm.runs.manifest import FINISHED, TRAINING, Manifest, write_manifest
@@ -31,7 +31,7 @@ from erc_llm.runs.provenance import commit, versions
 if TYPE_CHECKING:
     from erc_llm.prompting.prompter import Prompter
     from erc_llm.trees.tree import TokenTree
-    from erc_llm.tuning.order import Schedule
+    from erc_llm.tuning.order import StepOrder
     from erc_llm.tuning.sampling import Asked, Sampler, Targets
 
 
@@ -60,7 +60,7 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
         return finished
     labels = config.label_set()
     corpus = open_corpus(config.corpus, labels, cut_selection=config.training.evaluations > 0)
-    say_oddities(corpus, console)
+    print_warnings(corpus, console)
     scenes = training_scenes(corpus, config.training.max_scenes, config.seed)
     sampler = target_sampler(config.sampling, scenes, labels, config.seed)
     say_absent(sampler.targets, labels, console)
@@ -177,7 +177,7 @@ def _manifest(
         context=config.prompt.context,
         labels=labels.names,
         neutral=labels.neutral,
-        train_shares=train_shares(scenes, labels),
+        train_shares=label_distribution(scenes, labels),
         training_prior=sampler.prior,
         config_sha256=config.sha256,
         corpus_name=corpus.name,
@@ -212,9 +212,9 @@ def _fit(
 
     from erc_llm.models.adapters import save_adapter
     from erc_llm.tuning.callbacks import CheckpointCallback, LogCallback, SelectionCallback
-    from erc_llm.tuning.order import plan
-    from erc_llm.tuning.selection import evaluation_steps, score_figures
-    from erc_llm.tuning.trainer import TrainingPlan, fit
+    from erc_llm.tuning.order import order_steps
+    from erc_llm.tuning.selection import evaluation_steps, score_metrics
+    from erc_llm.tuning.trainer import FitSettings, fit
 
     training = config.training
     asked = [sampler.asked(epoch) for epoch in range(math.ceil(training.epochs))]
@@ -222,7 +222,7 @@ def _fit(
     fewest = min(sum(size > 0 for size in epoch) for epoch in sizes)
     accumulation = max(1, min(training.accumulation, fewest // process_count()))
     parts = accumulation * process_count()
-    schedule = plan(
+    schedule = order_steps(
         sizes, epochs=training.epochs, tokens_per_step=training.tokens_per_step, parts=parts, seed=config.seed
     )
     tokens = [sum(sizes[batch.epoch][s] for batch in step for s in batch.scenes) for step in schedule.steps]
@@ -237,7 +237,7 @@ def _fit(
         passes: Literal[1, 2] = 1 if confusion is None else 2
         held_out, most = corpus.split("selection"), config.scoring.tokens_per_forest
         with torch.autocast(loaded.device.type, torch.bfloat16, enabled=bf16):
-            return score_figures(model, prompter, held_out, most, passes, correction)
+            return score_metrics(model, prompter, held_out, most, passes, correction)
 
     steps = evaluation_steps(len(schedule.steps), training.evaluations)
     callbacks = [
@@ -250,7 +250,7 @@ def _fit(
         loaded.tokenizer,
         schedule,
         training_trees(config, scenes, prompter, confusion, asked),
-        TrainingPlan(
+        FitSettings(
             learning_rate=training.learning_rate,
             schedule=training.schedule,
             warmup=training.warmup,
@@ -275,7 +275,7 @@ def _fit(
         save(model)
 
 
-def say_overfull(schedule: Schedule, tokens: Sequence[int], budget: int, parts: int, console: Console) -> None:
+def say_overfull(schedule: StepOrder, tokens: Sequence[int], budget: int, parts: int, console: Console) -> None:
     """Tell where steps are larger than asked for, because each process and forest gets a scene of its own."""
     sizes = zip(tokens, schedule.steps, strict=True)
     overfull = sum(size > budget and sum(len(forest.scenes) for forest in step) > 1 for size, step in sizes)

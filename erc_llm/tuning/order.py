@@ -1,6 +1,6 @@
 """The whole order of a training, fixed before it starts: which scenes make up each optimizer step.
 
-In: scene sizes and a seed. Out: a `Schedule`, a flat list of forests. Since step k is always the same list of scenes,
+In: scene sizes and a seed. Out: a `StepOrder`, a flat list of forests. Since step k is always the same list of scenes,
 resuming is starting at step k, and any number of processes trains on the same steps. Knows no model and no text.
 """
 
@@ -30,7 +30,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule:
+class StepOrder:
     """Every optimizer step of a training.
 
     Attributes:
@@ -44,9 +44,9 @@ class Schedule:
         return [batch for step in self.steps for batch in step]
 
 
-def plan(
+def order_steps(
     sizes: Sequence[int] | Sequence[Sequence[int]], *, epochs: float, tokens_per_step: int, parts: int, seed: int
-) -> Schedule:
+) -> StepOrder:
     """Deal scenes to optimizer steps.
 
     Scenes are shuffled anew for each epoch; a step takes scenes in that order until the next one would exceed its
@@ -76,11 +76,11 @@ def plan(
         if epochs < epoch + 1:
             order = order[: max(parts, round(len(order) * (epochs - epoch)))]
         steps += [_split(epoch, scenes, tokens, parts) for scenes in _fill(order, tokens, tokens_per_step, parts)]
-    return Schedule(tuple(steps))
+    return StepOrder(tuple(steps))
 
 
 def _by_epoch(sizes: Sequence[int] | Sequence[Sequence[int]], epochs: float) -> list[list[int]]:
-    """(epochs, scenes) sizes from what `plan` takes."""
+    """(epochs, scenes) sizes from what `order_steps` takes."""
     rows = np.asarray(sizes, dtype=np.int64)
     repeated: list[list[int]] = np.broadcast_to(rows, (math.ceil(epochs), rows.shape[-1])).tolist()
     return repeated

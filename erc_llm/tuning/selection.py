@@ -33,7 +33,7 @@ def evaluation_steps(total: int, evaluations: int) -> frozenset[int]:
     return frozenset(round(total * (i + 1) / evaluations) for i in range(evaluations)) - {0}
 
 
-def score_figures(
+def score_metrics(
     model: Any,
     prompter: Prompter,
     dialogues: Sequence[Dialogue],

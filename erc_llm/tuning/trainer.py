@@ -1,6 +1,6 @@
 """Fits a LoRA adapter on token trees through TRL's `SFTTrainer`.
 
-In: a PEFT model, a `Schedule`, a function that builds a scene's trees, and callbacks (scores, log, checkpoint times).
+In: a PEFT model, a `StepOrder`, a function that builds a scene's trees, and callbacks (scores, log, checkpoint times).
 Out: the trained adapter in the model, and checkpoints to resume from. Knows nothing of prompts, corpora and metrics.
 
 The loss of a step is the weighted mean, over its targets, of what `erc_llm.tuning.objective` gives for each, whatever
@@ -31,7 +31,7 @@ from erc_llm.trees.likelihoods import answer_log_likelihoods
 from erc_llm.trees.tree import TokenTree
 from erc_llm.tuning.checkpoints import CHECKPOINTS, latest_checkpoint
 from erc_llm.tuning.objective import Objective, require_gold, target_losses, target_weights
-from erc_llm.tuning.order import Batch, Schedule
+from erc_llm.tuning.order import Batch, StepOrder
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -41,7 +41,7 @@ TreesOf = Callable[[int, int], list[TokenTree]]  # (scene, epoch) -> its trees, 
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingPlan:
+class FitSettings:
     """The numbers of an optimisation; see `TrainingConfig` and `SamplingConfig` for their meaning and units."""
 
     learning_rate: float
@@ -141,9 +141,9 @@ class _Collator:
 def fit(
     model: PeftModel,
     tokenizer: PreTrainedTokenizerBase,
-    schedule: Schedule,
+    schedule: StepOrder,
     trees_of: TreesOf,
-    plan: TrainingPlan,
+    settings: FitSettings,
     folder: Path,
     callbacks: Sequence[TrainerCallback],
     resume: bool = False,
@@ -155,7 +155,7 @@ def fit(
         tokenizer: Its tokenizer.
         schedule: Every step of the training.
         trees_of: Builds the trees of a scene for an epoch.
-        plan: The numbers of the optimisation.
+        settings: The numbers of the optimisation.
         folder: The run directory.
         callbacks: Progress, log, selection scores, checkpoint times.
         resume: Go on from the latest complete checkpoint in the run directory, if there is one.
@@ -166,26 +166,26 @@ def fit(
         output_dir=str(folder / CHECKPOINTS),
         num_train_epochs=1,
         per_device_train_batch_size=1,
-        gradient_accumulation_steps=plan.accumulation,
-        learning_rate=plan.learning_rate,
-        lr_scheduler_type=plan.schedule,
-        warmup_steps=plan.warmup,
-        weight_decay=plan.weight_decay,
-        max_grad_norm=plan.max_grad_norm,
-        gradient_checkpointing=plan.gradient_checkpointing,
+        gradient_accumulation_steps=settings.accumulation,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=settings.warmup,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        gradient_checkpointing=settings.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
-        bf16=plan.bf16,
-        use_cpu=plan.use_cpu,
-        seed=plan.seed,
-        data_seed=plan.seed,
-        logging_steps=plan.log_every,
+        bf16=settings.bf16,
+        use_cpu=settings.use_cpu,
+        seed=settings.seed,
+        data_seed=settings.seed,
+        logging_steps=settings.log_every,
         logging_first_step=True,
         logging_nan_inf_filter=False,
         ddp_find_unused_parameters=False,
         save_strategy="no",  # the checkpoint callback decides, by time
         save_total_limit=2,
-        report_to=list(plan.report_to),
-        run_name=plan.run_name,
+        report_to=list(settings.report_to),
+        run_name=settings.run_name,
         disable_tqdm=True,
         dataloader_pin_memory=False,
         remove_unused_columns=False,
@@ -196,8 +196,8 @@ def fit(
     trainer = TreeTrainer(
         schedule.batches(),
         trees_of,
-        plan.normalised,
-        plan.objective,
+        settings.normalised,
+        settings.objective,
         model=model,
         args=arguments,
         processing_class=tokenizer,
@@ -207,9 +207,9 @@ def fit(
     for parameter in model.parameters():
         if parameter.requires_grad:  # TRL casts the adapter of a quantised model to bf16; ours stays in fp32
             parameter.data = parameter.data.float()
-    set_seed(plan.seed)
+    set_seed(settings.seed)
     checkpoint = latest_checkpoint(folder) if resume else None
     # Under autocast PEFT would cast every input of the fp32 adapter up, and autocast down again: a tenth of the time.
-    with disable_input_dtype_casting(model, active=plan.bf16):
+    with disable_input_dtype_casting(model, active=settings.bf16):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return int(trainer.state.global_step)

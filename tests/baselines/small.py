@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from erc_llm.baselines.baseline_config import BaselineConfig
-from erc_llm.baselines.emonet import reach_of
+from erc_llm.baselines.emonet import context_limits
 from erc_llm.baselines.inputs import Example, InputWriter
 from erc_llm.baselines.training import TrainedBaseline, train_baseline
 from erc_llm.corpus import EMORYNLP, Corpus, Dialogue, Utterance
@@ -48,7 +48,7 @@ def trained(config: BaselineConfig, corpus: Corpus | None = None, **options: Any
 
 
 def writer_of(config: BaselineConfig, model: TinyModel, corpus: Corpus) -> InputWriter:
-    return InputWriter(corpus, model.tokenizer, reach_of(config))
+    return InputWriter(corpus, model.tokenizer, context_limits(config))
 
 
 def read_by(config: BaselineConfig, model: TinyModel, corpus: Corpus) -> dict[tuple[str, str], Example]:

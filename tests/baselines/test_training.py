@@ -149,10 +149,10 @@ def test_labels_of_dev_and_of_the_own_episode_change_no_answer(config: BaselineC
 
 
 def _reopened(base: Any, corpus: Any) -> Any:
-    from erc_llm.baselines.emonet import reach_of
+    from erc_llm.baselines.emonet import context_limits
     from erc_llm.baselines.inputs import InputWriter
 
-    writer = InputWriter(corpus, base.loaded.tokenizer, reach_of(base.config))
+    writer = InputWriter(corpus, base.loaded.tokenizer, context_limits(base.config))
     return replace(base, corpus=corpus, writer=writer)
 
 

@@ -11,7 +11,7 @@ from benchmarks import baselines
 from benchmarks.measure import Job, Result
 from benchmarks.report import sheets
 from erc_llm.baselines.build import build
-from erc_llm.baselines.loop import Fitting, Plan
+from erc_llm.baselines.loop import Fitting, LoopSettings
 from tests.baselines.small import QUIET, baseline_config, small_corpus, writer_of
 from tests.tiny_models import TinyModel
 
@@ -25,8 +25,8 @@ def _fitting(model: TinyModel, folder: Path) -> tuple[Fitting, list[baselines.Ex
     for module in loaded.model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    plan = Plan(1, 1, 1e-3, 1e-3, "linear", 0.0, 0.0, 10.0, (1.0,) * 7, 1, 1e9, 1)
-    return Fitting(loaded, examples, examples[:1], plan, folder, QUIET), examples
+    settings = LoopSettings(1, 1, 1e-3, 1e-3, "linear", 0.0, 0.0, 10.0, (1.0,) * 7, 1, 1e9, 1)
+    return Fitting(loaded, examples, examples[:1], settings, folder, QUIET), examples
 
 
 def test_a_step_of_the_peer_is_a_step_of_ours_at_batch_size_one(tiny_bert: TinyModel, tmp_path: Path) -> None:

@@ -37,8 +37,8 @@ from erc_llm.prompting.names import line_names
 from erc_llm.prompting.prompter import Prompter
 from erc_llm.prompting.templates import load_prompt
 from erc_llm.trees.attention import ATTENTION
-from erc_llm.tuning.order import plan
-from erc_llm.tuning.trainer import TrainingPlan, fit
+from erc_llm.tuning.order import order_steps
+from erc_llm.tuning.trainer import FitSettings, fit
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import dialogue, tiny_config, write_corpus
 
@@ -149,8 +149,8 @@ def test_a_job_runs_in_a_process_of_its_own_and_a_failure_says_why() -> None:
 def test_the_meter_counts_what_the_model_reads_in_both_trainers(tiny_llama: TinyModel, tmp_path: Path) -> None:
     prompter = _prompter(tiny_llama)
     trees = [prompter.trees(scene, "gold") for scene in SCENES]
-    numbers = TrainingPlan(1e-3, "cosine", 0.0, 0.0, 1.0, 1, False, False, True, 3, 1, (), "test")
-    schedule = plan([len(t[0]) for t in trees], epochs=1, tokens_per_step=300, parts=1, seed=3)
+    numbers = FitSettings(1e-3, "cosine", 0.0, 0.0, 1.0, 1, False, False, True, 3, 1, (), "test")
+    schedule = order_steps([len(t[0]) for t in trees], epochs=1, tokens_per_step=300, parts=1, seed=3)
 
     ours = attach_lora(_base(tiny_llama, ATTENTION), rank=2, alpha=4, dropout=0.0, seed=1)
     meter = Meter(ours)

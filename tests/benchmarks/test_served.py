@@ -10,7 +10,7 @@ import pytest
 from benchmarks import served
 from erc_llm.corpus.labels import EMORYNLP
 from erc_llm.models.loading import load_base_model
-from erc_llm.predictions import Answer, Predictions, PredictionsInfo
+from erc_llm.predictions import Prediction, Predictions, PredictionsInfo
 from erc_llm.prompting.messages import prompt_texts
 from erc_llm.prompting.prompter import Prompter
 from erc_llm.prompting.templates import load_prompt
@@ -76,7 +76,7 @@ def test_a_text_that_differs_is_a_flip_with_its_margin(tiny_llama: TinyModel) ->
     }
     assert list(local) == ["u0", "u1"]
     texts = {name: text for name, (text, _) in local.items()} | {"u1": "Sad"}
-    answers = {(dialogue.id, name): Answer(None, invalid=True, raw_answer=text) for name, text in texts.items()}
+    answers = {(dialogue.id, name): Prediction(None, invalid=True, raw_answer=text) for name, text in texts.items()}
     info = PredictionsInfo(
         system="m", labels=EMORYNLP.names, corpus_sha256="0" * 64, corpus_name="c", corpus_version="own", split="dev"
     )

@@ -12,7 +12,7 @@ from rich.console import Console
 from erc_llm.cli.demo import SPLIT, compare_with_baseline
 from erc_llm.config import RunConfig, load_config
 from erc_llm.corpus import Corpus
-from erc_llm.predictions import Answer, Predictions, PredictionsInfo, read_predictions
+from erc_llm.predictions import Prediction, Predictions, PredictionsInfo, read_predictions
 from erc_llm.recipes.data import open_corpus
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import as_json, dialogue, write_corpus
@@ -40,7 +40,7 @@ def _all_neutral(corpus: Corpus) -> Predictions:
         split=SPLIT,
     )
     scenes = corpus.split(SPLIT)
-    answers = {(d.id, d.utterances[k].id): Answer("Neutral") for d in scenes for k in d.targets}
+    answers = {(d.id, d.utterances[k].id): Prediction("Neutral") for d in scenes for k in d.targets}
     return Predictions.from_corpus(info, scenes, answers)
 
 

@@ -47,7 +47,7 @@ def test_an_unknown_split_names_those_there_are() -> None:
 
 def test_the_hash_follows_the_content_and_nothing_else() -> None:
     whole = corpus()
-    assert replace(whole, name="x", version="compm", oddities=("odd",), files=(("a", "b"),)).sha256 == whole.sha256
+    assert replace(whole, name="x", version="compm", warnings=("odd",), files=(("a", "b"),)).sha256 == whole.sha256
     changed = {"train": (scene(1, 1, "Mind the gap."), *whole.split("train")[1:]), "dev": whole.split("dev")}
     assert replace(whole, splits=changed).sha256 != whole.sha256
     assert replace(whole, splits={"train": whole.split("dev"), "dev": whole.split("train")}).sha256 != whole.sha256

@@ -34,7 +34,7 @@ def test_the_counts_of_emorynlp(version: str, train: tuple[int, ...], dev: tuple
         ds = corpus.split(split)
         episodes = {d.episode_id for d in ds} - {None}
         assert (len(episodes), len(ds), sum(len(d.utterances) for d in ds)) == expected
-    assert corpus.oddities == ()
+    assert corpus.warnings == ()
 
 
 @pytest.mark.emorynlp
@@ -62,7 +62,7 @@ def test_healing_restores_the_lines_that_were_really_said_before(emorynlp: Path)
     )
     assert after_a_gap / 954 == pytest.approx(0.15, abs=0.005)
     assert [u for u in utterances(healed) if u.target] == utterances(plain)
-    assert healed.oddities == (
+    assert healed.warnings == (
         "gap-healed: 1,950 missing lines came back as context, never asked about (train 1,702, dev 248)",
     )
     source = {d.id: d for d in read_corpus(emorynlp / "original").dialogues()}

@@ -22,7 +22,7 @@ def test_an_empty_utterance_is_context_only(tmp_path: Path) -> None:
     corpus = read_corpus(save(tmp_path / "dev.csv", aligned(lines)))
     assert corpus.split("dev")[0].targets == (0, 2)
     assert utterances(corpus)[1].label is None
-    assert corpus.oddities[0].startswith("empty utterance, kept as context and without its label: 's01_e02_c01_u002'")
+    assert corpus.warnings[0].startswith("empty utterance, kept as context and without its label: 's01_e02_c01_u002'")
 
 
 def test_ids_met_twice_are_made_unique(tmp_path: Path) -> None:
@@ -32,19 +32,19 @@ def test_ids_met_twice_are_made_unique(tmp_path: Path) -> None:
     corpus = read_corpus(save(tmp_path / "train.jsonl", jsonl(row, row)))
     assert [d.id for d in corpus.dialogues()] == ["a", "a_2"]
     assert [u.id for u in utterances(corpus)] == ["u", "u_2", "u", "u_2"]
-    assert "utterance id met again, renamed: 'u' to 'u_2'" in corpus.oddities[0]
-    assert "dialogue id met again, renamed: 'a' to 'a_2'" in corpus.oddities[1]
+    assert "utterance id met again, renamed: 'u' to 'u_2'" in corpus.warnings[0]
+    assert "dialogue id met again, renamed: 'a' to 'a_2'" in corpus.warnings[1]
 
 
 def test_an_episode_in_two_splits_is_odd(tmp_path: Path) -> None:
     save(tmp_path / "train.csv", aligned(TRAIN))
     save(tmp_path / "dev.csv", aligned([x._replace(episode=3, scene=7) for x in DEV]))
-    assert read_corpus(tmp_path).oddities == ("episode in more than one split: s01_e03 in train and dev",)
+    assert read_corpus(tmp_path).warnings == ("episode in more than one split: s01_e03 in train and dev",)
 
 
 def test_two_scenes_in_one_place_in_time_are_odd(tmp_path: Path) -> None:
     rows = jsonl(dialogue("a", "x", episode=1, scene=1), dialogue("b", "x", episode=1, scene=1))
-    assert read_corpus(save(tmp_path / "x.jsonl", rows)).oddities == (
+    assert read_corpus(save(tmp_path / "x.jsonl", rows)).warnings == (
         "two dialogues in one place in time: 'a' and 'b'",
     )
 
@@ -53,12 +53,12 @@ def test_dialogues_of_which_only_some_have_episodes_keep_their_order(tmp_path: P
     rows = jsonl(dialogue("a", "x", episode=3), dialogue("b", "x"), dialogue("c", "x", episode=1))
     corpus = read_corpus(save(tmp_path / "x.jsonl", rows))
     assert [d.id for d in corpus.split("all")] == ["a", "b", "c"]
-    assert "the order of the file is kept" in corpus.oddities[0]
+    assert "the order of the file is kept" in corpus.warnings[0]
 
 
 def test_a_season_without_an_episode_is_odd(tmp_path: Path) -> None:
     corpus = read_corpus(save(tmp_path / "x.jsonl", jsonl(dialogue("a", "x", season=3))))
-    assert "season and scene mean nothing without an episode" in corpus.oddities[0]
+    assert "season and scene mean nothing without an episode" in corpus.warnings[0]
 
 
 @pytest.mark.parametrize("version", FORMATS)
@@ -66,17 +66,17 @@ def test_a_scene_of_one_utterance_and_one_of_ten_thousand_words(version: str, tm
     long = DEV[0]._replace(text=" ".join(["incomprehensibilities"] * 10_000))
     corpus = read_corpus(save(tmp_path / "dev.txt", FORMATS[version]([long])))
     assert utterances(corpus)[0].text == long.text
-    assert corpus.oddities[0].startswith("utterance of more than 1,000 words: 10,000 in")
+    assert corpus.warnings[0].startswith("utterance of more than 1,000 words: 10,000 in")
 
 
 def test_a_dialogue_without_utterances_is_left_out(tmp_path: Path) -> None:
     corpus = read_corpus(save(tmp_path / "x.jsonl", jsonl(dialogue("a"), dialogue("b", "x"))))
     assert [d.id for d in corpus.dialogues()] == ["b"]
-    assert corpus.oddities[0].startswith("dialogue without utterances, left out: 'a'")
+    assert corpus.warnings[0].startswith("dialogue without utterances, left out: 'a'")
 
 
 def test_many_of_a_kind_are_one_sentence(tmp_path: Path) -> None:
     rows = jsonl(*(dialogue(f"d{n}", "") for n in range(50)), dialogue("e", "x"))
-    oddities = read_corpus(save(tmp_path / "x.jsonl", rows)).oddities
-    assert len(oddities) == 1
-    assert oddities[0].endswith("and 47 more")
+    warnings = read_corpus(save(tmp_path / "x.jsonl", rows)).warnings
+    assert len(warnings) == 1
+    assert warnings[0].endswith("and 47 more")

@@ -26,7 +26,7 @@ def test_the_example_line_is_read_as_described(tmp_path: Path) -> None:
     assert dialogue.utterances[1].speakers == ("Nela Horn", "Tom Aske")
     assert dialogue.utterances[1].id == "night-shift-01_u002"
     assert [u.label for u in dialogue.utterances] == ["Scared", None]
-    assert corpus.oddities == ()
+    assert corpus.warnings == ()
 
 
 def test_every_label_set_on_the_page_is_valid() -> None:
@@ -48,4 +48,4 @@ def test_the_meld_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         exec(script, names)
     corpus = names["corpus"]
     assert [(d.id, d.time) for d in corpus.split("train")] == [("train_1", (2, 5, 1)), ("train_0", (2, 5, 2))]  # type: ignore[attr-defined]
-    assert corpus.oddities == ()  # type: ignore[attr-defined]
+    assert corpus.warnings == ()  # type: ignore[attr-defined]

@@ -34,9 +34,9 @@ def test_scenes_without_numbers_are_numbered_within_their_episode(tmp_path: Path
 
 def test_fields_nobody_reads_are_pointed_out(tmp_path: Path) -> None:
     row = {"id": "a", "mood": 1, "utterances": [{"speaker": "Ada", "text": "Hm.", "lable": "Sad"}]}
-    oddities = read_corpus(save(tmp_path / "train.jsonl", jsonl(row))).oddities
-    assert ["'lable' is not one of id, speaker, text, label" in o for o in oddities] == [False, True]
-    assert "'mood' is not one of" in oddities[0]
+    warnings = read_corpus(save(tmp_path / "train.jsonl", jsonl(row))).warnings
+    assert ["'lable' is not one of id, speaker, text, label" in o for o in warnings] == [False, True]
+    assert "'mood' is not one of" in warnings[0]
 
 
 @pytest.mark.parametrize(

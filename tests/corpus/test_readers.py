@@ -34,7 +34,7 @@ def test_the_format_is_told_by_content_and_the_split_by_name(version: str, tmp_p
     assert [u.text for u in utterances(corpus)] == [line.text for line in TRAIN + DEV]
     assert [u.label for u in utterances(corpus)] == [line.label for line in TRAIN + DEV]
     assert all(u.target for u in utterances(corpus))
-    assert corpus.oddities == ()
+    assert corpus.warnings == ()
 
 
 def test_ids_of_original_and_aligned_are_the_same_and_can_be_joined(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_csv_rows_are_put_into_the_order_of_their_numbers(tmp_path: Path) -> Non
     corpus = read_corpus(save(tmp_path / "dev.csv", aligned([DEV[0], DEV[2], DEV[1]])))
     assert [u.id[-3:] for u in utterances(corpus)] == ["001", "002", "003"]
     place = f"{tmp_path.name}/dev.csv:4"
-    assert corpus.oddities == (f"row put back into the order of Utterance_ID: s01_e02_c01_u002 ({place})",)
+    assert corpus.warnings == (f"row put back into the order of Utterance_ID: s01_e02_c01_u002 ({place})",)
 
 
 def test_csv_may_be_separated_by_semicolons_and_have_further_columns(tmp_path: Path) -> None:
@@ -145,9 +145,9 @@ def test_a_folder_passes_over_what_is_no_split_and_says_so_of_data(tmp_path: Pat
     (folder / "old_train").mkdir()
     corpus = read_corpus(folder)
     assert list(corpus.splits) == ["train", "dev"]
-    assert len(corpus.oddities) == 2
-    assert "more.jsonl" in corpus.oddities[0]
-    assert "test.csv.gz" in corpus.oddities[1]
+    assert len(corpus.warnings) == 2
+    assert "more.jsonl" in corpus.warnings[0]
+    assert "test.csv.gz" in corpus.warnings[1]
 
 
 def test_a_folder_with_a_single_file_of_all_splits(tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_aliases_and_generic_names(tmp_path: Path) -> None:
     corpus = read_corpus(folder, aliases={"Bo Farrow": "Ada Quill", "Zed": "Zoe"}, generic=["Porter"])
     assert utterances(corpus)[2].speakers == ("Ada Quill",)
     assert corpus.generic == {"Porter"}
-    assert corpus.oddities == ("alias for a name that no utterance has: 'Zed'",)
+    assert corpus.warnings == ("alias for a name that no utterance has: 'Zed'",)
 
 
 # The package
@@ -230,7 +230,7 @@ def test_the_sample_reads_without_anything_odd() -> None:
     assert sum(len(ds) for ds in sample.splits.values()) >= 60
     assert len(utterances(sample)) >= 600
     assert {u.label for u in utterances(sample)} == set(sample.labels.names)
-    assert sample.oddities == ()
+    assert sample.warnings == ()
     assert len({d.episode_id for d in sample.dialogues()}) >= 8
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from erc_llm.evaluation.matching import Named
+from erc_llm.evaluation.matching import NamedTable
 from erc_llm.predictions import Predictions, PredictionsInfo
 
 LABELS = ("Joyful", "Mad", "Neutral", "Sad")
@@ -71,6 +71,6 @@ def rows(given: Predictions, kept: list[int]) -> Predictions:
     return Predictions.from_columns(given.info, columns)
 
 
-def named(*tables: Predictions) -> list[Named]:
+def named(*tables: Predictions) -> list[NamedTable]:
     """Tables called `0.parquet`, `1.parquet` and so on."""
-    return [Named(f"{i}.parquet", found) for i, found in enumerate(tables)]
+    return [NamedTable(f"{i}.parquet", found) for i, found in enumerate(tables)]

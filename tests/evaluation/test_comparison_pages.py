@@ -19,8 +19,8 @@ from erc_llm.evaluation.comparison import compare
 from erc_llm.evaluation.comparison_pages import as_html, as_markdown, write_comparison
 from erc_llm.evaluation.comparison_report import sections, title
 from erc_llm.evaluation.evidence import Comparison
-from erc_llm.evaluation.matching import Named
-from erc_llm.evaluation.sections import Cell, Section, Sheet, grouped, print_sections
+from erc_llm.evaluation.matching import NamedTable
+from erc_llm.evaluation.sections import Cell, ReportTable, Section, grouped, print_sections
 from erc_llm.predictions import Predictions
 from tests.evaluation.compared_tables import changed, named, table
 
@@ -108,7 +108,7 @@ def test_what_makes_tables_unlike_is_red_and_says_so(comparison: Comparison) -> 
 
 def test_published_rows_are_in_no_table_of_measured_ones(comparison: Comparison) -> None:
     for section in sections(comparison):
-        texts = [cell.text for b in section.blocks if isinstance(b, Sheet) for row in b.rows for cell in row]
+        texts = [cell.text for b in section.blocks if isinstance(b, ReportTable) for row in b.rows for cell in row]
         published = any("InstructERC" in text or "41.37" in text for text in texts)
         assert published == (section.title == "Reported elsewhere, not rerun")
         if published:
@@ -173,7 +173,7 @@ def test_figures_of_an_earlier_larger_comparison_go(comparison: Comparison, tmp_
 
 
 def test_names_that_are_no_text_are_written_all_the_same(tmp_path: Path) -> None:
-    tables = [Named("a.parquet", table()), Named("bad\udcff.parquet", table(0.4, "b"), "B\udcff")]
+    tables = [NamedTable("a.parquet", table()), NamedTable("bad\udcff.parquet", table(0.4, "b"), "B\udcff")]
     written = write_comparison(compare(tables, draws=100), tmp_path)
     assert len(written) == 6
     assert json.loads(written[2].read_text("utf-8"))["tables"] == ["a.parquet", "bad?.parquet"]

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from erc_llm.evaluation.leakage import Facet, manifest, selection_saw_split
+from erc_llm.evaluation.leakage import ManifestRow, leakage_manifest, selection_saw_split
 from tests.evaluation.compared_tables import INFO
 
 
-def facets(**others: Any) -> dict[str, Facet]:
-    return {facet.name: facet for facet in manifest([INFO, replace(INFO, system="other", **others)])}
+def facets(**others: Any) -> dict[str, ManifestRow]:
+    return {facet.name: facet for facet in leakage_manifest([INFO, replace(INFO, system="other", **others)])}
 
 
 def test_all_that_was_asked_for_is_stated() -> None:
@@ -55,12 +55,14 @@ def test_all_that_was_asked_for_is_stated() -> None:
 )
 def test_what_differs_is_marked_and_only_that(name: str, others: dict[str, Any], value: str) -> None:
     found = facets(**others)
-    assert found[name] == Facet(name, (found[name].values[0], value), ("", "UNLIKE"))
+    assert found[name] == ManifestRow(name, (found[name].values[0], value), ("", "UNLIKE"))
     assert [facet.name for facet in found.values() if not facet.alike] == [name]
 
 
 def test_choices_made_on_the_split_are_a_leak_even_if_all_tables_share_it() -> None:
-    found = manifest([replace(INFO, selection="dev"), replace(INFO, selection="dev"), replace(INFO, selection=None)])
+    found = leakage_manifest(
+        [replace(INFO, selection="dev"), replace(INFO, selection="dev"), replace(INFO, selection=None)]
+    )
     facet = next(f for f in found if f.name == "this split seen by choices")
     assert facet.values == ("yes", "yes", "not stated")
     assert facet.marks == ("LEAK", "LEAK", "NOT STATED")
@@ -91,11 +93,11 @@ def test_a_run_for_which_nothing_was_held_out_saw_the_selection_split() -> None:
     assert selection_saw_split(info) is True
     assert selection_saw_split(replace(info, run_id=None)) is False
     assert selection_saw_split(replace(info, split="dev")) is False
-    facet = next(f for f in manifest([info]) if f.name == "this split seen by choices")
+    facet = next(f for f in leakage_manifest([info]) if f.name == "this split seen by choices")
     assert (facet.values, facet.marks) == (("yes",), ("LEAK",))
 
 
 def test_a_label_set_without_neutral_says_so() -> None:
     other = replace(INFO, labels=("up", "down"))
-    facet = next(f for f in manifest([INFO, other]) if f.name == "Neutral in the metric")
+    facet = next(f for f in leakage_manifest([INFO, other]) if f.name == "Neutral in the metric")
     assert facet.values == ("included", "no label of this name")

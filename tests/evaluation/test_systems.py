@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from erc_llm.errors import PredictionsError
-from erc_llm.evaluation.matching import Named
+from erc_llm.evaluation.matching import NamedTable
 from erc_llm.evaluation.systems import apart, group, short_names
 from erc_llm.predictions import Predictions
 from tests.evaluation.compared_tables import named, table
@@ -58,13 +58,21 @@ def test_old_tables_without_a_recipe_are_grouped_by_what_they_state() -> None:
 
 def test_one_run_is_not_two_runs_of_a_system() -> None:
     """A copy of a table, or the same run with another correction, says nothing of other trainings."""
-    tables = [Named("a.parquet", table(), "A"), Named("copy.parquet", table(), "A"), Named("b.parquet", table(), "B")]
+    tables = [
+        NamedTable("a.parquet", table(), "A"),
+        NamedTable("copy.parquet", table(), "A"),
+        NamedTable("b.parquet", table(), "B"),
+    ]
     with pytest.raises(PredictionsError, match=r"a\.parquet and copy\.parquet are of one run, run-1"):
         group(tables)
 
 
 def test_one_table_twice_is_not_two_runs_either() -> None:
-    twice = [Named("a.parquet", table(), "A"), Named("a.parquet", table(), "A"), Named("b.parquet", table(), "B")]
+    twice = [
+        NamedTable("a.parquet", table(), "A"),
+        NamedTable("a.parquet", table(), "A"),
+        NamedTable("b.parquet", table(), "B"),
+    ]
     with pytest.raises(PredictionsError, match=r"a\.parquet and a\.parquet are of one run, run-1"):
         group(twice)
 
@@ -85,7 +93,7 @@ def test_what_keeps_runs_of_one_name_apart_is_told() -> None:
 
 def test_names_are_as_short_as_they_can_be() -> None:
     names = ["runs/a/dev.parquet", "runs/b/dev.parquet", "zero.parquet"]
-    assert short_names([Named(name, table(dialogues=1)) for name in names]) == (
+    assert short_names([NamedTable(name, table(dialogues=1)) for name in names]) == (
         "a/dev.parquet",
         "b/dev.parquet",
         "zero.parquet",

@@ -94,7 +94,7 @@ def test_losses_are_means_over_targets_that_all_runs_have_probabilities_for() ->
 def test_the_bootstrap_is_the_one_of_the_metrics() -> None:
     gold, answers, dialogue = clustered(np.random.default_rng(2), 25, (0.6, 0.5))
     resampled = bootstrap(tally(gold, answers, dialogue, [], N), 2000, seed=3)
-    for place, figure in enumerate(metrics.FIGURES):
+    for place, figure in enumerate(metrics.HEADLINE):
         expected = metrics.paired_difference(gold, *answers, dialogue, N, 2000, 3, figure)
         found = np.quantile(resampled[:, 0, place] - resampled[:, 1, place], [0.025, 0.975])
         assert found.tolist() == [expected.low, expected.high]

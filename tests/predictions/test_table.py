@@ -14,7 +14,7 @@ import pytest
 from erc_llm.corpus.dialogues import Dialogue
 from erc_llm.errors import PredictionsError
 from erc_llm.predictions import (
-    Answer,
+    Prediction,
     Predictions,
     history_lengths,
 )
@@ -79,7 +79,7 @@ def test_context_only_lines_have_no_row_and_no_history_means_missing_columns() -
 def test_every_target_needs_an_answer_and_every_answer_a_target() -> None:
     given = answers(FIRST)
     with pytest.raises(PredictionsError, match="1 answers belong to no target"):
-        Predictions.from_corpus(INFO, [FIRST], given | {("a", "9"): Answer("Sad")})
+        Predictions.from_corpus(INFO, [FIRST], given | {("a", "9"): Prediction("Sad")})
     del given["a", "2"]
     with pytest.raises(PredictionsError, match=r"1 of 3 targets have no answer, the first is \('a', '2'\)"):
         Predictions.from_corpus(INFO, [FIRST], given)
@@ -91,7 +91,7 @@ def test_history_must_hold_the_predicted_dialogues() -> None:
 
 
 def test_an_invalid_answer_has_index_minus_one_whatever_it_falls_back_to() -> None:
-    given = answers(FIRST) | {("a", "1"): Answer(None, invalid=True), ("a", "2"): Answer("Sad", invalid=True)}
+    given = answers(FIRST) | {("a", "1"): Prediction(None, invalid=True), ("a", "2"): Prediction("Sad", invalid=True)}
     assert Predictions.from_corpus(INFO, [FIRST], given).predicted_index.tolist() == [-1, -1, 1]
 
 

@@ -15,7 +15,7 @@ from erc_llm.build import build_profiler
 from erc_llm.config import ProfileConfig
 from erc_llm.corpus.history import History
 from erc_llm.errors import ConfigError, UserError
-from erc_llm.profiles.notes import NotesCache, Source, write_notes
+from erc_llm.profiles.notes import NotesCache, NotesSource, write_notes
 from tests.profiles.written_notes import SOURCE, TEMPLATE, echo, notes_of, story
 
 
@@ -107,7 +107,7 @@ def test_a_full_disk_is_one_clear_message(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr("builtins.open", full)
     with pytest.raises(UserError, match=r"notes\.jsonl: cannot be written: No space left"):
-        cache.add("key", ["Answer."])
+        cache.add("key", ["Generate."])
 
 
 def test_a_disk_that_is_full_in_the_middle_of_a_line_loses_that_batch_only(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_a_server_is_only_asked_when_told_to(tmp_path: Path) -> None:
     config = ProfileConfig(writer="llm", endpoint="http://127.0.0.1:9/v1", notes=str(tmp_path / "notes.jsonl"))
     with pytest.raises(ConfigError, match=r"profile\.endpoint.*erc-llm profile"):
         build_profiler(config, corpus)
-    source = Source(corpus.sha256, f"{config.model} at {config.endpoint}", TEMPLATE.sha256, config.words)
+    source = NotesSource(corpus.sha256, f"{config.model} at {config.endpoint}", TEMPLATE.sha256, config.words)
     cache = NotesCache(tmp_path / "notes.jsonl", source)
     write_notes(History(corpus), echo, cache, TEMPLATE, words=config.words)
     profiles = build_profiler(config, corpus).profiles(corpus.split("train")[-1])

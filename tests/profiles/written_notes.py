@@ -8,12 +8,12 @@ from typing import Any
 
 from erc_llm.corpus.dialogues import Corpus
 from erc_llm.corpus.history import History
-from erc_llm.profiles.notes import Notes, Source, write_notes
+from erc_llm.profiles.notes import Notes, NotesSource, write_notes
 from erc_llm.prompting.templates import load_prompt
 from tests.prompting.random_corpora import corpus_of, scene_of
 
 TEMPLATE = load_prompt("summary", ("system", "user"))
-SOURCE = Source("c" * 64, "model x", TEMPLATE.sha256, 30)
+SOURCE = NotesSource("c" * 64, "model x", TEMPLATE.sha256, 30)
 
 
 def echo(prompts: Sequence[tuple[str, str]]) -> list[str]:

@@ -16,7 +16,7 @@ from erc_llm.errors import ModelError, RunError
 from erc_llm.models.adapters import attach_lora, save_adapter
 from erc_llm.predictions import Predictions, read_predictions, write_predictions
 from erc_llm.predictor import load
-from erc_llm.recipes.data import open_corpus, train_shares
+from erc_llm.recipes.data import label_distribution, open_corpus
 from erc_llm.recipes.predict import predict
 from erc_llm.recipes.train import train
 from erc_llm.runs.directory import Run, read_run
@@ -87,7 +87,7 @@ def test_a_configuration_alone_predicts_zero_shot(tiny_llama: TinyModel, corpus:
     assert table.info.run_id is None
     assert table.info.training_prior is None
     assert "zero-shot" in table.info.system
-    assert table.info.train_shares == pytest.approx(train_shares(data.split("train"), predictor.labels))
+    assert table.info.train_shares == pytest.approx(label_distribution(data.split("train"), predictor.labels))
     assert list(tmp_path.iterdir()) == []
 
 

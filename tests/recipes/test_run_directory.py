@@ -18,7 +18,7 @@ from erc_llm.recipes.predict import predict
 from erc_llm.recipes.train import train
 from erc_llm.runs.directory import Run, read_run
 from erc_llm.runs.logs import read_lines
-from erc_llm.tuning.selection import evaluation_steps, score_figures
+from erc_llm.tuning.selection import evaluation_steps, score_metrics
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import tiny_config, write_corpus
 
@@ -90,7 +90,7 @@ def test_the_kept_adapter_is_the_one_that_scored_best(finished: Run) -> None:
     """Scoring the kept adapter on the selection split again gives the best score of the log."""
     predictor = load(finished.folder)
     data = open_corpus(finished.config.corpus, finished.config.label_set())
-    figures = score_figures(predictor.loaded.model, predictor.prompter, data.split("selection"), 4096)
+    figures = score_metrics(predictor.loaded.model, predictor.prompter, data.split("selection"), 4096)
     best = max(read_lines(finished.folder / "selection.jsonl"), key=lambda record: float(record["weighted_f1"]))
     assert figures["weighted_f1"] == pytest.approx(best["weighted_f1"])
     assert figures["nll"] == pytest.approx(best["nll"], abs=1e-3)

@@ -12,14 +12,14 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from erc_llm.errors import ConfigError
-from erc_llm.tuning.order import Schedule, plan
+from erc_llm.tuning.order import StepOrder, order_steps
 
 
-def _plan(sizes: list[int], *, parts: int, **rest: Any) -> Schedule:
-    """A plan for enough scenes; `plan` refuses fewer scenes than parts, which has a test of its own."""
+def _plan(sizes: list[int], *, parts: int, **rest: Any) -> StepOrder:
+    """A plan for enough scenes; `order_steps` refuses fewer scenes than parts, which has a test of its own."""
     usable = sum(size > 0 for size in sizes)
     assume(usable == 0 or usable >= parts)
-    return plan(sizes, parts=parts, **rest)
+    return order_steps(sizes, parts=parts, **rest)
 
 
 SIZES = st.lists(st.integers(0, 400), min_size=1, max_size=40)
@@ -28,11 +28,11 @@ PARTS = st.integers(1, 6)
 SEED = st.integers(0, 5)
 
 
-def _scenes(schedule: Schedule, epoch: int) -> list[int]:
+def _scenes(schedule: StepOrder, epoch: int) -> list[int]:
     return [scene for batch in schedule.batches() if batch.epoch == epoch for scene in batch.scenes]
 
 
-def _steps(schedule: Schedule) -> list[set[int]]:
+def _steps(schedule: StepOrder) -> list[set[int]]:
     return [{scene for batch in step for scene in batch.scenes} for step in schedule.steps]
 
 
@@ -51,7 +51,7 @@ def test_every_usable_scene_comes_once_an_epoch(
 
 @given(sizes=SIZES, budget=BUDGET, seed=SEED)
 def test_a_step_keeps_its_budget_unless_it_is_a_single_scene(sizes: list[int], budget: int, seed: int) -> None:
-    for step in _steps(plan(sizes, epochs=2, tokens_per_step=budget, parts=1, seed=seed)):
+    for step in _steps(order_steps(sizes, epochs=2, tokens_per_step=budget, parts=1, seed=seed)):
         assert sum(sizes[scene] for scene in step) <= budget or len(step) == 1
 
 
@@ -67,7 +67,7 @@ def test_several_parts_exceed_the_budget_only_for_lack_of_scenes(
 @given(sizes=SIZES, budget=BUDGET, seed=SEED)
 def test_steps_are_full(sizes: list[int], budget: int, seed: int) -> None:
     """Two neighbouring steps of an epoch never fit into one budget together."""
-    steps = _steps(plan(sizes, epochs=1, tokens_per_step=budget, parts=1, seed=seed))
+    steps = _steps(order_steps(sizes, epochs=1, tokens_per_step=budget, parts=1, seed=seed))
     used = [sum(sizes[scene] for scene in step) for step in steps]
     assert all(left + right > budget for left, right in pairwise(used))
 
@@ -82,7 +82,7 @@ def test_the_same_seed_gives_the_same_order(
 
 def test_seeds_and_epochs_differ_in_order() -> None:
     orders = {
-        tuple(_scenes(plan([10] * 30, epochs=2, tokens_per_step=64, parts=1, seed=seed), epoch))
+        tuple(_scenes(order_steps([10] * 30, epochs=2, tokens_per_step=64, parts=1, seed=seed), epoch))
         for seed in range(3)
         for epoch in range(2)
     }
@@ -92,7 +92,9 @@ def test_seeds_and_epochs_differ_in_order() -> None:
 @given(sizes=st.lists(st.integers(1, 100), min_size=4, max_size=40), seed=SEED)
 def test_the_number_of_parts_does_not_change_the_steps(sizes: list[int], seed: int) -> None:
     """Every full step has four scenes or more; only a remainder of fewer joins the step before it."""
-    one, two, four = (_steps(plan(sizes, epochs=1, tokens_per_step=400, parts=parts, seed=seed)) for parts in (1, 2, 4))
+    one, two, four = (
+        _steps(order_steps(sizes, epochs=1, tokens_per_step=400, parts=parts, seed=seed)) for parts in (1, 2, 4)
+    )
     for split in (two, four):
         assert split[:-1] == one[: len(split) - 1]
         assert set.union(*split) == set.union(*one)
@@ -113,20 +115,20 @@ def test_every_part_of_a_step_has_a_scene(sizes: list[int], budget: int, parts: 
 
 @given(sizes=st.lists(st.integers(1, 100), min_size=8, max_size=40), seed=SEED)
 def test_parts_of_a_step_are_of_about_equal_size(sizes: list[int], seed: int) -> None:
-    for step in plan(sizes, epochs=1, tokens_per_step=800, parts=2, seed=seed).steps:
+    for step in order_steps(sizes, epochs=1, tokens_per_step=800, parts=2, seed=seed).steps:
         loads = [sum(sizes[scene] for scene in batch.scenes) for batch in step]
         assert max(loads) - min(loads) <= max(sizes[scene] for batch in step for scene in batch.scenes)
 
 
 @given(sizes=st.lists(st.integers(1, 100), min_size=2, max_size=40), epochs=st.floats(0.05, 3.0), seed=SEED)
 def test_a_fraction_of_an_epoch_is_a_fraction_of_its_scenes(sizes: list[int], epochs: float, seed: int) -> None:
-    schedule = plan(sizes, epochs=epochs, tokens_per_step=200, parts=1, seed=seed)
+    schedule = order_steps(sizes, epochs=epochs, tokens_per_step=200, parts=1, seed=seed)
     whole = math.floor(epochs)
     assert all(len(_scenes(schedule, epoch)) == len(sizes) for epoch in range(whole))
     rest = len(_scenes(schedule, whole))
     if epochs > whole:
         assert rest == max(1, round((epochs - whole) * len(sizes)))
-        complete = plan(sizes, epochs=whole + 1, tokens_per_step=200, parts=1, seed=seed)
+        complete = order_steps(sizes, epochs=whole + 1, tokens_per_step=200, parts=1, seed=seed)
         assert set(_scenes(schedule, whole)) <= set(_scenes(complete, whole))
     else:
         assert rest == 0
@@ -134,8 +136,8 @@ def test_a_fraction_of_an_epoch_is_a_fraction_of_its_scenes(sizes: list[int], ep
 
 def test_a_fraction_is_the_beginning_of_the_whole_epoch() -> None:
     sizes = [50] * 20
-    half = plan(sizes, epochs=0.5, tokens_per_step=100, parts=1, seed=3)
-    whole = plan(sizes, epochs=1, tokens_per_step=100, parts=1, seed=3)
+    half = order_steps(sizes, epochs=0.5, tokens_per_step=100, parts=1, seed=3)
+    whole = order_steps(sizes, epochs=1, tokens_per_step=100, parts=1, seed=3)
     assert half.steps == whole.steps[:5]
 
 
@@ -143,4 +145,4 @@ def test_a_fraction_is_the_beginning_of_the_whole_epoch() -> None:
 def test_fewer_scenes_than_forests_are_refused(scenes: int, parts: int) -> None:
     """transformers takes exactly `parts` forests for a step, so none may lack."""
     with pytest.raises(ConfigError, match=f"{parts} forests a step .* not {scenes}"):
-        plan([50] * scenes, epochs=3, tokens_per_step=1000, parts=parts, seed=0)
+        order_steps([50] * scenes, epochs=3, tokens_per_step=1000, parts=parts, seed=0)

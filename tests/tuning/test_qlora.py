@@ -19,8 +19,8 @@ from erc_llm.trees.attention import ATTENTION, forest_logits
 from erc_llm.trees.forest import pack
 from erc_llm.trees.likelihoods import answer_log_likelihoods
 from erc_llm.trees.tree import TokenTree
-from erc_llm.tuning.order import plan
-from erc_llm.tuning.trainer import TrainingPlan, fit
+from erc_llm.tuning.order import order_steps
+from erc_llm.tuning.trainer import FitSettings, fit
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import dialogue
 
@@ -167,7 +167,7 @@ def test_the_guard_is_what_keeps_an_evaluation_harmless(quantised: Any, prompter
 
 def _fit(model: Any, prompter: Prompter, tokenizer: Any, folder: Path) -> None:
     trees = [prompter.trees(scene, "gold") for scene in SCENES]
-    numbers = TrainingPlan(
+    numbers = FitSettings(
         learning_rate=1e-3,
         schedule="constant",
         warmup=0.0,
@@ -182,7 +182,7 @@ def _fit(model: Any, prompter: Prompter, tokenizer: Any, folder: Path) -> None:
         report_to=(),
         run_name="tiny",
     )
-    schedule = plan([1] * 3, epochs=1, tokens_per_step=2, parts=1, seed=3)
+    schedule = order_steps([1] * 3, epochs=1, tokens_per_step=2, parts=1, seed=3)
     fit(model, tokenizer, schedule, lambda scene, _: trees[scene], numbers, folder, [])
 
 

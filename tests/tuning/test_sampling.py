@@ -19,11 +19,11 @@ from erc_llm.corpus.labels import EMORYNLP, LabelSet
 from erc_llm.errors import CorpusError
 from erc_llm.prompting.prompter import Prompter, PromptOptions, shuffled_labels
 from erc_llm.prompting.templates import load_prompt
-from erc_llm.recipes.data import labelled_targets, train_shares
+from erc_llm.recipes.data import label_distribution, labelled_targets
 from erc_llm.recipes.train import scene_sizes, target_sampler, training_trees
 from erc_llm.trees.forest import rows_of
 from erc_llm.trees.tree import TokenTree
-from erc_llm.tuning.order import Schedule, plan
+from erc_llm.tuning.order import StepOrder, order_steps
 from erc_llm.tuning.sampling import Asked, Sampler, Targets, class_weights, draw
 from tests.prompting.scenes import decode
 from tests.tiny_models import chatml_tokenizer
@@ -223,8 +223,8 @@ def test_every_line_of_the_corpus_stands_in_the_trunk_word_for_word() -> None:
             assert _lines(tree) == [f"{u.speakers[0]}: {u.text}\n" for u in scene.utterances]
 
 
-def _schedule(sizes: list[list[int]], parts: int = 1, epochs: float = 3) -> Schedule:
-    return plan(sizes, epochs=epochs, tokens_per_step=900, parts=parts, seed=13)
+def _schedule(sizes: list[list[int]], parts: int = 1, epochs: float = 3) -> StepOrder:
+    return order_steps(sizes, epochs=epochs, tokens_per_step=900, parts=parts, seed=13)
 
 
 @pytest.mark.parametrize("options", PROMPTS, ids=str)
@@ -279,12 +279,12 @@ def test_processes_draw_the_same_targets() -> None:
 @given(sizes=st.lists(st.integers(0, 400), min_size=1, max_size=30), epochs=st.floats(0.1, 3), seed=st.integers(0, 5))
 def test_equal_sizes_in_all_epochs_are_the_schedule_of_one(sizes: list[int], epochs: float, seed: int) -> None:
     rows = [sizes] * int(np.ceil(epochs))
-    one, each = (plan(s, epochs=epochs, tokens_per_step=500, parts=1, seed=seed) for s in (sizes, rows))
+    one, each = (order_steps(s, epochs=epochs, tokens_per_step=500, parts=1, seed=seed) for s in (sizes, rows))
     assert one == each
 
 
 def test_an_epoch_leaves_out_what_has_no_size_in_it() -> None:
-    steps = plan([[10, 0, 10], [0, 10, 0]], epochs=2, tokens_per_step=64, parts=1, seed=1).steps
+    steps = order_steps([[10, 0, 10], [0, 10, 0]], epochs=2, tokens_per_step=64, parts=1, seed=1).steps
     assert [(b.epoch, sorted(b.scenes)) for step in steps for b in step] == [(0, [0, 2]), (1, [1])]
 
 
@@ -314,7 +314,7 @@ def test_no_scheme_is_the_schedule_and_the_trees_of_before(options: dict[str, An
     sizes = [sum(map(rows_of, before(scene, 0))) for scene in range(len(SCENES))]
     now = scene_sizes(before, asked)
     assert now == [sizes] * 3
-    assert _schedule(now) == plan(sizes, epochs=3, tokens_per_step=900, parts=1, seed=13)
+    assert _schedule(now) == order_steps(sizes, epochs=3, tokens_per_step=900, parts=1, seed=13)
     trees_of = training_trees(RunConfig(), SCENES, prompter, None, asked)
     for scene in range(len(SCENES)):
         for one, other in zip(before(scene, 2), trees_of(scene, 2), strict=True):
@@ -336,7 +336,7 @@ def test_lines_without_label_or_question_are_context_only() -> None:
 
 
 def test_the_prior_without_balance_is_exactly_the_shares_of_train() -> None:
-    assert target_sampler(SamplingConfig(), SCENES, EMORYNLP, 13).prior == train_shares(SCENES, EMORYNLP)
+    assert target_sampler(SamplingConfig(), SCENES, EMORYNLP, 13).prior == label_distribution(SCENES, EMORYNLP)
 
 
 # A class that train lacks.
@@ -358,4 +358,4 @@ def test_an_absent_class_may_be_allowed_and_then_has_no_prior() -> None:
 
 
 def test_without_balancing_an_absent_class_is_no_matter() -> None:
-    assert target_sampler(SamplingConfig(), SCENES, MORE, 13).prior == train_shares(SCENES, MORE)
+    assert target_sampler(SamplingConfig(), SCENES, MORE, 13).prior == label_distribution(SCENES, MORE)

@@ -28,8 +28,8 @@ from erc_llm.runs.logs import read_lines
 from erc_llm.trees.attention import ATTENTION
 from erc_llm.trees.tree import TokenTree
 from erc_llm.tuning.callbacks import SelectionCallback
-from erc_llm.tuning.order import Schedule, plan
-from erc_llm.tuning.trainer import TrainingPlan, fit
+from erc_llm.tuning.order import StepOrder, order_steps
+from erc_llm.tuning.trainer import FitSettings, fit
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import dialogue, tiny_config, write_corpus
 
@@ -71,7 +71,7 @@ def _model(tiny: TinyModel, dropout: float = 0.0) -> Any:
     return model
 
 
-def _plan(**changes: Any) -> TrainingPlan:
+def _plan(**changes: Any) -> FitSettings:
     values: dict[str, Any] = {
         "learning_rate": 1e-3,
         "schedule": "cosine",
@@ -87,12 +87,12 @@ def _plan(**changes: Any) -> TrainingPlan:
         "report_to": (),
         "run_name": "tiny",
     }
-    return TrainingPlan(**(values | changes))
+    return FitSettings(**(values | changes))
 
 
-def _schedule(parts: int = 1) -> Schedule:
+def _schedule(parts: int = 1) -> StepOrder:
     """Scenes count as equally long here, so that each step has four whatever it is split into."""
-    schedule = plan([1] * len(SCENES), epochs=1, tokens_per_step=4, parts=parts, seed=3)
+    schedule = order_steps([1] * len(SCENES), epochs=1, tokens_per_step=4, parts=parts, seed=3)
     assert [sum(len(batch.scenes) for batch in step) for step in schedule.steps] == [4, 4, 4]
     return schedule
 
@@ -256,7 +256,7 @@ def test_bf16_trains_fp32_adapter_weights(tiny_llama: TinyModel, tmp_path: Path)
 def test_another_attention_is_refused(tiny_llama: TinyModel, tmp_path: Path) -> None:
     base = load_base_model(str(tiny_llama.folder), precision="fp32", device="cpu", attention="sdpa")
     model = attach_lora(base.model, rank=4, alpha=8, dropout=0.0, seed=3)
-    schedule = plan([1], epochs=1, tokens_per_step=64, parts=1, seed=3)
+    schedule = order_steps([1], epochs=1, tokens_per_step=64, parts=1, seed=3)
     with pytest.raises(ModelError, match="sdpa"):
         fit(model, base.tokenizer, schedule, lambda *_: [], _plan(), tmp_path, [])
 

@@ -13,7 +13,7 @@ from erc_llm.calibration.store import read_calibration
 from erc_llm.errors import ConfigError, CorpusError
 from erc_llm.predictions import Correction, read_predictions, write_predictions
 from erc_llm.recipes.benchmark import find_versions
-from erc_llm.recipes.benchmark_config import Finalists, read_finalists
+from erc_llm.recipes.benchmark_config import BenchmarkConfig, read_benchmark_config
 from erc_llm.runs.directory import read_run
 from tests.command_line import Command, refused
 from tests.corpus import small_files
@@ -180,7 +180,7 @@ def test_a_folder_that_holds_another_version_is_refused(erc: Command, tmp_path: 
 )
 def test_a_wrong_file_of_systems_is_refused(systems: list[dict[str, Any]], words: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=words):
-        read_finalists(str(write_systems(tmp_path, *systems)))
+        read_benchmark_config(str(write_systems(tmp_path, *systems)))
 
 
 def test_unknown_benchmarks_and_missing_data_are_refused(erc: Command, tmp_path: Path) -> None:
@@ -188,8 +188,8 @@ def test_unknown_benchmarks_and_missing_data_are_refused(erc: Command, tmp_path:
     refused(erc("benchmark", "emorynlp", "--data", tmp_path), str(tmp_path), "original/ and aligned/")
     (tmp_path / "aligned").mkdir()
     with pytest.raises(CorpusError, match="no original/ in it, which llm is trained on"):
-        find_versions(tmp_path, Finalists.model_validate({"systems": [LLM, ENCODER]}))
+        find_versions(tmp_path, BenchmarkConfig.model_validate({"systems": [LLM, ENCODER]}))
 
 
 def test_the_packaged_finalists_can_be_read() -> None:
-    assert len(read_finalists("emorynlp").systems) >= 2
+    assert len(read_benchmark_config("emorynlp").systems) >= 2

@@ -19,7 +19,7 @@ def show(value: object) -> str:
     return repr(value if len(value) <= SHOWN_CHARACTERS else value[:SHOWN_CHARACTERS] + "...")
 
 
-class Oddities:
+class ReadWarnings:
     """Collects places by kind of oddity; one sentence a kind, in the order in which the kinds were met."""
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """What a model answers about whole scenes when it writes: a label and nothing else, a label behind reasons, or freely.
 
-In: a model, a prompter, dialogues. Out: an `Answered` for every target, scene by scene. The prompts are the root paths
-of the very trees that scoring reads. Knows nothing of runs and tables.
+In: a model, a prompter, dialogues. Out: a `GeneratedLabel` for every target, scene by scene. The prompts are the root
+paths of the very trees that scoring reads. Knows nothing of runs and tables.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LABEL_FOLLOWS = "\nAnswer:"
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class GeneratedLabel:
     """What was written about one target.
 
     Attributes:
@@ -116,7 +116,7 @@ def answer_scenes(
     *,
     passes: Literal[1, 2] = 1,
     on_progress: Callable[[int], None] | None = None,
-) -> list[list[Answered]]:
+) -> list[list[GeneratedLabel]]:
     """Answers about the targets of every dialogue, in order.
 
     Args:
@@ -139,7 +139,7 @@ def _answer(
     dialogues: Sequence[Dialogue],
     states: Sequence[State | None],
     on_progress: Callable[[int], None] | None,
-) -> list[list[Answered]]:
+) -> list[list[GeneratedLabel]]:
     asked = [
         (i, question.target, tree.token_ids[tree.root_path(question.last)].tolist())
         for i, (dialogue, state) in enumerate(zip(dialogues, states, strict=True))
@@ -147,7 +147,7 @@ def _answer(
         for question in tree.questions
     ]
     done = None if on_progress is None else lambda n: on_progress(n * len(dialogues) // len(asked))
-    results: list[list[Answered]] = [[] for _ in dialogues]
+    results: list[list[GeneratedLabel]] = [[] for _ in dialogues]
     for (i, target, _), (label, text) in zip(asked, writer.write([ids for *_, ids in asked], done), strict=True):
-        results[i].append(Answered(target, label, text))
+        results[i].append(GeneratedLabel(target, label, text))
     return results
