@@ -9,7 +9,7 @@ import torch
 
 from erc_llm.corpus.dialogues import Dialogue
 from erc_llm.corpus.labels import EMORYNLP, LabelSet
-from erc_llm.decoding import answers as answers_module
+from erc_llm.decoding import label_generator as answers_module
 from erc_llm.decoding.generation import generate_texts
 from erc_llm.decoding.label_generator import Way, Writer, answer_scenes
 from erc_llm.prompting.prompter import Prompter, PromptOptions
