@@ -1,4 +1,4 @@
-"""The commands about data: `data`, `render` and `profile`.
+"""The commands that look at data and configurations: `data`, `config`, `render` and `profile`.
 
 Does not depend on: torch and transformers until a command runs.
 """
@@ -38,6 +38,13 @@ def data(
     print_summary(summary, open_console())
     if json_out:
         write_text(json_out, json.dumps(summary.as_dict(), indent=2, ensure_ascii=False) + "\n")
+
+
+def config() -> None:
+    """Every field of a configuration, with its type, default, range and meaning, as Markdown."""
+    from erc_llm.cli.config_reference import reference
+
+    typer.echo(reference(), nl=False)
 
 
 def render(
