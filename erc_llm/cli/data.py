@@ -27,8 +27,9 @@ def data(
     """What is in a corpus: splits, labels, speakers, checksums, and anything odd."""
     import json
 
+    from erc_llm.cli.corpus_view import print_summary
     from erc_llm.config import load_config
-    from erc_llm.corpus.summary import print_summary, summarise
+    from erc_llm.corpus.summary import summarise
     from erc_llm.files import write_text
     from erc_llm.recipes.data import open_corpus
 

@@ -36,10 +36,10 @@ def compare(
     seed: Annotated[int, typer.Option(help="Of the draws.", min=0)] = 0,
 ) -> None:
     """Which system is better, by how much, how sure, and where; several seeds of a system are grouped."""
+    from erc_llm.cli.sections_view import print_sections
     from erc_llm.evaluation.comparison import compare as evidence
     from erc_llm.evaluation.comparison_report import sections, title
     from erc_llm.evaluation.matching import NamedTable
-    from erc_llm.evaluation.sections import print_sections
     from erc_llm.predictions import read_predictions
 
     if len(predictions) < 2:
@@ -84,9 +84,9 @@ def evaluate(
     """Figures of a predictions table, with intervals from a bootstrap over whole dialogues."""
     import json
 
-    from erc_llm.evaluation.references import difference, print_differences, reference_by_name
+    from erc_llm.cli.evaluation_view import print_differences, print_evaluation
+    from erc_llm.evaluation.references import difference, reference_by_name
     from erc_llm.evaluation.report import evaluate as figures_of
-    from erc_llm.evaluation.report import print_evaluation
     from erc_llm.files import write_text
     from erc_llm.predictions import read_predictions
 
@@ -123,14 +123,21 @@ def benchmark(
     without_text: Annotated[bool, typer.Option("--without-text", help="Leave out what was said, to share it.")] = False,
 ) -> None:
     """Train the reference systems, or reuse finished runs, evaluate them on every available split, and compare."""
+    from erc_llm.cli.sections_view import print_sections
+    from erc_llm.evaluation.comparison_report import sections, title
+    from erc_llm.evaluation.evidence import Comparison
     from erc_llm.recipes.benchmark import BenchmarkPaths, find_versions, run_benchmark
     from erc_llm.recipes.benchmark_config import read_benchmark_config
 
+    def show(comparison: Comparison) -> None:
+        print_sections(title(comparison), sections(comparison), console)
+
+    console = open_console()
     benchmark = read_benchmark_config(name)
     place = BenchmarkPaths(find_versions(data, benchmark), runs or out / "runs", out, not without_text)
     quiet()
     try:
-        reports = run_benchmark(benchmark, place, split or [], draws, open_console())
+        reports = run_benchmark(benchmark, place, split or [], draws, console, show)
     except KeyboardInterrupt:
         typer.echo("erc-llm: interrupted; the same command goes on", err=True)
         raise typer.Exit(130) from None

@@ -1,7 +1,8 @@
-"""References that need no model, and how much one table is better than another on the same targets.
+"""References that need no model, and paired differences between two tables on the same targets.
 
-Goes in: predictions tables. Comes out: tables with the same rows and a reference's answers, and differences in weighted
-F1 (over all labels, Neutral included) with intervals from a paired bootstrap over whole dialogues. Opens no file.
+Input: predictions tables. Output: tables with the same rows and a reference's answers; differences in weighted F1 (over
+all labels, Neutral included) with intervals from a paired bootstrap over whole dialogues.
+Does not depend on: models, files, the terminal.
 """
 
 from __future__ import annotations
@@ -12,14 +13,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from erc_llm import metrics
 from erc_llm.errors import PredictionsError
 from erc_llm.evaluation.matching import NamedTable, match
-from erc_llm.evaluation.page import printable
 from erc_llm.metrics import Estimate
 from erc_llm.predictions import Predictions, PredictionsInfo
 
@@ -160,36 +157,6 @@ def difference(a: Predictions, b: Predictions, *, draws: int = 10_000, seed: int
         flips=int(np.sum(answers[0] != answers[1])),
         kappa=metrics.kappa(*answers),
     )
-
-
-def print_differences(differences: Sequence[Difference], console: Console) -> None:
-    """Print how one system compares with others, a row each: weighted F1, difference, interval, verdict."""
-    if not differences:
-        return
-    first = differences[0]
-    targets = f"{first.targets:,} targets in {first.dialogues:,} dialogues"
-    title = f"Weighted F1 in %, {printable(first.a, console)} against others on the same {targets}"
-    console.print()
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("Against", overflow="fold")
-    for column in ("Its F1", "Our F1", "Difference", "95 % interval"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("Verdict", no_wrap=True)
-    colours = {"better": "bold green", "worse": "bold red", "not shown": "yellow"}
-    for d in differences:
-        low, high = d.estimate.low, d.estimate.high
-        interval = "none" if low is None or high is None else f"{100 * low:+.2f} to {100 * high:+.2f}"
-        scores = f"{100 * d.weighted_f1_b:.2f}", f"{100 * d.weighted_f1_a:.2f}", f"{100 * d.estimate.value:+.2f}"
-        table.add_row(Text(printable(d.b, console)), *scores, interval, Text(d.verdict, colours[d.verdict]))
-    console.print(Text(title, "bold"))
-    console.print(table)
-    for d in differences:
-        kappa = "" if d.kappa is None else f", Cohen's kappa {d.kappa:.3f}"
-        same = f"{d.flips:,} of {d.targets:,} answers differ ({100 * d.agreement:.2f} % agree{kappa})"
-        console.print(Text(f"Against {printable(d.b, console)}: {same}"))
-    console.print(Text("'better' and 'worse': the whole paired interval lies on that side of zero.", "dim"))
-    for note in dict.fromkeys(note for d in differences for note in d.notes):
-        console.print(Text(f"Note: {printable(note, console)}", "yellow"))
 
 
 def _reference(

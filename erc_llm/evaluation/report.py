@@ -1,8 +1,8 @@
-"""What one predictions table shows: figures with intervals, and the page a person reads.
+"""Evaluation of one predictions table: metrics with intervals, scores by label, confusions and warnings.
 
-Goes in: a `Predictions` table with gold labels. Comes out: an `Evaluation` (plain values, `as_dict` for JSON) and its
-print in a terminal of 80 columns; piped into a file it is plain ASCII without colour. Knows no model and opens no file.
-Figures are fractions between 0 and 1; the print shows them in percent, as papers do.
+Input: a `Predictions` table with gold labels. Output: an `Evaluation` of plain values (`as_dict` for JSON); metrics are
+fractions between 0 and 1.
+Does not depend on: models, files, the terminal.
 """
 
 from __future__ import annotations
@@ -12,20 +12,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from erc_llm import metrics
 from erc_llm.errors import PredictionsError
-from erc_llm.evaluation.calibration_report import CalibrationReport, print_calibration, report_calibration
-from erc_llm.evaluation.page import Page
+from erc_llm.evaluation.calibration_report import CalibrationReport, report_calibration
 from erc_llm.metrics import Estimate, Headline, Integers
 from erc_llm.predictions import Predictions, PredictionsInfo
 
 FEW_DIALOGUES = 20  # below it a percentile interval over clusters is known to be too narrow
 
-_TITLES = {"weighted_f1": "Weighted F1", "macro_f1": "Macro F1", "accuracy": "Accuracy"}
 _MISSING = {
     "invalid": "No column 'invalid': only rows without a label count as invalid answers.",
     "label_mass": "No column 'label_mass': the probability mass of the labels is not known.",
@@ -149,23 +144,6 @@ def evaluate(
     )
 
 
-def print_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """Print an evaluation: what it is about, headline figures, labels, confusions, and what to keep in mind."""
-    page = Page(console)
-    page.say(_about(evaluation), style="bold")
-    page.table(_headline_table(evaluation, page))
-    page.table(_class_table(evaluation, page))
-    page.table(_confusion_table(evaluation, page))
-    console.print()
-    page.say(_diagnostics(evaluation))
-    if evaluation.calibration is not None:
-        print_calibration(evaluation.calibration, page)
-    for sentence in evaluation.missing:
-        page.say(sentence, style="dim")
-    for sentence in evaluation.warnings:
-        page.say(f"Note: {sentence}", style="yellow")
-
-
 def _headline(gold: Integers, predicted: Integers, dialogue: Integers, n: int, draws: int, seed: int) -> Headline:
     if len(np.unique(dialogue)) > 1:
         return metrics.bootstrap_over_dialogues(gold, predicted, dialogue, n, draws, seed)
@@ -233,100 +211,3 @@ def _warnings(
     unsaid = [row.label for row in classes if row.support and not row.predicted]
     if unsaid:
         yield f"Never predicted: {', '.join(unsaid)}."
-
-
-def _about(evaluation: Evaluation) -> str:
-    info = evaluation.info
-    healed = ", gap-healed" if info.healed else ""
-    context = f"context {info.context}" if info.context else "no dialogue context"
-    targets = f"{evaluation.targets:,} target{'s' if evaluation.targets != 1 else ''}"
-    dialogues = f"{evaluation.dialogues:,} dialogue{'s' if evaluation.dialogues != 1 else ''}"
-    run = f" (run {info.run_id})" if info.run_id else ""
-    return (
-        f"{info.system}{run} on {targets} in {dialogues} of {info.corpus_name}, "
-        f"corpus version {info.corpus_version}{healed}, split {info.split}, {context}"
-    )
-
-
-def _headline_table(evaluation: Evaluation, page: Page) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("", no_wrap=True)
-    table.add_column("%", justify="right")
-    table.add_column("95 % interval", no_wrap=True)
-    width = max(10, min(44, page.console.width - 36))
-    table.add_column("0" + "100".rjust(width - 1), no_wrap=True)
-    for figure in metrics.HEADLINE:
-        estimate: Estimate = getattr(evaluation.headline, figure)
-        interval = "none" if estimate.low is None else f"{100 * estimate.low:5.2f} to {100 * (estimate.high or 0):5.2f}"
-        table.add_row(
-            _TITLES[figure], Text(f"{100 * estimate.value:.2f}", "bold"), interval, page.range(estimate, width)
-        )
-    return table
-
-
-def _class_table(evaluation: Evaluation, page: Page) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("Label", max_width=16, no_wrap=True)
-    for title in ("Precision", "Recall", "F1"):
-        table.add_column(title, justify="right")
-    table.add_column("", width=16, no_wrap=True)
-    table.add_column("Support", justify="right")
-    table.add_column("Predicted", justify="right")
-    for row in evaluation.classes:
-        shares = (f"{100 * value:.1f}" for value in (row.precision, row.recall, row.f1))
-        style = "dim" if not row.support else ""
-        bar = page.bar(row.f1, 16, "cyan")
-        table.add_row(page.text(row.label), *shares, bar, f"{row.support:,}", f"{row.predicted:,}", style=style)
-    return table
-
-
-def _confusion_table(evaluation: Evaluation, page: Page) -> Table:
-    """Gold label by predicted label; where that is too wide, the commonest mistakes as a list."""
-    names = list(evaluation.info.labels) + (["invalid"] if evaluation.invalid_rate else [])
-    row_name = min(12, max(len(name) for name in evaluation.info.labels))
-    width = min(9, (page.console.width - row_name) // len(names) - 1)
-    if width < 4:
-        return _commonest_mistakes(evaluation, page)
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim", title="gold (row), predicted")
-    table.title_style, table.title_justify = "dim", "left"
-    table.add_column("", width=row_name, no_wrap=True)
-    for name in names:
-        table.add_column(page.text(name[:width]), width=width, justify="right", no_wrap=True)
-    for i, label in enumerate(evaluation.info.labels):
-        counts = evaluation.confusion[i][: len(names)]
-        total = max(1, sum(evaluation.confusion[i]))
-        cells = (page.cell(count, count / total, width, right=i == j) for j, count in enumerate(counts))
-        table.add_row(page.text(label), *cells)
-    return table
-
-
-def _commonest_mistakes(evaluation: Evaluation, page: Page, most: int = 12) -> Table:
-    names = [*evaluation.info.labels, "invalid"]
-    mistakes = [
-        (count, names[i], names[j])
-        for i, row in enumerate(evaluation.confusion)
-        for j, count in enumerate(row)
-        if count and i != j
-    ]
-    mistakes.sort(key=lambda mistake: -mistake[0])
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for title in ("Commonest mistakes", "gold", "predicted"):
-        table.add_column(title, justify="right" if title[0] == "C" else "left", no_wrap=True)
-    for count, gold, predicted in mistakes[:most]:
-        table.add_row(f"{count:,}", page.text(gold), page.text(predicted))
-    return table
-
-
-def _diagnostics(evaluation: Evaluation) -> str:
-    parts = [f"invalid answers {100 * evaluation.invalid_rate:.2f} %"]
-    if evaluation.label_mass is not None:
-        parts.append(f"mean label mass {evaluation.label_mass:.4f}")
-    if evaluation.negative_log_likelihood is not None and evaluation.calibration_error is not None:
-        parts.append(f"NLL {evaluation.negative_log_likelihood:.4f} nats")
-        error = evaluation.calibration_error
-        parts.append(f"calibration error {100 * error.value:.2f} %")
-        if error.low is not None and error.high is not None:
-            parts[-1] += f" ({100 * error.low:.2f} to {100 * error.high:.2f})"
-    if 0 < evaluation.with_probabilities < evaluation.targets:
-        parts[-1] += f" (of {evaluation.with_probabilities:,} targets with probabilities)"
-    return ", ".join(parts) + f". Intervals: {evaluation.draws:,} resamples of whole dialogues, seed {evaluation.seed}."

@@ -19,9 +19,8 @@ from erc_llm.corpus import Corpus
 from erc_llm.errors import CorpusError, PredictionsError
 from erc_llm.evaluation.comparison import compare
 from erc_llm.evaluation.comparison_pages import write_comparison
-from erc_llm.evaluation.comparison_report import sections, title
+from erc_llm.evaluation.evidence import Comparison
 from erc_llm.evaluation.matching import NamedTable
-from erc_llm.evaluation.sections import print_sections
 from erc_llm.predictions import (
     Correction,
     Predictions,
@@ -90,7 +89,12 @@ def find_versions(data: Path, benchmark: BenchmarkConfig) -> dict[Version, Path]
 
 
 def run_benchmark(
-    benchmark: BenchmarkConfig, place: BenchmarkPaths, splits: Sequence[str], draws: int, console: Console
+    benchmark: BenchmarkConfig,
+    place: BenchmarkPaths,
+    splits: Sequence[str],
+    draws: int,
+    console: Console,
+    on_comparison: Callable[[Comparison], None],
 ) -> tuple[Path, ...]:
     """Train what is not trained, predict, compare; returns the folders of the reports.
 
@@ -99,7 +103,8 @@ def run_benchmark(
         place: Where to read and write.
         splits: Which splits to score; without any, all that nothing is fitted on.
         draws: Of bootstrap and permutation test.
-        console: Where to show it.
+        console: Where to show progress.
+        on_comparison: Called with each comparison before its report is written.
 
     Raises:
         UserError: What single commands raise.
@@ -119,7 +124,7 @@ def run_benchmark(
                 console.print(f"{version}, {split}: no gold labels, so predictions only", highlight=False)
                 continue
             comparison = compare(found, on="intersection", draws=draws)
-            print_sections(title(comparison), sections(comparison), console)
+            on_comparison(comparison)
             reports.append(place.out / f"{version}-{split}")
             write_comparison(comparison, reports[-1])
     return tuple(reports)

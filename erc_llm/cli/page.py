@@ -1,4 +1,8 @@
-"""What the pages of an evaluation are drawn on, and how words from a file are made harmless for a terminal."""
+"""Drawing on a console: styled sentences, tables, bars and intervals, with control characters of file content removed.
+
+Input: text and numbers. Output: rich renderables, plain ASCII without colour where the console is no UTF terminal.
+Does not depend on: what is shown.
+"""
 
 from __future__ import annotations
 
