@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import xml.etree.ElementTree as ElementTree
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -127,6 +128,18 @@ def test_signs_that_markdown_reads_are_shown_as_they_are() -> None:
     dollar = "<span>$</span>"
     assert f"5 &amp; 6 &amp;lt; 7, {dollar}x^2{dollar} and {dollar}5" in markdown
     assert "against A&amp;B" in markdown
+
+
+def test_words_that_look_like_a_template_or_an_attribute_are_shown_as_they_are() -> None:
+    words = "{{ 7 * 7 }} {% raw %} {# no #} \" onload='x'"
+    written = compare(named(changed(table(), text=[words] * len(table())), table(0.4, words)), draws=100)
+    html, markdown = as_html(written), as_markdown(written)
+    page = Cells()
+    page.feed(html)
+    assert any(text.endswith(words) for _, text in page.cells)
+    assert f"against {words}" in unescape(html[html.index("<h1>") : html.index("</h1>")])
+    assert "onload='" not in re.sub("<svg.*?</svg>", "", html, flags=re.DOTALL), "a quote is escaped too"
+    assert r"{{ 7 \* 7 }} {% raw %} {\# no \#}" in markdown
 
 
 def test_figures_of_an_earlier_larger_comparison_go(comparison: Comparison, tmp_path: Path) -> None:
