@@ -17,7 +17,7 @@ BAR_WIDTHS = (4, 24)  # least and most characters of the longest bar; in between
 
 
 def print_summary(summary: CorpusSummary, console: Console) -> None:
-    """Show a summary in the terminal: splits, label bars, speakers, checksums, and everything odd."""
+    """Print splits, label distribution, speakers, checksums and warnings."""
     healed = ", gap-healed" if summary.healed else ""
     _say(console, f"Corpus {summary.name}: version {summary.version}{healed}", style="bold")
     console.print(_split_table(summary))
@@ -31,9 +31,8 @@ def print_summary(summary: CorpusSummary, console: Console) -> None:
     _say(console, "\nSHA-256")
     for name, digest in (("content, whatever the format", summary.sha256), *summary.files):
         _say(console, f"  {digest}  {name}")
-    _say(
-        console, "\nOdd" if summary.warnings else "\nNothing odd.", style="bold yellow" if summary.warnings else "bold"
-    )
+    heading, style = ("\nWarnings", "bold yellow") if summary.warnings else ("\nNo warnings.", "bold")
+    _say(console, heading, style)
     for sentence in summary.warnings:
         _say(console, f"- {sentence}")
 
@@ -44,7 +43,7 @@ def _split_table(summary: CorpusSummary) -> Table:
     for heading in ("Episodes", "Scenes", "Utterances", "Targets", "Context only", "Unlabelled", "Speakers"):
         table.add_column(heading, justify="right")
     for split in summary.splits:
-        figures = (
+        counts = (
             split.dialogues,
             split.utterances,
             split.targets,
@@ -52,16 +51,16 @@ def _split_table(summary: CorpusSummary) -> Table:
             split.unlabelled,
             split.speakers,
         )
-        table.add_row(_text(split.name), f"{split.episodes:,}" if split.episodes else "-", *(f"{n:,}" for n in figures))
+        table.add_row(_text(split.name), f"{split.episodes:,}" if split.episodes else "-", *(f"{n:,}" for n in counts))
     return table
 
 
 def _label_table(summary: CorpusSummary, width: int, block: str) -> Table:
-    """A row a label; for every split its count, its share of the labelled targets, and a bar of that share."""
+    """One row per label: for every split its count, its share of the labelled targets, and a bar of that share."""
     splits = [split for split in summary.splits if split.targets > split.unlabelled]
     largest = max(count / sum(split.labels.values()) for split in splits for count in split.labels.values())
-    figures = max(len(label) for label in splits[0].labels) + 16 * len(splits)
-    bar = min(max((width - figures) // len(splits), BAR_WIDTHS[0]), BAR_WIDTHS[1])
+    numbers = max(len(label) for label in splits[0].labels) + 16 * len(splits)
+    bar = min(max((width - numbers) // len(splits), BAR_WIDTHS[0]), BAR_WIDTHS[1])
     table = Table(box=None, title="\nLabels, share of each split", title_justify="left", title_style="")
     table.add_column("Label")
     for split in splits:
@@ -90,5 +89,5 @@ def _say(console: Console, sentence: str, style: str = "") -> None:
 
 
 def _text(words: str, style: str = "") -> Text:
-    """Somebody's data as it stands: no markup is read in it, and no control code reaches the terminal."""
+    """Text of a corpus: never read as markup, and without control characters."""
     return Text("".join(c if c.isprintable() or c == "\n" else "�" for c in words), style)

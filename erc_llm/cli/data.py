@@ -24,7 +24,7 @@ def data(
     config: ConfigName = "sample",
     json_out: Annotated[Path | None, typer.Option("--json", help="Also write the summary as JSON.")] = None,
 ) -> None:
-    """What is in a corpus: splits, labels, speakers, checksums, and anything odd."""
+    """What is in a corpus: splits, labels, speakers, checksums and warnings."""
     import json
 
     from erc_llm.cli.corpus_view import print_summary

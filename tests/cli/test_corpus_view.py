@@ -29,7 +29,7 @@ def test_what_is_printed(tmp_path: Path) -> None:
     assert "2 splits" not in text
     assert f"  {corpus.sha256}  content" in text
     assert all(f"  {digest}  {name}" in text for name, digest in corpus.files)
-    assert "- alias for a name that no utterance has: 'Zed'" in text
+    assert "\nWarnings\n- alias for a name that no utterance has: 'Zed'" in text
     assert "#ALL# speaks 1 times" in text
 
 
@@ -54,7 +54,8 @@ def test_an_unlabelled_corpus(tmp_path: Path) -> None:
     (tmp_path / "talk.jsonl").write_text('{"id": "a", "utterances": [{"speaker": "Ada", "text": "Hm."}]}')
     text = printed(summarise(read_corpus(tmp_path / "talk.jsonl")))
     assert "No labels." in text
-    assert "Nothing odd." in text
+    assert "No warnings." in text
+    assert "Warnings" not in text
 
 
 def test_aligned_without_healing_says_what_heal_from_would_do(tmp_path: Path) -> None:
