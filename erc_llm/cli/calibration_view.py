@@ -17,7 +17,7 @@ _BAR = 40
 
 
 def print_calibration(report: CalibrationReport, page: Page) -> None:
-    """Print it; a table of few targets gets no diagram and no curve."""
+    """Print a report; without diagram and curve where there are few targets."""
     if report.steps:
         page.table(_step_table(report, page))
     if report.targets >= FEW_TARGETS:
@@ -39,7 +39,7 @@ def _step_table(report: CalibrationReport, page: Page) -> Table:
 
 
 def _reliability_table(report: CalibrationReport, page: Page) -> Table:
-    """A bar as long as the largest probability is right, and a mark where it says it would be."""
+    """One row per bin: a bar as long as its accuracy, and a mark at its confidence."""
     table = _plain_table(("Sure by %", "Targets", "Mean %", "Right %"))
     width = max(10, min(_BAR, page.console.width - 40))
     bar, mark = ("━", "┃") if page.rich else ("=", "|")
@@ -56,7 +56,7 @@ def _reliability_table(report: CalibrationReport, page: Page) -> Table:
 
 
 def _coverage_table(report: CalibrationReport) -> Table:
-    """The curve in four lines, every tenth of the targets."""
+    """The risk-coverage curve in steps of a tenth of the targets."""
     wanted = [percent / 100 for percent in COVERAGES[::2]]
     points = list(dict.fromkeys(min(report.risk_coverage, key=lambda p: abs(p.coverage - w)) for w in wanted))
     table = _plain_table(("Kept %", *(f"{100 * p.coverage:.0f}" for p in points)))

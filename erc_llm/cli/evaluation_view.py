@@ -24,7 +24,7 @@ _TITLES = {"weighted_f1": "Weighted F1", "macro_f1": "Macro F1", "accuracy": "Ac
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """Print an evaluation: what it is about, headline figures, labels, confusions, and what to keep in mind."""
+    """Print an evaluation: headline metrics, scores by label, confusions, calibration and warnings."""
     page = Page(console)
     page.say(_about(evaluation), style="bold")
     page.table(_headline_table(evaluation, page))
@@ -41,7 +41,7 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
 
 
 def print_differences(differences: Sequence[Difference], console: Console) -> None:
-    """Print how one system compares with others, a row each: weighted F1, difference, interval, verdict."""
+    """Print one row per other system: weighted F1, difference, interval, verdict."""
     if not differences:
         return
     first = differences[0]
@@ -116,7 +116,7 @@ def _class_table(evaluation: Evaluation, page: Page) -> Table:
 
 
 def _confusion_table(evaluation: Evaluation, page: Page) -> Table:
-    """Gold label by predicted label; where that is too wide, the commonest mistakes as a list."""
+    """Gold label by predicted label; a list of the commonest mistakes where that is too wide."""
     names = list(evaluation.info.labels) + (["invalid"] if evaluation.invalid_rate else [])
     row_name = min(12, max(len(name) for name in evaluation.info.labels))
     width = min(9, (page.console.width - row_name) // len(names) - 1)

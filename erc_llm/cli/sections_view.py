@@ -16,12 +16,12 @@ from rich.table import Table
 from erc_llm.cli.page import Page
 from erc_llm.evaluation.sections import ReportTable, Section, Style
 
-_NARROWEST = 14  # columns that words of a table keep, however narrow the terminal
+_NARROWEST = 14  # least width of a column of words, whatever the width of the terminal
 _COLOURS: dict[Style, str] = {"": "", "strong": "bold", "good": "bold green", "bad": "bold red", "unsure": "yellow"}
 
 
 def print_sections(heading: str, sections: Iterable[Section], console: Console) -> None:
-    """Print them one after the other."""
+    """Print the heading and all sections."""
     page = Page(console)
     page.say(heading, style="bold")
     for section in sections:

@@ -24,7 +24,7 @@ COVERAGES = tuple(range(100, 0, -5))  # percent
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """Figures after one step of the correction; F1 over all labels, Neutral included."""
+    """Metrics after one step of the correction; F1 over all labels, Neutral included."""
 
     step: str
     weighted_f1: float
@@ -35,7 +35,7 @@ class StepMetrics:
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """Targets whose largest probability is above `low` and at most `high`: its mean, and how often it is right."""
+    """Targets whose largest probability is above `low` and at most `high`: its mean and their accuracy."""
 
     low: float
     high: float
@@ -46,15 +46,15 @@ class ReliabilityBin:
 
 @dataclass(frozen=True)
 class CoveragePoint:
-    """What is left when rows whose largest probability is below `threshold` abstain.
+    """Metrics of the targets that are answered when those with a largest probability below `threshold` are not.
 
     Attributes:
         threshold: A probability.
-        coverage: Share of the targets that is kept; equally sure targets are kept or left out together.
-        targets: How many these are.
-        risk: Share of the kept that is wrong.
-        weighted_f1: Of the kept, over all labels; 0 where nothing is kept.
-        macro_f1: Likewise.
+        coverage: Share of the targets that is answered; equally probable ones are answered or left out together.
+        targets: Number of answered targets.
+        risk: Error rate among them.
+        weighted_f1: Their weighted F1 over all labels; 0 where nothing is answered.
+        macro_f1: Their macro F1, likewise.
     """
 
     threshold: float
@@ -67,15 +67,15 @@ class CoveragePoint:
 
 @dataclass(frozen=True)
 class CalibrationReport:
-    """What probabilities are worth; all of it about targets that have some.
+    """Calibration of a table; all of it about targets with probabilities.
 
     Attributes:
-        targets: Targets with probabilities.
-        steps: Figures from raw scores on, one after each step; empty where the metadata names no step.
-        reliability: Bins that hold targets, from unsure to sure.
-        risk_coverage: From all targets down to the surest, in steps of about five percent.
-        abstention: What the threshold asked for, or else the table's own, leaves; None without one.
-        warnings: Sentences about what does not fit together.
+        targets: Number of targets with probabilities.
+        steps: Metrics of raw scores and after each step; empty where the metadata names no step.
+        reliability: Bins that hold targets, from the lowest confidence to the highest.
+        risk_coverage: From all targets down to the most confident ones, in steps of about five percent.
+        abstention: At the requested threshold, or else the table's own; None without one.
+        warnings: Sentences about contradictions between metadata and columns.
     """
 
     targets: int
@@ -131,7 +131,7 @@ def _steps(table: Predictions, known: Integers) -> tuple[tuple[StepMetrics, ...]
 
 
 def reliability_bins(probabilities: Floats, gold: Integers) -> Iterator[ReliabilityBin]:
-    """The bins that hold targets, from unsure to sure; probabilities are (targets, labels)."""
+    """The bins that hold targets, from the lowest confidence to the highest; probabilities are (targets, labels)."""
     found = metrics.reliability(probabilities, gold, BINS)
     for i in np.flatnonzero(found.count).tolist():
         n = int(found.count[i])
@@ -139,7 +139,7 @@ def reliability_bins(probabilities: Floats, gold: Integers) -> Iterator[Reliabil
 
 
 def _risk_coverage(table: Predictions, rows: Integers, confidence: Floats) -> tuple[CoveragePoint, ...]:
-    """The surest targets first, as selective classification draws it: Y. Geifman and R. El-Yaniv, NeurIPS 2017."""
+    """The risk-coverage curve of selective classification: Y. Geifman and R. El-Yaniv, NeurIPS 2017."""
     falling = np.sort(confidence)[::-1]
     wanted = [max(1, round(percent / 100 * len(rows))) for percent in COVERAGES]
     thresholds = dict.fromkeys(float(falling[n - 1]) for n in wanted)

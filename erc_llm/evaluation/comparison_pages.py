@@ -40,7 +40,7 @@ class _Figure:
     svg: str
 
 
-# A heading and what stands below it.
+# For each section its heading and blocks.
 _Page = Sequence[tuple[str, Sequence[str | ReportTable | _Figure]]]
 
 
@@ -48,7 +48,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> tuple[Path, ...]:
     """Write `comparison.md`, `.html`, `.json`, and the figures of the first as `comparison-1.svg` and so on.
 
     Returns:
-        The paths, in that order; the folder is made.
+        The paths, in that order; the folder is created.
 
     Raises:
         PredictionsError: A file cannot be written.
@@ -60,7 +60,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> tuple[Path, ...]:
         f"{NAME}.json": json.dumps(comparison.as_dict(), indent=2, ensure_ascii=False) + "\n",
         **{block.file: block.svg for _, blocks in page for block in blocks if isinstance(block, _Figure)},
     }
-    # A file's name may hold bytes that are no text; all is encoded before the first file is there.
+    # A table's name may hold bytes that are no text, so everything is encoded before the first file is written.
     encoded = {folder / name: content.encode("utf-8", "replace") for name, content in contents.items()}
     for path, content in encoded.items():
         write_whole(path, partial(_write, content), PredictionsError)
@@ -75,17 +75,17 @@ def _write(content: bytes, file: IO[bytes]) -> None:
 
 
 def as_markdown(comparison: Comparison) -> str:
-    """The whole report; figures are named as `write_comparison` names them."""
+    """The whole report in Markdown, with the names of figures that `write_comparison` gives."""
     return _render(MARKDOWN, title(comparison), _page(comparison))
 
 
 def as_html(comparison: Comparison) -> str:
-    """The whole report as one page that loads nothing from anywhere."""
+    """The whole report as one HTML page that loads no other file."""
     return _render(HTML, title(comparison), _page(comparison))
 
 
 def _page(comparison: Comparison) -> _Page:
-    """The sections, their figures drawn."""
+    """The sections with their figures as SVG."""
     from erc_llm.evaluation.plots import as_svg, differences_figure, reliabilities_figure
 
     numbers = count(1)

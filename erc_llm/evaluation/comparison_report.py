@@ -1,7 +1,7 @@
-"""What a comparison says, section by section, whatever it is shown on.
+"""The report of a comparison, section by section.
 
-Goes in: a `Comparison`. Comes out: sections of sentences and tables of texts. Figures are shown in percent, losses as
-they are.
+Input: a `Comparison`. Output: sections of sentences, tables and drawings; fractions in percent, losses in their units.
+Does not depend on: how the report is shown.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _SHOWN_LINES = 12  # of an example scene
 
 
 def title(comparison: Comparison) -> str:
-    """What the comparison is about, in a line."""
+    """The names of the systems, in one line."""
     return f"{comparison.systems[0].name} against {', '.join(s.name for s in comparison.systems[1:])}"
 
 
 def sections(comparison: Comparison) -> tuple[Section, ...]:
-    """Everything, in the order in which it is read."""
+    """All sections, in the order of reading."""
     found = [_measured(comparison), _differences(comparison)]
     if any(pair.by_episode for pair in comparison.pairs):
         what = (

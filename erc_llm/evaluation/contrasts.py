@@ -1,9 +1,9 @@
-"""The first system against each other one: differences with intervals and corrected p-values.
+"""Contrasts: the first system minus each other one, with intervals and corrected p-values.
 
-Goes in: tallies and which runs belong to which system. Comes out: contrasts of headline figures, losses, labels and
-subgroups. Knows no table.
+Input: tallies, and which runs belong to which system. Output: contrasts of headline metrics, losses, labels, subgroups.
+Does not depend on: predictions tables.
 
-Families of comparisons corrected by Holm's method: each headline figure and each loss over the pairs; all labels and
+Families of comparisons corrected by Holm's method: each headline metric and each loss over the pairs; all labels and
 subgroups of one pair together.
 """
 
@@ -39,7 +39,7 @@ class Side:
         return _estimate(float(self.point[place]), self._resampled(place))
 
     def calibration_error(self, place: int) -> Estimate:
-        """The same for the calibration error, whose resamples lie too high."""
+        """The calibration error with its interval, corrected for the upward bias of resampling."""
         value, resampled = float(self.point[place]), self._resampled(place)
         if resampled is None or not np.isfinite(resampled).all():
             return Estimate(value)
@@ -51,7 +51,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Contrasts:
-    """What the tallies say of one pair; the attributes are those of `evidence.Pair`."""
+    """The contrasts of one pair; the attributes are those of `evidence.Pair`."""
 
     headline: tuple[Contrast, ...]
     standard_error: float | None
@@ -62,7 +62,7 @@ class Contrasts:
 
 
 def sides(tallies: Tallies, systems: Sequence[System], draws: int, seed: int) -> tuple[Side, ...]:
-    """All systems, resampled together: every draw takes the same clusters for all."""
+    """All systems, resampled together: every draw takes the same clusters for all systems."""
     points = figures(tallies)
     resampled = bootstrap(tallies, draws, seed) if len(tallies.support) > 1 else None
     return tuple(
@@ -78,7 +78,7 @@ def sides(tallies: Tallies, systems: Sequence[System], draws: int, seed: int) ->
 def contrasts(
     tallies: Tallies, sides: Sequence[Side], labels: Sequence[str], ways: Sequence[Factor], draws: int, seed: int
 ) -> tuple[Contrasts, ...]:
-    """The first side against each other one; `ways` are the factors that the tallies were counted by."""
+    """The first side minus each other one; `ways` are the factors that the tallies were counted by."""
     found = [_against(tallies, sides[0], side, labels, ways, draws, seed) for side in sides[1:]]
     headline, losses = (_over_pairs([getattr(c, name) for c in found]) for name in ("headline", "losses"))
     return tuple(replace(c, headline=h, losses=lost) for c, h, lost in zip(found, headline, losses, strict=True))
@@ -127,7 +127,7 @@ def _divisions(ways: Sequence[Factor], rows: Sequence[Contrast]) -> tuple[Divisi
 
 
 def corrected(family: Sequence[Contrast]) -> tuple[Contrast, ...]:
-    """The same contrasts with p-values corrected for one another; levels without targets do not count."""
+    """The contrasts with p-values corrected as one family; levels without targets are not part of it."""
     p_values = [np.nan if c.p_value is None or not c.targets else c.p_value for c in family]
     return tuple(
         replace(c, p_corrected=None if np.isnan(p) else p) for c, p in zip(family, holm(p_values), strict=True)

@@ -29,17 +29,17 @@ class Difference:
     """Weighted F1 of system `a` minus that of system `b`, on the same targets; fractions between -1 and 1.
 
     Attributes:
-        a: Name of the one system.
-        b: Name of the other.
-        weighted_f1_a: Its weighted F1.
-        weighted_f1_b: Its weighted F1.
+        a: Name of the first system.
+        b: Name of the second.
+        weighted_f1_a: Weighted F1 of the first.
+        weighted_f1_b: Weighted F1 of the second.
         estimate: a minus b with the 95 % interval; no interval where all targets are from one dialogue.
-        targets: Targets with a gold label, on which both are scored.
-        dialogues: Their dialogues.
-        notes: Sentences about what differs between the tables beside the answers.
+        targets: Number of targets with a gold label, on which both are scored.
+        dialogues: Number of their dialogues.
+        notes: Sentences about other differences between the tables.
         flips: Targets on which the two answer differently; two invalid answers count as the same.
-        kappa: Cohen's kappa of the two, 1 for equal answers and 0 for those of chance; None where both always give one
-            and the same answer.
+        kappa: Cohen's kappa of the two, 1 for equal answers and 0 for agreement by chance; None where both give one and
+            the same answer throughout.
     """
 
     a: str
@@ -68,7 +68,7 @@ class Difference:
         return "not shown"
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as plain values that JSON can hold."""
+        """Plain values for JSON."""
         return asdict(self) | {"verdict": self.verdict, "agreement": self.agreement}
 
 
@@ -95,7 +95,7 @@ def prior_random_reference(
     Args:
         predictions: The table whose rows are answered.
         train_shares: Shares or counts in train, in the order of `info.labels`; None takes `info.train_shares`.
-        seed: Of the draw.
+        seed: Seed of the draw.
 
     Raises:
         PredictionsError: No shares are known, or they do not fit the labels.
@@ -117,7 +117,7 @@ def reference_by_name(predictions: Predictions, name: str, seed: int = 0) -> Pre
     """The reference called `all-<label>` or `prior-random`; None where `name` is neither, for example a file.
 
     Raises:
-        PredictionsError: As the two builders.
+        PredictionsError: As `constant_reference` and `prior_random_reference`.
     """
     folded = name.casefold()
     if folded == PRIOR_RANDOM:
@@ -166,7 +166,7 @@ def _reference(
     probabilities: NDArray[np.float64] | None,
     seed: int | None = None,
 ) -> Predictions:
-    """The rows of a table with other answers, and metadata that no longer claims a model gave them."""
+    """The rows of a table with other answers, and metadata without the model that gave the original ones."""
     kept = predictions.info
     info = PredictionsInfo(
         system=system,

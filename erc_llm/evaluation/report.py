@@ -30,7 +30,7 @@ _MISSING = {
 
 @dataclass(frozen=True)
 class ClassScores:
-    """One label's row: scores between 0 and 1, `support` gold targets, `predicted` how often it was answered."""
+    """Scores of one label between 0 and 1; `support` counts gold targets, `predicted` the answers with this label."""
 
     label: str
     precision: float
@@ -42,26 +42,26 @@ class ClassScores:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything `erc-llm evaluate` says about one table.
+    """The result of `erc-llm evaluate` on one table.
 
     Attributes:
-        info: Where the table comes from.
-        targets: Rows with a gold label; all figures are about these.
-        without_gold: Rows left out because they have none.
-        dialogues: Dialogues of the targets.
+        info: Metadata of the table.
+        targets: Rows with a gold label; all metrics are about these.
+        without_gold: Number of rows left out because they have none.
+        dialogues: Number of dialogues of the targets.
         headline: Weighted F1 (over all labels, Neutral included), macro F1 and accuracy with 95 % intervals.
         classes: One row per label, in the order of `info.labels`.
         confusion: Gold label by predicted label, one more column for invalid answers.
-        invalid_rate: Share of answers that were no label.
+        invalid_rate: Share of invalid answers.
         label_mass: Mean total probability of the labels before normalisation; None where unknown.
         negative_log_likelihood: Mean of -ln p(gold), in nats; None without probabilities.
         calibration_error: Expected calibration error over 15 bins, with its interval; None without probabilities.
-        with_probabilities: Targets the two figures above are about.
+        with_probabilities: Number of targets with probabilities.
         calibration: Steps of correction, reliability, risk by coverage, abstention; None without probabilities.
-        draws: Resamples behind the intervals.
-        seed: Of the resampling.
-        missing: Sentences about what the table lacks and what that switches off.
-        warnings: Sentences about what to keep in mind when reading the figures.
+        draws: Number of resamples behind the intervals.
+        seed: Seed of the resampling.
+        missing: Sentences about columns that the table lacks, and what is left out without them.
+        warnings: Sentences that limit what the metrics show.
     """
 
     info: PredictionsInfo
@@ -83,7 +83,7 @@ class Evaluation:
     warnings: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as plain values that JSON can hold."""
+        """Plain values for JSON."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return values | {
             "info": self.info.as_dict(),
@@ -101,8 +101,8 @@ def evaluate(
 
     Args:
         predictions: The table.
-        draws: Resamples of whole dialogues behind the intervals; at least 1.
-        seed: Of the resampling.
+        draws: Number of resamples of whole dialogues; at least 1.
+        seed: Seed of the resampling.
         abstain_below: Also score the rows whose largest probability is at least this; by default the table's own.
 
     Raises:
@@ -177,7 +177,7 @@ def _mean_label_mass(predictions: Predictions, rows: Integers) -> float | None:
 def _probabilistic(
     predictions: Predictions, rows: Integers, draws: int, seed: int
 ) -> tuple[float | None, Estimate | None, int]:
-    """Negative log-likelihood, calibration error, and how many of `rows` have probabilities."""
+    """Negative log-likelihood, calibration error, and the number of `rows` with probabilities."""
     if predictions.probabilities is None:
         return None, None, 0
     known = rows[~np.isnan(predictions.probabilities[rows]).any(axis=1)]

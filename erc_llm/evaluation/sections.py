@@ -18,7 +18,7 @@ Style = Literal["", "strong", "good", "bad", "unsure"]
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A text and how it looks."""
+    """A text and its style."""
 
     text: str
     style: Style = ""
@@ -26,7 +26,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class ReportTable:
-    """A table: column names, and rows of cells; the first `left` columns are words, the others figures."""
+    """A table: column names and rows of cells; the first `left` columns are words, the others numbers."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
@@ -35,7 +35,7 @@ class ReportTable:
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """For pages that can show one: differences, in fractions, with their intervals; `unit` is that of a hundredth."""
+    """Differences, in fractions, with their intervals, for pages that can show a plot; `unit` names a hundredth."""
 
     title: str
     rows: tuple[tuple[str, Estimate], ...]
@@ -47,14 +47,14 @@ Block = str | ReportTable | Drawing
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A heading and what stands below it."""
+    """A heading and the blocks below it."""
 
     title: str
     blocks: tuple[Block, ...]
 
 
 def grouped(columns: Sequence[str], groups: Iterable[tuple[str, Sequence[Sequence[Cell]]]]) -> ReportTable:
-    """A table in which each group of rows stands below its name, so that long names break no column."""
+    """A table in which each group of rows is below its name, so that long names widen no column."""
     rows: list[tuple[Cell, ...]] = []
     for name, members in groups:
         rows.append((Cell(name, "strong"), *(Cell("") for _ in columns[1:])))

@@ -1,11 +1,11 @@
-"""Counts by cluster from which all figures of several runs follow, resampled and swapped cluster by cluster.
+"""Tallies: counts by cluster from which all metrics of several runs are computed, resampled and swapped by cluster.
 
-Goes in: gold labels, each run's answers, the cluster of each target, and which subgroups it belongs to; all on the same
-targets. Comes out: figures of each run, their resamples, and permutation p-values. A cluster is a dialogue, or an
-episode. Knows no table, no name and no report.
+Input: gold labels, each run's answers, the cluster of each target and its subgroups, all on the same targets. Output:
+metrics of each run, their resamples, and permutation p-values. A cluster is a dialogue, or an episode.
+Does not depend on: predictions tables, reports.
 
-The figures of a run are one vector, so that intervals and p-values are computed for all of them at once; `Layout` says
-where each stands in it.
+The metrics of a run are one vector, so that intervals and p-values are computed for all of them at once; `Layout` gives
+the index of each.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from erc_llm.metrics import Floats, Integers
 from erc_llm.resampling import chunk_sizes, for_products, resampled_sums
 
 BINS = 15  # of the calibration error
-_TIE, _TIE_OF_LOSSES = 1e-12, 1e-6  # a swapped difference that misses the observed one by rounding is as large
+_TIE, _TIE_OF_LOSSES = 1e-12, 1e-6  # a swapped difference this much smaller than the observed one counts as equal
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Layout:
     """Where the figures of a run stand in its vector of figures.
 
     Attributes:
-        groups: How many groups have a weighted F1; group 0 is all targets.
+        groups: Number of groups that have a weighted F1; group 0 is all targets.
         labels: Size of the label set.
     """
 
@@ -73,9 +73,9 @@ class Tallies:
     """Counts by cluster.
 
     Attributes:
-        support: (clusters, groups, labels) targets of a label.
-        hits: (clusters, runs, groups, labels) those of them answered so.
-        answered: (clusters, runs, groups, labels) targets answered with a label.
+        support: (clusters, groups, labels) targets with that gold label.
+        hits: (clusters, runs, groups, labels) those of them that are predicted right.
+        answered: (clusters, runs, groups, labels) targets for which that label is predicted.
         scored: (clusters,) targets on which all runs have probabilities.
         sums: (clusters, runs, 2 + bins) over these, of -ln p(gold) in nats, of the squared error, and of each bin's
             `metrics.calibration_gaps`.
@@ -94,7 +94,7 @@ class Tallies:
 
     @property
     def runs(self) -> int:
-        """How many runs there are."""
+        """Number of runs."""
         return int(self.hits.shape[1])
 
 
@@ -106,7 +106,7 @@ def tally(
     n_labels: int,
     probabilities: Sequence[Floats] | None = None,
 ) -> Tallies:
-    """Count.
+    """Count answers and sum losses by cluster.
 
     Args:
         gold: (targets,) label indices.
@@ -177,20 +177,20 @@ def bootstrap(tallies: Tallies, draws: int, seed: int) -> Floats:
 
 
 def permutation_p_values(tallies: Tallies, a: Sequence[int], b: Sequence[int], draws: int, seed: int) -> Floats:
-    """(figures,) two-sided p-values of the difference between two systems, if it did not matter which one answered.
+    """(figures,) two-sided p-values of the difference between two systems, by exchanging their answers.
 
     Each draw gives every cluster's answers of `a` to `b` and the other way round, or not, by a fair coin. p is the
     share of draws, the observed one among them, whose difference is at least as far from zero: B. Phipson and G. K.
     Smyth, "Permutation P-values Should Never Be Zero", Stat. Appl. Genet. Mol. Biol. 9 (2010). A system's several runs
     are swapped together, the first of the one with the first of the other and so on, and scored each on its own; where
-    the numbers of runs differ, each is repeated up to their least common multiple. p holds the runs as they are.
+    the numbers of runs differ, each is repeated up to their least common multiple. p takes the runs as given.
 
     Args:
         tallies: Counts by cluster.
-        a: Runs of the one system.
-        b: Runs of the other.
+        a: Runs of the first system.
+        b: Runs of the second.
         draws: Number of random swaps; at least 1.
-        seed: Of the swaps.
+        seed: Seed of the swaps.
     """
     times = lcm(len(a), len(b))
     one, other = (_side_by_side(tallies, [runs[k % len(runs)] for k in range(times)]) for runs in (a, b))
