@@ -80,5 +80,5 @@ def _abstained(point: CoveragePoint, targets: int) -> str:
     return (
         f"{where} (coverage {100 * point.coverage:.2f} %), of these weighted F1 {100 * point.weighted_f1:.2f}, "
         f"macro F1 {100 * point.macro_f1:.2f}, accuracy {100 * (1 - point.risk):.2f}. "
-        "The figures above are about all targets."
+        "The metrics above are about all targets."
     )

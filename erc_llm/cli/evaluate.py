@@ -79,19 +79,19 @@ def evaluate(
         float | None, typer.Option(help="Also score the answers at least this sure; by default as noted.", min=0, max=1)
     ] = None,
     plots: Annotated[Path | None, typer.Option(help="Folder for reliability and risk by coverage as PNG.")] = None,
-    json_out: Annotated[Path | None, typer.Option("--json", help="Also write the figures as JSON.")] = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Also write the metrics as JSON.")] = None,
 ) -> None:
-    """Figures of a predictions table, with intervals from a bootstrap over whole dialogues."""
+    """Metrics of a predictions table, with intervals from a bootstrap over whole dialogues."""
     import json
 
     from erc_llm.cli.evaluation_view import print_differences, print_evaluation
     from erc_llm.evaluation.references import difference, reference_by_name
-    from erc_llm.evaluation.report import evaluate as figures_of
+    from erc_llm.evaluation.report import evaluate as evaluate_table
     from erc_llm.files import write_text
     from erc_llm.predictions import read_predictions
 
     table = read_predictions(predictions)
-    evaluation = figures_of(table, draws=draws, abstain_below=abstain_below)
+    evaluation = evaluate_table(table, draws=draws, abstain_below=abstain_below)
     if plots is not None and evaluation.calibration is None:
         raise UserError(f"--plots: {predictions} has no probabilities to draw")
     others = [reference_by_name(table, name) or read_predictions(name) for name in against or []]

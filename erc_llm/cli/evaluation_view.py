@@ -90,11 +90,11 @@ def _headline_table(evaluation: Evaluation, page: Page) -> Table:
     table.add_column("95 % interval", no_wrap=True)
     width = max(10, min(44, page.console.width - 36))
     table.add_column("0" + "100".rjust(width - 1), no_wrap=True)
-    for figure in metrics.HEADLINE:
-        estimate: Estimate = getattr(evaluation.headline, figure)
+    for metric in metrics.HEADLINE:
+        estimate: Estimate = getattr(evaluation.headline, metric)
         interval = "none" if estimate.low is None else f"{100 * estimate.low:5.2f} to {100 * (estimate.high or 0):5.2f}"
         table.add_row(
-            _TITLES[figure], Text(f"{100 * estimate.value:.2f}", "bold"), interval, page.range(estimate, width)
+            _TITLES[metric], Text(f"{100 * estimate.value:.2f}", "bold"), interval, page.range(estimate, width)
         )
     return table
 

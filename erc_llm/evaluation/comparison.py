@@ -26,7 +26,7 @@ from erc_llm.evaluation.report import FEW_DIALOGUES
 from erc_llm.evaluation.significance import mcnemar
 from erc_llm.evaluation.subgroups import factors
 from erc_llm.evaluation.systems import System, apart, group, short_names
-from erc_llm.evaluation.tallies import Tallies, figures, known_everywhere, tally
+from erc_llm.evaluation.tallies import Tallies, known_everywhere, metrics_of, tally
 from erc_llm.metrics import Floats, Headline, Integers
 from erc_llm.published import reported_for
 
@@ -140,7 +140,7 @@ def _clustered_by_episode(
 
 
 def _system(measured: _Measured, tallies: Tallies, side: Side) -> SystemMetrics:
-    layout, points = tallies.layout, figures(tallies)
+    layout, points = tallies.layout, metrics_of(tallies)
     runs = []
     for run in side.system.runs:
         named = measured.matched.tables[run]
@@ -151,7 +151,7 @@ def _system(measured: _Measured, tallies: Tallies, side: Side) -> SystemMetrics:
     return SystemMetrics(
         name=side.system.name,
         runs=tuple(runs),
-        headline=Headline(**{figure: side.estimate(layout.headline(figure)) for figure in metrics.HEADLINE}),
+        headline=Headline(**{metric: side.estimate(layout.headline(metric)) for metric in metrics.HEADLINE}),
         classes=tuple(float(side.point[layout.label(i)]) for i in range(layout.labels)),
         calibration=_calibration(measured, tallies, side),
     )

@@ -19,7 +19,7 @@ from erc_llm.evaluation.several_runs import Resamples, resamples_of
 from erc_llm.evaluation.significance import holm, smallest_detectable, standard_error
 from erc_llm.evaluation.subgroups import Factor
 from erc_llm.evaluation.systems import System
-from erc_llm.evaluation.tallies import Tallies, bootstrap, figures, permutation_p_values
+from erc_llm.evaluation.tallies import Tallies, bootstrap, metrics_of, permutation_p_values
 from erc_llm.metrics import HEADLINE, Estimate, Figure, Floats, calibration_estimate
 from erc_llm.resampling import percentile_interval
 
@@ -28,14 +28,14 @@ TITLES: dict[Figure, str] = {"weighted_f1": "weighted F1", "macro_f1": "macro F1
 
 @dataclass(frozen=True)
 class Side:
-    """A system's figures: of all targets (figures,), and of resamples; None of a single cluster."""
+    """A system's metrics on all targets (metrics,), and their resamples; None for a single cluster."""
 
     system: System
     point: Floats
     resamples: Resamples | None
 
     def estimate(self, place: int) -> Estimate:
-        """A figure with its interval."""
+        """A metric with its interval."""
         return _estimate(float(self.point[place]), self._resampled(place))
 
     def calibration_error(self, place: int) -> Estimate:
@@ -46,7 +46,7 @@ class Side:
         return calibration_estimate(value, resampled)
 
     def _resampled(self, place: int) -> Floats | None:
-        return None if self.resamples is None else self.resamples.figures[:, place]
+        return None if self.resamples is None else self.resamples.metrics[:, place]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Contrasts:
 
 def sides(tallies: Tallies, systems: Sequence[System], draws: int, seed: int) -> tuple[Side, ...]:
     """All systems, resampled together: every draw takes the same clusters for all systems."""
-    points = figures(tallies)
+    points = metrics_of(tallies)
     resampled = bootstrap(tallies, draws, seed) if len(tallies.support) > 1 else None
     return tuple(
         Side(
@@ -90,7 +90,7 @@ def _against(
     layout, resampled = tallies.layout, None
     p_values = np.full(layout.size, np.nan)
     if a.resamples is not None and b.resamples is not None:
-        resampled = (a.resamples - b.resamples).figures
+        resampled = (a.resamples - b.resamples).metrics
         p_values = permutation_p_values(tallies, a.system.runs, b.system.runs, draws, seed)
     support = tallies.support.sum(axis=0)
 
@@ -109,7 +109,7 @@ def _against(
     in_parts = corrected([*classes, *rows])
     error = None if resampled is None else standard_error(resampled[:, 0])
     return Contrasts(
-        headline=tuple(contrast(TITLES[figure], layout.headline(figure), targets) for figure in HEADLINE),
+        headline=tuple(contrast(TITLES[metric], layout.headline(metric), targets) for metric in HEADLINE),
         standard_error=error,
         detectable=None if error is None else smallest_detectable(error),
         losses=tuple(contrast(name, place, scored, lower_is_better=True) for name, place in losses),
@@ -135,9 +135,9 @@ def corrected(family: Sequence[Contrast]) -> tuple[Contrast, ...]:
 
 
 def _over_pairs(pairs: Sequence[tuple[Contrast, ...]]) -> list[tuple[Contrast, ...]]:
-    """Correct each figure over the pairs: one family per figure."""
-    by_figure = [corrected(family) for family in zip(*pairs, strict=True)]
-    return list(zip(*by_figure, strict=True)) if by_figure else [() for _ in pairs]
+    """Correct each metric over the pairs: one family per metric."""
+    by_metric = [corrected(family) for family in zip(*pairs, strict=True)]
+    return list(zip(*by_metric, strict=True)) if by_metric else [() for _ in pairs]
 
 
 def _estimate(value: float, resampled: Floats | None) -> Estimate:

@@ -48,7 +48,7 @@ class CalibrationMetrics:
 
 @dataclass(frozen=True, slots=True)
 class SystemMetrics:
-    """A system; with several runs all figures are means over them.
+    """A system; with several runs all metrics are means over them.
 
     Attributes:
         name: Name of the system.
@@ -67,13 +67,13 @@ class SystemMetrics:
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
-    """One figure of two systems on the same targets.
+    """One metric of two systems on the same targets.
 
     Attributes:
-        name: The figure, the label, or the level of a subgroup.
+        name: The metric, the label, or the level of a subgroup.
         targets: Number of targets.
-        a: Figure of the first system.
-        b: Figure of the second.
+        a: Metric of the first system.
+        b: Metric of the second.
         estimate: a minus b with its 95 % interval.
         p_value: p-value of the permutation test; None where there is none.
         p_corrected: The same, corrected over its family of comparisons.

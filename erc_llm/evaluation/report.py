@@ -148,7 +148,7 @@ def _headline(gold: Integers, predicted: Integers, dialogue: Integers, n: int, d
     if len(np.unique(dialogue)) > 1:
         return metrics.bootstrap_over_dialogues(gold, predicted, dialogue, n, draws, seed)
     point = metrics.scores_from_confusion(metrics.confusion(gold, predicted, n))
-    return Headline(**{figure: Estimate(float(getattr(point, figure))) for figure in metrics.HEADLINE})
+    return Headline(**{metric: Estimate(float(getattr(point, metric))) for metric in metrics.HEADLINE})
 
 
 def _classes(labels: Sequence[str], counts: Integers) -> tuple[ClassScores, ...]:

@@ -58,5 +58,5 @@ def grouped(columns: Sequence[str], groups: Iterable[tuple[str, Sequence[Sequenc
     rows: list[tuple[Cell, ...]] = []
     for name, members in groups:
         rows.append((Cell(name, "strong"), *(Cell("") for _ in columns[1:])))
-        rows.extend((replace(first, text=f"  {first.text}"), *figures) for first, *figures in members)
+        rows.extend((replace(first, text=f"  {first.text}"), *numbers) for first, *numbers in members)
     return ReportTable(tuple(columns), tuple(rows))

@@ -24,12 +24,12 @@ from erc_llm.metrics import Floats
 
 @dataclass(frozen=True)
 class Resamples:
-    """Resamples of a system's figures, or of a difference between two systems.
+    """Resamples of a system's metrics, or of a difference between two systems.
 
     Attributes:
-        clusters: (draws, figures) in resampled clusters, the mean over runs.
-        runs: (draws, figures) added to them by the draw of runs; None where no system has several.
-        variances: For each system with several runs, (figures,) variance of its mean over the draw of runs.
+        clusters: (draws, metrics) in resampled clusters, the mean over runs.
+        runs: (draws, metrics) added to them by the draw of runs; None where no system has several.
+        variances: For each system with several runs, (metrics,) variance of its mean over the draw of runs.
         freedom: For each of these, its number of runs less one.
     """
 
@@ -47,8 +47,8 @@ class Resamples:
         return Resamples(clusters, runs, self.variances + other.variances, self.freedom + other.freedom)
 
     @cached_property
-    def figures(self) -> Floats:
-        """(draws, figures) whose percentiles are intervals.
+    def metrics(self) -> Floats:
+        """(draws, metrics) whose percentiles are intervals.
 
         A variance between a few runs is itself uncertain. So the resamples are stretched by as much as the quantile
         of Student's t exceeds that of the normal distribution, with the degrees of freedom of F. E. Satterthwaite,
@@ -71,8 +71,8 @@ def resamples_of(resampled: Floats, points: Floats, runs: Sequence[int], seed: i
     """Resamples of one system; with one run, only clusters vary.
 
     Args:
-        resampled: (draws, runs of all systems, figures), as `tallies.bootstrap` gives.
-        points: (runs of all systems, figures) of all targets.
+        resampled: (draws, runs of all systems, metrics), as `tallies.bootstrap` gives.
+        points: (runs of all systems, metrics) of all targets.
         runs: Indices of the system's runs.
         seed: Seed of the draws of runs; give every system its own.
     """

@@ -34,7 +34,7 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
 
 
 def standard_error(resampled: Floats) -> float:
-    """Of a figure, from its bootstrap resamples (draws,)."""
+    """Standard error of a metric, from its bootstrap resamples (draws,)."""
     return float(np.std(resampled, ddof=1)) if len(resampled) > 1 else float("nan")
 
 

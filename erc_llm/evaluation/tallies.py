@@ -29,7 +29,7 @@ _TIE, _TIE_OF_LOSSES = 1e-12, 1e-6  # a swapped difference this much smaller tha
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the figures of a run stand in its vector of figures.
+    """Where the metrics of a run stand in its vector of metrics.
 
     Attributes:
         groups: Number of groups that have a weighted F1; group 0 is all targets.
@@ -44,9 +44,9 @@ class Layout:
         """Length of the vector."""
         return self.groups + self.labels + 5
 
-    def headline(self, figure: metrics.Figure) -> int:
-        """Place of a headline figure; weighted F1 of group `g` stands at place `g`."""
-        return {"weighted_f1": 0, "macro_f1": self.groups, "accuracy": self.groups + 1}[figure]
+    def headline(self, metric: metrics.Figure) -> int:
+        """Place of a headline metric; weighted F1 of group `g` stands at place `g`."""
+        return {"weighted_f1": 0, "macro_f1": self.groups, "accuracy": self.groups + 1}[metric]
 
     def label(self, index: int) -> int:
         """Place of the F1 of a label."""
@@ -89,7 +89,7 @@ class Tallies:
 
     @property
     def layout(self) -> Layout:
-        """Of the vectors of figures."""
+        """Layout of the vectors of metrics."""
         return Layout(*self.support.shape[1:])
 
     @property
@@ -115,7 +115,7 @@ def tally(
         factors: Ways to divide the targets: (targets,) level of each, -1 for none, and the number of levels. Group 0 is
             all targets; the levels follow, factor after factor.
         n_labels: Size of the label set.
-        probabilities: For each run (targets, labels), rows of NaN where unknown; None leaves two figures NaN.
+        probabilities: For each run (targets, labels), rows of NaN where unknown; None leaves NaN in the losses.
     """
     names, clusters = np.unique(np.asarray(cluster), return_inverse=True)
     everything = (np.zeros(len(gold), dtype=np.int64), 1)
@@ -157,15 +157,15 @@ def known_everywhere(probabilities: Sequence[Floats]) -> NDArray[np.bool_]:
     return known
 
 
-def figures(tallies: Tallies) -> Floats:
-    """(runs, figures) of all targets."""
+def metrics_of(tallies: Tallies) -> Floats:
+    """(runs, metrics) of all targets."""
     sums = np.concatenate([part.sum(axis=0, dtype=np.float64) for part in _parts(tallies)])
-    found: Floats = _figures(sums[None], tallies)[0]
+    found: Floats = _metrics(sums[None], tallies)[0]
     return found
 
 
 def bootstrap(tallies: Tallies, draws: int, seed: int) -> Floats:
-    """(draws, runs, figures) of resampled clusters; the same draws for every run.
+    """(draws, runs, metrics) of resampled clusters; the same draws for every run.
 
     Raises:
         InternalError: Fewer than two clusters, or no draw is asked for.
@@ -173,11 +173,11 @@ def bootstrap(tallies: Tallies, draws: int, seed: int) -> Floats:
     if len(tallies.support) < 2:
         raise InternalError(f"resampling needs at least two clusters, found {len(tallies.support)}")
     per_cluster = for_products(_parts(tallies))
-    return np.concatenate([_figures(sums, tallies) for sums in resampled_sums(per_cluster, draws, seed)])
+    return np.concatenate([_metrics(sums, tallies) for sums in resampled_sums(per_cluster, draws, seed)])
 
 
 def permutation_p_values(tallies: Tallies, a: Sequence[int], b: Sequence[int], draws: int, seed: int) -> Floats:
-    """(figures,) two-sided p-values of the difference between two systems, by exchanging their answers.
+    """(metrics,) two-sided p-values of the difference between two systems, by exchanging their answers.
 
     Each draw gives every cluster's answers of `a` to `b` and the other way round, or not, by a fair coin. p is the
     share of draws, the observed one among them, whose difference is at least as far from zero: B. Phipson and G. K.
@@ -221,7 +221,7 @@ def _side_by_side(tallies: Tallies, runs: Sequence[int]) -> list[NDArray[Any]]:
 
 
 def _mean_over_runs(sums: Floats, runs: int, tallies: Tallies) -> Floats:
-    """(draws, figures), from sums as `_side_by_side` lays them out; on all targets, wherever the answers come from."""
+    """(draws, metrics), from sums as `_side_by_side` lays them out; on all targets, wherever the answers come from."""
     layout, scored = tallies.layout, int(tallies.scored.sum())
     cells = runs * layout.groups * layout.labels
     hits, answered, losses = np.split(sums, [cells, 2 * cells], axis=1)
@@ -239,8 +239,8 @@ def _parts(tallies: Tallies) -> list[NDArray[Any]]:
     return [part.reshape(len(tallies.support), -1) for part in parts]
 
 
-def _figures(sums: Floats, tallies: Tallies) -> Floats:
-    """(draws, runs, figures) of the sums of `_parts`, side by side."""
+def _metrics(sums: Floats, tallies: Tallies) -> Floats:
+    """(draws, runs, metrics) of the sums of `_parts`, side by side."""
     layout, runs = tallies.layout, tallies.runs
     cells = layout.groups * layout.labels
     shape = (-1, runs, layout.groups, layout.labels)
@@ -253,7 +253,7 @@ def _figures(sums: Floats, tallies: Tallies) -> Floats:
 
 
 def _vector(hits: Floats, answered: Floats, support: Floats, losses: Floats) -> Floats:
-    """(..., figures) in the order of `Layout`, of (..., groups, labels) counts and (..., 2 + bins) mean losses."""
+    """(..., metrics) in the order of `Layout`, of (..., groups, labels) counts and (..., 2 + bins) mean losses."""
     scores = metrics.scores_from_counts(hits, answered, support)
     headline = [scores.macro_f1[..., :1], scores.accuracy[..., :1], scores.f1[..., 0, :]]
     calibration = np.abs(losses[..., 2:]).sum(axis=-1, keepdims=True)

@@ -51,8 +51,8 @@ def test_the_print_is_plain_where_it_is_no_terminal(comparison: Comparison) -> N
     assert "descriptive, since it ignores" in flat
 
 
-def test_long_names_break_no_figure() -> None:
-    long = Section("S", (grouped(("", "%"), [("n" * 60, [(Cell("figure"), Cell("1.23 to 4.56"))])]),))
+def test_long_names_break_no_number() -> None:
+    long = Section("S", (grouped(("", "%"), [("n" * 60, [(Cell("metric"), Cell("1.23 to 4.56"))])]),))
     stream = io.StringIO()
     print_sections("T", [long], Console(file=stream, width=40))
     assert "1.23 to 4.56" in stream.getvalue()

@@ -168,5 +168,5 @@ def test_the_standard_error_of_several_runs_is_told_to_allow_for_few() -> None:
 
 
 def test_groups_stand_below_their_names() -> None:
-    sheet = grouped(("", "%"), [("long name", [(Cell("figure"), Cell("1"))])])
-    assert [[cell.text for cell in row] for row in sheet.rows] == [["long name", ""], ["  figure", "1"]]
+    sheet = grouped(("", "%"), [("long name", [(Cell("metric"), Cell("1"))])])
+    assert [[cell.text for cell in row] for row in sheet.rows] == [["long name", ""], ["  metric", "1"]]

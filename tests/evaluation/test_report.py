@@ -15,7 +15,7 @@ from erc_llm.predictions import Predictions
 from tests.evaluation.evaluated_tables import INFO, LABELS, table
 
 
-def test_the_figures_are_those_of_sklearn() -> None:
+def test_the_metrics_are_those_of_sklearn() -> None:
     given = table()
     found = evaluate(given, draws=200)
     assert found.headline.weighted_f1.value == pytest.approx(
@@ -35,7 +35,7 @@ def test_the_figures_are_those_of_sklearn() -> None:
     assert found.warnings == found.missing == ()
 
 
-def test_every_headline_figure_has_an_interval_that_repeats() -> None:
+def test_every_headline_metric_has_an_interval_that_repeats() -> None:
     first, again = evaluate(table(), draws=300, seed=2), evaluate(table(), draws=300, seed=2)
     assert first.headline == again.headline
     for estimate in (first.headline.weighted_f1, first.headline.macro_f1, first.headline.accuracy):
