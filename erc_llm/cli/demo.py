@@ -1,7 +1,8 @@
-"""The main job on the embedded sample, start to end, in minutes on a CPU: zero-shot, train, predict, look, compare.
+"""The demo: zero-shot, training, prediction and comparison on the embedded sample, in minutes on a CPU.
 
-In: a folder to write to. Out: run directories, tables and a comparison beside them, and what a newcomer wants to see on
-the screen.
+Input: a folder to write to. Output: run directories, predictions tables and a comparison in it, and the main results on
+the terminal.
+Does not depend on: files outside the package, but for the two models.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""A benchmark, whole: benchmark are trained or taken, predict every split that is there, and are compared.
+"""End-to-end benchmark: trains the systems or reuses finished runs, predicts every available split, and compares.
 
-In: the systems, and a folder with `original/` and `aligned/` or one of them. Out: run directories, predictions tables,
-and for each version and split a comparison. Finished trainings and tables are kept, so an interrupted benchmark goes
-on. Composes what single commands do; knows nothing of how they do it.
+Input: the systems, and a folder with `original/` and `aligned/` or one of them. Output: run directories, predictions
+tables, and for each version and split a comparison. Finished runs and tables are kept, so that an interrupted benchmark
+can continue.
+Does not depend on: how a comparison is shown on the terminal.
 """
 
 from __future__ import annotations
