@@ -24,11 +24,12 @@ def data(
     config: ConfigName = "sample",
     json_out: Annotated[Path | None, typer.Option("--json", help="Also write the summary as JSON.")] = None,
 ) -> None:
-    """What is in a corpus: splits, labels, speakers, checksums, and anything odd."""
+    """What is in a corpus: splits, labels, speakers, checksums and warnings."""
     import json
 
+    from erc_llm.cli.corpus_view import print_summary
     from erc_llm.config import load_config
-    from erc_llm.corpus.summary import print_summary, summarise
+    from erc_llm.corpus.summary import summarise
     from erc_llm.files import write_text
     from erc_llm.recipes.data import open_corpus
 

@@ -1,4 +1,8 @@
-"""What the pages of an evaluation are drawn on, and how words from a file are made harmless for a terminal."""
+"""Drawing on a console: styled sentences, tables, bars and intervals, with control characters of file content removed.
+
+Input: text and numbers. Output: rich renderables, plain ASCII without colour where the console is no UTF terminal.
+Does not depend on: what is shown.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +14,13 @@ from erc_llm.metrics import Estimate
 
 
 def printable(words: str, console: Console) -> str:
-    """Words from a file, made harmless for a terminal and writable in its encoding."""
+    """Text of a file without control characters, and with only characters of the console's encoding."""
     shown = "".join(c if c.isprintable() else " " for c in words)
     return shown.encode(console.encoding, "replace").decode(console.encoding)
 
 
 class Page:
-    """One console and how to draw on it: colour and blocks in a terminal, plain ASCII anywhere else."""
+    """A console: colour and block characters in a terminal, plain ASCII anywhere else."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -24,16 +28,16 @@ class Page:
         self.colour = self.rich and console.color_system is not None
 
     def say(self, sentence: str, style: str = "") -> None:
-        """A sentence, wrapped."""
+        """Print a sentence, wrapped."""
         self.console.print(self.text(sentence, style), soft_wrap=False)
 
     def table(self, table: Table) -> None:
-        """A table, after an empty line; one that was made wider than the terminal runs over its edge."""
+        """Print a table after an empty line; one that is wider than the terminal is not cropped."""
         self.console.print()
         self.console.print(table, crop=False)
 
     def text(self, words: str, style: str = "") -> Text:
-        """Words from a file or of our own."""
+        """Printable text with a style; never read as markup."""
         return Text(printable(words, self.console), style=style)
 
     def bar(self, share: float, width: int, style: str) -> Text:
@@ -44,7 +48,7 @@ class Page:
         return Text("█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip(), style=style)
 
     def range(self, estimate: Estimate, width: int) -> Text:
-        """A scale from 0 to 1 with the interval and its figure on it."""
+        """A scale from 0 to 1 with the interval and its value."""
         end, line, dot, empty = ("╾╼", "━", "●", "·") if self.rich else ("[]", "-", "o", ".")
         cells = [empty] * width
         low = estimate.value if estimate.low is None else estimate.low
