@@ -1,11 +1,12 @@
 """README.md, docs/*.md and docs/results agree: links, commands, and the rule of what is kept.
 
 Input: the pages and the files of the repository. Output: none.
-Does not depend on: the package, but for the format of predictions tables.
+Does not depend on: what the package does; only on the names that the pages import from it.
 """
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,6 +95,19 @@ def test_the_tables_of_the_results_do_not_hold_the_text_of_the_corpus() -> None:
     assert tables
     with_text = [_name(path) for path in tables if {"text", "raw_answer"} & set(pq.read_schema(path).names)]
     assert with_text == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_what_the_python_of_a_page_imports_is_there(page: Path) -> None:
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL))
+    imports = re.findall(r"^from (erc_llm\S*) import (.+)$", code, re.MULTILINE)
+    missing = [
+        f"{module}.{name}"
+        for module, names in imports
+        for name in names.split(", ")
+        if not hasattr(importlib.import_module(module), name)
+    ]
+    assert missing == []
 
 
 @pytest.mark.parametrize("page", DOCS, ids=_name)
