@@ -17,7 +17,6 @@ from rich.markdown import Markdown
 
 from erc_llm.baselines.baseline_config import BaselineConfig, SpeakerConfig
 from erc_llm.baselines.emonet import ABLATION, AblationRow
-from erc_llm.baselines.runs import read_baseline_manifest
 from erc_llm.baselines.training import train_baseline
 from erc_llm.corpus import Corpus
 from erc_llm.errors import ConfigError, PredictionsError
@@ -28,6 +27,7 @@ from erc_llm.models.wheels import weights_sha256
 from erc_llm.predictions import Predictions, read_predictions, strip_text
 from erc_llm.published import reported_system
 from erc_llm.resampling import percentile_interval, resampled_sums
+from erc_llm.runs.manifest import MANIFEST, read_manifest
 
 DRAWS = 10_000
 
@@ -143,9 +143,9 @@ def _table_of(
 
 def _kept(path: Path, wanted: tuple[str, str, str]) -> Predictions | None:
     """The table in a finished run's folder; None where it is missing, or of another training, corpus or encoder."""
-    if not path.is_file() or not (path.parent / "manifest.json").is_file():
+    if not path.is_file() or not (path.parent / MANIFEST).is_file():
         return None
-    if not read_baseline_manifest(path.parent).finished:
+    if not read_manifest(path.parent).finished:
         return None
     table = read_predictions(path)
     info = table.info

@@ -24,7 +24,7 @@ from erc_llm.models.devices import process_count, process_rank
 from erc_llm.predictions import Correction
 from erc_llm.recipes.data import label_distribution, labelled_targets, open_corpus, print_warnings
 from erc_llm.recipes.run_inputs import check_finished, read_confusion
-from erc_llm.runs.directory import ADAPTER, TEMPLATE, Run, check_same, claim, read_run
+from erc_llm.runs.directory import ADAPTER, CONFIG, TEMPLATE, Run, check_same, claim, read_run
 from erc_llm.runs.manifest import FINISHED, TRAINING, Manifest, write_manifest
 from erc_llm.runs.provenance import commit, versions
 
@@ -53,11 +53,11 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
 
     console = console or Console()
     folder = Path(config.output) / config.name
-    if claim(folder, config, resume):
-        finished = read_run(folder)
-        check_finished(finished, config)
+    began = claim(folder, config, resume)
+    if began is not None and began.manifest.finished:
+        check_finished(began, config)
         console.print(f"{folder} is finished already", markup=False, soft_wrap=True)
-        return finished
+        return began
     labels = config.label_set()
     corpus = open_corpus(config.corpus, labels, cut_selection=config.training.evaluations > 0)
     print_warnings(corpus, console)
@@ -73,8 +73,9 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
     manifest = _manifest(config, corpus, labels, scenes, sampler, prompter.template.sha256, loaded, confusion)
     model = _with_adapter(config, loaded)
     if process_rank() == 0:
-        check_same(folder, manifest)
-        write_text(folder / "config.yaml", config.as_yaml(), RunError)
+        if began is not None:
+            check_same(began, manifest)
+        write_text(folder / CONFIG, config.as_yaml(), RunError)
         write_text(folder / TEMPLATE, prompter.template.source, RunError)
         write_manifest(folder, manifest)
     precision = str(loaded.dtype).removeprefix("torch.")
@@ -171,6 +172,7 @@ def _manifest(
     confusion: tuple[tuple[int, ...], ...] | None,
 ) -> Manifest:
     return Manifest(
+        kind="adapter",
         run_id=f"{config.name}-{config.sha256[:8]}",
         status=TRAINING,
         seed=config.seed,

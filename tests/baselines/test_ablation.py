@@ -127,7 +127,7 @@ def test_the_ablation_is_one_command_that_goes_on_where_it_was(
     assert trained_anew == {"normalised"}
     assert (folder / "ablation-dev.md").read_text("utf-8") == text
 
-    refused(erc(*command, f"encoder.base={_other_weights(tiny_bert, tmp_path)}"), "base_sha256")
+    refused(erc(*command, f"encoder.base={_other_weights(tiny_bert, tmp_path)}"), "base_model_sha256")
 
 
 def _other_weights(tiny_bert: TinyModel, tmp_path: Path) -> Path:
