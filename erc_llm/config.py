@@ -301,13 +301,21 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     return load_section(RunConfig, source, overrides)
 
 
-def override_scoring(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
-    """A configuration that answers in another way: `scoring.field=value` texts, as for `load_config`.
+# How labels are decided, and where things are on this machine, may change after training; hashes guard identity.
+_CHANGEABLE = ("model.base", "model.device", "model.precision", "profile.notes")
+
+
+def override_finished(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """A configuration to predict with: `key=value` texts, as for `load_config`, on top of a finished one.
 
     Raises:
-        ConfigError: An override is of another section or wrong; all mistakes are listed.
+        ConfigError: An override is of a field that training fixed, or wrong; all mistakes are listed.
     """
-    others = [text for text in overrides if not text.startswith("scoring.")]
-    if others:
-        raise ConfigError(f"override '{others[0]}': what is trained is trained; only scoring.FIELD=VALUE can change")
+    for text in overrides:
+        field = text.partition("=")[0]
+        if not field.startswith("scoring.") and field not in _CHANGEABLE:
+            raise ConfigError(
+                f"override '{text}': training settings of a finished run cannot be overridden; only scoring.FIELD, "
+                f"{', '.join(_CHANGEABLE)} can"
+            )
     return resolve(RunConfig, config.model_dump(mode="json"), overrides, "overrides") if overrides else config

@@ -54,11 +54,11 @@ def render(
     from erc_llm.cli.prompt_view import print_prompt
     from erc_llm.config import load_config
     from erc_llm.models.loading import load_tokenizer
-    from erc_llm.recipes.data import hide_selection, open_corpus
+    from erc_llm.recipes.data import open_corpus
 
     loaded = load_config(config, overrides or [])
     section = loaded.corpus.model_copy(update={"path": corpus, "heal_from": heal_from})
-    read = hide_selection(open_corpus(section, loaded.label_set(), cut_selection=False), section)
+    read = open_corpus(section, loaded.label_set(), cut_selection=False)
     quiet()
     prompter = build_prompter(loaded, loaded.label_set(), load_tokenizer(loaded.model.base), past=read)
     print_prompt(prompter, read, dialogue, utterance, tokens, open_console())
@@ -78,14 +78,16 @@ def profile(
     """What prompts say of each speaker's past: every profile as a row, or one with a time line of emotions."""
     from erc_llm.cli.profile_view import check_asked, find_scene, open_view
     from erc_llm.config import load_config
-    from erc_llm.recipes.data import hide_selection, open_corpus, print_warnings
+    from erc_llm.recipes.data import open_corpus, print_warnings
 
     check_asked(out, split, speaker, at)
     loaded, console = load_config(config, overrides or []), open_console()
     section = loaded.corpus.model_copy(update={"path": corpus, "heal_from": heal_from})
-    read = hide_selection(open_corpus(section, loaded.label_set(), cut_selection=False), section)
-    print_warnings(read, console)
     quiet()
+    from erc_llm.build import training_view
+
+    read = training_view(open_corpus(section, loaded.label_set(), cut_selection=False), loaded)
+    print_warnings(read, console)
     if out is not None:
         if split is not None:
             read.split(split)  # a wrong name is told before anything is loaded

@@ -8,7 +8,7 @@ on. Composes what single commands do; knows nothing of how they do it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -170,9 +170,9 @@ def _table(answering: _PredictingRun, split: str, path: Path, with_text: bool) -
         table = answering.predict(split)
     elif Correction.of(table.info) != answering.correction:
         table = correct(table, answering.correction)
-    elif with_text or table.text is None:
+    elif with_text or table.without_text() is table:
         return table
-    table = table if with_text else replace(table, text=None)
+    table = table if with_text else table.without_text()
     write_predictions(table, path)
     return table
 
@@ -224,7 +224,7 @@ def _language_models(
     from erc_llm.config import load_config
     from erc_llm.predictor import load
     from erc_llm.recipes.data import open_corpus
-    from erc_llm.recipes.predict import open_to_predict, predict_on_console
+    from erc_llm.recipes.predict import open_to_predict, predict_with_progress
     from erc_llm.recipes.train import train
 
     own = version if system.trained_on == "same" else system.trained_on
@@ -251,8 +251,9 @@ def _language_models(
             calibration = "run"
 
         def predict(split: str, run: Run = run, calibration: Calibrated = calibration) -> Predictions:
-            read = open_to_predict(run.config, str(place.data[version]), heal_from, split, console)
-            return predict_on_console(load(run.folder, past=read, calibration=calibration), read, split, console)
+            data = open_to_predict(run.config, str(place.data[version]), heal_from, split, console)
+            predictor = load(run.folder, data.past, calibration=calibration)
+            return predict_with_progress(predictor, data.corpus, split, console)
 
         section = run.config.corpus.model_copy(update={"path": str(place.data[version]), "heal_from": heal_from})
         read = open_corpus(section, run.config.label_set(), cut_selection=False)
