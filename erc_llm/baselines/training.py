@@ -261,6 +261,7 @@ def table_info(config: BaselineConfig, manifest: Manifest, corpus: Corpus, split
         train_sha256=corpus.train_sha256,
         trained_on_version=manifest.corpus_version,
         trained_on_sha256=manifest.train_sha256,
+        training_precision=manifest.precision or config.asked_precision,
         invalid_policy=INVALID_POLICY,
         selection=SELECTION,
         profile=config.memory_source,

@@ -193,6 +193,7 @@ def _manifest(
         commit=commit(),
         confusion=confusion,
         train_sha256=corpus.train_sha256,
+        precision=str(loaded.dtype).removeprefix("torch."),
     )
 
 
@@ -214,6 +215,7 @@ def _fit(
 
     from erc_llm.models.adapters import save_adapter
     from erc_llm.tuning.callbacks import CheckpointCallback, LogCallback, SelectionCallback
+    from erc_llm.tuning.checkpoints import check_step_order
     from erc_llm.tuning.order import order_steps
     from erc_llm.tuning.selection import evaluation_steps, score_metrics
     from erc_llm.tuning.trainer import FitSettings, fit
@@ -227,6 +229,7 @@ def _fit(
     schedule = order_steps(
         sizes, epochs=training.epochs, tokens_per_step=training.tokens_per_step, parts=parts, seed=config.seed
     )
+    check_step_order(folder, schedule)
     tokens = [sum(sizes[batch.epoch][s] for batch in step for s in batch.scenes) for step in schedule.steps]
     say_overfull(schedule, tokens, training.tokens_per_step, parts, console)
     main = process_rank() == 0

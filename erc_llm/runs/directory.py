@@ -53,6 +53,11 @@ class RunDirectory(Generic[C]):
     manifest: Manifest
 
     @property
+    def precision(self) -> str | None:
+        """What it was trained in, such as `bfloat16`; None if unknown (older runs under `auto`)."""
+        return self.manifest.precision or self.config.asked_precision
+
+    @property
     def adapter(self: RunDirectory[RunConfig]) -> Path:
         """Folder of the adapter."""
         return self.folder / ADAPTER
@@ -67,11 +72,11 @@ Run = RunDirectory[RunConfig]
 
 
 def read_run(folder: Path | str) -> Run:
-    """Read the run directory of an adapter; see `open_run`."""
-    return open_run(folder, RunConfig)
+    """Read the run directory of an adapter; see `read_directory`."""
+    return read_directory(folder, RunConfig)
 
 
-def open_run(folder: Path | str, form: type[C]) -> RunDirectory[C]:
+def read_directory(folder: Path | str, form: type[C]) -> RunDirectory[C]:
     """Read a run directory.
 
     Args:
@@ -108,16 +113,17 @@ def claim(folder: Path, config: C, resume: bool) -> RunDirectory[C] | None:
         return None
     there = (folder / MANIFEST).is_file()
     if process_rank() != 0:
-        run = open_run(folder, type(config)) if resume and there else None
+        run = read_directory(folder, type(config)) if resume and there else None
         return run if run is not None and run.manifest.finished else None
     if not there:
         raise RunError(f"{folder}: exists and is not a run; choose another name=")
-    run = open_run(folder, type(config))
+    run = read_directory(folder, type(config))
     if not resume:
         raise RunError(f"{folder}: this run exists ({run.manifest.status}); add --resume, or choose another name=")
     if run.config.sha256 != config.sha256:
         changed = ", ".join(_changed(run.config.result_fields(), config.result_fields()))
         raise RunError(f"{folder}: cannot resume with another configuration; changed: {changed}")
+    check_precision(run, config.asked_precision)
     remove_partials(folder)
     return run
 
@@ -151,11 +157,28 @@ def check_same(run: RunDirectory[Any], now: Manifest) -> None:
             raise RunError(
                 f"{folder}: cannot resume: {name} was {old[:12]}, now it is {new[:12]}; choose another name="
             )
-    if not began.finished and None not in (began.precision, now.precision) and began.precision != now.precision:
+    if not began.finished:
+        check_precision(run, now.precision)
+
+
+def check_precision(run: RunDirectory[Any], now: str | None) -> None:
+    """Refuse a run that was trained, or began to be, in another precision; what is unknown (None) is not compared.
+
+    Raises:
+        RunError: The precisions differ.
+    """
+    began, field = run.precision, run.config.precision_field
+    if None in (began, now) or began == now:
+        return
+    if run.manifest.finished:
         raise RunError(
-            f"{folder}: cannot resume: it began in {began.precision}, here it would go on in {now.precision}; set "
-            "encoder.precision and go on where it began, or choose another name="
+            f"{run.folder}: finished, in {began}; {field} asks for {now}, which gives other results: leave it at auto, "
+            "or choose another name="
         )
+    raise RunError(
+        f"{run.folder}: cannot resume: it began in {began}, here it would go on in {now}; set {field} to what it began "
+        "with, or choose another name="
+    )
 
 
 def refuse_other_source(run: Run, what: str, old: str | None, new: str | None) -> None:

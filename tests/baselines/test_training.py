@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from erc_llm.baselines.baseline_config import BaselineConfig, load_baseline
 from erc_llm.baselines.inputs import corpus_numbers
@@ -274,6 +276,29 @@ def test_a_killed_training_goes_on_to_the_same_weights(tiny_bert: TinyModel, tmp
             for folder in (killed, whole)
         )
         assert found == expected, f"{log}: each step once, as in an uninterrupted run"
+
+
+def test_a_killed_training_goes_on_with_less_memory_to_the_same_weights(tiny_bert: TinyModel, tmp_path: Path) -> None:
+    """Dropout included: activations are computed again from the same random state."""
+    config = baseline_config(tiny_bert, tmp_path, memory={"encoding": "end_to_end"}, **STEPPED)
+    assert _train_apart(config, tmp_path / "whole") == 0
+    assert _train_apart(config, tmp_path / "killed", die_at=5) == -signal.SIGKILL
+    training = config.training.model_copy(update={"gradient_checkpointing": True})
+    less = config.model_copy(update={"training": training})
+    assert _train_apart(less, tmp_path / "killed", resume=True) == 0
+    found, expected = (load_file(tmp_path / name / "tiny" / "model.safetensors") for name in ("killed", "whole"))
+    for name, tensor in expected.items():
+        assert torch.allclose(found[name], tensor, rtol=0, atol=1e-5), name
+    assert load_baseline(tmp_path / "killed" / "tiny" / "config.yaml").training.gradient_checkpointing
+
+
+def test_a_finished_run_is_not_taken_for_one_in_another_precision(config: BaselineConfig, run: Path) -> None:
+    def asked(precision: str) -> BaselineConfig:
+        return config.model_copy(update={"encoder": config.encoder.model_copy(update={"precision": precision})})
+
+    assert trained(asked("auto"), resume=True).manifest == read_manifest(run)
+    with pytest.raises(RunError, match=r"finished, in float32; encoder\.precision asks for bfloat16"):
+        trained(asked("bf16"), resume=True)
 
 
 def test_a_kill_before_the_first_checkpoint_begins_anew(tiny_bert: TinyModel, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from erc_llm.baselines.baseline_config import BaselineConfig
 from erc_llm.config import RunConfig
-from erc_llm.runs.directory import open_run
+from erc_llm.runs.directory import read_directory
 from erc_llm.runs.manifest import RUN_FORMAT, read_manifest, write_manifest
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
@@ -102,7 +102,7 @@ def test_what_was_read_is_written_in_the_present_format(tmp_path: Path, content:
 @pytest.mark.parametrize("path", STORED, ids=lambda path: str(path.parent.relative_to(RESULTS)))
 def test_runs_of_the_documentation_are_read(path: Path) -> None:
     stated = json.loads(path.read_text("utf-8"))
-    run = open_run(path.parent, BaselineConfig if "baseline" in stated else RunConfig)
+    run = read_directory(path.parent, BaselineConfig if "baseline" in stated else RunConfig)
     assert run.config.seed == run.manifest.seed == stated["seed"]
     assert run.manifest.kind == stated.get("baseline", stated.get("kind", "adapter"))
     assert run.manifest.base_model_sha256 == stated.get("base_sha256", stated.get("base_model_sha256"))
