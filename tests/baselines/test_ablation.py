@@ -129,7 +129,7 @@ def test_the_ablation_is_one_command_that_goes_on_where_it_was(
     assert trained_anew == {"normalised"}
     assert (folder / "ablation-dev.md").read_text("utf-8") == text
 
-    # A run of an earlier version, whose hash took other fields in, is known by its config.yaml and its table by the run.
+    # A run of an earlier version, which hashed other fields, is known by its config.yaml; its table by the run's id.
     row = folder / "seed-3" / "compm"
     manifest, table = read_manifest(row), read_predictions(row / "dev.parquet")
     write_manifest(row, replace(manifest, config_sha256="0" * 64, run_id="compm-old"))
