@@ -1,8 +1,10 @@
-"""The configuration of a run: what its YAML file may say.
+"""The configuration of a run: the fields of its YAML file.
 
-In: a YAML file and `key=value` overrides, which `config_files` reads and checks. Out: a frozen `RunConfig`.
-The sentence of each field is its documentation. Inner functions never see these records; the pipeline takes the values
-out.
+The description of each field is its documentation. Inner functions do not take these records; recipes pass them the
+values that they need.
+
+Input: a YAML file and `key=value` overrides, which `config_files` reads and checks. Output: a frozen `RunConfig`.
+Does not depend on: models, prompts, run directories.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""The configuration of a baseline: what its YAML file may say.
+"""The configuration of a baseline: the fields of its YAML file.
 
-In: a YAML file and `key=value` overrides, as for `erc_llm.config`. Out: a frozen `BaselineConfig`. The sentence of each
-field is its documentation. Imports neither torch nor transformers.
+The description of each field is its documentation.
+
+Input: a YAML file and `key=value` overrides, as for `erc_llm.config`. Output: a frozen `BaselineConfig`.
+Does not depend on: torch, transformers, run directories.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from erc_llm.models.devices import process_count, process_rank
 from erc_llm.predictions import Correction
 from erc_llm.recipes.data import label_distribution, labelled_targets, open_corpus, print_warnings
 from erc_llm.recipes.run_inputs import check_finished, read_confusion
-from erc_llm.runs.directory import ADAPTER, CONFIG, TEMPLATE, Run, check_same, claim, read_run
+from erc_llm.runs.directory import ADAPTER, CONFIG, TEMPLATE, Run, check_same, claim
 from erc_llm.runs.manifest import FINISHED, TRAINING, Manifest, write_manifest
 from erc_llm.runs.provenance import commit, versions
 
@@ -84,11 +84,12 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
     console.print(f"{len(scenes)} training scenes, {held_out} for selection")
     correction = Correction(prior_shift(manifest, "auto"))
     _fit(config, folder, corpus, scenes, sampler, prompter, loaded, model, confusion, correction, console, resume)
+    finished = replace(manifest, status=FINISHED)
     if process_rank() == 0:
-        write_manifest(folder, replace(manifest, status=FINISHED))
+        write_manifest(folder, finished)
         for left in (folder / "checkpoints", *folder.glob(f".{ADAPTER}-*")):
             shutil.rmtree(left, ignore_errors=True)
-    return read_run(folder)
+    return Run(folder, config, finished)
 
 
 def notes_progress(console: Console, parts: int = 20) -> Callable[[int, int], None]:
