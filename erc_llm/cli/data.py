@@ -1,4 +1,4 @@
-"""The commands about data: `data`, `render` and `profile`.
+"""The commands that look at data and configurations: `data`, `config`, `render` and `profile`.
 
 Does not depend on: torch and transformers until a command runs.
 """
@@ -24,11 +24,12 @@ def data(
     config: ConfigName = "sample",
     json_out: Annotated[Path | None, typer.Option("--json", help="Also write the summary as JSON.")] = None,
 ) -> None:
-    """What is in a corpus: splits, labels, speakers, checksums, and anything odd."""
+    """What is in a corpus: splits, labels, speakers, checksums and warnings."""
     import json
 
+    from erc_llm.cli.corpus_view import print_summary
     from erc_llm.config import load_config
-    from erc_llm.corpus.summary import print_summary, summarise
+    from erc_llm.corpus.summary import summarise
     from erc_llm.files import write_text
     from erc_llm.recipes.data import open_corpus
 
@@ -38,6 +39,13 @@ def data(
     print_summary(summary, open_console())
     if json_out:
         write_text(json_out, json.dumps(summary.as_dict(), indent=2, ensure_ascii=False) + "\n")
+
+
+def config() -> None:
+    """Every field of a configuration, with its type, default, range and meaning, as Markdown."""
+    from erc_llm.cli.config_reference import reference
+
+    typer.echo(reference(), nl=False)
 
 
 def render(

@@ -1,8 +1,9 @@
-"""A benchmark, whole: benchmark are trained or taken, predict every split that is there, and are compared.
+"""End-to-end benchmark: trains the systems or reuses finished runs, predicts every available split, and compares.
 
-In: the systems, and a folder with `original/` and `aligned/` or one of them. Out: run directories, predictions tables,
-and for each version and split a comparison. Finished trainings and tables are kept, so an interrupted benchmark goes
-on. Composes what single commands do; knows nothing of how they do it.
+Input: the systems, and a folder with `original/` and `aligned/` or one of them. Output: run directories, predictions
+tables, and for each version and split a comparison. Finished runs and tables are kept, so that an interrupted benchmark
+can continue.
+Does not depend on: how a comparison is shown on the terminal.
 """
 
 from __future__ import annotations
@@ -19,9 +20,8 @@ from erc_llm.corpus import Corpus
 from erc_llm.errors import CorpusError, PredictionsError
 from erc_llm.evaluation.comparison import compare
 from erc_llm.evaluation.comparison_pages import write_comparison
-from erc_llm.evaluation.comparison_report import sections, title
+from erc_llm.evaluation.evidence import Comparison
 from erc_llm.evaluation.matching import NamedTable
-from erc_llm.evaluation.sections import print_sections
 from erc_llm.predictions import (
     Correction,
     Predictions,
@@ -90,7 +90,12 @@ def find_versions(data: Path, benchmark: BenchmarkConfig) -> dict[Version, Path]
 
 
 def run_benchmark(
-    benchmark: BenchmarkConfig, place: BenchmarkPaths, splits: Sequence[str], draws: int, console: Console
+    benchmark: BenchmarkConfig,
+    place: BenchmarkPaths,
+    splits: Sequence[str],
+    draws: int,
+    console: Console,
+    on_comparison: Callable[[Comparison], None],
 ) -> tuple[Path, ...]:
     """Train what is not trained, predict, compare; returns the folders of the reports.
 
@@ -99,7 +104,8 @@ def run_benchmark(
         place: Where to read and write.
         splits: Which splits to score; without any, all that nothing is fitted on.
         draws: Of bootstrap and permutation test.
-        console: Where to show it.
+        console: Where to show progress.
+        on_comparison: Called with each comparison before its report is written.
 
     Raises:
         UserError: What single commands raise.
@@ -119,7 +125,7 @@ def run_benchmark(
                 console.print(f"{version}, {split}: no gold labels, so predictions only", highlight=False)
                 continue
             comparison = compare(found, on="intersection", draws=draws)
-            print_sections(title(comparison), sections(comparison), console)
+            on_comparison(comparison)
             reports.append(place.out / f"{version}-{split}")
             write_comparison(comparison, reports[-1])
     return tuple(reports)
