@@ -10,16 +10,16 @@ or of baselines. Out: one Markdown row per trial: what differs from the defaults
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from erc_llm.baselines.baseline_config import BaselineConfig, load_baseline
-from erc_llm.config import RunConfig
-from erc_llm.runs.directory import read_run
+from erc_llm.config import RunConfig, load_config
+from erc_llm.runs.directory import CONFIG
 from erc_llm.runs.logs import SELECTION_LOG, read_lines
+from erc_llm.runs.manifest import MANIFEST, read_manifest
 
 _SHOWN_ELSEWHERE = ("name", "output", "corpus.path", "training.max_scenes", "training.epochs", "training.evaluations")
 
@@ -52,16 +52,16 @@ def row(folder: Path) -> str:
 
 def _configs(folder: Path) -> tuple[RunConfig, RunConfig] | tuple[BaselineConfig, BaselineConfig]:
     """A trial's configuration, and the one that it is told against."""
-    if "baseline" in json.loads((folder / "manifest.json").read_text("utf-8")):
-        return load_baseline(folder / "config.yaml"), load_baseline("emonet")
-    return read_run(folder).config, RunConfig()
+    if read_manifest(folder).kind != "adapter":
+        return load_baseline(folder / CONFIG), load_baseline("emonet")
+    return load_config(folder / CONFIG), RunConfig()
 
 
 def main(folders: list[str]) -> None:
     """Print the table of all trials below the given folders."""
     print("| trial | differs from the defaults by | budget | steps | weighted F1 | macro F1 | NLL (nats) |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    for folder in sorted(path.parent for name in folders for path in Path(name).rglob("manifest.json")):
+    for folder in sorted(path.parent for name in folders for path in Path(name).rglob(MANIFEST)):
         print(row(folder))
 
 

@@ -24,11 +24,21 @@ from erc_llm.models.loading import LoadedModel, load_base_model
 from erc_llm.models.wheels import cache_dir
 from erc_llm.profiles.invented_names import InventedNames
 from erc_llm.profiles.lines import LinesWriter, Similarity, lexical_similarity
-from erc_llm.profiles.notes import Generate, Notes, NotesCache, NotesSource, NotesWriter, batch_key, write_notes
+from erc_llm.profiles.notes import (
+    Generate,
+    Notes,
+    NotesSource,
+    NotesWriter,
+    batch_key,
+    kept_answers,
+    open_notes,
+    write_notes,
+)
 from erc_llm.profiles.profiler import Profiler, ProfileWriter
 from erc_llm.profiles.statistics import StatisticsWriter
 from erc_llm.prompting.prompter import Prompter, PromptOptions
 from erc_llm.prompting.templates import load_prompt
+from erc_llm.runs.journal import Journal
 from erc_llm.trees.attention import ATTENTION
 
 if TYPE_CHECKING:
@@ -97,7 +107,7 @@ def _notes(
     template = load_prompt(NOTES_TEMPLATE, ("system", "user"))
     source = NotesSource(past.sha256, _writer_of(config), template.sha256, config.words)
     path = Path(config.notes) if config.notes else cache_dir() / "notes" / f"{source.sha256[:16]}.jsonl"
-    cache = NotesCache(path, source)
+    cache = open_notes(path, source)
     # A local batch is answered whole; what a server answers costs, and is kept as soon as it is there.
     local = config.endpoint is None
     answer = _local(config) if local else _server(config, cache, ask_server, allow_remote)
@@ -134,13 +144,13 @@ def _local(config: ProfileConfig) -> Generate:
     return answer
 
 
-def _server(config: ProfileConfig, cache: NotesCache, ask: bool, allow_remote: bool) -> Generate:
+def _server(config: ProfileConfig, cache: Journal, ask: bool, allow_remote: bool) -> Generate:
     """A model behind a server, reached when the first answer is missing; each is kept by itself."""
     from erc_llm.models.endpoint import Endpoint
 
     def answer(prompts: Sequence[tuple[str, str]]) -> list[str]:
         keys = [batch_key([prompt]) for prompt in prompts]
-        missing = [i for i, key in enumerate(keys) if not cache.get(key)]
+        missing = [i for i, key in enumerate(keys) if not kept_answers(cache, key)]
         if missing and not ask:
             raise ConfigError(
                 "profile.endpoint: notes of this corpus are missing; `erc-llm profile CORPUS --out FILE` asks for them"
@@ -150,7 +160,7 @@ def _server(config: ProfileConfig, cache: NotesCache, ask: bool, allow_remote: b
             server = Endpoint(config.endpoint, config.model, allow_remote=allow_remote)
             asked = [prompts[i] for i in missing]
             server.answer(asked, config.words * _TOKENS_PER_WORD, lambda k, text: cache.add(keys[missing[k]], [text]))
-        return [(cache.get(key) or [""])[0] for key in keys]
+        return [(kept_answers(cache, key) or [""])[0] for key in keys]
 
     return answer
 

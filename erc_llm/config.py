@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
 from pydantic import Field, model_validator
@@ -306,9 +306,26 @@ class Recipe(Section):
     seed: int = Field(13, ge=0, lt=2**32, description="Fixes the data order, new weights and dropout.")
     corpus: CorpusConfig = CorpusConfig()
 
+    precision_field: ClassVar[str]  # the name of the field that sets the precision of training
+
     def result_fields(self) -> dict[str, Any]:
-        """Every field that can change a result."""
+        """Every field that can change a result.
+
+        Left out are:
+        - how results are shown and saved, and paths: their contents (corpus, template, model) have hashes of their own;
+        - settings that bound memory or time, so that a run can be resumed with others after it ran out of memory. They
+          change the order of sums, and accumulation also dropout masks and the steps that have too few dialogues for
+          its forests; so does other hardware, or another number of processes;
+        - the precision: `auto` depends on the hardware, so the manifest states the precision that it resolved to, and
+          that is what is compared.
+        """
         raise NotImplementedError
+
+    @property
+    def asked_precision(self) -> str | None:
+        """The dtype that the configuration asks training for, such as `bfloat16`; None for `auto`."""
+        section, _, name = self.precision_field.partition(".")
+        return {"fp32": "float32", "bf16": "bfloat16"}.get(getattr(getattr(self, section), name))
 
     @property
     def sha256(self) -> str:
@@ -343,11 +360,10 @@ class RunConfig(Recipe):
     training: TrainingConfig = TrainingConfig()
     scoring: ScoringConfig = ScoringConfig()
 
-    def result_fields(self) -> dict[str, Any]:
-        """Every field that can change a result.
+    precision_field: ClassVar[str] = "model.precision"
 
-        Not how it is shown and saved, and no paths: what they hold (corpus, template, model) has hashes of its own.
-        """
+    def result_fields(self) -> dict[str, Any]:
+        """Every field that can change a result; `training.evaluations` among them, as it decides what is kept."""
         left_out: Any = {
             "name": True,
             "output": True,
@@ -355,8 +371,9 @@ class RunConfig(Recipe):
             "prompt": {"template"},
             "profile": {"notes"},
             "state": {"confusion"},
-            "model": {"base"},
-            "training": {"log_every", "report_to", "checkpoint_minutes"},
+            "model": {"base", "device", "precision"},
+            "training": {"accumulation", "gradient_checkpointing", "log_every", "report_to", "checkpoint_minutes"},
+            "scoring": {"tokens_per_forest"},
         }
         return self.model_dump(mode="json", exclude=left_out)
 

@@ -161,6 +161,25 @@ def test_a_missing_file_with_another_suffix_is_missing(tmp_path: Path, monkeypat
     assert "no such" in _complaint("sample.json")
 
 
+# They bound memory or time; precision is compared by what it came to.
+KNOBS = {
+    "training.accumulation": 4,
+    "training.gradient_checkpointing": True,
+    "scoring.tokens_per_forest": 512,
+    "model.device": "cpu",
+    "model.precision": "fp32",
+}
+
+
+@pytest.mark.parametrize("field", KNOBS)
+def test_what_bounds_memory_or_time_is_in_neither_hash(field: str) -> None:
+    """After out-of-memory a run goes on with another value, and seeds trained with it are of one system."""
+    base, section, name = RunConfig(), *field.split(".")
+    other = RunConfig.model_validate({section: {name: KNOBS[field]}})
+    assert other != base
+    assert (other.sha256, other.recipe_sha256) == (base.sha256, base.recipe_sha256)
+
+
 def test_the_hash_ignores_where_things_are_and_nothing_else_that_trains() -> None:
     """What lies at a path has a hash of its own in the manifest."""
     base = RunConfig()
@@ -185,6 +204,7 @@ def test_the_hash_ignores_where_things_are_and_nothing_else_that_trains() -> Non
         {"scoring": {"reason_tokens": 8}},
         {"scoring": {"answer_tokens": 8}},
         {"model": {"quantisation": "nf4"}},
+        {"training": {"evaluations": 1}},
     ):
         assert RunConfig.model_validate(change).sha256 != base.sha256, change
 

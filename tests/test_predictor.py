@@ -215,8 +215,8 @@ def make_run(folder: Path, tiny: TinyModel, sections: dict[str, Any] | None = No
     write_text(folder / "config.yaml", config.as_yaml(), RunError)
     write_text(folder / "prompt.jinja", template.source, RunError)
     fields = {
-        "run_id": "small", "status": "finished", "seed": 13, "context": "past", "labels": EMORYNLP.names,
-        "neutral": "Neutral", "train_shares": (1 / 7,) * 7, "training_prior": (1 / 7,) * 7,
+        "kind": "adapter", "run_id": "small", "status": "finished", "seed": 13, "context": "past",
+        "labels": EMORYNLP.names, "neutral": "Neutral", "train_shares": (1 / 7,) * 7, "training_prior": (1 / 7,) * 7,
         "config_sha256": config.sha256, "corpus_name": "sample", "corpus_version": "own",
         "corpus_sha256": "0" * 64, "healed": False, "template_sha256": template.sha256,
         "base_model": loaded.reference, "base_model_sha256": loaded.weights_sha256, "versions": {}, "commit": None,
@@ -270,8 +270,8 @@ def test_what_is_no_run_is_refused(tmp_path: Path, make: Any, message: str) -> N
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "broken JSON"), ("[]", "run format None"), ('{"format_version": 99}', "run format 99"),
-     ('{"format_version": 1}', "missing or unknown")],
+    [("{", "broken JSON"), ("[]", "expected a JSON object"), ('{"format_version": 99}', "run format 99"),
+     ('{"format_version": 1}', "seed: Field required")],
 )  # fmt: skip
 def test_a_damaged_manifest_is_refused(tmp_path: Path, run: Path, content: str, message: str) -> None:
     (tmp_path / "manifest.json").write_text(content)

@@ -17,7 +17,6 @@ from rich.markdown import Markdown
 
 from erc_llm.baselines.baseline_config import BaselineConfig, SpeakerConfig
 from erc_llm.baselines.emonet import ABLATION, AblationRow
-from erc_llm.baselines.runs import read_baseline_manifest
 from erc_llm.baselines.training import train_baseline
 from erc_llm.corpus import Corpus
 from erc_llm.errors import ConfigError, PredictionsError
@@ -28,6 +27,8 @@ from erc_llm.models.wheels import weights_sha256
 from erc_llm.predictions import Predictions, read_predictions, strip_text
 from erc_llm.published import reported_system
 from erc_llm.resampling import percentile_interval, resampled_sums
+from erc_llm.runs.directory import check_precision, read_directory
+from erc_llm.runs.manifest import MANIFEST
 
 DRAWS = 10_000
 
@@ -129,27 +130,36 @@ def _table_of(
     """The predictions of one row, which is trained and predicted only where that has not been done."""
     folder = Path(config.output) / config.name
     path = folder / f"{split}.parquet"
-    wanted = (config.sha256, corpus.sha256, base_sha256)
-    if (kept := _kept(path, wanted)) is not None:
+    made_from = (corpus.sha256, base_sha256)
+    if (kept := _kept(path, config, made_from)) is not None:
         console.print("done already", highlight=False)
         if not with_text:
             strip_text(folder)
         return kept
     trained = train_baseline(config, corpus, resume=True, with_text=with_text, console=console)
-    if _kept(path, wanted) is None:  # the training writes the selection split itself
+    if _kept(path, config, made_from) is None:  # the training writes the selection split itself
         trained.write(split, with_text=with_text, console=console)
     return read_predictions(path)
 
 
-def _kept(path: Path, wanted: tuple[str, str, str]) -> Predictions | None:
-    """The table in a finished run's folder; None where it is missing, or of another training, corpus or encoder."""
-    if not path.is_file() or not (path.parent / "manifest.json").is_file():
+def _kept(path: Path, config: BaselineConfig, made_from: tuple[str, str]) -> Predictions | None:
+    """The table in the folder of a finished run of this configuration; None where there is none such.
+
+    Args:
+        path: Of the table.
+        config: The run's `config.yaml` must have its hash, and the table the run's id.
+        made_from: Hashes of corpus and encoder that the table must state.
+    """
+    if not path.is_file() or not (path.parent / MANIFEST).is_file():
         return None
-    if not read_baseline_manifest(path.parent).finished:
+    run = read_directory(path.parent, BaselineConfig)
+    if not run.manifest.finished or run.config.sha256 != config.sha256:
         return None
+    check_precision(run, config.asked_precision)
     table = read_predictions(path)
     info = table.info
-    return table if (info.config_sha256, info.corpus_sha256, info.base_model_sha256) == wanted else None
+    found = (info.run_id, info.corpus_sha256, info.base_model_sha256)
+    return table if found == (run.manifest.run_id, *made_from) else None
 
 
 def measure(tables: Mapping[str, Sequence[Predictions]], draws: int = DRAWS, seed: int = 0) -> list[Measured]:

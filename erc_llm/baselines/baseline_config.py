@@ -1,7 +1,9 @@
-"""The configuration of a baseline: what its YAML file may say.
+"""The configuration of a baseline: the fields of its YAML file.
 
-In: a YAML file and `key=value` overrides, as for `erc_llm.config`. Out: a frozen `BaselineConfig`. The sentence of each
-field is its documentation. Imports neither torch nor transformers.
+The description of each field is its documentation.
+
+Input: a YAML file and `key=value` overrides, as for `erc_llm.config`. Output: a frozen `BaselineConfig`.
+Does not depend on: torch, transformers, run directories.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -126,6 +128,8 @@ class BaselineConfig(Recipe):
     speaker: SpeakerConfig = SpeakerConfig()
     training: BaselineTraining = BaselineTraining()
 
+    precision_field: ClassVar[str] = "encoder.precision"
+
     @model_validator(mode="after")
     def _fits_together(self) -> BaselineConfig:
         if self.memory.decay == "half_life" and not self.switches.behaviour:
@@ -156,13 +160,13 @@ class BaselineConfig(Recipe):
         return "memory across dialogues"
 
     def result_fields(self) -> dict[str, Any]:
-        """Every field that can change a result; paths have hashes of their own."""
+        """Every field that can change a result; see `Recipe.result_fields` for what is left out."""
         left_out: Any = {
             "name": True,
             "output": True,
             "corpus": {"path", "heal_from"},
-            "encoder": {"base"},
-            "training": {"log_every", "checkpoint_minutes"},
+            "encoder": {"base", "device", "precision"},
+            "training": {"gradient_checkpointing", "log_every", "checkpoint_minutes"},
         }
         return self.model_dump(mode="json", exclude=left_out)
 

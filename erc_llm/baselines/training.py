@@ -22,21 +22,15 @@ from erc_llm.baselines.emonet import class_weights, context_limits
 from erc_llm.baselines.inference import probabilities
 from erc_llm.baselines.inputs import Example, InputWriter, corpus_numbers
 from erc_llm.baselines.loop import Fitting, LoopSettings
-from erc_llm.baselines.runs import (
-    BaselineManifest,
-    check_same_sources,
-    claim_baseline,
-    read_speakers,
-    write_baseline_manifest,
-    write_speakers,
-)
+from erc_llm.baselines.speaker_numbers import read_speakers, write_speakers
 from erc_llm.baselines.weights import CHECKPOINT, WEIGHTS, keep_epoch, load_weights
 from erc_llm.corpus import Corpus, Dialogue
 from erc_llm.errors import CorpusError, RunError
 from erc_llm.files import write_text
 from erc_llm.metrics import INVALID_POLICY
 from erc_llm.predictions import Prediction, Predictions, PredictionsInfo, strip_text, write_predictions
-from erc_llm.runs.manifest import FINISHED, TRAINING
+from erc_llm.runs.directory import CONFIG, check_same, claim
+from erc_llm.runs.manifest import FINISHED, TRAINING, Manifest, write_manifest
 from erc_llm.runs.provenance import commit, versions
 
 SELECTION = "selection"
@@ -55,7 +49,7 @@ class TrainedBaseline:
 
     folder: Path
     config: BaselineConfig
-    manifest: BaselineManifest
+    manifest: Manifest
     corpus: Corpus
     loaded: LoadedBaseline
     writer: InputWriter
@@ -111,7 +105,8 @@ def train_baseline(
     """
     console = console or Console()
     folder = Path(config.output) / config.name
-    began = claim_baseline(folder, config, resume)
+    stored = claim(folder, config, resume)
+    began = None if stored is None else stored.manifest
     scenes = training_scenes(corpus, config.training.max_scenes, config.seed)
     loaded = build(config, len(corpus.labels))
     numbers = _speaker_numbers(config, corpus, folder, began is not None)
@@ -119,16 +114,16 @@ def train_baseline(
     counts = label_counts(scenes, corpus.labels.names)
     weights = class_weights(counts, config.switches.loss_weights)
     manifest = _manifest(config, corpus, counts, weights, loaded)
-    if began is not None:
-        check_same_sources(folder, began, manifest)
+    if stored is not None:
+        check_same(stored, manifest)
     if began is not None and began.finished:
         console.print(f"{folder} is finished already", markup=False, soft_wrap=True)
         load_weights(loaded.model, folder / WEIGHTS)
     else:
-        write_text(folder / "config.yaml", config.as_yaml(), RunError)
+        write_text(folder / CONFIG, config.as_yaml(), RunError)
         if began is None and numbers:
             write_speakers(folder, numbers)
-        write_baseline_manifest(folder, manifest)
+        write_manifest(folder, manifest)
         with console.status("reading the corpus"):
             examples, selection = (_labelled(writer.examples(part)) for part in (scenes, corpus.split(SELECTION)))
         _say(config, loaded, len(scenes), examples, selection, console)
@@ -137,7 +132,7 @@ def train_baseline(
     trained = TrainedBaseline(folder, config, finished, corpus, loaded, writer)
     if began is None or not began.finished:
         trained.write(SELECTION, with_text=with_text, console=console)
-        write_baseline_manifest(folder, finished)
+        write_manifest(folder, finished)
         (folder / CHECKPOINT).unlink(missing_ok=True)
         keep_epoch(folder, None)
     if not with_text:
@@ -214,15 +209,16 @@ def loop_settings(config: BaselineConfig, weights: tuple[float, ...]) -> LoopSet
 
 def _manifest(
     config: BaselineConfig, corpus: Corpus, counts: Sequence[int], weights: Sequence[float], loaded: LoadedBaseline
-) -> BaselineManifest:
+) -> Manifest:
     mass = np.array(counts) * np.array(weights)
-    return BaselineManifest(
-        baseline=config.kind,
+    return Manifest(
+        kind=config.kind,
         run_id=f"{config.name}-{config.sha256[:8]}",
         status=TRAINING,
         seed=config.seed,
-        memory=config.memory_source,
+        context="past",
         labels=corpus.labels.names,
+        neutral=corpus.labels.neutral,
         train_shares=tuple((np.array(counts) / sum(counts)).tolist()),
         training_prior=tuple((mass / mass.sum()).tolist()),
         config_sha256=config.sha256,
@@ -231,11 +227,13 @@ def _manifest(
         corpus_sha256=corpus.sha256,
         healed=corpus.healed,
         base_model=loaded.description,
-        base_sha256=loaded.base_sha256,
+        base_model_sha256=loaded.base_sha256,
         versions=versions(),
         commit=commit(),
         train_sha256=corpus.train_sha256,
         precision=_precision(loaded),
+        memory=config.memory_source,
+        selected_by=SELECTION,
     )
 
 
@@ -243,7 +241,7 @@ def _precision(loaded: LoadedBaseline) -> str:
     return str(loaded.dtype).removeprefix("torch.")
 
 
-def table_info(config: BaselineConfig, manifest: BaselineManifest, corpus: Corpus, split: str) -> PredictionsInfo:
+def table_info(config: BaselineConfig, manifest: Manifest, corpus: Corpus, split: str) -> PredictionsInfo:
     """What a baseline's table says of itself; the speaker's memory stands where an LLM has its profile."""
     return PredictionsInfo(
         system=config.name,
@@ -257,15 +255,16 @@ def table_info(config: BaselineConfig, manifest: BaselineManifest, corpus: Corpu
         seed=config.seed,
         context="past",
         base_model=manifest.base_model,
-        base_model_sha256=manifest.base_sha256,
+        base_model_sha256=manifest.base_model_sha256,
         config_sha256=config.sha256,
         recipe_sha256=config.recipe_sha256,
         train_sha256=corpus.train_sha256,
         trained_on_version=manifest.corpus_version,
         trained_on_sha256=manifest.train_sha256,
+        training_precision=manifest.precision or config.asked_precision,
         invalid_policy=INVALID_POLICY,
         selection=SELECTION,
-        profile=manifest.memory,
+        profile=config.memory_source,
         train_shares=manifest.train_shares,
         training_prior=manifest.training_prior,
         created_with=versions(),

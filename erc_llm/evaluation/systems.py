@@ -37,8 +37,9 @@ def group(tables: Sequence[NamedTable]) -> tuple[System, ...]:
     """Systems in the order of their first tables.
 
     Tables are runs of one system if they are about the same corpus and have the same context, profile, retrieval,
-    template, base model, training corpus, split that choices were made on, decoding and kinds of correction, each
-    another seed, and the same hash of their configuration apart from the seed; where that is not stated, the same name.
+    template, base model, training corpus, precision of training, split that choices were made on, decoding and kinds of
+    correction, each another seed, and the same hash of their configuration apart from the seed; where that is not
+    stated, the same name.
     Or if they are given the same system.
 
     Raises:
@@ -138,6 +139,7 @@ def _recipe(info: PredictionsInfo) -> dict[str, Any]:
         "template": info.template_sha256,
         "base model": (info.base_model, info.base_model_sha256),
         "training corpus": info.trained_on_sha256,
+        "precision of training": info.training_precision,
         "corpus": info.corpus_sha256,
         "the split that choices were made on": info.selection,
         "decoding": info.decoding,

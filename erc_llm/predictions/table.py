@@ -70,6 +70,7 @@ class PredictionsInfo:
         train_sha256: Hash of train, selection split included, in the corpus of the rows; None if unknown.
         trained_on_version: Version of the corpus that the run was trained on; None without a run, or if unknown.
         trained_on_sha256: Hash of train in that corpus, as `train_sha256`.
+        training_precision: What the run was trained in, such as `bfloat16`; None without a run, or if unknown.
         profile: Kind of speaker profile in the prompt; `none` without.
         retrieval: Source of retrieved evidence; `none` without.
         prior: Prior applied to the label distribution, in words; None if none was.
@@ -106,6 +107,7 @@ class PredictionsInfo:
     train_sha256: str | None = None
     trained_on_version: str | None = None
     trained_on_sha256: str | None = None
+    training_precision: str | None = None
     profile: str = "none"
     retrieval: str = "none"
     prior: str | None = None

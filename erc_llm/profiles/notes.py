@@ -3,9 +3,11 @@
     notes after scene t = write(notes after scene t-1, scene t)
 
 The counterpart in words of a recurrent speaker memory: the notes have a fixed length, so what is old fades because it
-must make room. In: a `History` and a callable that answers a batch of prompts. Out: sentences per person and scene.
-Batches follow from the corpus alone and are kept on disk, so that a run that was killed goes on where it stopped and
-any order of execution gives the same notes. Knows no model.
+must make room. Batches follow from the corpus alone and are kept on disk, so that a run that was killed goes on where
+it stopped and any order of execution gives the same notes.
+
+Input: a `History`, and a callable that answers a batch of prompts. Output: sentences per person and scene.
+Does not depend on: models, servers.
 """
 
 from __future__ import annotations
@@ -17,16 +19,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 from erc_llm.corpus.dialogues import Dialogue
 from erc_llm.corpus.history import History
-from erc_llm.errors import ConfigError, UserError
-from erc_llm.files import write_text
 from erc_llm.profiles.profiler import Profile, ProfileContext
 from erc_llm.prompting.encoding import one_line
 from erc_llm.prompting.names import first_name, line_names
 from erc_llm.prompting.templates import PromptTemplate
+from erc_llm.runs.journal import Journal
 
 Notes = Mapping[tuple[str, str], str]  # (person, id of the scene they were written after) to notes
 Generate = Callable[[Sequence[tuple[str, str]]], list[str]]  # (system, user) texts to answers
@@ -66,67 +66,26 @@ def batch_key(prompts: Sequence[tuple[str, str]]) -> str:
     return hashlib.sha256(json.dumps(list(prompts), ensure_ascii=False).encode()).hexdigest()
 
 
-class NotesCache:
-    """Answers on disk, batch by batch: a head line that names their `NotesSource`, then a line per batch.
-
-    Args:
-        path: The file; made on first use.
-        source: What the notes depend on.
+def open_notes(path: Path, source: NotesSource) -> Journal:
+    """The file of notes: answers to batches of prompts by `batch_key`, behind a head line that names their source.
 
     Raises:
         ConfigError: The file is of another source.
+        UserError: It cannot be read or made.
     """
+    return Journal(path, source.as_dict())
 
-    def __init__(self, path: Path, source: NotesSource) -> None:
-        self._path = path
-        self._answers: dict[str, list[str]] = {}
-        if not path.exists():
-            write_text(path, json.dumps(source.as_dict()) + "\n", UserError)
-            return
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")  # a kill may cut a letter in two
-        head = _record(lines[0])
-        if head != source.as_dict():
-            differing = ", ".join(k for k, v in source.as_dict().items() if (head or {}).get(k) != v)
-            raise ConfigError(f"{path}: these speaker notes were written from another {differing}; name another file")
-        for line in lines[1:]:
-            record = _record(line)
-            if record is None:
-                continue  # a kill may have cut the last line
-            answers = record.get("answers")
-            if isinstance(record.get("batch"), str) and isinstance(answers, list) and all(map(_is_text, answers)):
-                self._answers[record["batch"]] = answers
-        if lines[-1]:
-            kept = [json.dumps(source.as_dict()), *(self._line(k, a) for k, a in self._answers.items())]
-            write_text(path, "\n".join(kept) + "\n", UserError)
 
-    def get(self, batch: str) -> list[str] | None:
-        """The answers of a batch; None if it is not there."""
-        return self._answers.get(batch)
-
-    def add(self, batch: str, answers: Sequence[str]) -> None:
-        """Keep a batch.
-
-        Raises:
-            UserError: It cannot be written.
-        """
-        self._answers[batch] = list(answers)
-        try:
-            with open(self._path, "a", encoding="utf-8") as file:
-                file.write(self._line(batch, answers) + "\n")
-        except OSError as error:
-            raise UserError(
-                f"{self._path}: cannot be written: {error.strerror or error}; all before is kept"
-            ) from error
-
-    @staticmethod
-    def _line(batch: str, answers: Sequence[str]) -> str:
-        return json.dumps({"batch": batch, "answers": list(answers)}, ensure_ascii=False)
+def kept_answers(cache: Journal, batch: str) -> list[str] | None:
+    """The answers that a file of notes has for a batch; None where it has none."""
+    answers = cache.values.get(batch)
+    return answers if isinstance(answers, list) and all(isinstance(text, str) for text in answers) else None
 
 
 def write_notes(
     history: History,
     answer: Generate,
-    cache: NotesCache,
+    cache: Journal,
     template: PromptTemplate,
     *,
     words: int = 30,
@@ -139,7 +98,7 @@ def write_notes(
     Args:
         history: Everybody's past.
         answer: Answers a batch of prompts; the same batch must get the same answers.
-        cache: Where batches are kept.
+        cache: Where batches are kept; see `open_notes`.
         template: Asks for the notes.
         words: Most words of the notes; longer answers are cut at a sentence.
         batch: How many persons' notes are asked for at once.
@@ -152,7 +111,7 @@ def write_notes(
     for jobs in _batches(chains, batch):
         prompts = [_prompt(template, notes, chains[person], i, history, person, words) for person, i in jobs]
         key = batch_key(prompts)
-        answers = cache.get(key)
+        answers = kept_answers(cache, key)
         if answers is None or len(answers) != len(prompts):
             answers = answer(prompts)
             assert len(answers) == len(prompts)
@@ -265,15 +224,3 @@ class NotesWriter:
                 sources = tuple(self._scenes[person][place::-1])
                 return Profile(context.speaker, split_sentences(found), sources, lines=self._lines[person][place])
         return Profile(context.speaker, ())
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _record(line: str) -> dict[str, Any] | None:
-    try:
-        found = json.loads(line)
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None

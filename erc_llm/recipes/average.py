@@ -119,6 +119,8 @@ def check_alike(runs: Sequence[Run]) -> None:
         different = [name for name in one if name not in _FREE and one[name] != other[name]]
         if (first.config.training.evaluations > 0) != (run.config.training.evaluations > 0):
             different.append("whether the selection split was held out (training.evaluations)")
+        if _differ(first.precision, run.precision):
+            different.append("the precision of training")
         different += [name for name in _SAME if _differ(getattr(first.manifest, name), getattr(run.manifest, name))]
         if different:
             raise RunError(

@@ -219,7 +219,7 @@ def _baselines(
         corpus = open_corpus(config.corpus, config.label_set())
         trained = train_baseline(config, corpus, resume=True, with_text=place.with_text, console=console)
         of = trained.manifest
-        made_from = (of.run_id, of.base_sha256, None, of.train_sha256, trained.corpus.sha256)
+        made_from = (of.run_id, of.base_model_sha256, None, of.train_sha256, trained.corpus.sha256)
         yield _PredictingRun(name, made_from, trained.predict, Correction())
 
 

@@ -24,7 +24,7 @@ from erc_llm.models.devices import process_count, process_rank
 from erc_llm.predictions import Correction
 from erc_llm.recipes.data import label_distribution, labelled_targets, open_corpus, print_warnings
 from erc_llm.recipes.run_inputs import check_finished, read_confusion
-from erc_llm.runs.directory import ADAPTER, TEMPLATE, Run, check_same, claim, read_run
+from erc_llm.runs.directory import ADAPTER, CONFIG, TEMPLATE, Run, check_same, claim
 from erc_llm.runs.manifest import FINISHED, TRAINING, Manifest, write_manifest
 from erc_llm.runs.provenance import commit, versions
 
@@ -53,11 +53,11 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
 
     console = console or Console()
     folder = Path(config.output) / config.name
-    if claim(folder, config, resume):
-        finished = read_run(folder)
-        check_finished(finished, config)
+    began = claim(folder, config, resume)
+    if began is not None and began.manifest.finished:
+        check_finished(began, config)
         console.print(f"{folder} is finished already", markup=False, soft_wrap=True)
-        return finished
+        return began
     labels = config.label_set()
     corpus = open_corpus(config.corpus, labels, cut_selection=config.training.evaluations > 0)
     print_warnings(corpus, console)
@@ -73,8 +73,9 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
     manifest = _manifest(config, corpus, labels, scenes, sampler, prompter.template.sha256, loaded, confusion)
     model = _with_adapter(config, loaded)
     if process_rank() == 0:
-        check_same(folder, manifest)
-        write_text(folder / "config.yaml", config.as_yaml(), RunError)
+        if began is not None:
+            check_same(began, manifest)
+        write_text(folder / CONFIG, config.as_yaml(), RunError)
         write_text(folder / TEMPLATE, prompter.template.source, RunError)
         write_manifest(folder, manifest)
     precision = str(loaded.dtype).removeprefix("torch.")
@@ -83,11 +84,12 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
     console.print(f"{len(scenes)} training scenes, {held_out} for selection")
     correction = Correction(prior_shift(manifest, "auto"))
     _fit(config, folder, corpus, scenes, sampler, prompter, loaded, model, confusion, correction, console, resume)
+    finished = replace(manifest, status=FINISHED)
     if process_rank() == 0:
-        write_manifest(folder, replace(manifest, status=FINISHED))
+        write_manifest(folder, finished)
         for left in (folder / "checkpoints", *folder.glob(f".{ADAPTER}-*")):
             shutil.rmtree(left, ignore_errors=True)
-    return read_run(folder)
+    return Run(folder, config, finished)
 
 
 def notes_progress(console: Console, parts: int = 20) -> Callable[[int, int], None]:
@@ -171,6 +173,7 @@ def _manifest(
     confusion: tuple[tuple[int, ...], ...] | None,
 ) -> Manifest:
     return Manifest(
+        kind="adapter",
         run_id=f"{config.name}-{config.sha256[:8]}",
         status=TRAINING,
         seed=config.seed,
@@ -191,6 +194,7 @@ def _manifest(
         commit=commit(),
         confusion=confusion,
         train_sha256=corpus.train_sha256,
+        precision=str(loaded.dtype).removeprefix("torch."),
     )
 
 
@@ -212,6 +216,7 @@ def _fit(
 
     from erc_llm.models.adapters import save_adapter
     from erc_llm.tuning.callbacks import CheckpointCallback, LogCallback, SelectionCallback
+    from erc_llm.tuning.checkpoints import check_step_order
     from erc_llm.tuning.order import order_steps
     from erc_llm.tuning.selection import evaluation_steps, score_metrics
     from erc_llm.tuning.trainer import FitSettings, fit
@@ -225,6 +230,7 @@ def _fit(
     schedule = order_steps(
         sizes, epochs=training.epochs, tokens_per_step=training.tokens_per_step, parts=parts, seed=config.seed
     )
+    check_step_order(folder, schedule)
     tokens = [sum(sizes[batch.epoch][s] for batch in step for s in batch.scenes) for step in schedule.steps]
     say_overfull(schedule, tokens, training.tokens_per_step, parts, console)
     main = process_rank() == 0

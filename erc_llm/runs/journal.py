@@ -1,46 +1,47 @@
-"""Results kept one by one as they come, so that long work that is killed goes on where it was.
+"""Results kept one by one as they come, so that long work that is killed goes on where it stopped.
 
-In: a key and a value that JSON can hold. Out: the values of an earlier, unfinished try, by key. A key must be a hash of
-all that the value depends on; then a journal of other work does no harm. Knows nothing of what is kept.
+Input: a key and a value that JSON can hold. Output: the values of earlier tries, by key. A key must be a hash of all
+that the value depends on, unless the file's head states the rest.
+Does not depend on: what is kept, configurations, models.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from erc_llm.errors import UserError
+from erc_llm.errors import ConfigError, UserError
+from erc_llm.files import write_text
+from erc_llm.runs.json_lines import append_record, parse_record, read_records
 
 
 class Journal:
-    """A file of JSON lines `{"key": ..., "value": ...}` that only grows, until it is removed.
+    """A file of JSON lines `{"key": ..., "value": ...}` that only grows; the last value of a key counts.
 
-    A line that is cut off, as after a crash, is dropped; so is one that is no entry.
+    A line that is cut off, as after a crash, is skipped; so is one that is no entry.
 
     Args:
-        path: The file; made with the first entry.
+        path: The file; made with the first entry, or at once where there is a head.
+        head: What all values depend on; the file's first line. None: the file has no such line.
 
     Raises:
-        UserError: The file is there and cannot be read.
+        UserError: The file is there and cannot be read, or its head cannot be written.
+        ConfigError: The file has another head.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, head: Mapping[str, Any] | None = None) -> None:
         self.path = path
-        self._values: dict[str, Any] = {}
+        if head is not None and not path.exists():
+            write_text(path, json.dumps(dict(head)) + "\n", UserError)
         try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            content = b""
+            if head is not None:
+                _check_head(path, head)
+            records = read_records(path)
         except OSError as error:
             raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
-        whole, _, torn = content.rpartition(b"\n")
-        self._torn = len(torn)
-        for line in whole.split(b"\n"):
-            if (entry := _entry(line)) is not None:
-                self._values[entry["key"]] = entry["value"]
+        self._values: dict[str, Any] = dict(entry for record in records if (entry := _entry(record)) is not None)
 
     def __len__(self) -> int:
         return len(self._values)
@@ -56,14 +57,9 @@ class Journal:
         Raises:
             UserError: It cannot be written.
         """
-        line = json.dumps({"key": key, "value": value}) + "\n"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "ab") as file:
-                if self._torn:
-                    file.truncate(os.fstat(file.fileno()).st_size - self._torn)
-                    self._torn = 0
-                file.write(line.encode())
+            append_record(self.path, {"key": key, "value": value})
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written: {error.strerror or error}; all before is kept") from error
         self._values[key] = value
@@ -73,11 +69,17 @@ class Journal:
         self.path.unlink(missing_ok=True)
 
 
-def _entry(line: bytes) -> dict[str, Any] | None:
-    try:
-        found = json.loads(line)
-    except ValueError:
-        return None
-    if isinstance(found, dict) and isinstance(found.get("key"), str) and "value" in found:
-        return found
+def _check_head(path: Path, head: Mapping[str, Any]) -> None:
+    with open(path, "rb") as file:
+        found = parse_record(file.readline())
+    if found != head:
+        differing = ", ".join(name for name, value in head.items() if (found or {}).get(name) != value)
+        raise ConfigError(f"{path}: was written from another {differing or 'source'}; name another file")
+
+
+def _entry(record: Mapping[str, Any]) -> tuple[str, Any] | None:
+    """Key and value of a line; older files of speaker notes call them `batch` and `answers`."""
+    for key, value in (("key", "value"), ("batch", "answers")):
+        if isinstance(record.get(key), str) and value in record:
+            return record[key], record[value]
     return None

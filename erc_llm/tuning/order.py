@@ -6,6 +6,8 @@ resuming is starting at step k, and any number of processes trains on the same s
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import random
 from collections.abc import Sequence
@@ -42,6 +44,12 @@ class StepOrder:
     def batches(self) -> list[Batch]:
         """All forests in the order in which they are dealt to processes."""
         return [batch for step in self.steps for batch in step]
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the scenes of each step, however they are split into forests."""
+        steps = [sorted((batch.epoch, scene) for batch in step for scene in batch.scenes) for step in self.steps]
+        return hashlib.sha256(json.dumps(steps).encode()).hexdigest()
 
 
 def order_steps(

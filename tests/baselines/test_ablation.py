@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from erc_llm.baselines.emonet import ABLATION
 from erc_llm.errors import PredictionsError
 from erc_llm.metrics import paired_difference
 from erc_llm.models.wheels import ENCODERS
-from erc_llm.predictions import Predictions, PredictionsInfo, read_predictions
+from erc_llm.predictions import Predictions, PredictionsInfo, read_predictions, write_predictions
 from erc_llm.runs.logs import read_lines
+from erc_llm.runs.manifest import read_manifest, write_manifest
 from tests.baselines.small import baseline_config
 from tests.command_line import Command, refused
 from tests.tiny_models import TinyModel
@@ -127,7 +129,22 @@ def test_the_ablation_is_one_command_that_goes_on_where_it_was(
     assert trained_anew == {"normalised"}
     assert (folder / "ablation-dev.md").read_text("utf-8") == text
 
-    refused(erc(*command, f"encoder.base={_other_weights(tiny_bert, tmp_path)}"), "base_sha256")
+    # A run of an earlier version, which hashed other fields, is known by its config.yaml; its table by the run's id.
+    row = folder / "seed-3" / "compm"
+    manifest, table = read_manifest(row), read_predictions(row / "dev.parquet")
+    write_manifest(row, replace(manifest, config_sha256="0" * 64, run_id="compm-old"))
+    write_predictions(
+        replace(table, info=replace(table.info, config_sha256="0" * 64, run_id="compm-old")), row / "dev.parquet"
+    )
+    less = erc(*command, "training.gradient_checkpointing=true")
+    assert less.code == 0, less.err
+    assert less.out.count("done already") == 10
+    # A table of another run is none of this run's.
+    write_predictions(replace(table, info=replace(table.info, run_id="compm-other")), row / "dev.parquet")
+    assert erc(*command).out.count("done already") == 9
+    assert read_predictions(row / "dev.parquet").info.run_id == "compm-old"
+
+    refused(erc(*command, f"encoder.base={_other_weights(tiny_bert, tmp_path)}"), "base_model_sha256")
 
 
 def _other_weights(tiny_bert: TinyModel, tmp_path: Path) -> Path:

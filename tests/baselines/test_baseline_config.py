@@ -67,6 +67,10 @@ def test_the_hash_is_of_what_can_change_a_result() -> None:
     config = load_baseline("emonet")
     same = ("name=other", "output=elsewhere", "corpus.path=x", "training.log_every=3", "training.checkpoint_minutes=1")
     assert load_baseline("emonet", same).sha256 == config.sha256
+    for knob in ("training.gradient_checkpointing=true", "encoder.device=cpu", "encoder.precision=fp32"):
+        changed = load_baseline("emonet", [knob])
+        assert changed != config
+        assert (changed.sha256, changed.recipe_sha256) == (config.sha256, config.recipe_sha256), knob
     for change in ("seed=14", "memory.window=8", "encoder.max_tokens=64", "speaker.global_identity=false"):
         assert load_baseline("emonet", [change]).sha256 != config.sha256
 

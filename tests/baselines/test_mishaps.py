@@ -14,12 +14,12 @@ from erc_llm.baselines import loop as fitting
 from erc_llm.baselines.baseline_config import BaselineConfig
 from erc_llm.baselines.build import build
 from erc_llm.baselines.loop import Fitting
-from erc_llm.baselines.runs import read_baseline_manifest, write_baseline_manifest
 from erc_llm.baselines.weights import epoch_weights
 from erc_llm.errors import ModelError, RunError
 from erc_llm.models.encoders import load_encoder
 from erc_llm.predictions import read_predictions
 from erc_llm.runs.logs import read_lines
+from erc_llm.runs.manifest import read_manifest, write_manifest
 from tests.baselines.small import baseline_config, trained
 from tests.tiny_models import TinyModel
 
@@ -51,7 +51,7 @@ def test_a_diverged_training_ends(tiny_bert: TinyModel, tmp_path: Path, monkeypa
     monkeypatch.setattr(Fitting, "_loss", lambda self, rows: original(self, rows) * torch.tensor(float("nan")))
     with pytest.raises(RunError, match=r"the loss is nan at step 1: .*lower training\.learning_rate"):
         trained(baseline_config(tiny_bert, tmp_path))
-    assert read_baseline_manifest(tmp_path / "tiny").status == "training"
+    assert read_manifest(tmp_path / "tiny").status == "training"
     assert read_lines(tmp_path / "tiny" / "training.jsonl") == []
 
 
@@ -103,13 +103,13 @@ def test_a_training_does_not_go_on_in_another_precision(tiny_bert: TinyModel, tm
     config = baseline_config(tiny_bert, tmp_path)
     folder = trained(config).folder
     _unfinished(folder)
-    write_baseline_manifest(folder, replace(read_baseline_manifest(folder), precision="bfloat16"))
+    write_manifest(folder, replace(read_manifest(folder), precision="bfloat16"))
     with pytest.raises(RunError, match=r"it began in bfloat16, here it would go on in float32; set encoder\.precision"):
         trained(config, resume=True)
 
 
 def _unfinished(folder: Path) -> None:
-    write_baseline_manifest(folder, replace(read_baseline_manifest(folder), status="training"))
+    write_manifest(folder, replace(read_manifest(folder), status="training"))
 
 
 def test_text_can_be_left_out_later(tiny_bert: TinyModel, tmp_path: Path) -> None:

@@ -12,15 +12,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from erc_llm.baselines.baseline_config import BaselineConfig, load_baseline
 from erc_llm.baselines.inputs import corpus_numbers
-from erc_llm.baselines.runs import read_baseline_manifest, read_speakers, write_baseline_manifest
+from erc_llm.baselines.speaker_numbers import read_speakers
 from erc_llm.corpus import Utterance
 from erc_llm.errors import CorpusError, RunError
 from erc_llm.predictions import read_predictions
 from erc_llm.runs.directory import read_run
 from erc_llm.runs.logs import read_lines
+from erc_llm.runs.manifest import read_manifest, write_manifest
 from tests.baselines.small import baseline_config, changed, small_corpus, trained
 from tests.forked import run_apart
 from tests.tiny_models import TinyModel
@@ -49,9 +52,9 @@ def test_a_run_directory_explains_itself(run: Path, config: BaselineConfig) -> N
         "training.jsonl",
     }
     assert load_baseline(run / "config.yaml") == config
-    manifest = read_baseline_manifest(run)
+    manifest = read_manifest(run)
     assert manifest.finished
-    assert (manifest.baseline, manifest.memory, manifest.selected_by) == (
+    assert (manifest.kind, manifest.memory, manifest.selected_by) == (
         "emonet",
         "memory across dialogues",
         "selection",
@@ -96,7 +99,7 @@ def test_the_table_says_where_it_comes_from(run: Path, config: BaselineConfig) -
     assert (info.corpus_sha256, info.corpus_version) == (corpus.sha256, "own")
     assert info.config_sha256 == config.sha256
     assert info.run_id == f"tiny-{config.sha256[:8]}"
-    assert info.base_model_sha256 == read_baseline_manifest(run).base_sha256
+    assert info.base_model_sha256 == read_manifest(run).base_model_sha256
     assert table.keys == tuple((d.id, u.id) for d in corpus.split("dev") for u in d.utterances)
     assert table.gold == tuple(u.label for d in corpus.split("dev") for u in d.utterances)
     assert table.probabilities is not None
@@ -181,7 +184,7 @@ def test_an_unfinished_training_does_not_go_on_with_another_corpus(
     config: BaselineConfig, run: Path, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(run, tmp_path / config.name))
-    write_baseline_manifest(folder, replace(read_baseline_manifest(folder), status="training"))
+    write_manifest(folder, replace(read_manifest(folder), status="training"))
     moved = config.model_copy(update={"output": str(tmp_path)})
     with pytest.raises(RunError, match="corpus_sha256 was"):
         trained(moved, small_corpus(dev=2), resume=True)
@@ -275,6 +278,29 @@ def test_a_killed_training_goes_on_to_the_same_weights(tiny_bert: TinyModel, tmp
         assert found == expected, f"{log}: each step once, as in an uninterrupted run"
 
 
+def test_a_killed_training_goes_on_with_less_memory_to_the_same_weights(tiny_bert: TinyModel, tmp_path: Path) -> None:
+    """Dropout included: activations are computed again from the same random state."""
+    config = baseline_config(tiny_bert, tmp_path, memory={"encoding": "end_to_end"}, **STEPPED)
+    assert _train_apart(config, tmp_path / "whole") == 0
+    assert _train_apart(config, tmp_path / "killed", die_at=5) == -signal.SIGKILL
+    training = config.training.model_copy(update={"gradient_checkpointing": True})
+    less = config.model_copy(update={"training": training})
+    assert _train_apart(less, tmp_path / "killed", resume=True) == 0
+    found, expected = (load_file(tmp_path / name / "tiny" / "model.safetensors") for name in ("killed", "whole"))
+    for name, tensor in expected.items():
+        assert torch.allclose(found[name], tensor, rtol=0, atol=1e-5), name
+    assert load_baseline(tmp_path / "killed" / "tiny" / "config.yaml").training.gradient_checkpointing
+
+
+def test_a_finished_run_is_not_taken_for_one_in_another_precision(config: BaselineConfig, run: Path) -> None:
+    def asked(precision: str) -> BaselineConfig:
+        return config.model_copy(update={"encoder": config.encoder.model_copy(update={"precision": precision})})
+
+    assert trained(asked("auto"), resume=True).manifest == read_manifest(run)
+    with pytest.raises(RunError, match=r"finished, in float32; encoder\.precision asks for bfloat16"):
+        trained(asked("bf16"), resume=True)
+
+
 def test_a_kill_before_the_first_checkpoint_begins_anew(tiny_bert: TinyModel, tmp_path: Path) -> None:
     config = baseline_config(tiny_bert, tmp_path)
     assert _train_apart(config, tmp_path / "whole") == 0
@@ -297,10 +323,12 @@ def test_a_damaged_checkpoint_is_told(tiny_bert: TinyModel, tmp_path: Path) -> N
 def test_the_manifest_of_a_damaged_run_is_told(run: Path, tmp_path: Path, config: BaselineConfig) -> None:
     folder = tmp_path / "tiny"
     folder.mkdir()
+    shutil.copyfile(run / "config.yaml", folder / "config.yaml")
     content = json.loads((run / "manifest.json").read_text("utf-8"))
     for damage, words in (
-        ({"baseline_format": 99}, "baseline format 99, this version of erc-llm reads 1"),
-        ({"more": 1}, "a field is missing or unknown"),
+        ({"format_version": 99}, "run format 99, this version of erc-llm reads 1 to 2"),
+        ({"more": 1}, "more: Unexpected keyword argument"),
+        ({"kind": "adapter"}, "holds an adapter, no baseline; `erc-llm predict .*tiny` predicts by it"),
     ):
         (folder / "manifest.json").write_text(json.dumps(content | damage), "utf-8")
         with pytest.raises(RunError, match=words):

@@ -28,7 +28,7 @@ OTHER = (0.1, 0.2, 0.3, 0.4)
 
 def run_in(folder: Path, **changed: Any) -> Run:
     fields = {
-        "run_id": "small-1", "status": "finished", "seed": 13, "context": "past", "labels": LABELS,
+        "kind": "adapter", "run_id": "small-1", "status": "finished", "seed": 13, "context": "past", "labels": LABELS,
         "neutral": "Neutral", "train_shares": CORPUS, "training_prior": TRAINED, "config_sha256": "0" * 64,
         "corpus_name": "sample", "corpus_version": "own", "corpus_sha256": "0" * 64, "healed": False,
         "template_sha256": "0" * 64, "base_model": "tiny", "base_model_sha256": "0" * 64, "versions": {},

@@ -73,9 +73,9 @@ def test_no_space_for_a_checkpoint(piece: str, config: Path, erc: Command, monke
 
 
 def test_no_space_for_a_log_names_the_log(config: Path, erc: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    import erc_llm.runs.directory as runs
+    import erc_llm.runs.json_lines as json_lines
 
-    monkeypatch.setattr(runs, "open", _no_space, raising=False)
+    monkeypatch.setattr(json_lines, "open", _no_space, raising=False)
     refused(erc("train", config), "No space left", "training.jsonl")
 
 

@@ -44,6 +44,7 @@ def test_runs_named_after_their_seeds_are_one_system_named_without() -> None:
         {"seed": 2, "base_model_sha256": "ee" * 32},
         {"seed": 2, "corpus_sha256": "ee" * 32},
         {"seed": 2, "selection": "dev"},
+        {"seed": 2, "training_precision": "bfloat16"},
     ],
 )
 def test_whatever_else_differs_makes_another_system_and_both_get_names(other: dict[str, Any]) -> None:
@@ -54,6 +55,16 @@ def test_whatever_else_differs_makes_another_system_and_both_get_names(other: di
 def test_old_tables_without_a_recipe_are_grouped_by_what_they_state() -> None:
     (found,) = group(named(table(seed=1, recipe_sha256=None), table(seed=2, recipe_sha256=None)))
     assert (found.runs, found.checked) == ((0, 1), False)
+
+
+def test_tables_of_versions_that_hash_recipes_otherwise_are_kept_apart_with_a_sentence() -> None:
+    """An earlier version hashed what bounds memory, too; its tables are runs of one system among each other."""
+    old, new = ({"recipe_sha256": digest * 32} for digest in ("0a", "0b"))
+    tables = named(*(table(system=f"lines-{seed}", seed=seed, **(old if seed < 3 else new)) for seed in (1, 2, 3, 4)))
+    systems = group(tables)
+    assert [system.runs for system in systems] == [(0, 1), (2, 3)]
+    (said,) = apart(tables, systems)
+    assert said.endswith("are no runs of one system: they differ in configuration.")
 
 
 def test_one_run_is_not_two_runs_of_a_system() -> None:

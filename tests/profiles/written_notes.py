@@ -25,17 +25,14 @@ class Memory:
     """A cache that keeps nothing on disk."""
 
     def __init__(self) -> None:
-        self.answers: dict[str, list[str]] = {}
-
-    def get(self, batch: str) -> list[str] | None:
-        return self.answers.get(batch)
+        self.values: dict[str, list[str]] = {}
 
     def add(self, batch: str, answers: Sequence[str]) -> None:
-        self.answers[batch] = list(answers)
+        self.values[batch] = list(answers)
 
 
 def notes_of(corpus: Corpus, cache: Any = None, answer: Callable[..., list[str]] = echo, batch: int = 3) -> Notes:
-    return write_notes(History(corpus), answer, cache or Memory(), TEMPLATE, batch=batch)
+    return write_notes(History(corpus), answer, Memory() if cache is None else cache, TEMPLATE, batch=batch)
 
 
 def story(scenes: int = 5) -> Corpus:

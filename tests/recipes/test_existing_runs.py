@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -17,7 +18,7 @@ from erc_llm.recipes.data import open_corpus
 from erc_llm.recipes.predict import predict
 from erc_llm.recipes.train import train
 from erc_llm.resources import prompts_dir
-from erc_llm.runs.directory import Run
+from erc_llm.runs.directory import Run, read_run
 from erc_llm.runs.logs import append_line, read_lines
 from erc_llm.runs.manifest import write_manifest
 from tests.recipes.changed import changed
@@ -49,6 +50,65 @@ def test_resuming_with_another_configuration_names_what_changed(finished: Run, r
         train(other, resume=True, console=QUIET)
     names = str(caught.value).partition("changed: ")[2].split(", ")
     assert sorted(names) == ["lora.rank", "seed", "training.epochs"]
+
+
+def test_a_renamed_speaker_that_is_taken_back_is_named(finished: Run, run: Path) -> None:
+    text = (run / "config.yaml").read_text("utf-8")
+    (run / "config.yaml").write_text(text.replace("aliases: {}", "aliases: {Al: Alan}"), "utf-8")
+    with pytest.raises(RunError, match=r"changed: corpus\.aliases\.Al$"):
+        train(changed(finished, run.parent), resume=True, console=QUIET)
+
+
+MEMORY: dict[str, Any] = {
+    "training": {"accumulation": 2, "gradient_checkpointing": True},
+    "scoring": {"tokens_per_forest": 512},
+    "model": {"device": "auto"},
+}
+
+
+@pytest.mark.parametrize("status", ["training", "finished"])
+def test_a_run_goes_on_with_what_mends_out_of_memory(finished: Run, run: Path, status: str) -> None:
+    """Its `config.yaml` states what the last part ran with; a finished run is left as it is."""
+    write_manifest(run, replace(finished.manifest, status=status))
+    before = read_run(run).config
+    wanted = changed(finished, run.parent, **MEMORY)
+    again = train(wanted, resume=True, console=QUIET)
+    assert again.manifest.finished
+    assert read_run(run).config == (wanted if status == "training" else before)
+
+
+@pytest.mark.parametrize("status", ["training", "finished"])
+def test_a_run_is_compared_by_its_config_and_not_by_the_hash_of_another_version(
+    finished: Run, run: Path, status: str
+) -> None:
+    write_manifest(run, replace(finished.manifest, status=status, config_sha256="0" * 64))
+    assert train(changed(finished, run.parent), resume=True, console=QUIET).manifest.finished
+
+
+def test_a_precision_is_the_same_if_it_comes_to_the_same(finished: Run, run: Path) -> None:
+    """fp32 was asked for; bf16 is another result, auto is not in a run that is finished."""
+    assert finished.manifest.precision == "float32"
+    bf16, auto = (changed(finished, run.parent, model={"precision": p}) for p in ("bf16", "auto"))
+    assert train(auto, resume=True, console=QUIET).manifest == finished.manifest
+    with pytest.raises(RunError, match=r"finished, in float32; model\.precision asks for bfloat16.*name="):
+        train(bf16, resume=True, console=QUIET)
+    write_manifest(run, replace(finished.manifest, status="training"))
+    with pytest.raises(RunError, match=r"it began in float32, here it would go on in bfloat16; set model\.precision"):
+        train(bf16, resume=True, console=QUIET)
+    write_manifest(run, replace(finished.manifest, status="training", precision=None))
+    with pytest.raises(RunError, match="it began in float32"):
+        train(bf16, resume=True, console=QUIET)
+
+
+def test_an_unfinished_run_does_not_go_on_where_auto_comes_to_another_precision(
+    finished: Run, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: True, raising=False)
+    write_manifest(run, replace(finished.manifest, status="training"))
+    auto = changed(finished, run.parent, model={"precision": "auto"})
+    with pytest.raises(RunError, match="it began in float32, here it would go on in bfloat16"):
+        train(auto, resume=True, console=QUIET)
+    assert read_run(run).manifest.precision == "float32"
 
 
 def test_resuming_a_finished_run_changes_nothing(finished: Run, run: Path) -> None:

@@ -32,6 +32,16 @@ def _scenes(schedule: StepOrder, epoch: int) -> list[int]:
     return [scene for batch in schedule.batches() if batch.epoch == epoch for scene in batch.scenes]
 
 
+@given(sizes=SIZES, budget=BUDGET, parts=PARTS, seed=SEED)
+def test_the_hash_is_of_the_scenes_of_steps_and_not_of_their_forests(
+    sizes: list[int], budget: int, parts: int, seed: int
+) -> None:
+    one, split = (_plan(sizes, parts=p, epochs=2, tokens_per_step=budget, seed=seed) for p in (1, parts))
+    assert (one.sha256 == split.sha256) == (_steps(one) == _steps(split))
+    other = _plan(sizes, parts=1, epochs=2, tokens_per_step=budget, seed=seed + 1)
+    assert (one.sha256 == other.sha256) == (_steps(one) == _steps(other))
+
+
 def _steps(schedule: StepOrder) -> list[set[int]]:
     return [{scene for batch in step for scene in batch.scenes} for step in schedule.steps]
 

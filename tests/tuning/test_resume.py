@@ -11,9 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import yaml
 from rich.console import Console
+from safetensors.torch import load_file
 from transformers import TrainerControl, TrainerState
 
+from erc_llm.config import RunConfig
+from erc_llm.errors import RunError
+from erc_llm.recipes.train import train
 from erc_llm.runs.directory import read_run
 from erc_llm.runs.logs import read_lines
 from erc_llm.tuning.callbacks import SelectionCallback
@@ -148,6 +154,45 @@ def test_a_kill_while_the_run_directory_is_begun(number: int, workshop: Workshop
     assert (tmp_path / "tiny").is_dir()
     assert train_apart(config, resume=True) == 0
     _compare(tmp_path / "tiny", workshop.reference(DROPOUT, 0))
+
+
+@pytest.mark.parametrize("knobs", [{"accumulation": 2}, {"gradient_checkpointing": True}], ids=lambda k: next(iter(k)))
+def test_a_killed_training_run_goes_on_with_less_memory_to_the_same_adapter(
+    knobs: dict[str, Any], workshop: Workshop, tmp_path: Path
+) -> None:
+    """To within the rounding of another order of sums, each step once, where steps have several scenes."""
+    wide = {"tokens_per_step": 800, "epochs": 3}
+    assert train_apart(workshop.config(tmp_path / "whole", 0.0, 0, minutes=1e6, training=wide)) == 0
+    assert train_apart(workshop.config(tmp_path, 0.0, 0, training=wide), kill=Kill("forward", 5)) == -signal.SIGKILL
+    run, reference = tmp_path / "tiny", tmp_path / "whole" / "tiny"
+    assert [checkpoint_step(path) for path in _checkpoints(run)] == [3, 4]
+    assert train_apart(workshop.config(tmp_path, 0.0, 0, training=wide | knobs), resume=True) == 0
+    found, expected = (load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (run, reference))
+    for name, tensor in expected.items():
+        assert torch.allclose(found[name], tensor, rtol=0, atol=2e-5), name
+    steps, wanted = (read_lines(folder / "training.jsonl") for folder in (run, reference))
+    assert [line["step"] for line in steps] == [line["step"] for line in wanted]
+    assert [line["grad_norm"] for line in steps] == pytest.approx([line["grad_norm"] for line in wanted], rel=1e-3)
+
+
+def test_an_accumulation_that_would_change_the_steps_is_refused(workshop: Workshop, tmp_path: Path) -> None:
+    """Steps of two scenes cannot be split into four forests, and a checkpoint's steps stand for their scenes."""
+    assert train_apart(workshop.config(tmp_path, 0.0, evaluations=0), kill=Kill("forward", 5)) == -signal.SIGKILL
+    run = tmp_path / "tiny"
+    many = workshop.config(tmp_path, 0.0, evaluations=0, training={"accumulation": 4})
+    config = RunConfig.model_validate(yaml.safe_load(many))
+    with pytest.raises(RunError, match=r"cannot resume with 4 forests per step .*; resume with 1 "):
+        train(config, resume=True, console=Console(quiet=True))
+    assert train_apart(workshop.config(tmp_path, 0.0, evaluations=0), resume=True) == 0
+    _compare(run, workshop.reference(0.0, 0))
+
+
+def test_without_a_checkpoint_any_accumulation_will_do(workshop: Workshop, tmp_path: Path) -> None:
+    assert train_apart(workshop.config(tmp_path, 0.0, evaluations=0), kill=Kill("forward", 1)) == -signal.SIGKILL
+    assert latest_checkpoint(tmp_path / "tiny") is None
+    many = workshop.config(tmp_path, 0.0, evaluations=0, training={"accumulation": 4})
+    assert train_apart(many, resume=True, kill=Kill("forward", 10)) == -signal.SIGKILL
+    assert train_apart(many, resume=True) == 0
 
 
 def test_dropout_makes_the_comparison_sharp(workshop: Workshop) -> None:
