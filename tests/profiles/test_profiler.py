@@ -239,8 +239,9 @@ def test_any_order_of_asking_gives_the_same(control: Control, corpus: Corpus) ->
 SCRIPT = """
 from erc_llm.corpus import read_sample
 from erc_llm.corpus.history import History
-from erc_llm.prompting.profiles import LinesWriter, Profiler
-from erc_llm.prompting.statistics import StatisticsWriter
+from erc_llm.profiles.lines import LinesWriter
+from erc_llm.profiles.profiler import Profiler
+from erc_llm.profiles.statistics import StatisticsWriter
 corpus = read_sample()
 history = History(corpus)
 for writer in (StatisticsWriter(), LinesWriter()):

@@ -54,7 +54,7 @@ def test_a_run_with_profiles_names_their_source_in_its_tables(
     table = predict(predictor, read, "dev")
     assert table.info.profile == "lines in the question"
     assert table.info.retrieval == "lexical"
-    strangers = predict(load(run.folder), read, "dev")
+    strangers = predict(load(run.folder, past="none"), read, "dev")
     assert (table.log_likelihoods != strangers.log_likelihoods).any(), "without a past nobody was seen before"
 
 
@@ -65,7 +65,7 @@ def test_a_run_under_invented_names_says_so_and_needs_the_corpus_they_replace(
     read = open_corpus(config.corpus, config.label_set())
     table = predict(load(config, past=read), read, "dev")
     assert table.info.profile == "lines in the trunk, invented names"
-    with pytest.raises(ConfigError, match=r"prompt\.names=invented.*past=corpus"):
+    with pytest.raises(ConfigError, match=r"prompt\.names=invented.*past=erc_llm\.read_corpus"):
         load(config)
     with pytest.raises(ConfigError, match=r"prompt\.names=invented"):
         build_prompter(config, config.label_set(), tiny_llama.tokenizer)
