@@ -1,1 +1,1 @@
-"""Speaker profiles: what is known of a person before a scene, in words."""
+"""Speaker profiles: what is known about a person before a scene, as text."""

@@ -1,13 +1,16 @@
-"""A control: everybody under an invented name, to find out what a base model remembers of a series.
+"""Invented names: a control that replaces every person's name, to measure what a base model remembers of a series.
 
-In: a corpus. Out: names and texts in which each word of a person's name is another word, the same one everywhere,
-mentions inside the text included. Roles such as Guy or Doctor stay, since they are nobody's name. A word that the
-corpus often writes in lower case ("will", "joy") is replaced where it names a speaker, and in running text only behind
-the person's first name or a title. Nicknames that are not the beginning of a name (Pheebs) stay unless they are told.
+Each word of a name is replaced by another word, the same one everywhere, also where a text mentions the person. Roles
+such as Guy or Doctor stay, because they name nobody. A word that the corpus often writes in lower case ("will", "joy")
+is replaced where it names a speaker; in running text, only after the person's first name or a title. Nicknames that are
+not the beginning of a name (Pheebs) stay unless they are given.
 
-Who is mentioned, and which words are names, is decided from train (its selection split included), so that no later
-text of another split has a say; of a corpus without train, from all of it. Within train later scenes do have a say:
-a person is replaced in texts from the first mention on, also where the first line of that person comes later.
+Who is mentioned, and which words are names, is decided from train (its selection split included), so that later texts
+of other splits have no influence; a corpus without train is used whole. Within train, later scenes do count: a person
+is replaced from the first mention on, even if that person's first line comes later.
+
+Input: a corpus. Output: speaker names and texts with the names replaced.
+Does not depend on: tokenizers, models, templates.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ _CONSONANTS = ("b", "d", "f", "g", "h", "k", "l", "m", "n", "p", "r", "s", "t", 
 _VOWELS = ("a", "e", "i", "o", "u")
 _SPLITS = ("train", "selection")
 _SHORTEST_NICKNAME = 3
-_MOSTLY = 5  # times as often with a capital as without
+_MOSTLY = 5  # a proper word occurs at least this many times as often capitalised as in lower case
 _TITLES = frozenset(["mr", "mrs", "ms", "miss", "dr", "prof", "aunt", "uncle", "sir"])
 
 
@@ -36,7 +39,7 @@ class InventedNames:
     """Replaces the names of a corpus.
 
     Args:
-        corpus: Where the names come from.
+        corpus: The corpus whose names are replaced.
         nicknames: Further words that stand for a speaker in texts, such as Pheebs for Phoebe Buffay.
     """
 
@@ -62,7 +65,7 @@ class InventedNames:
         self._instead = lru_cache(maxsize=None)(self._find_instead)
 
     def name(self, name: str) -> str:
-        """A speaker's name with every word of it replaced; that of somebody who is not in train, too."""
+        """A speaker's name with every word replaced, also for a person who is not in train."""
         new = name not in self._names and name != EVERYONE and not is_generic(name, self._generic)
 
         def instead(word: str) -> str:
@@ -82,7 +85,7 @@ class InventedNames:
         return "".join([*parts, text[end:]])
 
     def _is_last_name(self, word: str, before: str) -> bool:
-        """Whether a word right behind another one is somebody's last name, however common it is."""
+        """Whether a word that directly follows another one is a person's last name, even if it is a common word."""
         return (before, word) in self._people or (word in self._last_names and before.lower() in _TITLES)
 
     def _is_proper(self, word: str) -> bool:
@@ -102,7 +105,7 @@ class InventedNames:
         return new.upper() if word.isupper() and new != plain else new if new != plain else word
 
     def _short_form(self, word: str) -> str:
-        """The beginning of an invented name for what is the beginning of a name: Rach for Rachel."""
+        """The beginning of an invented name, if the word is the beginning of a name: Rach for Rachel."""
         if len(word) < _SHORTEST_NICKNAME or not word.istitle() or not self._is_proper(word):
             return word
         full = min((name for name in self._mentioned if name.startswith(word)), default=None)
@@ -111,7 +114,7 @@ class InventedNames:
 
 @cache
 def invented(word: str) -> str:
-    """The word that stands for a word of a name: three syllables drawn by its hash, always the same."""
+    """The replacement of one word of a name: three syllables chosen by the word's hash, always the same."""
     digest = hashlib.sha256(word.casefold().encode()).digest()
     syllables = [
         _CONSONANTS[digest[2 * i] % len(_CONSONANTS)] + _VOWELS[digest[2 * i + 1] % len(_VOWELS)] for i in range(3)

@@ -1,6 +1,7 @@
-"""The writer `lines`: a few of a person's own past lines, chosen by recency and by similarity to the preceding lines.
+"""The profile writer `lines`: quotes a few past lines of a person, chosen by recency and similarity to the scene.
 
-Similarity is lexical by default (shared words, rare words counting more, no model); an encoder's may be given instead.
+Past lines are compared with the lines that precede the profile. The similarity is lexical by default (shared words,
+rare words weigh more, no model); that of an encoder can be passed in.
 
 Input: a `ProfileContext`. Output: quoted lines as the sentences of a `Profile`.
 Does not depend on: tokenizers, models, prompts.
@@ -19,15 +20,15 @@ from erc_llm.profiles.profiler import Profile, ProfileContext
 Similarity = Callable[[str, Sequence[str]], list[float]]
 
 _SHORTEST = 4  # words of a line worth recalling
-_DIGITS = 5  # of a similarity that count; an encoder's last ones depend on what else is in its batch
-_BASE = 0.3  # what recency alone counts for beside a similarity between 0 and 1
+_DIGITS = 5  # similarities are rounded to this; an encoder's last digits depend on the rest of its batch
+_BASE = 0.3  # weight of recency alone, added to a similarity between 0 and 1
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
 
 
 def lexical_similarity(query: str, texts: Sequence[str]) -> list[float]:
     """Cosine of word counts weighted by how rare a word is among `texts` (tf-idf; Salton and Buckley 1988).
 
-    Rarity is counted in these texts only, so that nothing outside them has a say.
+    Document frequencies come from these texts only, so that nothing outside them has an influence.
     """
     counts = [_words(text) for text in texts]
     found = Counter(word for words in counts for word in words)
@@ -52,12 +53,12 @@ def _length(weights: Iterable[float]) -> float:
 
 
 class LinesWriter:
-    """A few of the person's own past lines, chosen by fading recency and by what the preceding lines are about.
+    """Quotes a few past lines of the person, chosen by decaying recency and by similarity to the preceding lines.
 
     Args:
-        count: How many lines.
-        similarity: How related past lines are to the preceding ones.
-        longest: Most words of a line; the rest is cut.
+        count: Number of lines.
+        similarity: Scores how related past lines are to the preceding ones.
+        longest: Maximum words of a line; the rest is cut.
     """
 
     name = "lines"
@@ -68,7 +69,7 @@ class LinesWriter:
         self.longest = longest
 
     def write(self, context: ProfileContext) -> Profile:
-        """The chosen lines in quotation marks, best first; the scenes they are from are its sources, no labels are."""
+        """The chosen lines in quotation marks, best first, with the scenes they come from; no labels are used."""
         candidates = [
             (weight, utterance.text, scene.dialogue.id)
             for scene, weight in zip(context.scenes, context.weights, strict=True)
@@ -82,7 +83,7 @@ class LinesWriter:
         related = self.similarity(query, texts) if query.strip() else [0.0] * len(texts)
         related = [max(round(value, _DIGITS), 0.0) for value in related]
         order = sorted(range(len(texts)), key=lambda i: (-candidates[i][0] * (_BASE + related[i]), i))
-        found: dict[str, str] = {}  # text to the scene it is from
+        found: dict[str, str] = {}  # text to the scene it comes from
         for i in order:
             found.setdefault(self._cut(texts[i]), candidates[i][2])
         chosen = list(found.items())[: self.count]

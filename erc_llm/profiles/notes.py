@@ -1,12 +1,12 @@
-"""Recurrent summaries: notes on each person, rewritten by a language model after each of the person's scenes.
+"""The profile writer `llm`: recurrent summaries. A language model rewrites the notes on a person after each scene.
 
     notes after scene t = write(notes after scene t-1, scene t)
 
-The counterpart in words of a recurrent speaker memory: the notes have a fixed length, so what is old fades because it
-must make room. Batches follow from the corpus alone and are kept on disk, so that a run that was killed goes on where
-it stopped and any order of execution gives the same notes.
+This is the textual counterpart of a recurrent speaker memory: the notes have a fixed length, so old content fades as
+it makes room for new. The batches depend on the corpus alone and are cached on disk, so that an interrupted run
+continues where it stopped, and every order of execution gives the same notes.
 
-Input: a `History`, and a callable that answers a batch of prompts. Output: sentences per person and scene.
+Input: a `History`, and a callable that answers a batch of prompts. Output: notes (sentences) per person and scene.
 Does not depend on: models, servers.
 """
 
@@ -28,7 +28,7 @@ from erc_llm.prompting.names import first_name, line_names
 from erc_llm.prompting.templates import PromptTemplate
 from erc_llm.runs.journal import Journal
 
-Notes = Mapping[tuple[str, str], str]  # (person, id of the scene they were written after) to notes
+Notes = Mapping[tuple[str, str], str]  # (person, id of the scene after which they were written) to notes
 Generate = Callable[[Sequence[tuple[str, str]]], list[str]]  # (system, user) texts to answers
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[\"'A-Z])")
@@ -37,13 +37,13 @@ _EXCERPT_WORDS = 120
 
 @dataclass(frozen=True, slots=True)
 class NotesSource:
-    """What notes depend on; the head of a cache file.
+    """Everything that notes depend on; the first line of a cache file.
 
     Attributes:
-        corpus_sha256: Of the corpus.
-        model: Name and hash of what writes them.
-        template_sha256: Of the prompt that asks for them.
-        words: Most words of the notes.
+        corpus_sha256: Hash of the corpus.
+        model: Name and hash of the model that writes the notes.
+        template_sha256: Hash of the prompt template that asks for them.
+        words: Maximum words of the notes.
     """
 
     corpus_sha256: str
@@ -53,31 +53,31 @@ class NotesSource:
 
     @property
     def sha256(self) -> str:
-        """Hash of all of it."""
+        """Hash of all fields."""
         return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
 
     def as_dict(self) -> dict[str, object]:
-        """As JSON can hold it."""
+        """The fields as values that JSON can represent."""
         return {name: getattr(self, name) for name in self.__slots__}
 
 
 def batch_key(prompts: Sequence[tuple[str, str]]) -> str:
-    """What answers to these prompts are kept under."""
+    """The cache key of a batch of prompts."""
     return hashlib.sha256(json.dumps(list(prompts), ensure_ascii=False).encode()).hexdigest()
 
 
 def open_notes(path: Path, source: NotesSource) -> Journal:
-    """The file of notes: answers to batches of prompts by `batch_key`, behind a head line that names their source.
+    """Open a cache file of notes: a first line that names their source, then answers by `batch_key`.
 
     Raises:
-        ConfigError: The file is of another source.
-        UserError: It cannot be read or made.
+        ConfigError: The file belongs to another source.
+        UserError: The file cannot be read or created.
     """
     return Journal(path, source.as_dict())
 
 
 def kept_answers(cache: Journal, batch: str) -> list[str] | None:
-    """The answers that a file of notes has for a batch; None where it has none."""
+    """The cached answers to a batch; None if there are none."""
     answers = cache.values.get(batch)
     return answers if isinstance(answers, list) and all(isinstance(text, str) for text in answers) else None
 
@@ -93,17 +93,17 @@ def write_notes(
     keep_batches: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Notes:
-    """Notes on every person after each scene; after the last one too, for conversations that are not of the corpus.
+    """Write notes on every person after each scene, the last scene included (for conversations outside the corpus).
 
     Args:
-        history: Everybody's past.
+        history: The past of all persons.
         answer: Answers a batch of prompts; the same batch must get the same answers.
-        cache: Where batches are kept; see `open_notes`.
-        template: Asks for the notes.
-        words: Most words of the notes; longer answers are cut at a sentence.
-        batch: How many persons' notes are asked for at once.
-        keep_batches: False where `answer` itself keeps each answer as soon as it is there.
-        on_progress: Gets how many notes are written, and how many there will be.
+        cache: Cache of the answers; see `open_notes`.
+        template: Prompt template that asks for the notes.
+        words: Maximum words of the notes; longer answers are cut at a sentence.
+        batch: Number of prompts per call of `answer`.
+        keep_batches: False if `answer` itself caches each answer as soon as it arrives.
+        on_progress: Called with the number of notes written and the total.
     """
     chains = {person: history.scenes(person) for person in history.persons()}
     total, done = sum(map(len, chains.values())), 0
@@ -126,10 +126,10 @@ def write_notes(
 
 
 def _batches(chains: Mapping[str, Sequence[object]], size: int) -> Iterator[list[tuple[str, int]]]:
-    """Jobs (person, number of the scene): everybody's first scene, then everybody's second, and so on.
+    """Jobs (person, number of the scene): every person's first scene, then every person's second, and so on.
 
-    Last scenes come together at the end, since nothing waits for them: then batches of earlier scenes are the same
-    whether anybody needs the notes after the last ones.
+    All last scenes come together at the end, since no later notes depend on them. The batches of earlier scenes are
+    therefore the same whether or not the notes after the last scenes are needed.
     """
     waves: list[list[tuple[str, int]]] = [[] for _ in range(max(map(len, chains.values()), default=0))]
     for person, scenes in chains.items():
@@ -161,7 +161,7 @@ def _prompt(
 
 
 def excerpt(dialogue: Dialogue, positions: Sequence[int], words: int = _EXCERPT_WORDS) -> str:
-    """The person's lines of a scene, each with the line it answers; where that is too long, the last of them."""
+    """The person's lines in a scene, each with the line before it; if that is too long, only the last of them."""
     shown = sorted({k for p in positions for k in (p - 1, p) if k >= 0 and dialogue.utterances[k].text.strip()})
     names = line_names(dialogue.utterances, "first")
     lines: list[str] = []
@@ -175,7 +175,7 @@ def excerpt(dialogue: Dialogue, positions: Sequence[int], words: int = _EXCERPT_
 
 
 def cut_notes(text: str, words: int) -> str:
-    """An answer as notes: on one line, as many whole sentences as the words allow; the first is cut if it must be."""
+    """Turn an answer into notes: one line, as many whole sentences as fit `words`; a too long first one is cut."""
     sentences = split_sentences(one_line(text))
     kept: list[str] = []
     for sentence in sentences:
@@ -194,11 +194,11 @@ def split_sentences(text: str) -> tuple[str, ...]:
 
 
 class NotesWriter:
-    """A profile is the notes that were written after the person's latest scene.
+    """Uses the notes written after a person's latest scene as the profile.
 
     Args:
-        notes: On every person.
-        history: What they were written from.
+        notes: Notes on every person.
+        history: The history from which they were written.
     """
 
     name = "llm"
@@ -206,7 +206,7 @@ class NotesWriter:
     def __init__(self, notes: Notes, history: History) -> None:
         self._notes = notes
         self._scenes: dict[str, list[str]] = {}
-        self._lines: dict[str, list[int]] = {}  # said until the end of each scene
+        self._lines: dict[str, list[int]] = {}  # number of lines until the end of each scene
         self._places: dict[tuple[str, str], int] = {}
         for person in history.persons():
             scenes = history.scenes(person)
@@ -215,7 +215,7 @@ class NotesWriter:
             self._places.update(((person, dialogue.id), i) for i, (dialogue, _) in enumerate(scenes))
 
     def write(self, context: ProfileContext) -> Profile:
-        """The sentences of the notes; their sources are the scenes that one after the other went into them."""
+        """The sentences of the notes; their sources are all scenes from which the notes were written in turn."""
         person = context.person
         for scene in context.scenes:
             found = self._notes.get((person, scene.dialogue.id))

@@ -1,8 +1,9 @@
-"""Speaker profiles: what is known of a person before a scene, in a few sentences.
+"""Speaker profiles: writes what is known about each speaker before a scene, strictly from the past.
 
-In: a `History` and a writer. Out: for each scene, a `Profile` for each of its speakers, made strictly from the past. A
-profile is sentences; how many of them fit into a prompt is decided where their tokens are counted. Knows no tokenizer
-and no language model.
+A profile is a list of sentences; the prompter decides how many of them fit its token budget.
+
+Input: a `History`, a writer, a dialogue. Output: one `Profile` for each speaker of the dialogue.
+Does not depend on: tokenizers, language models.
 """
 
 from __future__ import annotations
@@ -19,23 +20,23 @@ from erc_llm.corpus.history import History, PastScene, fading, first_lines
 Control = Literal["none", "shuffled", "stale"]
 
 NOT_SEEN = "Not seen before."
-_FORGOTTEN = 0.02  # a scene that weighs less is not looked at, which keeps the cost of a profile constant
-_PRECEDING = 3  # lines before a profile's place that retrieval compares with
-_STALE = 3  # half-lives that the stale control lags behind
-_NEAREST = 5  # persons of a similar past that the shuffled control draws from
+_FORGOTTEN = 0.02  # scenes of a lower weight are ignored, which keeps the cost of a profile constant
+_PRECEDING = 3  # lines before the profile's place with which retrieval compares
+_STALE = 3  # half-lives by which the stale control lags behind
+_NEAREST = 5  # persons with a similarly long past from whom the shuffled control draws
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What is known of one speaker before a scene, and what that was made from.
+    """What is known about one speaker before a scene, and its sources.
 
     Attributes:
-        speaker: The name it is about, as in the corpus.
-        sentences: Its text, most important first.
-        scenes: Ids of the scenes it was made from, latest first. What a writer passed over is not among them.
-        label_scenes: Ids of those whose labels were used.
-        lines: How many of the person's lines it was made from.
-        labels: How many labels.
+        speaker: Name of the speaker, as in the corpus.
+        sentences: Text of the profile, most important sentence first.
+        scenes: Ids of the scenes that were used, latest first; scenes that the writer skipped are left out.
+        label_scenes: Ids of the scenes whose labels were used.
+        lines: Number of the person's lines that were used.
+        labels: Number of labels that were used.
     """
 
     speaker: str
@@ -47,21 +48,21 @@ class Profile:
 
     @property
     def text(self) -> str:
-        """All sentences."""
+        """All sentences, joined by spaces."""
         return " ".join(self.sentences)
 
 
 @dataclass(frozen=True, slots=True)
 class ProfileContext:
-    """What a writer gets to see.
+    """Input of a profile writer.
 
     Attributes:
+        person: Identity of the person that the profile is about.
+        speaker: Name of that person.
         scenes: The person's earlier scenes, latest first; never empty.
-        weights: Of each scene, fading with its distance.
-        everyone: How often each label was seen on anybody, by label name.
+        weights: Weight of each scene, decaying with its distance.
+        everyone: Label name to the number of its visible occurrences, over all persons.
         preceding: The lines of the scene that stand before the profile's place.
-        person: Who it is about, as an identity.
-        speaker: The name behind it.
     """
 
     person: str
@@ -73,23 +74,23 @@ class ProfileContext:
 
 
 class ProfileWriter(Protocol):
-    """Writes what is known of a person as sentences; uses nothing that is not of the context or before it."""
+    """Writes what is known about a person as sentences, from nothing but the context and what precedes it."""
 
     def write(self, context: ProfileContext) -> Profile:
-        """The profile of `context.speaker`, with its sources; no sentences where there is nothing to say."""
+        """The profile of `context.speaker`, with its sources; without sentences if nothing is known."""
         ...
 
 
 class Profiler:
-    """Profiles of a scene's speakers, each as of the place where it stands: before its speaker's first line.
+    """Writes the profiles of a scene's speakers, each as of its place: before the speaker's first line.
 
     Args:
-        history: Everybody's past.
-        writer: What turns a past into sentences.
-        half_life: Own scenes after which a scene counts half.
-        control: `shuffled`: the profile of another person with about as long a past; `stale`: as it was some
-            half-lives earlier. Both are there to find out whether a profile's content matters.
-        seed: Draws the other person.
+        history: The past of all persons.
+        writer: Turns a person's past into sentences.
+        half_life: Number of the person's own scenes after which a scene counts half.
+        control: `shuffled`: the profile of another person with about as long a past; `stale`: the profile as it was
+            some half-lives earlier. Both controls measure whether the content of a profile matters.
+        seed: Seed for drawing the other person.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class Profiler:
         self._window = ceil(half_life * log2(1 / _FORGOTTEN))
 
     def profiles(self, dialogue: Dialogue) -> dict[str, Profile]:
-        """Speaker name to profile, in the order of first lines."""
+        """Speaker name to profile, in the order of the speakers' first lines."""
         labels = self._history.label_counts(dialogue)
         everyone = dict(zip(self._history.label_names, labels, strict=True))
         found = {}
@@ -114,7 +115,7 @@ class Profiler:
         return found
 
     def sentences(self, dialogue: Dialogue) -> dict[str, tuple[str, ...]]:
-        """Speaker name to the sentences of a profile."""
+        """Speaker name to the sentences of the profile."""
         return {speaker: profile.sentences for speaker, profile in self.profiles(dialogue).items()}
 
     def _profile(
@@ -129,19 +130,19 @@ class Profiler:
         if not scenes:
             return Profile(speaker, (NOT_SEEN,))
         weights = tuple(fading(scene.distance, self._half_life) for scene in scenes)
-        told = self._writer.write(
+        written = self._writer.write(
             ProfileContext(person, self._history.speaker(person), scenes, weights, everyone, preceding)
         )
-        return replace(told, speaker=speaker)
+        return replace(written, speaker=speaker)
 
     def _somebody_else(self, dialogue: Dialogue, person: str) -> str:
         if not self._history.count(dialogue, person):
-            return person  # a new face stays one
+            return person  # a person without a past keeps none
         nearest = self._history.similar(dialogue, person, _NEAREST)
         return random.Random(f"{self._seed}/{dialogue.id}/{person}").choice(nearest) if nearest else person
 
     def _as_it_was(self, dialogue: Dialogue, person: str) -> tuple[PastScene, ...]:
-        """The past as the person's scene some half-lives ago had it; the oldest scene where it does not reach back."""
+        """The past as it was some half-lives ago; only the oldest scene if the past does not reach back that far."""
         ago = ceil(_STALE * self._half_life)
         scenes = self._history.before(dialogue, person, self._window + ago)
         old = scenes[ago:] or scenes[-1:]

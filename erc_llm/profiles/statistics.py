@@ -1,9 +1,9 @@
-"""The writer `statistics`: what is known of a person as decayed counts, in plain English.
+"""The profile writer `statistics`: states significant leanings of a person's emotions, from decayed counts.
 
-A feeling is mentioned only where chance does not explain it.
+An emotion is mentioned only if chance does not explain it.
 
-Input: a `ProfileContext`. Output: sentences on leanings of emotion relative to everybody, on a recent shift, and on how
-much and to whom the person talks.
+Input: a `ProfileContext`. Output: sentences on emotions relative to all persons, on a recent shift, and on how much and
+with whom the person talks.
 Does not depend on: tokenizers, models, prompts.
 """
 
@@ -21,31 +21,31 @@ from erc_llm.corpus.history import PastScene, speakers_of
 from erc_llm.profiles.profiler import Profile, ProfileContext
 from erc_llm.prompting.names import first_name
 
-_CHANCE = 0.05  # share of profiles that may tell what is chance
+_CHANCE = 0.05  # fraction of profiles that may state a leaning which is chance
 _ALIKE = 0.15  # intraclass correlation of a person's labels in a scene; 0.14 on EmoryNLP's train, mean of the labels
-_LEAST = 5  # labels that a leaning's evidence must be worth
-_FEWEST_SCENES = 2  # that a label must have been seen in to be told of; one scene's mood is not the person
-_LATELY = 3  # scenes that are lately, at most
-_LEAST_RECENT, _LEAST_USUAL = 3, 10  # labels that a shift's evidence must be worth, lately and before
+_LEAST = 5  # independent labels that the evidence of a leaning must be worth
+_FEWEST_SCENES = 2  # a label must occur in this many scenes to be mentioned; the mood of one scene is not the person
+_LATELY = 3  # maximum scenes that count as recent
+_LEAST_RECENT, _LEAST_USUAL = 3, 10  # independent labels that the evidence of a shift must be worth, recent and before
 
 
 class StatisticsWriter:
-    """Decayed counts in plain English: leanings relative to everybody, a recent shift, how much and to whom one talks.
+    """Writes leanings relative to all persons, a recent shift, and how much and with whom the person talks.
 
-    A leaning or a shift is told only where chance would tell one in twenty profiles at most, all labels together, with
-    the number of labels that its evidence is worth. The sentences are about nobody by name; the prompt puts the name
-    before them.
+    Leanings and shifts pass a test that chance passes in at most one of twenty profiles (all labels together); they are
+    stated with the number of labels that their evidence is worth. The sentences leave the person's name out, because
+    the prompt puts it before them.
     """
 
     name = "statistics"
 
     def write(self, context: ProfileContext) -> Profile:
-        """The sentences that the evidence carries; all scenes that still weigh something were counted."""
-        said = [*_shift(context), *_leanings(context), _talk(context)]
+        """The sentences that the evidence supports; its sources are all scenes of the context."""
+        sentences = [*_shift(context), *_leanings(context), _talk(context)]
         labels = {s.dialogue.id: sum(label is not None for label in s.labels) for s in context.scenes}
         return Profile(
             context.speaker,
-            tuple(f"{sentence[0].upper()}{sentence[1:]}." for sentence in said),
+            tuple(f"{sentence[0].upper()}{sentence[1:]}." for sentence in sentences),
             tuple(labels),
             tuple(scene for scene, count in labels.items() if count),
             sum(len(scene.positions) for scene in context.scenes),
@@ -55,12 +55,12 @@ class StatisticsWriter:
 
 @dataclass(frozen=True, slots=True)
 class _Tally:
-    """Labels of some scenes.
+    """Weighted label counts of some scenes.
 
     Attributes:
-        shares: Label name to its share, by weight; a label that was never seen is missing.
-        scenes: Label name to how many scenes have it.
-        count: How many independent labels of equal weight would tell as much.
+        shares: Label name to its weighted relative frequency; labels that do not occur are missing.
+        scenes: Label name to the number of scenes in which it occurs.
+        count: Effective sample size: the number of independent labels of equal weight that are worth as much.
     """
 
     shares: Mapping[str, float]
@@ -69,7 +69,7 @@ class _Tally:
 
 
 def _tally(scenes: Sequence[tuple[PastScene, float]]) -> _Tally:
-    """Of scenes with their weights. What fades counts less, and so do labels that share a scene and thus its mood."""
+    """Count labels of weighted scenes; old scenes count less, and so do labels of one scene, which share its mood."""
     weighed, seen, spread = defaultdict[str, float](float), Counter[str](), 0.0
     for scene, weight in scenes:
         labels = [label for label in scene.labels if label is not None]
@@ -92,8 +92,8 @@ def _leanings(context: ProfileContext) -> list[str]:
     found = []
     for label, count in context.everyone.items():
         z = _deviation(own.shares.get(label, 0.0), count / everyone, own.count, everyone)
-        told = z < 0 or own.scenes[label] >= _FEWEST_SCENES
-        if told and abs(z) >= _strong(len(context.everyone)):
+        seen_enough = z < 0 or own.scenes[label] >= _FEWEST_SCENES
+        if seen_enough and abs(z) >= _strong(len(context.everyone)):
             found.append((-abs(z), f"{'more' if z > 0 else 'less'} {label.lower()}"))
     if not found:
         return []
@@ -101,7 +101,7 @@ def _leanings(context: ProfileContext) -> list[str]:
 
 
 def _shift(context: ProfileContext) -> list[str]:
-    """The label that the last few labelled scenes have unusually often, by this person's own measure."""
+    """The label that is unusually frequent in the last few labelled scenes, relative to this person's earlier ones."""
     pairs = zip(context.scenes, context.weights, strict=True)
     labelled = [(scene, weight) for scene, weight in pairs if any(label is not None for label in scene.labels)]
     lately = [(scene, weight) for scene, weight in labelled[:_LATELY] if weight >= 0.5]  # within the half-life
@@ -119,10 +119,10 @@ def _shift(context: ProfileContext) -> list[str]:
 
 
 def _deviation(share: float, usual: float, count: float, usual_count: float) -> float:
-    """How far a share among `count` is from the usual one among `usual_count`, in standard normal deviates.
+    """Deviation of a share among `count` labels from the usual one among `usual_count`, in standard normal deviates.
 
-    The signed root of twice the log-likelihood ratio (Wilks 1938), which keeps its level for rare labels and few of
-    them, where a difference divided by its standard error does not.
+    The signed root of twice the log-likelihood ratio (Wilks 1938). It keeps its significance level for rare labels and
+    small counts; a difference divided by its standard error does not.
     """
     if not 0 < usual < 1:
         return 0.0
@@ -133,20 +133,20 @@ def _deviation(share: float, usual: float, count: float, usual_count: float) -> 
 
 @cache
 def _strong(kinds: int) -> float:
-    """Deviates that chance exceeds in one profile of twenty, so many labels being looked at (Bonferroni): 2.69 of 7."""
+    """Deviates that chance exceeds in one profile of twenty, over all labels (Bonferroni): 2.69 for 7 labels."""
     return NormalDist().inv_cdf(1 - _CHANCE / (2 * kinds))
 
 
 def _talk(context: ProfileContext) -> str:
-    """How much of a scene is the person's, against an equal share, and whose lines they answer."""
+    """How much the person talks relative to an equal share of the lines, and whose lines they mostly follow."""
     ratio = 0.0
     partners = defaultdict[str, float](float)
     for scene, weight in zip(context.scenes, context.weights, strict=True):
-        said = scene.dialogue.utterances
-        ratio += weight * len(scene.positions) * len(speakers_of(scene.dialogue)) / len(said)
+        lines = scene.dialogue.utterances
+        ratio += weight * len(scene.positions) * len(speakers_of(scene.dialogue)) / len(lines)
         for k in scene.positions:
-            before = said[k - 1].speakers if k else ()
-            for other in set(before) - set(said[k].speakers) - {EVERYONE, context.speaker}:
+            before = lines[k - 1].speakers if k else ()
+            for other in set(before) - set(lines[k].speakers) - {EVERYONE, context.speaker}:
                 partners[other] += weight
     ratio /= sum(context.weights)
     much = "talks a lot" if ratio > 1.25 else "talks little" if ratio < 0.75 else "talks as much as others"
