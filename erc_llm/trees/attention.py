@@ -1,13 +1,12 @@
 """Attention over a forest of token trees, and the forward pass that uses it.
 
 The projections of the model run packed over the whole row; attention runs tree by tree (a causal trunk; branches attend
-to their trunk prefix and to their own ancestors), never over the square of the row.
+to their trunk prefix and to their own ancestors), never over the square of the row. The attention is registered with
+transformers as `erc_tree`. Without a forest it is transformers' own `sdpa`, so the same loaded model also handles plain
+batches, KV caches and `generate`.
 
 Input: a model loaded with the attention `erc_tree`, and a `Forest`. Output: logits at the rows that predict an answer.
-Does not depend on: text, labels' meaning, files.
-
-The attention is registered with transformers as `erc_tree`. Called without a forest it is transformers' own `sdpa`, so
-the same loaded model also serves plain batches, caches and `generate`.
+Does not depend on: text, the meaning of labels, files.
 """
 
 from __future__ import annotations
@@ -41,12 +40,12 @@ def forest_attention(
 ) -> tuple[torch.Tensor, None]:
     """Attention over a forest, tree by tree; without a forest, transformers' `sdpa`.
 
-    `tree` says that the mask of a call without a forest is a tree's, as in scoring on a KV cache.
+    `tree=True` states that the mask of a call without a forest belongs to a tree, as in scoring on a KV cache.
 
     Shapes: `query` (1, heads, rows, width), `key` and `value` (1, key heads, rows, width).
 
     Raises:
-        ModelError: The model asks for something a tree cannot express (a sliding window, capped scores, sinks).
+        ModelError: The model needs something that a tree cannot express (a sliding window, capped scores, sinks).
     """
     for name in ("sliding_window", "softcap", "s_aux"):
         if (forest is not None or tree) and kwargs.get(name) is not None:
@@ -76,7 +75,7 @@ def forest_attention(
 
 
 def _fused_is_slow(query: torch.Tensor) -> bool:
-    """torch's fused kernel takes three times as long backwards on a CPU in bf16; everywhere else it is the fastest."""
+    """torch's fused kernel is the fastest except backwards in bf16 on a CPU, where it takes three times as long."""
     return query.requires_grad and query.dtype == torch.bfloat16 and query.device.type == "cpu"
 
 
@@ -97,7 +96,7 @@ def _fused_attention(
     )
 
 
-_BLOCK = 256  # query rows whose weights are in the cache together; a causal block needs only the keys up to its end
+_BLOCK = 256  # query rows whose weights fit the cache together; a causal block needs only the keys up to its end
 
 
 def _textbook_attention(
@@ -107,7 +106,7 @@ def _textbook_attention(
     value: torch.Tensor,
     mask: torch.Tensor | None,
 ) -> torch.Tensor:
-    """The same as `_fused_attention` without dropout, by its formula."""
+    """The same result as `_fused_attention` without dropout, computed by the formula."""
     kv_heads, (heads, rows, width) = key.shape[1], query.shape[1:]
     query = query * (width**-0.5 if scaling is None else scaling)
     parts = []
@@ -133,7 +132,7 @@ AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
 def require_tree_attention(model: torch.nn.Module) -> None:
-    """Refuse a model whose attention is not ours: others would silently ignore or misread the forest.
+    """Refuse a model with another attention, which would silently ignore or misread the forest.
 
     Raises:
         ModelError: The model was loaded with another attention implementation.
@@ -147,8 +146,8 @@ def require_tree_attention(model: torch.nn.Module) -> None:
         )
 
 
-# A 4-d mask is returned as it is by transformers' mask building; ours carries nothing, since the layout rides along as
-# `forest`. Without it, restarting position ids would be taken for packed documents.
+# transformers' mask building returns a 4-d mask unchanged. This one is a placeholder, since `forest` holds the layout;
+# without it, restarting position ids would be taken for packed documents.
 _NO_MASK = torch.zeros(1, 1, 1, 1, dtype=torch.bool)
 
 

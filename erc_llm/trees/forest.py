@@ -1,7 +1,8 @@
 """Packing: several token trees in one row without padding.
 
-Input: token trees. Output: a `Forest` of tensors, with the rows and edges from which answers' likelihoods are read.
-Does not depend on: text, labels' meaning, models. `erc_llm.trees.attention` reads a forest with a model.
+Input: token trees. Output: a `Forest` of tensors, with the rows and edges from which the likelihoods of answers are
+computed.
+Does not depend on: text, the meaning of labels, models.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from erc_llm.trees.tree import IntArray, TokenTree
 
 @dataclass(frozen=True, eq=False)
 class TreeLayout:
-    """Where one tree lies in the packed row, and which columns its branch rows may attend to.
+    """Position of one tree in the packed row, and the columns to which its branch rows may attend.
 
     Attributes:
         start: First row of the tree.
@@ -35,23 +36,23 @@ class TreeLayout:
 
 @dataclass(frozen=True, eq=False)
 class Forest:
-    """Packed trees, ready for a forward.
+    """Packed trees, ready for a forward pass.
 
-    A tree's nodes are rows here, except the last token of each answer: it is predicted, never read.
+    The nodes of the trees are the rows, except the last token of each answer, which is predicted and never read.
 
     Attributes:
-        input_ids: (1, rows).
+        input_ids: (1, rows), token ids.
         position_ids: (1, rows), each node's depth in its tree.
         layouts: One per tree.
         logit_rows: (logit rows,) the rows whose logits predict an answer token.
         edge_row: (edges,) index into `logit_rows` of each answer token's parent.
         edge_token: (edges,) the answer token's id.
         pair_edge: (pairs,) edges, answer by answer; answers that begin alike share edges.
-        pair_answer: (pairs,) which answer each pair belongs to; answers counted over trees, questions, labels.
+        pair_answer: (pairs,) index of the answer of each pair; answers are counted over trees, questions and labels.
         answers: Number of answers.
         weights: (answers,) weight of each answer's question.
-        question: (answers,) which question each answer belongs to, counted over trees.
-        gold: (questions,) which answer is the right one; -1 where a question has none or it is not known.
+        question: (answers,) index of the question of each answer, counted over trees.
+        gold: (questions,) index of the right answer; -1 if a question has none or it is unknown.
     """
 
     input_ids: torch.Tensor
@@ -82,7 +83,7 @@ class Forest:
 
 
 def read_nodes(tree: TokenTree) -> IntArray:
-    """The nodes a forward must read: all but the last token of each answer (unless another answer goes on there)."""
+    """Nodes that a forward pass reads: all but the last token of each answer (unless another answer continues it)."""
     has_child = np.zeros(len(tree), dtype=np.bool_)
     has_child[tree.parent[tree.parent >= 0]] = True
     unread = [path[-1] for q in tree.questions for path in q.answers if not has_child[path[-1]]]
@@ -92,13 +93,13 @@ def read_nodes(tree: TokenTree) -> IntArray:
 
 
 def rows_of(tree: TokenTree) -> int:
-    """How many rows the tree takes in a forest."""
+    """Number of rows of the tree in a forest."""
     return len(read_nodes(tree))
 
 
 @dataclass(frozen=True, slots=True)
 class TreeRows:
-    """How many rows of a forest a tree takes, by part.
+    """Number of rows of a tree in a forest, by part.
 
     Attributes:
         trunk: Rows of its trunk.
@@ -109,13 +110,13 @@ class TreeRows:
     questions: Mapping[int, int]
 
     def asking(self, targets: Collection[int]) -> int:
-        """Rows it takes with the questions about these targets only; 0 where none of them is its own."""
+        """Number of rows if only these targets are queried; 0 if the tree contains none of them."""
         asked = [rows for target, rows in self.questions.items() if target in targets]
         return self.trunk + sum(asked) if asked else 0
 
 
 def rows_by_part(tree: TokenTree) -> TreeRows:
-    """The same rows as `rows_of`, by trunk and questions."""
+    """The rows that `rows_of` counts, split into trunk and questions."""
     nodes = read_nodes(tree)
 
     def between(start: int, stop: int) -> int:
@@ -156,7 +157,7 @@ class _Edges:
 
 
 def pack(trees: Sequence[TokenTree]) -> Forest:
-    """Lay trees side by side in one row."""
+    """Pack trees side by side into one row."""
     ids, positions, layouts, edges, start = [], [], [], _Edges(), 0
     for tree in trees:
         nodes = read_nodes(tree)
@@ -188,7 +189,7 @@ def pack(trees: Sequence[TokenTree]) -> Forest:
 
 
 def _branch_mask(tree: TokenTree, nodes: IntArray) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """(branch rows, rows): what each branch row may attend to, without building the trunk's square."""
+    """(branch rows, rows) True where a branch row may attend to a row; the trunk's square is never built."""
     row = np.full(len(tree), -1, dtype=np.int64)
     row[nodes] = np.arange(len(nodes))
     branch = nodes[tree.trunk :]

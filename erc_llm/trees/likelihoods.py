@@ -1,6 +1,7 @@
-"""From a forest's logits to the log-likelihoods of its answers.
+"""Log-likelihoods of a forest's answers, computed from its logits.
 
-In: logits at the rows that predict answer tokens. Out: one number per answer, differentiable. Knows nothing of models.
+Input: logits at the rows that predict answer tokens. Output: one differentiable number per answer.
+Does not depend on: models.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import torch
 
 from erc_llm.trees.forest import Forest
 
-_TOGETHER = 16  # rows of logits made fp32 together: a whole forest's would not stay in the cache, four times slower
+_TOGETHER = 16  # rows of logits cast to fp32 at once; those of a whole forest exceed the cache: four times slower
 
 
 def answer_log_likelihoods(logits: torch.Tensor, forest: Forest) -> torch.Tensor:
@@ -25,10 +26,10 @@ def answer_log_likelihoods(logits: torch.Tensor, forest: Forest) -> torch.Tensor
 
 
 class _LogProbabilities(torch.autograd.Function):
-    """(edges,) float32 log-probability of a token after a row of logits (rows, vocabulary) in any precision.
+    """(edges,) float32 log-probability of a token, given a row of logits (rows, vocabulary) in any precision.
 
-    The gradient is written out because autograd's needs eight passes over fp32 copies of the logits, this one three
-    over a few rows at a time.
+    The gradient is explicit because it needs three passes over a few rows at a time; autograd needs eight passes over
+    fp32 copies of all logits.
     """
 
     @staticmethod

@@ -1,7 +1,8 @@
-"""The token tree of a scene: `token_ids` and `parent`.
+"""The token tree of a scene: a shared trunk with one branch per question, stored as `token_ids` and `parent`.
 
 Everything else follows from these two: a node's position is its depth, a node attends to its ancestors and itself, and
-the prompt it sees is its root path. Nodes are ordered trunk first, then one block per question.
+the prompt it sees is its root path. The nodes of the trunk (the prefix shared by all questions) come first, then one
+block per question (the query branch about one utterance).
 
 Input: pieces of token ids. Output: a `TokenTree`.
 Does not depend on: text, tokenizers, models, labels.
@@ -22,7 +23,7 @@ BoolArray = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A run of consecutive nodes that came from one piece of text, for display: its kind and node range."""
+    """Consecutive nodes that come from one piece of text: its kind and node range, for display."""
 
     kind: str
     start: int
@@ -31,7 +32,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """The branch that asks about one target.
+    """The query branch about one target, answers included.
 
     Attributes:
         target: Position of the utterance in its dialogue.
@@ -39,9 +40,9 @@ class Question:
         stop: One past the last node of the branch, answers included.
         last: The node after which an answer begins.
         labels: Label index of each answer.
-        answers: The nodes of each answer, first to last; answers that begin alike share nodes.
+        answers: The nodes of each answer, first to last; answers with a common beginning share nodes.
         weight: Weight of this target in a training loss.
-        gold: Label index of the answer that is right; None where that is not known or not needed.
+        gold: Label index of the right answer; None if it is unknown or not needed.
     """
 
     target: int
@@ -61,9 +62,9 @@ class TokenTree:
     Attributes:
         token_ids: (nodes,) vocabulary ids.
         parent: (nodes,) index of each node's parent, always smaller than its own; -1 for the root.
-        trunk: How many leading nodes form the trunk, a single chain.
+        trunk: Number of leading nodes that form the trunk, a single chain.
         questions: One per target, in order.
-        spans: What the nodes came from, for display.
+        spans: The pieces of text that the nodes come from, for display.
     """
 
     token_ids: IntArray
@@ -97,7 +98,7 @@ class TokenTree:
     def ancestors(self) -> BoolArray:
         """(nodes, nodes) whether row may attend to column: column is an ancestor of row, or row itself.
 
-        The readable reference. Real forwards use only its branch rows, see `erc_llm.trees.forest`.
+        This is the readable reference; forward passes use only its branch rows, see `erc_llm.trees.forest`.
         """
         seen = np.zeros((len(self), len(self)), dtype=np.bool_)
         for node in range(len(self)):
@@ -129,8 +130,8 @@ class TreeBuilder:
         return parent
 
     def add_trunk(self, kind: str, ids: Sequence[int]) -> int:
-        """Extend the trunk; returns its last node, where a question may hang."""
-        assert self._trunk is None, "the trunk is finished once a question hangs on it"
+        """Extend the trunk; returns its last node, to which a question can be attached."""
+        assert self._trunk is None, "the trunk is complete once a question is attached"
         return self._chain(kind, ids, len(self._ids) - 1)
 
     def add_question(
@@ -142,7 +143,7 @@ class TreeBuilder:
         weight: float = 1.0,
         gold: int | None = None,
     ) -> None:
-        """Hang a question after node `after`, with its answers as (label index, token ids)."""
+        """Attach a question after node `after`, with its answers as (label index, token ids)."""
         if self._trunk is None:
             self._trunk = len(self._ids)
         start, last = len(self._ids), after

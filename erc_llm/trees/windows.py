@@ -1,6 +1,6 @@
-"""The windows of a scene that is too long for one tree: where they are cut.
+"""Windowing: cuts a scene that is too long for one tree into overlapping windows.
 
-Input: how many tokens each line takes, and a budget. Output: overlapping windows, each line asked about in one.
+Input: the number of tokens of each line, and a budget. Output: windows; each line is queried in exactly one.
 Does not depend on: text, tokenizers, models.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Lines `start` to `stop` of a scene as one trunk, of which those from `first_target` on are asked about."""
+    """Lines `start` to `stop` of a scene as one trunk; the lines from `first_target` on are queried in it."""
 
     start: int
     stop: int
@@ -21,27 +21,27 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class LineCost:
-    """What a line takes in a trunk.
+    """Tokens that a line adds to a trunk.
 
     Attributes:
         length: Tokens of the line.
-        introduced: Who is introduced before it, once in a window, and how many tokens that takes.
+        introduced: Speaker to the tokens of the profile that stands before the line, once in each window.
     """
 
     length: int
     introduced: Mapping[str, int] = field(default_factory=dict)
 
     def within(self, present: Collection[str]) -> int:
-        """Tokens it takes in a window in which some are introduced already."""
+        """Tokens that the line adds to a window in which the speakers `present` are introduced already."""
         return self.length + sum(tokens for who, tokens in self.introduced.items() if who not in present)
 
 
 class WindowCutter:
     """Cuts a scene that exceeds the token budget into overlapping windows, one line at a time.
 
-    When a line no longer fits, a new window opens with that line and as many lines before it as fill half the
-    budget. The rule looks at no later line, so a target's window never depends on what is said after it, and a live
-    session cuts exactly as batch scoring does.
+    When a line no longer fits, a new window opens with that line and as many lines before it as fit half the budget.
+    The rule uses no later line, so the window of a target never depends on what follows it, and a live session cuts
+    exactly as batch scoring does.
     """
 
     def __init__(self, budget: int) -> None:
@@ -52,7 +52,7 @@ class WindowCutter:
         self._used = 0
 
     def add(self, cost: LineCost) -> bool:
-        """Take the next line; returns whether it opened a new window."""
+        """Add the next line; returns whether it opened a new window."""
         self._costs.append(cost)
         if self._take(cost, self.budget, forced=len(self._costs) == 1):
             return False
@@ -63,7 +63,7 @@ class WindowCutter:
         return True
 
     def _take(self, cost: LineCost, budget: int, forced: bool = False) -> bool:
-        """Count a line in, if it fits."""
+        """Add a line's tokens to the window if it fits; returns whether it did."""
         used = self._used + cost.within(self._present)
         if used > budget and not forced:
             return False
@@ -73,7 +73,7 @@ class WindowCutter:
 
 
 def cut_windows(costs: Sequence[LineCost], budget: int) -> tuple[Window, ...]:
-    """The windows of a scene whose lines take `costs`; every line is asked about in exactly one."""
+    """The windows of a scene whose lines add `costs`; every line is queried in exactly one."""
     cutter, windows, start, first = WindowCutter(budget), [], 0, 0
     for line, cost in enumerate(costs):
         if cutter.add(cost):
