@@ -1,1 +1,1 @@
-"""Scenes become token trees: templates, encoding, trees, and the forest a model reads."""
+"""Prompting: turns scenes into token trees with templates, encoding, names and state."""

@@ -1,7 +1,8 @@
-"""The prompts of a scene's targets as text: what a server is sent, which tokenises it itself.
+"""Prompts as text, for servers that tokenise requests themselves.
 
-In: a prompter, a `Dialogue`. Out: one `PromptText` per target: the token ids of its root path, their text, and for chat
-models the messages that a chat template makes the same text of. Knows no server.
+Input: a prompter, a `Dialogue`. Output: one `PromptText` per target: the token ids of its root path, their text, and
+for chat models the messages from which a chat template makes the same text.
+Does not depend on: servers, models.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ class PromptText:
 
     Attributes:
         target: Position of the utterance in its dialogue.
-        ids: Token ids from the first one, BOS included, to the one that an answer follows.
-        text: Their text, without a BOS that the tokenizer puts there by itself.
-        messages: (role, content) of the chat turns; empty where the prompt stands alone, without a chat template.
+        ids: Token ids from the first one, BOS included, to the last one before an answer.
+        text: Text of these ids, without a BOS that the tokenizer adds itself.
+        messages: (role, content) of the chat turns; empty for prompts without a chat template.
     """
 
     target: int
@@ -33,17 +34,17 @@ class PromptText:
 def prompt_texts(prompter: Prompter, dialogue: Dialogue, state: Sequence[str | None] | None = None) -> list[PromptText]:
     """The prompts of all targets, in order.
 
-    Names, lines and profiles in them have every marker of the template broken, so a server that reads markup in what it
-    is sent finds none in them. Where joined ids differ from the tokens of the text in one piece (a merge across a
-    seam), a server sees the latter.
+    All template markers in names, lines and profiles are broken up, so that a server which parses markup in requests
+    finds none in them. Where the joined ids differ from tokenising the text in one piece (a merge across a seam), a
+    server sees the latter.
 
     Args:
-        prompter: Makes the trees; the prompts are the root paths of their questions.
+        prompter: Builds the trees; the prompts are the root paths of their questions.
         dialogue: The scene.
         state: See `Prompter.trees`.
 
     Raises:
-        PromptError: The tokenizer changes the text it reads.
+        PromptError: The tokenizer alters the text that it encodes.
     """
     system = prompter.system_text(prompter.labels.names)
     frame = prompter.frame

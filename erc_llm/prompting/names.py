@@ -1,6 +1,9 @@
-"""How a prompt calls people.
+"""Display names: how a prompt calls the speakers of a scene.
 
-In: global speaker names. Out: the names shown. A name given to somebody never depends on a later line.
+The name of a speaker never depends on a later line.
+
+Input: utterances with global speaker names. Output: the names that the prompt shows.
+Does not depend on: tokenizers, templates.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from erc_llm.corpus.speakers import is_generic
 
 Names = Literal["first", "full", "invented"]
 
-# Titles and descriptions that begin a name of two words without being anybody's first name.
+# Titles and descriptions that begin a name of two words and are no first names.
 _NOT_FIRST_NAMES = frozenset(
     [
         "mr",
@@ -44,10 +47,10 @@ _NOT_FIRST_NAMES = frozenset(
 
 
 class Renaming(Protocol):
-    """Other names for everybody, in speaker names and in running text."""
+    """Replaces the names of persons, in speaker names and in running text."""
 
     def name(self, name: str) -> str:
-        """The name to show in place of a speaker's."""
+        """The name to show in place of a speaker's name."""
         ...
 
     def text(self, text: str) -> str:
@@ -56,7 +59,7 @@ class Renaming(Protocol):
 
 
 def first_name(speaker: str) -> str:
-    """First name of a person's full name; anything else as it is ("Mrs. Geller", "Fake Monica", "Woman On Train")."""
+    """First name of a full name; other names unchanged ("Mrs. Geller", "Fake Monica", "Woman On Train")."""
     words = speaker.split()
     described = len(words) != 2 or not all(w.isalpha() and w.istitle() for w in words)
     if described or words[0].casefold() in _NOT_FIRST_NAMES or any(is_generic(word) for word in words):
@@ -65,7 +68,7 @@ def first_name(speaker: str) -> str:
 
 
 def called(utterances: Sequence[Utterance], names: Names) -> dict[str, str]:
-    """How each speaker of a scene is called: by first name, or in full where another one has it already."""
+    """Speaker to display name: the first name, or the full name if an earlier speaker has the same first name."""
     shown: dict[str, str] = {EVERYONE: "All"}
     taken: set[str] = set()
     for speaker in (s for u in utterances for s in u.speakers):
@@ -78,7 +81,7 @@ def called(utterances: Sequence[Utterance], names: Names) -> dict[str, str]:
 
 
 def line_names(utterances: Sequence[Utterance], names: Names) -> list[str]:
-    """The name before each line; several speakers are joined by `and`."""
+    """The display name before each line; several speakers are joined by `and`."""
     shown = called(utterances, names)
     return [_join([shown[s] for s in u.speakers] or ["Someone"]) for u in utterances]
 

@@ -1,7 +1,9 @@
-"""Scenes become token trees: the one place where a prompt is put together.
+"""The prompter: builds the token trees of scenes; the only place where prompts are assembled.
 
-In: a `Dialogue`, a prompt template, a tokenizer. Out: one `TokenTree` per window of the scene. Training, scoring,
-generation, `render` and the benchmarks' peers all take their ids from here. Knows no model.
+Training, scoring, generation, `render` and the peers of the benchmarks all take their token ids from it.
+
+Input: a `Dialogue`, a prompt template, a tokenizer. Output: one `TokenTree` per window of the scene.
+Does not depend on: models.
 """
 
 from __future__ import annotations
@@ -32,15 +34,15 @@ Placement = Literal["trunk", "question"]
 
 @dataclass(frozen=True, slots=True)
 class PromptOptions:
-    """What may vary in a prompt besides its template.
+    """Options of a prompt besides its template.
 
     Attributes:
         context: `past`: a question sees the lines up to its own; `full`: all lines of its window.
-        names: Call speakers by first name (full name where two share one) or by full name.
-        trunk_budget: Most tokens the lines of one window may take, profiles included; a single line takes at most half
-            of it.
-        placement: Where profiles stand: in the trunk before their speaker's first line, or in the speaker's questions.
-        profile_budget: Most tokens of one profile, cut at a sentence.
+        names: `first`: first names (full names where two speakers share one); `full`: full names; `invented`: replaced.
+        trunk_budget: Maximum tokens of the lines of one window, profiles included; a single line gets at most half of
+            it.
+        placement: Place of profiles: in the trunk before their speaker's first line, or in the speaker's questions.
+        profile_budget: Maximum tokens of one profile, cut at a sentence.
     """
 
     context: Context = "past"
@@ -55,10 +57,10 @@ class Scene:
     """The pieces of a scene's prompt before it is cut into windows.
 
     Attributes:
-        utterances: Its lines.
-        names: How the prompt calls the speaker of each.
-        lines: Token ids of each.
-        profiles: Speaker to the token ids of a profile.
+        utterances: Lines of the scene.
+        names: Display name before each line.
+        lines: Token ids of each line.
+        profiles: Speaker to the token ids of the profile.
         in_trunk: Whether profiles stand in the trunk.
     """
 
@@ -69,7 +71,7 @@ class Scene:
     in_trunk: bool
 
     def profiles_at(self, k: int) -> dict[str, tuple[int, ...]]:
-        """Profiles of those who speak line `k`, by speaker."""
+        """Speaker to profile, for the speakers of line `k`."""
         return {s: self.profiles[s] for s in self.utterances[k].speakers if s in self.profiles}
 
     def question_profiles(self, k: int) -> list[tuple[int, ...]]:
@@ -77,16 +79,16 @@ class Scene:
         return [] if self.in_trunk else list(self.profiles_at(k).values())
 
     def costs(self) -> list[LineCost]:
-        """What each line takes in a trunk, in tokens."""
+        """Tokens that each line adds to a trunk."""
         return [self.cost(k) for k in range(len(self.lines))]
 
     def cost(self, k: int) -> LineCost:
-        """Tokens of line `k`, and of the profiles that stand before it if it is their speaker's first in a window."""
+        """Tokens of line `k`, and of the profiles before it if it is their speaker's first line in a window."""
         introduced = {s: len(ids) for s, ids in self.profiles_at(k).items()} if self.in_trunk else {}
         return LineCost(len(self.lines[k]), introduced)
 
     def add_lines(self, builder: TreeBuilder, start: int, stop: int) -> dict[int, int]:
-        """Extend a trunk by lines and profiles; returns the last node of each line."""
+        """Extend a trunk by lines and profiles; returns line number to the last node of the line."""
         introduced: set[str] = set()
         ends = {}
         for k in range(start, stop):
@@ -103,17 +105,16 @@ class Prompter:
 
     Args:
         tokenizer: The model's tokenizer.
-        template: The prompt.
+        template: The prompt template.
         labels: The label set.
-        options: What may vary.
-        sentences_of: What is known of each speaker of a scene before it, as sentences; None for prompts without
-            profiles.
-        invented: Other names for everybody, where options.names asks for them.
+        options: Options besides the template; the defaults if None.
+        sentences_of: Returns the profile sentences of each speaker of a scene; None for prompts without profiles.
+        invented: Replaces names, if `options.names` is `invented`.
 
     Attributes:
-        frame: What the model's chat template puts around the prompt.
+        frame: Token ids that the model's chat template puts around the prompt.
         answer_ids: Token ids of each label as an answer, end tokens included, in label order.
-        answer_texts: The same as text, without what ends it.
+        answer_texts: Text of each label as an answer, without end tokens.
     """
 
     def __init__(
@@ -137,10 +138,10 @@ class Prompter:
         self.answer_texts = texts
         self.answer_ids = tuple(encoder.data(self.frame.lead + text) + end for text in texts)
         if not end or len(set(self.answer_ids)) < len(labels):
-            raise PromptError(f"prompt '{template.name}': answers must differ and have an end; they are {texts}")
+            raise PromptError(f"prompt '{template.name}': answers must differ and have an end, found {texts}")
         self._bridge = encoder.markup(self.frame.bridge)
         if not any(ids for _, ids in self.question_ids(1, "Ada", "Hello.")):
-            raise PromptError(f"prompt '{template.name}': a question needs words, or a chat template around it")
+            raise PromptError(f"prompt '{template.name}': a question needs text, or a chat template around it")
         if sentences_of is not None and not template.has("profile"):
             raise PromptError(f"prompt '{template.name}' has no block `profile`, so it cannot show profiles; add one")
         self.head_ids = lru_cache(maxsize=10_000)(self._head_ids)
@@ -149,18 +150,18 @@ class Prompter:
         return self.frame.head_ids(self.system_text(order))
 
     def system_text(self, order: Sequence[str]) -> str:
-        """The instruction, with the labels in this order."""
+        """The instruction, with the labels in the given order."""
         values = {"labels": [self.frame.encoder.harmless(name) for name in order], "context": self.options.context}
         return self.template.render("system", values)
 
     def line_ids(self, number: int, name: str, text: str) -> tuple[int, ...]:
-        """Ids of one trunk line, cut to half the trunk budget."""
+        """Token ids of one trunk line, cut to half the trunk budget."""
         ids = self._data("line", number, name, text)
         limit = max(self.options.trunk_budget // 2, 8)
         return ids if len(ids) <= limit else ids[: limit - 1] + ids[-1:]
 
     def profile_ids(self, name: str, sentences: Sequence[str]) -> tuple[int, ...]:
-        """Ids of a speaker's profile: as many first sentences as fit the profile budget; maybe none."""
+        """Token ids of a speaker's profile: as many leading sentences as fit the profile budget, possibly none."""
         for count in range(len(sentences), 0, -1):
             ids = self._data("profile", 0, name, " ".join(sentences[:count]))
             if len(ids) <= self.options.profile_budget:
@@ -170,13 +171,13 @@ class Prompter:
     def question_ids(
         self, number: int, name: str, text: str, state: str = "", profiles: Sequence[Sequence[int]] = ()
     ) -> tuple[tuple[str, tuple[int, ...]], ...]:
-        """The pieces of a question branch: what is known, its own words, the end of the user's turn and the header.
+        """The pieces of a query branch: profiles, question text, the end of the user turn and the assistant's header.
 
         Args:
-            number: Of the line, from 1.
-            name: Who spoke it.
-            text: What was said.
-            state: What was predicted for earlier lines, as `state_text` puts it.
+            number: Number of the line, from 1.
+            name: Display name of its speaker.
+            text: Text of the line.
+            state: Labels predicted for earlier lines, as `state_text` words them.
             profiles: Profiles that stand in the question.
         """
         known = tuple(("profile", tuple(ids)) for ids in profiles)
@@ -191,11 +192,11 @@ class Prompter:
             "context": self.options.context,
             "state": encoder.harmless(state),
         }
-        # Once more as a whole: a name and our own colon may have made a marker together.
+        # Break markers in the whole text too: a name and the template's own colon may form one together.
         return encoder.data(encoder.break_markers(self.template.render(block, values)))
 
     def scene(self, dialogue: Dialogue) -> Scene:
-        """The ids of a scene's lines and profiles."""
+        """The pieces of a scene's prompt: token ids of its lines and profiles."""
         utterances = dialogue.utterances
         names = line_names(utterances, self.options.names)
         shown = called(utterances, self.options.names)
@@ -223,15 +224,15 @@ class Prompter:
 
         Args:
             dialogue: The scene.
-            answers: `gold` asks about labelled targets and hangs their label on (training); `all` hangs every label
-                on every target (scoring), `gold_all` on labelled targets only (selection scores, and training on the
-                distribution over all labels); `none` ends at the answer's header (generation). Under `gold` and
-                `gold_all` a question knows which answer is right; nothing that the model reads does.
-            weights: Ask about these targets only, with these weights; by default about all with 1. The lines of a
-                window stay the same whatever is asked; a window in which nothing is asked gives no tree.
+            answers: `gold`: labelled targets, each with its own label as the answer (training); `all`: all targets,
+                each with every label as an answer (scoring); `gold_all`: labelled targets, each with every label
+                (selection scores, and training on the distribution over all labels); `none`: all targets, without
+                answers (generation). `gold` and `gold_all` set `Question.gold`, which the model never reads.
+            weights: Target to weight; only these targets are queried. By default all targets with weight 1. The lines
+                of a window are the same for every choice of targets; a window without queried targets gives no tree.
             label_order: The order in which the prompt lists the labels; the canonical one by default.
-            state: A label for each line of the scene, or None where there is none, from which a question tells what
-                its speaker and the last one were predicted to feel.
+            state: Predicted label of each line of the scene, None for lines without one. A question states the
+                predictions for its speaker's last line and for the preceding line.
         """
         utterances = dialogue.utterances
         targets: Sequence[int] = dialogue.targets
@@ -271,8 +272,8 @@ class Prompter:
         self, scene: Scene, k: int, state: Sequence[str | None] | None = None
     ) -> tuple[tuple[str, tuple[int, ...]], ...]:
         """The pieces of the question about line `k`."""
-        told = "" if state is None else state_text(scene, k, state)
-        return self.question_ids(k + 1, scene.names[k], scene.utterances[k].text, told, scene.question_profiles(k))
+        stated = "" if state is None else state_text(scene, k, state)
+        return self.question_ids(k + 1, scene.names[k], scene.utterances[k].text, stated, scene.question_profiles(k))
 
     def _gold(self, utterance: Utterance, answers: Answers) -> int | None:
         if answers in ("all", "none"):
@@ -290,16 +291,16 @@ class Prompter:
 
 
 def shuffled_labels(labels: LabelSet, seed: int, epoch: int, dialogue_id: str) -> tuple[str, ...]:
-    """An order of the label names drawn for one scene in one epoch of one run."""
+    """A random order of the label names, drawn for one scene in one epoch of one run."""
     names = list(labels.names)
     random.Random(f"{seed}/{epoch}/{dialogue_id}").shuffle(names)
     return tuple(names)
 
 
 def scoring_orders(labels: LabelSet, count: int, seed: int, dialogue_id: str) -> tuple[tuple[str, ...], ...]:
-    """Orders of the label names over which one scene's scores are averaged: the canonical one, then drawn ones.
+    """Orders of the label names over which the scores of one scene are averaged: the canonical one, then random ones.
 
-    They depend on seed and scene alone, and are all different as long as there are so many.
+    They depend on seed and scene alone. All are different, unless `count` exceeds the number of possible orders.
     """
     orders = [labels.names]
     names, draw = list(labels.names), random.Random(f"orders/{seed}/{dialogue_id}")
