@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from erc_llm.errors import InternalError, ModelError
 from erc_llm.models.adapters import attach_lora
-from erc_llm.trees import forest as forest_module
+from erc_llm.trees import attention as attention_module
 from erc_llm.trees.attention import ATTENTION, forest_logits, require_tree_attention
 from erc_llm.trees.forest import Forest, pack, read_nodes, rows_of
 from erc_llm.trees.likelihoods import answer_log_likelihoods
@@ -169,8 +169,8 @@ def test_loss_and_lora_gradients_equal_those_of_one_prompt_per_question(tiny_lla
 def test_attention_by_its_formula_is_the_fused_one(tiny_llama: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """In training on a CPU in bf16 the formula is used; here in fp32, in blocks that cut the trunks."""
     forest = pack([random_tree(seed, labels=1) for seed in (31, 32, 33)])
-    textbook, results = forest_module._textbook_attention, []
-    monkeypatch.setattr(forest_module, "_BLOCK", 3)
+    textbook, results = attention_module._textbook_attention, []
+    monkeypatch.setattr(attention_module, "_BLOCK", 3)
     for slow in (False, True):
         model, used = with_adapter(tiny_llama, ATTENTION), []
 
@@ -178,8 +178,8 @@ def test_attention_by_its_formula_is_the_fused_one(tiny_llama: TinyModel, monkey
             used.append(1)
             return textbook(*arguments)
 
-        monkeypatch.setattr(forest_module, "_textbook_attention", counted)
-        monkeypatch.setattr(forest_module, "_fused_is_slow", lambda query, slow=slow: slow)
+        monkeypatch.setattr(attention_module, "_textbook_attention", counted)
+        monkeypatch.setattr(attention_module, "_fused_is_slow", lambda query, slow=slow: slow)
         loss = packed_loss(model, forest)
         loss.backward()
         results.append((loss.item(), gradients(model)))
@@ -199,8 +199,8 @@ def test_bf16_gradients_on_a_cpu_are_near_those_of_fp32(tiny_llama: TinyModel, m
         if "lora_" not in name:
             weight.data = weight.data.bfloat16()
     blocks = []
-    textbook = forest_module._textbook_attention
-    monkeypatch.setattr(forest_module, "_textbook_attention", lambda *a: blocks.append(a[1].dtype) or textbook(*a))
+    textbook = attention_module._textbook_attention
+    monkeypatch.setattr(attention_module, "_textbook_attention", lambda *a: blocks.append(a[1].dtype) or textbook(*a))
     with torch.autocast("cpu", torch.bfloat16):
         packed_loss(model, forest).backward()
     assert set(blocks) == {torch.bfloat16}

@@ -63,7 +63,7 @@ def test_answers_that_begin_alike_share_nodes_within_a_question_only() -> None:
 def test_the_trunk_cannot_grow_behind_a_question() -> None:
     builder = TreeBuilder()
     builder.add_question(0, builder.add_trunk("line", [1]), [("question", [2])], [])
-    with pytest.raises(AssertionError, match="finished"):
+    with pytest.raises(AssertionError, match="complete"):
         builder.add_trunk("line", [3])
 
 
