@@ -1,1 +1,1 @@
-"""Recipes: one end-to-end job a module, composed from the parts below."""
+"""Recipes: one end-to-end job per module, composed from the lower layers."""

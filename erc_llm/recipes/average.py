@@ -1,11 +1,15 @@
-"""Average runs: one adapter whose update is the mean of the updates of several trainings, at the cost of one.
+"""Adapter averaging: merges the adapters of several runs into one whose update is the mean of theirs.
 
-In: finished runs that differ in nothing but seeds and how they were trained. Out: a run directory that predicts and
-calibrates like any other. Loads no model: a mean of low-rank updates is again one, of the ranks' sum, whose two
-matrices are those of the runs side by side, so nothing is lost.
+The mean of low-rank updates is a low-rank update again: its rank is the sum of the ranks, and its two matrices are
+those of the runs side by side. The average is therefore exact, and prediction costs as much as with one run.
 
-Means of fine-tuned weights do about as well as means of the models' answers: M. Wortsman et al., "Model soups:
-averaging weights of multiple fine-tuned models improves accuracy without increasing inference time" (ICML 2022).
+Averaged weights of fine-tuned models are about as accurate as the averaged predictions of the models: M. Wortsman et
+al., "Model soups: averaging weights of multiple fine-tuned models improves accuracy without increasing inference time"
+(ICML 2022).
+
+Input: finished runs that differ in their seeds or training settings only. Output: a run directory that predicts and
+calibrates like any other.
+Does not depend on: base models; only adapter files are read.
 """
 
 from __future__ import annotations
@@ -44,22 +48,24 @@ _PLAIN: Mapping[str, Any] = {
 
 
 def average_runs(runs: Sequence[Run], folder: Path, *, replace_older: bool = False) -> Run:
-    """Write the average of runs as a run directory, which appears whole or not at all.
+    """Write the average of runs as a run directory, which appears complete or not at all.
 
     Args:
-        runs: At least two different, finished ones.
-        folder: Of the new run; its last part is its name.
-        replace_older: An average may be there, which the new one takes the place of.
+        runs: At least two different finished runs.
+        folder: Directory of the new run; its last part is the run's name.
+        replace_older: Whether to replace an average that exists already.
 
     Raises:
-        RunError: The runs do not go together, or the folder is taken or cannot be written.
+        RunError: The runs cannot be averaged, or the folder exists already or cannot be written.
         ModelError: An adapter is missing, damaged or no plain LoRA.
     """
     check_alike(runs)
     if folder.exists() and not replace_older:
         raise RunError(f"{folder}: exists already; choose another --out")
     if folder.exists() and not read_run(folder).manifest.averaged:
-        raise RunError(f"{folder}: is a training, no average, so it is not replaced; move it or name it otherwise")
+        raise RunError(
+            f"{folder}: contains a training run, not an average, so it is not replaced; move it or choose another name"
+        )
     first = runs[0]
     place: Path | None = None
     try:
@@ -86,7 +92,7 @@ def average_runs(runs: Sequence[Run], folder: Path, *, replace_older: bool = Fal
 
 
 def average_id(runs: Sequence[Run], name: str) -> str:
-    """The run id of an average: its name, and the beginning of a hash of its runs, weights included.
+    """The run id of an average: its name, and the beginning of a hash over its runs and their adapter weights.
 
     Raises:
         ModelError: An adapter is missing.
@@ -103,10 +109,10 @@ def average_id(runs: Sequence[Run], name: str) -> str:
 
 
 def check_alike(runs: Sequence[Run]) -> None:
-    """Refuse runs whose mean would be no model of either's prompt, labels or held-out episodes.
+    """Refuse runs that differ in prompt, labels, corpus, base model or held-out episodes.
 
     Raises:
-        RunError: With the two runs and what differs.
+        RunError: Two runs differ; the message names both and lists the differences.
     """
     if len({run.folder.resolve() for run in runs}) < max(2, len(runs)):
         found = ", ".join(str(run.folder) for run in runs)
@@ -114,7 +120,7 @@ def check_alike(runs: Sequence[Run]) -> None:
     first = runs[0]
     for run in runs:
         if run.manifest.status != FINISHED:
-            raise RunError(f"{run.folder}: is not finished; `erc-llm train --resume` goes on with it")
+            raise RunError(f"{run.folder}: is not finished; continue it with `erc-llm train --resume`")
         one, other = first.config.result_fields(), run.config.result_fields()
         different = [name for name in one if name not in _FREE and one[name] != other[name]]
         if (first.config.training.evaluations > 0) != (run.config.training.evaluations > 0):
@@ -130,7 +136,7 @@ def check_alike(runs: Sequence[Run]) -> None:
 
 
 def _differ(one: object, other: object) -> bool:
-    """Runs from before a hash was kept have None; the corpus, which all have, holds its train."""
+    """Whether two values differ; runs written before a hash was recorded have None, which differs from nothing."""
     return one != other and None not in (one, other)
 
 
@@ -140,7 +146,7 @@ def average_adapters(folders: Sequence[Path], target: Path) -> int:
     mean of s_i B_i A_i = [s_1 B_1 / n, ..., s_n B_n / n] [A_1; ...; A_n], with s_i = alpha_i / rank_i.
 
     Raises:
-        ModelError: An adapter is missing, damaged or no plain LoRA, or they are of different layers.
+        ModelError: An adapter is missing, damaged or no plain LoRA, or the adapters belong to different layers.
     """
     import torch
     from safetensors.torch import save_file
@@ -149,7 +155,7 @@ def average_adapters(folders: Sequence[Path], target: Path) -> int:
     tensors = [_read_tensors(folder) for folder in folders]
     for folder, found in zip(folders, tensors, strict=True):
         if odd := sorted(found.keys() ^ tensors[0].keys()):
-            raise ModelError(f"{folder} and {folders[0]} are not of the same layers: only one has {odd[0]}")
+            raise ModelError(f"{folder} and {folders[0]} do not adapt the same layers: only one has {odd[0]}")
     scales = [config["lora_alpha"] / config["r"] / len(folders) for config in configs]
     mean: dict[str, torch.Tensor] = {}
     for name in tensors[0]:
@@ -172,7 +178,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, AttributeError) as error:
         raise ModelError(f"{folder / CONFIG}: missing or no PEFT configuration: {error}") from error
     if odd:
-        raise ModelError(f"{folder}: only plain LoRA adapters can be averaged, this one has {', '.join(odd)}")
+        raise ModelError(f"{folder}: only plain LoRA adapters can be averaged, found {', '.join(odd)}")
     return config
 
 

@@ -1,7 +1,7 @@
-"""The configuration of a benchmark: the systems it compares.
+"""Benchmark configuration: reads the list of systems that a benchmark compares.
 
-Input: a YAML file, or the name of one that comes with the package. Output: a frozen `BenchmarkConfig`.
-Does not depend on: models, corpora on disk.
+Input: a YAML file, or the name of a packaged one. Output: a frozen `BenchmarkConfig`.
+Does not depend on: models, corpora.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class BenchmarkSystem(_Strict):
     @model_validator(mode="after")
     def _is_one_of_two(self) -> BenchmarkSystem:
         if (self.config is None) == (self.baseline is None):
-            raise ValueError("give config or baseline, one of them")
+            raise ValueError("expected exactly one of config and baseline")
         if self.baseline is not None and (self.average or self.calibration != "none" or self.trained_on != "same"):
-            raise ValueError("average, calibration and trained_on are for a config, not for a baseline")
+            raise ValueError("average, calibration and trained_on apply to a config, not to a baseline")
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"expected different seeds, found {list(self.seeds)}; drop the doubles")
+            raise ValueError(f"expected different seeds, found {list(self.seeds)}; remove the duplicates")
         if self.average and len(self.seeds) < 2:
             raise ValueError("an average needs at least two seeds")
         return self
@@ -61,7 +61,7 @@ class BenchmarkConfig(_Strict):
 
 
 def read_benchmark_config(source: str) -> BenchmarkConfig:
-    """The systems of a packaged benchmark or of a YAML file.
+    """Read a packaged benchmark configuration, or a YAML file.
 
     Raises:
         ConfigError: There is no such file, or it has mistakes; all are listed.
@@ -70,12 +70,12 @@ def read_benchmark_config(source: str) -> BenchmarkConfig:
     path = Path(source) if Path(source).is_file() else packaged
     if not path.is_file():
         known = ", ".join(sorted(found.stem for found in packaged.parent.glob("*.yaml")))
-        raise ConfigError(f"{source}: no such benchmark; there is {known}, or give a YAML file")
+        raise ConfigError(f"{source}: no such benchmark; expected {known}, or a YAML file")
     try:
         found = BenchmarkConfig.model_validate(read_yaml(path))
     except ValidationError as error:
         mistakes = "\n".join(f"  {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"{path}: not a file of systems\n{mistakes}") from error
+        raise ConfigError(f"{path}: not a benchmark configuration\n{mistakes}") from error
     names = [system.name for system in found.systems]
     if len(set(names)) < len(names):
         raise ConfigError(f"{path}: two systems have the same name: {', '.join(names)}")

@@ -1,6 +1,7 @@
-"""Calibrate a run: is this its own selection split, what does a calibration change, and store it.
+"""Calibration of a run: checks that a table is its held-out selection split, then fits, reports and stores.
 
-In: a run, and its predictions table or corpus. Out: the run's `calibration.json`, and the figures on the screen.
+Input: a run, and its predictions table or corpus. Output: the run's `calibration.json`, and printed metrics.
+Does not depend on: how calibrations are fitted.
 """
 
 from __future__ import annotations
@@ -19,16 +20,19 @@ from erc_llm.runs.manifest import FINISHED
 
 
 def predict_selection(run: Run, corpus: str | None, heal_from: str | None, console: Console) -> tuple[Predictions, str]:
-    """A run's own selection split by raw scores, however its tables are made else, and the name of the corpus.
+    """Predict a run's own selection split with raw label scores, whatever `scoring.decode` the run has.
 
     Args:
         run: The run.
-        corpus: Where its corpus is, if not where it was.
+        corpus: Path of its corpus; None if it is where it was during training.
         heal_from: With `corpus`, the original files.
-        console: Where to show progress.
+        console: Console for progress.
+
+    Returns:
+        The predictions table, and the name of the corpus.
 
     Raises:
-        RunError: The run was trained on these scenes too.
+        RunError: The run was trained on the selection split too.
     """
     _check_held_out(run)
     from erc_llm.predictor import load
@@ -48,11 +52,11 @@ def calibrate_run(
     Args:
         run: The run.
         table: Its predictions of the selection split, corrected or not.
-        name: What to call the table in a message.
-        prior: The prior correction to calibrate on top of.
-        goal: What to fit for.
-        seed: Of the folds.
-        console: Where to print.
+        name: Name of the table in messages.
+        prior: The prior correction on top of which the calibration is fitted.
+        goal: Metric to fit for.
+        seed: Seed of the cross-validation folds.
+        console: Console for the report.
 
     Returns:
         Path of the file.
@@ -68,19 +72,19 @@ def calibrate_run(
 
 
 def check_table(run: Run, table: Predictions, name: str) -> None:
-    """Refuse what is not this run's own selection split, because a calibration must not see training or test data.
+    """Refuse a table other than this run's selection split, because a calibration must not see training or test data.
 
     Raises:
-        PredictionsError: With what was found and what was expected.
-        RunError: The run was trained on these scenes too.
+        PredictionsError: The table is another one; the message lists what was found and what was expected.
+        RunError: The run was trained on the selection split too.
     """
     _check_held_out(run)
     manifest, info = run.manifest, table.info
-    # A corpus that has got another split since has the same selection split.
+    # The train hash is compared if it is known: a corpus with a further split still has the same selection split.
     by_train = manifest.train_sha256 is not None and info.train_sha256 is not None
     hashes = (info.train_sha256, manifest.train_sha256) if by_train else (info.corpus_sha256, manifest.corpus_sha256)
     found, expected = (f"hash {str(value)[:12]}" for value in hashes)
-    scoring = run.config.scoring.model_copy(update={"decode": "score"})  # a calibration is of scores
+    scoring = run.config.scoring.model_copy(update={"decode": "score"})  # calibrations are fitted on scores
     pairs = {
         "status of the run": (manifest.status, FINISHED),
         "split": (info.split, "selection"),
@@ -94,7 +98,7 @@ def check_table(run: Run, table: Predictions, name: str) -> None:
     wrong = [f"{what}: found {is_}, expected {wanted}" for what, (is_, wanted) in pairs.items() if is_ != wanted]
     if wrong:
         raise PredictionsError(
-            f"{name}: not the selection split of {run.folder}, which a calibration is fitted on: {'; '.join(wrong)}; "
+            f"{name}: not the selection split of {run.folder}, on which a calibration is fitted: {'; '.join(wrong)}; "
             f"`erc-llm predict {run.folder} --split selection` writes it"
         )
 
@@ -103,14 +107,14 @@ def _check_held_out(run: Run) -> None:
     if not run.config.training.evaluations:
         raise RunError(
             f"{run.folder}: was trained with training.evaluations=0, on all of train, so it has no held-out selection "
-            "split to fit a calibration on; train it with training.evaluations=1 or more"
+            "split for a calibration; train it with training.evaluations=1 or more"
         )
 
 
 def print_calibration(calibration: Calibration, console: Console) -> None:
-    """Print what was chosen, and the figures on held-out dialogues without and with it."""
+    """Print the chosen calibration, and the metrics on held-out dialogues without and with it."""
     about = f"{calibration.targets:,} targets in {calibration.dialogues:,} dialogues, {calibration.folds} folds"
-    console.print(f"Held-out figures on the selection split: {about}", style="bold", highlight=False)
+    console.print(f"Held-out metrics on the selection split: {about}", style="bold", highlight=False)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("")
     for column in ("Weighted F1 %", "Macro F1 %", "NLL", "Calibration error %"):
@@ -119,8 +123,8 @@ def print_calibration(calibration: Calibration, console: Console) -> None:
     rows = {f"before ({prior})": calibration.before, "calibrated": calibration.after}
     if calibration.decided is not None:
         rows["with decision weights"] = calibration.decided
-    for title, figures in rows.items():
-        table.add_row(title, *_row(figures))
+    for title, held_out in rows.items():
+        table.add_row(title, *_row(held_out))
     console.print(table)
     strength = "" if calibration.strength is None else f", regularisation {calibration.strength:g}"
     console.print(f"Chosen: {calibration.kind}{strength}, temperature {calibration.temperature:.4f}", highlight=False)
@@ -130,13 +134,13 @@ def print_calibration(calibration: Calibration, console: Console) -> None:
         _print_numbers("decision weights", calibration.labels, calibration.decision_weights, console)
     elif calibration.fit_for == "weighted_f1":
         console.print("No decision weights raised held-out weighted F1; none are used.", highlight=False)
-    console.print("Kind and regularisation are chosen on these folds too, so the figures are slightly too good.")
+    console.print("Kind and regularisation are chosen on these folds too, so the metrics are slightly optimistic.")
 
 
-def _row(figures: HeldOut) -> tuple[str, ...]:
-    percents = (figures.weighted_f1, figures.macro_f1, figures.calibration_error)
+def _row(held_out: HeldOut) -> tuple[str, ...]:
+    percents = (held_out.weighted_f1, held_out.macro_f1, held_out.calibration_error)
     weighted, macro, error = (f"{100 * value:.2f}" for value in percents)
-    return weighted, macro, f"{figures.nll:.4f}", error
+    return weighted, macro, f"{held_out.nll:.4f}", error
 
 
 def _print_numbers(title: str, labels: tuple[str, ...], numbers: tuple[float, ...], console: Console) -> None:

@@ -1,4 +1,4 @@
-"""The corpus that a configuration names, as training and prediction see it.
+"""Corpus loading: opens the corpus of a configuration for training and prediction.
 
 Input: a `CorpusConfig`, a label set. Output: a `Corpus`, its labelled targets, its label distribution.
 Does not depend on: models, prompts.
@@ -25,11 +25,13 @@ SAMPLE = "sample"
 
 
 def open_corpus(config: CorpusConfig, labels: LabelSet, *, cut_selection: bool = True) -> Corpus:
-    """Read the corpus a configuration names; cut its selection split out of train unless told not to."""
+    """Read the corpus that a configuration names; `cut_selection` separates its selection split from train."""
     generic = GENERIC_NAMES if config.generic is None else config.generic
     if config.path == SAMPLE:
         if labels != EMORYNLP:
-            raise ConfigError("corpus.labels: the sample corpus has EmoryNLP's labels; give corpus.path, or no labels")
+            raise ConfigError(
+                "corpus.labels: the sample corpus has EmoryNLP's labels; leave corpus.labels out, or set corpus.path"
+            )
         corpus = read_sample(aliases=config.aliases, generic=generic)
     else:
         corpus = read_corpus(
@@ -41,7 +43,7 @@ def open_corpus(config: CorpusConfig, labels: LabelSet, *, cut_selection: bool =
 
 
 def print_warnings(corpus: Corpus, console: Console, most: int = 5) -> None:
-    """Tell people what was odd about the corpus they gave, the first few sentences of it."""
+    """Print the first `most` warnings about a corpus."""
     for sentence in corpus.warnings[:most]:
         console.print(f"note: {sentence}", style="yellow", markup=False, highlight=False)
     if len(corpus.warnings) > most:
@@ -49,7 +51,7 @@ def print_warnings(corpus: Corpus, console: Console, most: int = 5) -> None:
 
 
 def label_distribution(scenes: Sequence[Dialogue], labels: LabelSet) -> tuple[float, ...]:
-    """Share of each label among the labelled targets, in label order; they sum to 1."""
+    """Relative frequency of each label among the labelled targets, in label order; the sum is 1."""
     counts = labelled_targets(scenes, labels).counts
     return tuple((counts / counts.sum()).tolist())
 

@@ -1,7 +1,7 @@
-"""Predict a split of a corpus with a run or a base model, here or behind a server, and write the table.
+"""Prediction: labels a split of a corpus with a run or a base model, loaded here or served, and writes the table.
 
-Input: `PredictOptions`: what to predict with, what, and where to. Output: a predictions table, in a file.
-Does not depend on: how training works; the command line.
+Input: `PredictOptions` (model, corpus, output file). Output: a file with a predictions table.
+Does not depend on: how training works, the command line.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ServerOptions:
-    """A model behind an OpenAI-compatible server, and how it is asked.
+    """A model behind an OpenAI-compatible server, and how it is queried.
 
     Attributes:
         url: Address of the server.
-        model: The name it knows the model by.
+        model: Name of the model on the server.
         constrain: See `erc_llm.decoding.dialects.dialect_of`.
-        label_scores: Ask for exact log-likelihoods of all labels (vLLM only).
-        concurrency: Requests at once.
-        timeout: Seconds within which the whole of an answer must be there.
+        label_scores: Request exact log-likelihoods of all labels (vLLM only).
+        concurrency: Number of simultaneous requests.
+        timeout: Seconds within which a complete answer must arrive.
         allow_remote: Whether dialogue text may be sent to another machine.
     """
 
@@ -53,20 +53,21 @@ class ServerOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictOptions:
-    """What to predict with, what, and where to.
+    """Model, corpus and output file of a prediction.
 
     Attributes:
-        source: A run directory; or a configuration, for its base model zero-shot.
-        corpus: A corpus in place of the configuration's own; None: that one. For live use, the past, or `none`.
-        split: Which split.
-        out: The table: `.parquet` or `.jsonl`.
-        heal_from: Original EmoryNLP files that restore the lines which a corpus `aligned` lacks.
-        with_text: Keep what was said in the table.
+        source: A run directory; or a configuration, for zero-shot prediction with its base model.
+        corpus: A corpus to use instead of the configuration's; None: the configuration's. For live use: the corpus
+            from which profiles are written, or `none`.
+        split: The split to predict.
+        out: File of the table: `.parquet` or `.jsonl`.
+        heal_from: Original EmoryNLP files, from which lines missing in the `aligned` corpus are restored.
+        with_text: Keep the text of the utterances in the table.
         prior: See `erc_llm.predictor.load`.
-        calibration: Likewise.
-        overrides: Likewise.
-        abstain_below: Recorded in the table: predictions less sure than this do not count.
-        server: Where the model is, if not here.
+        calibration: See `erc_llm.predictor.load`.
+        overrides: See `erc_llm.predictor.load`.
+        abstain_below: Confidence threshold recorded in the table: predictions below it count as abstentions.
+        server: The server of the model; None: the model is loaded here.
     """
 
     source: str
@@ -83,14 +84,14 @@ class PredictOptions:
 
 
 class PredictedFile(NamedTuple):
-    """A table that was written, and sentences on what is worth knowing about it."""
+    """A table that was written, and remarks to print about it."""
 
     table: Predictions
     remarks: tuple[str, ...]
 
 
 class OpenedCorpus(NamedTuple):
-    """A corpus whose split is predicted, and the conversations that profiles may know: the same ones, nothing cut."""
+    """A corpus with the split to predict, and the same corpus uncut, from which profiles are written."""
 
     corpus: Corpus
     past: Corpus
@@ -100,11 +101,11 @@ def predict_to_file(options: PredictOptions, console: Console) -> PredictedFile:
     """Predict a split and write the table.
 
     Args:
-        options: What to do.
-        console: Where progress is shown.
+        options: Model, corpus and output file.
+        console: Console for progress.
 
     Raises:
-        UserError: Options that do not go together; and what reading run and corpus, loading and writing raise.
+        UserError: Options contradict each other; or run or corpus cannot be read, or the table cannot be written.
     """
     _check_options(options)
     opened = open_run(options.source, options.overrides)
@@ -122,20 +123,23 @@ def predict_to_file(options: PredictOptions, console: Console) -> PredictedFile:
 
 
 def open_live(options: PredictOptions, console: Console) -> Predictor:
-    """A predictor for lines that are typed one by one; `options.corpus` is their past.
+    """A predictor for lines that are typed one by one; profiles are written from `options.corpus`.
 
     Raises:
-        UserError: Options that a live session cannot follow; and what loading raises.
+        UserError: A live session does not support one of the options, or loading fails.
     """
     from erc_llm.predictor import load
 
     if options.abstain_below is not None:
         raise UserError("--abstain-below is recorded in a table, and --interactive writes none; leave one of them out")
     if options.server is not None:
-        raise UserError("--interactive labels lines with a model that is loaded here; leave out --endpoint and --model")
+        raise UserError("--interactive needs a model that is loaded here; leave out --endpoint and --model")
     opened = open_run(options.source, options.overrides)
     if opened.config.scoring.decode != "score":
-        raise UserError(f"--interactive: shows distributions; scoring.decode={opened.config.scoring.decode} has none")
+        raise UserError(
+            f"--interactive: prints probabilities, and scoring.decode={opened.config.scoring.decode} has none; use "
+            "--decode score"
+        )
     past: Past = None
     if options.corpus == "none":
         past = "none"
@@ -147,14 +151,14 @@ def open_live(options: PredictOptions, console: Console) -> Predictor:
 def open_to_predict(
     config: RunConfig, path: str | None, heal_from: str | None, split: str | None, console: Console
 ) -> OpenedCorpus:
-    """The corpus whose `split` is to be predicted (None: no split of it), and the past that profiles may know.
+    """Open the corpus whose `split` is predicted, and the past from which profiles are written.
 
     Args:
-        config: Of the run, or of a base model.
-        path: A corpus in place of the configuration's.
-        heal_from: The original files, to restore its lines.
-        split: Checked to be there; `selection` is cut out of train.
-        console: Where warnings are printed.
+        config: Configuration of the run or base model.
+        path: A corpus to use instead of the configuration's.
+        heal_from: With `path`, the original files from which missing lines are restored.
+        split: The split to predict, which must exist (`selection` is cut out of train); None: no split is predicted.
+        console: Console for warnings.
     """
     section = config.corpus
     if path is not None:
@@ -175,7 +179,7 @@ def predict(
     *,
     on_progress: Callable[[int], None] | None = None,
 ) -> Predictions:
-    """The predictions table of one split; scores are corrected as the predictor corrects."""
+    """The predictions table of one split; scores are corrected by the predictor's correction."""
     dialogues = corpus.split(split)
     predictions = predictor.predictions(dialogues, on_progress)
     info = _info(predictor, corpus, split)
@@ -193,7 +197,7 @@ def predict_with_progress(predictor: Predictor, corpus: Corpus, split: str, cons
 
 
 def write_table(table: Predictions, options: PredictOptions) -> Predictions:
-    """Write a table as the options ask for it; returns what was written."""
+    """Write a table according to the options; returns the table that was written."""
     table = replace(table, info=replace(table.info, abstain_below=options.abstain_below))
     table = table if options.with_text else table.without_text()
     write_predictions(table, options.out)
@@ -218,21 +222,21 @@ def _info(predictor: Predictor, corpus: Corpus, split: str) -> PredictionsInfo:
 
 
 def _check_options(options: PredictOptions) -> None:
-    """Refuse options that do not go together, before anything is read."""
+    """Refuse contradictory options before anything is read."""
     if options.out.suffix not in (".parquet", ".jsonl"):
         raise UserError(f"--out {options.out}: expected a name that ends in .parquet or .jsonl")
     server = options.server
     if server is None:
         return
     if any(text.startswith("scoring.decode=") for text in options.overrides):
-        raise UserError("--decode: how a served model answers is set by --constrain and --label-scores; leave it out")
+        raise UserError("--decode: --constrain and --label-scores set how a served model answers; leave --decode out")
     if options.abstain_below is not None and not server.label_scores:
         raise UserError(
-            "--abstain-below: looks at probabilities, and a served model that writes text gives none; add "
+            "--abstain-below: needs probabilities, and a served model that writes text gives none; add "
             "--label-scores (vLLM only), or leave it out"
         )
 
 
 def _check_probabilities(options: PredictOptions, config: RunConfig) -> None:
     if options.abstain_below is not None and config.scoring.decode != "score":
-        raise UserError(f"--abstain-below: looks at probabilities; scoring.decode={config.scoring.decode} has none")
+        raise UserError(f"--abstain-below: needs probabilities; scoring.decode={config.scoring.decode} has none")

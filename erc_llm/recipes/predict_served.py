@@ -1,10 +1,10 @@
-"""Predict a split with a model behind an OpenAI-compatible server.
+"""Prediction with a served model: labels a split with a model behind an OpenAI-compatible server.
 
-Responses are kept in a journal as they arrive, so that an interrupted call continues where it was. No address of a
-server gets into a table.
+Responses are stored in a journal as they arrive, so that an interrupted call can continue. Server addresses are never
+written to a table.
 
 Input: a run or a configuration (whose prompts are sent), a server, a corpus. Output: `Predictions`.
-Does not depend on: model weights; of the base model only the tokenizer is read.
+Does not depend on: model weights; only the tokenizer of the base model is read.
 """
 
 from __future__ import annotations
@@ -45,15 +45,16 @@ State = Sequence[str | None]
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A model behind a server, with the prompts it gets.
+    """A model behind a server, with the prompts that are sent to it.
 
     Attributes:
-        config: Says how prompts are made.
-        run: The run they are from; None for a configuration. That the server has its model is the caller's word.
-        prompter: Makes them.
+        config: Configuration of the prompts.
+        run: The run that the prompts belong to; None for a configuration. It is not checked that the server has the
+            run's model.
+        prompter: Builds the prompts.
         endpoint: The server.
-        dialect: How it is asked.
-        correction: What is done to scores of labels before they are answers; nothing where text is written.
+        dialect: Form of requests and responses.
+        correction: Correction of label scores; empty if the model writes text.
     """
 
     config: RunConfig
@@ -65,11 +66,11 @@ class ServedModel:
 
     @property
     def labels(self) -> LabelSet:
-        """The label set it is asked for."""
+        """The label set of the prompts."""
         return self.prompter.labels
 
     def journal(self, out: Path, corpus: Corpus, split: str) -> Journal:
-        """Where the answers for a table `out` are kept meanwhile: beside it, under a name of this very job."""
+        """The journal of the answers for a table `out`: beside it, with a hash of this job in its name."""
         asked = [self.endpoint.url, self.endpoint.model, self.dialect.name, self.prompter.template.sha256]
         job = _hash([*asked, corpus.sha256, split])
         return Journal(out.with_name(f"{out.name}.{job[:8]}.answers"))
@@ -86,7 +87,7 @@ def open_served(
     calibration: Calibrated = "none",
     overrides: Sequence[str] = (),
 ) -> ServedModel:
-    """Prepare to ask a server; of the base model only the tokenizer is read.
+    """Prepare a served model; only the tokenizer of the base model is read.
 
     Args:
         source: A run directory, or a configuration; see `erc_llm.runs.opened.open_run`.
@@ -94,14 +95,14 @@ def open_served(
         constrain: See `dialect_of`.
         label_scores: See `dialect_of`.
         past: Conversations from which speaker profiles are written.
-        prior: As for `erc_llm.load`; of label scores only.
-        calibration: The same.
+        prior: As for `erc_llm.load`; requires label scores.
+        calibration: As for `erc_llm.load`; requires label scores.
         overrides: `key=value` texts, such as `scoring.label_orders=1`.
 
     Raises:
-        RunError: No such run or calibration, or its prompt template is not the one it was trained with.
-        ConfigError: The server cannot do what was asked for, an override is wrong, or there is nothing to correct.
-        ModelError: It cannot be reached, or there is no tokenizer.
+        RunError: There is no such run or calibration, or its prompt template differs from the one of its training.
+        ConfigError: The server does not support the request, an override is wrong, or there are no scores to correct.
+        ModelError: The server cannot be reached, or there is no tokenizer.
     """
     opened = open_run(source, overrides)
     config, run = opened.config, opened.run
@@ -119,16 +120,16 @@ def open_served(
 def predict_served_to_file(
     options: PredictOptions, server: ServerOptions, opened: Opened, console: Console
 ) -> PredictedFile:
-    """Predict a split with a model behind a server and write the table; an interrupted call continues where it was.
+    """Predict a split with a model behind a server and write the table; an interrupted call can continue.
 
     Args:
-        options: What to predict, and where to.
+        options: Corpus, split and output file.
         server: The server.
         opened: The run or configuration whose prompts are sent.
-        console: Where progress is shown.
+        console: Console for progress.
 
     Raises:
-        UserError: What opening the corpus, asking and writing raise.
+        UserError: The corpus cannot be read, the server gives no usable answer, or the table cannot be written.
     """
     endpoint = Endpoint(
         server.url,
@@ -155,27 +156,27 @@ def predict_served_to_file(
 
 
 def _check_scoring(config: RunConfig) -> None:
-    """Refuse ways to answer that a server cannot be asked for: each target is one prompt, and its answer a label."""
+    """Refuse scoring settings that a server cannot follow: each target is one prompt, and its answer is a label."""
     scoring = config.scoring
     if scoring.label_orders > 1:
         raise ConfigError(
-            f"scoring.label_orders={scoring.label_orders}: a served model is asked once about each target, with the "
-            "labels in their own order; set scoring.label_orders=1"
+            f"scoring.label_orders={scoring.label_orders}: a served model gets one prompt per target, with the labels "
+            "in their own order; set scoring.label_orders=1"
         )
     if scoring.answer != "label":
         raise ConfigError(
-            f"scoring.answer={scoring.answer}: a served model is asked for a label, without reasons; set "
+            f"scoring.answer={scoring.answer}: a served model answers with a label, without reasons; set "
             "scoring.answer=label and scoring.decode=score"
         )
 
 
 def _check_decode(config: RunConfig, dialect: Dialect) -> None:
-    """`score` leaves the way to the server and its options; the others must be what it does."""
+    """Refuse a `scoring.decode` that contradicts the dialect; `score` accepts every dialect."""
     way = "score" if isinstance(dialect, Scored) else "generate" if _choices(dialect) else "free"
     if config.scoring.decode not in ("score", way):
         raise ConfigError(
-            f"scoring.decode={config.scoring.decode}: this server would be asked for {dialect.name}; set "
-            "scoring.decode=score and say how it is asked by --constrain and --label-scores"
+            f"scoring.decode={config.scoring.decode}: this server would return {dialect.name}; set "
+            "scoring.decode=score, and choose the kind of answer with --constrain and --label-scores"
         )
 
 
@@ -184,7 +185,7 @@ def _correction(run: Run | None, prior: Prior, calibration: Calibrated, label_sc
         if prior not in ("auto", "none") or calibration != "none":
             raise ConfigError(
                 "prior and calibration: they correct scores, and a served model that writes text gives none; add "
-                "--label-scores (vLLM only), or leave them out"
+                "--label-scores (vLLM only), or leave both out"
             )
         return Correction()
     if run and calibration == "run" and run.config.scoring.label_orders > 1:
@@ -205,17 +206,17 @@ def predict_served(
 ) -> Predictions:
     """The predictions table of one split; the caller removes the journal once the table is written.
 
-    An answer that spells no label is an invalid one; so is an empty text that came as a proper answer.
+    An answer that names no label is invalid; so is an empty text in a proper response.
 
     Args:
-        model: Whom to ask.
-        corpus: Where the split is.
-        split: Its name.
-        journal: What was answered before; what is answered is added.
-        on_progress: Gets how many prompts are answered, and how many there are.
+        model: The served model.
+        corpus: The corpus.
+        split: Name of the split.
+        journal: Answers from an interrupted call; new answers are appended.
+        on_progress: Called with the number of prompts answered and the total.
 
     Raises:
-        ModelError: The server gave no usable answer to a prompt, after all retries; the journal has those before.
+        ModelError: The server gave no usable answer to a prompt after all retries; earlier answers are in the journal.
     """
     dialogues = corpus.split(split)
     states: list[State | None] = [None] * len(dialogues)
@@ -239,28 +240,28 @@ def _predict_with_progress(
 ) -> Predictions:
     """`predict_served`, with a progress bar in a terminal."""
     if len(journal):
-        text = f"going on with the {len(journal)} answers in {journal.path}"
+        text = f"continuing with the {len(journal)} answers in {journal.path}"
         console.print(text, markup=False, highlight=False, soft_wrap=True)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task(f"asking about {split}", total=None)
+        task = progress.add_task(f"predicting {split}", total=None)
         return predict_served(
             model, corpus, split, journal, on_progress=lambda n, of: progress.update(task, completed=n, total=of)
         )
 
 
 def _remarks(model: ServedModel, table: Predictions) -> Iterator[str]:
-    """What is worth knowing of the answers."""
-    yield f"asked for: {model.dialect.name}"
+    """Remarks about the answers, to print."""
+    yield f"kind of answers: {model.dialect.name}"
     if table.invalid is not None and (invalid := int(table.invalid.sum())):
-        yield f"note: {invalid} of {len(table)} answers spell no label and count as wrong"
-    if wrong := unheld(model, table):
-        yield f"note: {wrong} answers are none of the labels: the server did not hold to what it was told"
+        yield f"note: {invalid} of {len(table)} answers name no label and count as wrong"
+    if wrong := unconstrained(model, table):
+        yield f"note: {wrong} answers are none of the labels: the server ignored the constraint"
 
 
-def unheld(model: ServedModel, table: Predictions) -> int:
-    """How many answers are none of the choices their server was told to hold them to; it must then have ignored it."""
-    told = {choice.strip() for choice in _choices(model.dialect)}
-    return sum(text is not None and text.strip() not in told for text in table.raw_answer or ()) if told else 0
+def unconstrained(model: ServedModel, table: Predictions) -> int:
+    """Number of answers that are none of the choices in their request, which the server must have ignored."""
+    choices = {choice.strip() for choice in _choices(model.dialect)}
+    return sum(text is not None and text.strip() not in choices for text in table.raw_answer or ()) if choices else 0
 
 
 def _choices(dialect: Dialect) -> tuple[str, ...]:
@@ -274,7 +275,7 @@ def _ask_all(
     journal: Journal,
     on_progress: Callable[[int, int], None] | None,
 ) -> list[dict[int, ServedResponse]]:
-    """For each dialogue: position of the target to what was answered about it."""
+    """For each dialogue, position of the target to the response."""
     keys: list[tuple[int, int, str]] = []
     open_requests: dict[str, Request] = {}
     for i, prompt in _prompts(model.prompter, dialogues, states):

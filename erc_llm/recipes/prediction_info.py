@@ -1,7 +1,7 @@
-"""What a predictions table states about where it comes from: corpus, prompt and run.
+"""Metadata of a predictions table: the corpus, prompt and run from which it comes.
 
 Input: a configuration, a run, a prompter, a corpus. Output: `PredictionsInfo`.
-Does not depend on: models, how labels were decided.
+Does not depend on: models, decoding.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from erc_llm.runs.provenance import versions
 
 
 def table_info(config: RunConfig, run: Run | None, prompter: Prompter, corpus: Corpus, split: str) -> PredictionsInfo:
-    """What a table says of corpus, prompt and run, whoever answered; of the system only the configuration's name."""
+    """Metadata of corpus, prompt and run, for every kind of model; `system` is the configuration's name."""
     manifest = run.manifest if run else None
     shares = manifest.train_shares if manifest else None
     if shares is None and "train" in corpus.splits:
@@ -51,7 +51,7 @@ def table_info(config: RunConfig, run: Run | None, prompter: Prompter, corpus: C
 
 
 def _profile_source(config: RunConfig) -> str:
-    """Where the prompt's evidence on speakers comes from, in a few words."""
+    """The source of the speaker evidence in the prompt, in a few words."""
     profile = config.profile
     words = [] if profile.writer == "none" else [f"{profile.writer} in the {profile.placement}"]
     if words and profile.control != "none":

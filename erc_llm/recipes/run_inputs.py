@@ -1,6 +1,9 @@
-"""The files that a configuration names and its hash leaves out: are they what a run was made from, and the confusions.
+"""Inputs of a run: checks that the files a config refers to are those of a finished run, and reads confusion counts.
 
-In: a configuration, and the corpus or a finished run. Out: counts, or a refusal. Trains nothing.
+A configuration's hash does not cover the content of these files (corpus, base model, template, confusion table).
+
+Input: a configuration, and the corpus or a finished run. Output: confusion counts, or an error.
+Does not depend on: training.
 """
 
 from __future__ import annotations
@@ -19,14 +22,15 @@ _Read = TypeVar("_Read")
 
 
 def check_finished(run: Run, config: RunConfig) -> None:
-    """Refuse a finished run where the files that a configuration names, which its hash leaves out, are others now.
+    """Refuse a finished run if the files that the configuration refers to have changed since.
 
-    Of the corpus the train split is compared, as further splits may come later. Base model, template and confusion are
-    compared where they are at hand: a run outlives the files it was made from. Notes name their own sources.
+    Only the train split of the corpus is compared, because further splits may be added later. Base model, template and
+    confusion counts are compared if they still exist, because a run outlives the files of its training. Notes files
+    record their own sources.
 
     Raises:
-        RunError: One of them differs.
-        UserError: The configuration names another file than the run's did, and it is not there.
+        RunError: One of the files differs.
+        UserError: The configuration refers to another file than the run's configuration, and that file is missing.
     """
     from erc_llm.models.loading import base_model_sha256, resolve_base_model
     from erc_llm.prompting.templates import load_prompt
@@ -38,7 +42,7 @@ def check_finished(run: Run, config: RunConfig) -> None:
 
     def base_sha256(name: str) -> str | None:
         if name == began.model.base and isinstance(resolve_base_model(name), str):
-            return None  # a hub id: nothing is downloaded to look at it again
+            return None  # a hub id: nothing is downloaded for this check
         return base_model_sha256(name)
 
     base = _at_hand(base_sha256, config.model.base, began.model.base)
@@ -50,13 +54,13 @@ def check_finished(run: Run, config: RunConfig) -> None:
         table = _at_hand(read_predictions, config.state.confusion, began.state.confusion)
         if table is not None and _confusion_counts(table) != made.confusion:
             raise RunError(
-                f"{run.folder}: finished, on other confusions than those of state.confusion={config.state.confusion}; "
-                "choose another name="
+                f"{run.folder}: finished, on other confusion counts than those of state.confusion="
+                f"{config.state.confusion}; choose another name="
             )
 
 
 def _at_hand(read: Callable[[str], _Read], name: str, old: str | None) -> _Read | None:
-    """What `read` says of a name; None where it is the run's own and not there any more."""
+    """The result of `read(name)`; None if the name is the run's own and no longer exists."""
     try:
         return read(name)
     except UserError:
@@ -66,34 +70,36 @@ def _at_hand(read: Callable[[str], _Read], name: str, old: str | None) -> _Read 
 
 
 def read_confusion(config: StateConfig, corpus: Corpus) -> tuple[tuple[int, ...], ...] | None:
-    """The confusion counts that corrupt what training questions are told; None where they are told nothing.
+    """The confusion counts that corrupt the gold labels in training prompts; None if prompts have no state.
 
     Raises:
-        ConfigError: No table is named, or it is not of this corpus's selection split.
-        PredictionsError: It is no predictions table.
+        ConfigError: No table is given, or it is not of this corpus's selection split.
+        PredictionsError: The file is no predictions table.
     """
     if config.source == "none":
         return None
     if config.confusion is None:
         raise ConfigError(
-            "state.confusion: with state.source=predicted, give predictions of the selection split; "
-            "`erc-llm predict RUN --split selection` writes them, with a run without state"
+            "state.confusion: state.source=predicted needs a predictions table of the selection split; "
+            "`erc-llm predict RUN --split selection` writes it, for a RUN without state"
         )
     table = read_predictions(config.confusion)
     found = (table.info.split, table.info.corpus_sha256[:12], table.info.labels)
     expected = ("selection", corpus.sha256[:12], corpus.labels.names)
     if found != expected:
-        raise ConfigError(f"state.confusion: {config.confusion} is of {found}; expected {expected}")
+        raise ConfigError(
+            f"state.confusion: {config.confusion} has (split, corpus hash, labels) {found}; expected {expected}"
+        )
     if table.info.selection == "none" and table.info.run_id is not None:
         raise ConfigError(
             f"state.confusion: {config.confusion} is of run {table.info.run_id}, which was trained on the selection "
-            "split too (training.evaluations=0), so it errs less there than it will; name a table of another run"
+            "split too (training.evaluations=0), so its errors there are too few; give a table of another run"
         )
     return _confusion_counts(table)
 
 
 def _confusion_counts(table: Predictions) -> tuple[tuple[int, ...], ...]:
-    """(labels, labels) how often the answer to a target of one label was another."""
+    """(labels, labels) how often a target of a gold label (row) was predicted as each label (column)."""
     from erc_llm.metrics import confusion as count_confusions
 
     both = (table.gold_index >= 0) & (table.predicted_index >= 0)

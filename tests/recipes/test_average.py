@@ -152,7 +152,7 @@ def test_damaged_and_other_adapters_are_refused_and_nothing_is_left(
     refused(erc("average", *runs, "--out", tmp_path / "mean"), str(config), "no PEFT configuration")
     config.write_text(kept)
     save_file({name: tensor for name, tensor in tensors.items() if "q_proj" not in name}, weights)
-    refused(erc("average", *runs, "--out", tmp_path / "mean"), "not of the same layers", "q_proj")
+    refused(erc("average", *runs, "--out", tmp_path / "mean"), "do not adapt the same layers", "q_proj")
     weights.write_bytes(b"no tensors")
     refused(erc("average", *runs, "--out", tmp_path / "mean"), str(weights), "damaged")
     assert not [path for path in tmp_path.iterdir() if "mean" in path.name]

@@ -205,7 +205,7 @@ def test_plots_need_probabilities(run: Path, erc: Command, tmp_path: Path) -> No
     table = tmp_path / "t.parquet"
     assert erc("predict", run, "--out", table).code == 0
     write_predictions(replace(read_predictions(table), probabilities=None), table)
-    refused(erc("evaluate", table, "--draws", 100, "--plots", tmp_path / "plots"), "no probabilities to draw")
+    refused(erc("evaluate", table, "--draws", 100, "--plots", tmp_path / "plots"), "--plots: needs probabilities")
     refused(erc("evaluate", table, "--draws", 100, "--abstain-below", 0.5), "no probabilities")
     assert not (tmp_path / "plots").exists()
 

@@ -189,7 +189,7 @@ def test_a_finished_run_on_other_confusions_is_refused(
 
     folder = train(config(first), console=QUIET).folder
     with pytest.raises(
-        RunError, match=r"finished, on other confusions than those of state\.confusion=.*other\.parquet"
+        RunError, match=r"finished, on other confusion counts than those of state\.confusion=.*other\.parquet"
     ):
         train(config(other), resume=True, console=QUIET)
     first.unlink()

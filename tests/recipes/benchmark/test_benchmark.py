@@ -169,12 +169,12 @@ def test_a_folder_that_holds_another_version_is_refused(erc: Command, tmp_path: 
     [
         ([LLM], "at least 2"),
         ([LLM, LLM], "same name"),
-        ([LLM, {"name": "x"}], "config or baseline"),
+        ([LLM, {"name": "x"}], "exactly one of config and baseline"),
         ([LLM, LLM | {"name": "x", "seeds": [1]}], "at least two seeds"),
         ([LLM, ENCODER | {"seeds": [1, 1]}], r"expected different seeds, found \[1, 1\]"),
         ([LLM, ENCODER | {"seeds": [-1]}], "greater than or equal to 0"),
         ([LLM, ENCODER | {"seeds": [2**32]}], "less than 4294967296"),
-        ([LLM, ENCODER | {"calibration": "nll"}], "not for a baseline"),
+        ([LLM, ENCODER | {"calibration": "nll"}], "not to a baseline"),
         ([LLM, ENCODER | {"colour": "red"}], "colour"),
     ],
 )

@@ -80,7 +80,7 @@ def test_a_training_in_the_place_of_an_average_is_left_alone(place: Path, erc: C
     done(erc)
     (RUNS / "llm-original-1").rename(RUNS / "llm-original-average")
     write_systems(place, LLM, OTHER)
-    refused(erc(*COMMAND), "llm-original-average: is a training, no average, so it is not replaced")
+    refused(erc(*COMMAND), "llm-original-average: contains a training run, not an average, so it is not replaced")
 
 
 def test_what_is_written_is_used_again_though_classes_were_balanced(place: Path, erc: Command) -> None:

@@ -18,7 +18,7 @@ from erc_llm.errors import RunError
 from erc_llm.models.endpoint import Endpoint
 from erc_llm.predictions import read_predictions, write_predictions
 from erc_llm.predictor import load
-from erc_llm.recipes.predict_served import open_served, predict_served, unheld
+from erc_llm.recipes.predict_served import open_served, predict_served, unconstrained
 from erc_llm.runs.journal import Journal
 from tests.model_server import Server, offered_by, said, wrote
 from tests.recipes.predict_served.asking import TARGETS, ask, by_prompt, is_about, open_model, word_of
@@ -162,7 +162,7 @@ def test_constrained_answers_are_labels(
     assert set(table.predicted) == set(EMORYNLP.names)
     assert table.invalid is not None
     assert not table.invalid.any()
-    assert unheld(model, table) == 0
+    assert unconstrained(model, table) == 0
     assert table.info.decoding == {"vllm": "choice (vLLM)", "llamacpp": "grammar (llama.cpp)"}[owner]
 
 
@@ -173,7 +173,7 @@ def test_a_server_that_ignores_what_it_is_told_is_noticed(
     server.reply = lambda request, number: said("sad." if number <= 4 else "I feel")
     model = open_model(server, config, constrain="vllm")
     table = predict_served(model, corpus, "dev", Journal(tmp_path / "j"))
-    assert unheld(model, table) == TARGETS
+    assert unconstrained(model, table) == TARGETS
     assert (table.predicted.count("Sad"), table.predicted.count(None)) == (4, TARGETS - 4)
 
 

@@ -37,8 +37,8 @@ def test_the_command_writes_the_table_and_removes_the_journal(
     code, out, err = erc(*arguments(server, config, folder, tmp_path))
     assert (code, err) == (0, "")
     assert f"{TARGETS} predictions of dev" in out
-    assert "asked for: free text" in out
-    assert f"2 of {TARGETS} answers spell no label" in out
+    assert "kind of answers: free text" in out
+    assert f"2 of {TARGETS} answers name no label" in out
     assert {p.name for p in tmp_path.iterdir()} == {"t.parquet", "tiny.yaml"}
     assert len(read_predictions(tmp_path / "t.parquet")) == TARGETS
 
@@ -63,7 +63,7 @@ def test_a_stop_of_the_server_is_exit_code_2_and_the_same_command_goes_on(
     assert not (tmp_path / "t.parquet").exists()
     server.reply = by_prompt
     _, out, _ = erc(*command)
-    assert "going on with the 3 answers" in out
+    assert "continuing with the 3 answers" in out
     assert len(read_predictions(tmp_path / "t.parquet")) == TARGETS
     assert {p.name for p in tmp_path.iterdir()} == {"t.parquet", "tiny.yaml"}
 

@@ -151,7 +151,7 @@ def test_decode_is_the_servers_way_or_score(
         if number in fits:
             open_model(server, config, **way)
         else:
-            with pytest.raises(ConfigError, match=f"scoring.decode={decode}: this server would be asked for"):
+            with pytest.raises(ConfigError, match=f"scoring.decode={decode}: this server would return"):
                 open_model(server, config, **way)
 
 
