@@ -1,7 +1,8 @@
-"""The command table of `erc-llm`, and how its errors end the process.
+"""The command table of `erc-llm`, and the exit codes of its errors.
 
-A user's mistake ends with one message and exit code 2, ours with exit code 1. Heavy libraries are imported inside the
-commands that need them, so `--help` is instant.
+Input: command-line arguments. Output: one message on standard error and exit code 2 for a mistake of the user, 1 for an
+internal error.
+Does not depend on: torch and transformers; commands import them when they run, so `--help` is instant.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Fine-tune an open LLM to recognise emotion in conversation: one token tree per scene, exact probabilities.",
+    help="Fine-tune open LLMs for emotion recognition in conversation, predict exact label probabilities, and evaluate "
+    "and compare systems.",
 )
 
 
@@ -38,7 +40,7 @@ def _version(value: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     pass
@@ -46,10 +48,12 @@ def _options(
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option(help="Folder for the run and the predictions.")] = Path("runs"),
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, as for train.")] = None,
+    output: Annotated[Path, typer.Option(help="Folder for the run directories and predictions tables.")] = Path("runs"),
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Configuration fields to change, as section.field=value.")
+    ] = None,
 ) -> None:
-    """Zero-shot, fine-tune, predict and evaluate on the embedded sample corpus, on the CPU."""
+    """Run zero-shot prediction, fine-tuning, prediction and evaluation on the embedded sample corpus, on a CPU."""
     quiet()
     from erc_llm.cli.demo import run_demo
 

@@ -1,6 +1,7 @@
-"""The command `baseline`; `erc_llm.cli.app` puts it beside the others.
+"""The command `baseline`: trains encoder baselines and runs EmoNet's ablation.
 
-Thin over `erc_llm.baselines`; heavy libraries are imported inside.
+Input: command-line arguments. Output: run directories and predictions tables, written by `erc_llm.baselines`.
+Does not depend on: torch and transformers until the command runs.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from erc_llm.cli.options import open_console, quiet
+from erc_llm.cli.options import WithoutText, open_console, quiet
 from erc_llm.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,36 +19,48 @@ if TYPE_CHECKING:
 
 
 def baseline(
-    config: Annotated[str, typer.Argument(help="A YAML file, or emonet or emonet-roberta-large.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, such as kind=compm.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run, or predict by it.")] = False,
+    config: Annotated[
+        str, typer.Argument(help="YAML file, or a packaged configuration: emonet or emonet-roberta-large.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Fields to change, as section.field=value, for example kind=compm.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue an unfinished run; a finished one is only used to predict.")
+    ] = False,
     predict: Annotated[
-        list[str] | None, typer.Option(help="Also predict this split, to SPLIT.parquet in the run. Repeatable.")
+        list[str] | None,
+        typer.Option(help="Also predict this split, into SPLIT.parquet in the run directory. Repeatable."),
     ] = None,
     ablate: Annotated[
-        bool, typer.Option("--ablate", help="EmoNet's five rows instead of one training; finished ones are kept.")
+        bool,
+        typer.Option(
+            "--ablate", help="Train the five rows of EmoNet's ablation instead of one model; finished runs are reused."
+        ),
     ] = False,
     seeds: Annotated[
-        str | None, typer.Option(help="With --ablate: one training of each row per seed; by default the seed given.")
+        str | None,
+        typer.Option(
+            help="With --ablate: seeds, such as 13,14,15; each row is trained once per seed. Default: the "
+            "configuration's seed."
+        ),
     ] = None,
-    split: Annotated[
-        str | None, typer.Option(help="With --ablate: the split that is scored; by default selection.")
-    ] = None,
-    without_text: Annotated[bool, typer.Option("--without-text", help="Leave out what was said, to share it.")] = False,
+    split: Annotated[str | None, typer.Option(help="With --ablate: the split to evaluate. Default: selection.")] = None,
+    without_text: WithoutText = False,
 ) -> None:
-    """Train an encoder baseline (encoder, CoMPM, EmoNet) and write its predictions; or run EmoNet's ablation."""
+    """Train an encoder baseline (plain encoder, CoMPM or EmoNet) and predict with it, or run EmoNet's ablation."""
     from erc_llm.baselines.baseline_config import load_baseline
     from erc_llm.recipes.data import open_corpus, print_warnings
 
     if ablate and predict:
-        raise UserError("--ablate: scores one split, named by --split; leave out --predict")
+        raise UserError("--ablate: evaluates one split, given by --split; leave --predict out")
     if not ablate and (seeds is not None or split is not None):
-        raise UserError("--seeds and --split are for --ablate; without it: seed=NUMBER, and --predict SPLIT")
+        raise UserError("--seeds and --split require --ablate; without it, use seed=NUMBER and --predict SPLIT")
     loaded = load_baseline(config, overrides or [])
     wanted, scored = [loaded.seed] if seeds is None else _seeds(seeds), split or "selection"
     corpus = open_corpus(loaded.corpus, loaded.label_set())
     for name in [scored] if ablate else predict or []:
-        corpus.split(name)  # a wrong name is told before anything is trained
+        corpus.split(name)  # a wrong name fails before anything is trained
     quiet()
     print_warnings(corpus, open_console())
     try:
@@ -59,7 +72,7 @@ def baseline(
             _train(loaded, corpus, resume, predict or [], not without_text)
     except KeyboardInterrupt:
         again = "the same command" + ("" if ablate else " with --resume")
-        typer.echo(f"erc-llm: interrupted; {again} goes on from the last checkpoint", err=True)
+        typer.echo(f"erc-llm: interrupted; {again} continues from the last checkpoint", err=True)
         raise typer.Exit(130) from None
 
 

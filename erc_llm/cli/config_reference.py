@@ -25,7 +25,7 @@ _BOUNDS = {"ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "bel
 
 
 def reference() -> str:
-    """The whole page."""
+    """The complete page."""
     from erc_llm.baselines.baseline_config import BaselineConfig
     from erc_llm.config import RunConfig
     from erc_llm.recipes.benchmark_config import BenchmarkConfig
@@ -56,7 +56,7 @@ def _section(model: type[BaseModel], path: str) -> Iterator[str]:
 
 
 def _nested(annotation: Any) -> type[BaseModel] | None:
-    """The model behind a field that has fields of its own, or holds a list of such."""
+    """The pydantic model of a field that has fields of its own, or of the items of a list."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((found for part in get_args(annotation) if (found := _nested(part)) is not None), None)

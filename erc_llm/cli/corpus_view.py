@@ -1,6 +1,6 @@
 """Prints the summary of a corpus: splits, label distribution with bars, speakers, checksums and warnings.
 
-Input: a `CorpusSummary`. Output: text on a rich console, with control characters of the corpus replaced.
+Input: a `CorpusSummary`. Output: text on a rich console; control characters in the corpus are replaced.
 Does not depend on: corpus files and their formats.
 """
 
@@ -13,28 +13,28 @@ from rich.text import Text
 from erc_llm.corpus.dialogues import EVERYONE
 from erc_llm.corpus.summary import CorpusSummary
 
-BAR_WIDTHS = (4, 24)  # least and most characters of the longest bar; in between it follows the terminal's width
+BAR_WIDTHS = (4, 24)  # minimum and maximum characters of the longest bar; the width of the terminal decides
 
 
 def print_summary(summary: CorpusSummary, console: Console) -> None:
     """Print splits, label distribution, speakers, checksums and warnings."""
     healed = ", gap-healed" if summary.healed else ""
-    _say(console, f"Corpus {summary.name}: version {summary.version}{healed}", style="bold")
+    _print(console, f"Corpus {summary.name}: version {summary.version}{healed}", style="bold")
     console.print(_split_table(summary))
     if summary.version == "aligned" and not summary.healed:
-        _say(console, "Lines that could not be aligned are missing in between; heal_from brings them back as context.")
+        _print(console, "Lines that could not be aligned are missing in between; heal_from restores them as context.")
     if any(split.targets > split.unlabelled for split in summary.splits):
         console.print(_label_table(summary, console.width, "#" if console.options.ascii_only else "█"))
     else:
-        _say(console, "\nNo labels.")
+        _print(console, "\nNo labels.")
     _print_speakers(summary, console)
-    _say(console, "\nSHA-256")
+    _print(console, "\nSHA-256")
     for name, digest in (("content, whatever the format", summary.sha256), *summary.files):
-        _say(console, f"  {digest}  {name}")
+        _print(console, f"  {digest}  {name}")
     heading, style = ("\nWarnings", "bold yellow") if summary.warnings else ("\nNo warnings.", "bold")
-    _say(console, heading, style)
+    _print(console, heading, style)
     for sentence in summary.warnings:
-        _say(console, f"- {sentence}")
+        _print(console, f"- {sentence}")
 
 
 def _split_table(summary: CorpusSummary) -> Table:
@@ -79,12 +79,14 @@ def _label_table(summary: CorpusSummary, width: int, block: str) -> Table:
 def _print_speakers(summary: CorpusSummary, console: Console) -> None:
     everyone = f"; {EVERYONE} speaks {summary.everyone:,} times" if summary.everyone else ""
     generic = f"; {summary.generic:,} generic names count once an episode" if summary.generic else ""
-    _say(console, f"\nSpeakers: {summary.speakers:,}, of whom {summary.speaking_once:,} speak once{generic}{everyone}")
+    _print(
+        console, f"\nSpeakers: {summary.speakers:,}, of whom {summary.speaking_once:,} speak once{generic}{everyone}"
+    )
     top = ", ".join(f"{name} {count:,}" for name, count in summary.top_speakers)
-    _say(console, f"  most: {top}")
+    _print(console, f"  most: {top}")
 
 
-def _say(console: Console, sentence: str, style: str = "") -> None:
+def _print(console: Console, sentence: str, style: str = "") -> None:
     console.print(_text(sentence, style), soft_wrap=True)
 
 

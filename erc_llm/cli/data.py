@@ -1,5 +1,6 @@
-"""The commands that look at data and configurations: `data`, `config`, `render` and `profile`.
+"""The commands that inspect data and configurations: `data`, `config`, `render` and `profile`.
 
+Input: command-line arguments. Output: text on the terminal, and files if requested.
 Does not depend on: torch and transformers until a command runs.
 """
 
@@ -12,10 +13,15 @@ import typer
 
 from erc_llm.cli.options import HealFrom, open_console, quiet
 
-CorpusPath = Annotated[str, typer.Argument(help="A corpus file or folder; `sample` is the embedded corpus.")]
-
-
-ConfigName = Annotated[str, typer.Option("--config", help="A configuration, for label set, prompt and tokenizer.")]
+CorpusPath = Annotated[str, typer.Argument(help="Corpus file or folder; `sample` is the embedded corpus.")]
+ConfigName = Annotated[
+    str,
+    typer.Option("--config", help="YAML file or packaged configuration, for the label set, prompt and tokenizer."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Configuration fields to change, as section.field=value, for example profile.writer=lines."),
+]
 
 
 def data(
@@ -24,7 +30,7 @@ def data(
     config: ConfigName = "sample",
     json_out: Annotated[Path | None, typer.Option("--json", help="Also write the summary as JSON.")] = None,
 ) -> None:
-    """What is in a corpus: splits, labels, speakers, checksums and warnings."""
+    """Show the content of a corpus: splits, label distribution, speakers, checksums and warnings."""
     import json
 
     from erc_llm.cli.corpus_view import print_summary
@@ -42,7 +48,7 @@ def data(
 
 
 def config() -> None:
-    """Every field of a configuration, with its type, default, range and meaning, as Markdown."""
+    """Print every configuration field with its type, default, range and meaning, as Markdown."""
     from erc_llm.cli.config_reference import reference
 
     typer.echo(reference(), nl=False)
@@ -50,14 +56,16 @@ def config() -> None:
 
 def render(
     corpus: CorpusPath,
-    dialogue: Annotated[str | None, typer.Option(help="Id of the scene; the first one by default.")] = None,
-    utterance: Annotated[int | None, typer.Option(help="Number of a line: show exactly its prompt.")] = None,
-    tokens: Annotated[bool, typer.Option(help="Show token by token, with ids.")] = False,
+    dialogue: Annotated[str | None, typer.Option(help="Id of the dialogue. Default: the first one.")] = None,
+    utterance: Annotated[
+        int | None, typer.Option(help="Number of an utterance, from 1: show only the prompt for this utterance.")
+    ] = None,
+    tokens: Annotated[bool, typer.Option(help="Show every token with its id.")] = False,
     heal_from: HealFrom = None,
     config: ConfigName = "smollm2-135m",
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, as for train.")] = None,
+    overrides: Overrides = None,
 ) -> None:
-    """A prompt exactly as the model gets it, trained tokens highlighted, with token counts."""
+    """Show a prompt exactly as the model gets it, with trained tokens highlighted and token counts."""
     from erc_llm.build import build_prompter
     from erc_llm.cli.prompt_view import print_prompt
     from erc_llm.config import load_config
@@ -74,21 +82,27 @@ def render(
 
 def profile(
     corpus: CorpusPath,
-    out: Annotated[Path | None, typer.Option(help="Write every profile as a row of this .jsonl file.")] = None,
-    split: Annotated[str | None, typer.Option(help="With --out: this split only; all by default.")] = None,
-    speaker: Annotated[str | None, typer.Option(help="Print the profile of this person, by full name ...")] = None,
-    at: Annotated[str | None, typer.Option(help="... before the scene of this id.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write all profiles to this .jsonl file, one per row.")] = None,
+    split: Annotated[str | None, typer.Option(help="With --out: only this split. Default: all splits.")] = None,
+    speaker: Annotated[
+        str | None, typer.Option(help="With --at: show the profile of this speaker, given by full name.")
+    ] = None,
+    at: Annotated[
+        str | None, typer.Option(help="With --speaker: id of the dialogue before which the profile is shown.")
+    ] = None,
     heal_from: HealFrom = None,
     config: ConfigName = "smollm2-135m",
-    allow_remote: Annotated[bool, typer.Option(help="Dialogue text may go to a remote profile.endpoint.")] = False,
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, such as profile.writer=lines.")] = None,
+    allow_remote: Annotated[
+        bool, typer.Option(help="Allow dialogue text to be sent to a profile.endpoint on another machine.")
+    ] = False,
+    overrides: Overrides = None,
 ) -> None:
-    """What prompts say of each speaker's past: every profile as a row, or one with a time line of emotions."""
-    from erc_llm.cli.profile_view import check_asked, find_scene, open_view
+    """Show a speaker's profile before a dialogue, its sources and a time line of emotions, or write all profiles."""
+    from erc_llm.cli.profile_view import check_options, find_scene, open_view
     from erc_llm.config import load_config
     from erc_llm.recipes.data import open_corpus, print_warnings
 
-    check_asked(out, split, speaker, at)
+    check_options(out, split, speaker, at)
     loaded, console = load_config(config, overrides or []), open_console()
     section = loaded.corpus.model_copy(update={"path": corpus, "heal_from": heal_from})
     quiet()
@@ -98,7 +112,7 @@ def profile(
     print_warnings(read, console)
     if out is not None:
         if split is not None:
-            read.split(split)  # a wrong name is told before anything is loaded
+            read.split(split)  # a wrong name fails before anything is loaded
         open_view(loaded, read, console, ask_server=True, allow_remote=allow_remote).write(out, split, console)
     elif speaker is not None and at is not None:
         person = section.aliases.get(speaker, speaker)

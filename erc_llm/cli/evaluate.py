@@ -1,5 +1,6 @@
-"""The commands about evidence: `evaluate`, `compare` and `benchmark`.
+"""The evaluation commands: `evaluate`, `compare` and `benchmark`.
 
+Input: command-line arguments. Output: metrics and comparisons, on the terminal and in files.
 Does not depend on: torch and transformers until a benchmark runs.
 """
 
@@ -10,10 +11,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from erc_llm.cli.options import open_console, quiet
+from erc_llm.cli.options import WithoutText, open_console, quiet
 from erc_llm.errors import UserError
 
-# What a comparison does not look at; text is needed once.
+# Columns that a comparison does not use; text is needed from one table only.
 _UNUSED = ("raw_answer", "log_likelihoods", "label_mass")
 
 
@@ -21,21 +22,27 @@ def compare(
     predictions: Annotated[
         list[str],
         typer.Argument(
-            help="Predictions tables; the first is compared with each other. NAME=FILE says which system's run it is."
+            help="Predictions tables; the first is compared with each of the others. NAME=FILE assigns a table to the "
+            "system NAME, to group runs of one system."
         ),
     ],
     on: Annotated[
         Literal["all", "intersection"],
-        typer.Option(help="intersection: only utterances that all tables have, also of different corpora."),
+        typer.Option(
+            help="all: the tables must have the same utterances; intersection: use the utterances that all tables "
+            "have, also from different corpora."
+        ),
     ] = "all",
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for comparison.md with its figures, comparison.html and comparison.json."),
+        typer.Option(help="Folder for comparison.md with its plots, comparison.html and comparison.json."),
     ] = None,
-    draws: Annotated[int, typer.Option(help="Bootstrap draws, and swaps of the permutation test.", min=100)] = 10_000,
-    seed: Annotated[int, typer.Option(help="Of the draws.", min=0)] = 0,
+    draws: Annotated[
+        int, typer.Option(help="Number of bootstrap resamples, and of swaps in the permutation test.", min=100)
+    ] = 10_000,
+    seed: Annotated[int, typer.Option(help="Random seed of resamples and swaps.", min=0)] = 0,
 ) -> None:
-    """Which system is better, by how much, how sure, and where; several seeds of a system are grouped."""
+    """Compare systems: paired differences with intervals and tests, overall and by subgroup; seeds are grouped."""
     from erc_llm.cli.sections_view import print_sections
     from erc_llm.evaluation.comparison import compare as evidence
     from erc_llm.evaluation.comparison_report import sections, title
@@ -43,10 +50,10 @@ def compare(
     from erc_llm.predictions import read_predictions
 
     if len(predictions) < 2:
-        raise UserError("compare: give at least two predictions tables; `erc-llm evaluate` is for one")
+        raise UserError("compare: expected at least two predictions tables; for one, use `erc-llm evaluate`")
     given = [_named(text) for text in predictions]
     if len({path.resolve() for _, path in given}) < len(given):
-        raise UserError("compare: a table is given twice; a system never differs from itself")
+        raise UserError("compare: a table is given twice; give every table once")
     tables: list[NamedTable] = []
     for system, path in given:
         has_text = any(named.table.text is not None for named in tables)
@@ -63,25 +70,36 @@ def compare(
 
 
 def _named(text: str) -> tuple[str | None, Path]:
-    """System and file of NAME=FILE; a file whose name has an equals sign is still a file."""
+    """System and file of NAME=FILE; an existing file whose name contains an equals sign is a file."""
     name, equals, path = text.partition("=")
     return (None, Path(text)) if not equals or not name or Path(text).exists() else (name, Path(path))
 
 
 def evaluate(
-    predictions: Annotated[Path, typer.Argument(help="A predictions table.")],
+    predictions: Annotated[Path, typer.Argument(help="Predictions table (.parquet or .jsonl).")],
     against: Annotated[
         list[str] | None,
-        typer.Option(help="Another table, `all-neutral` or `prior-random`: the paired difference. Repeatable."),
+        typer.Option(
+            help="Also show the paired difference to this reference: another table, `all-neutral` or `prior-random`. "
+            "Repeatable."
+        ),
     ] = None,
-    draws: Annotated[int, typer.Option(help="Bootstrap draws.", min=100)] = 10_000,
+    draws: Annotated[int, typer.Option(help="Number of bootstrap resamples.", min=100)] = 10_000,
     abstain_below: Annotated[
-        float | None, typer.Option(help="Also score the answers at least this sure; by default as noted.", min=0, max=1)
+        float | None,
+        typer.Option(
+            help="Also evaluate only the predictions whose probability is at least this. Default: the threshold "
+            "recorded in the table, if any.",
+            min=0,
+            max=1,
+        ),
     ] = None,
-    plots: Annotated[Path | None, typer.Option(help="Folder for reliability and risk by coverage as PNG.")] = None,
-    json_out: Annotated[Path | None, typer.Option("--json", help="Also write the metrics as JSON.")] = None,
+    plots: Annotated[
+        Path | None, typer.Option(help="Folder for the reliability diagram and the risk-coverage curve, as PNG.")
+    ] = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Also write the metrics to this JSON file.")] = None,
 ) -> None:
-    """Metrics of a predictions table, with intervals from a bootstrap over whole dialogues."""
+    """Print the metrics of a predictions table, with confidence intervals from a bootstrap over whole dialogues."""
     import json
 
     from erc_llm.cli.evaluation_view import print_differences, print_evaluation
@@ -93,7 +111,7 @@ def evaluate(
     table = read_predictions(predictions)
     evaluation = evaluate_table(table, draws=draws, abstain_below=abstain_below)
     if plots is not None and evaluation.calibration is None:
-        raise UserError(f"--plots: {predictions} has no probabilities to draw")
+        raise UserError(f"--plots: needs probabilities, and {predictions} has none; leave --plots out")
     others = [reference_by_name(table, name) or read_predictions(name) for name in against or []]
     differences = [difference(table, other, draws=draws) for other in others]
     print_evaluation(evaluation, open_console())
@@ -103,26 +121,32 @@ def evaluate(
         from erc_llm.evaluation.plots import write_plots
 
         for path in write_plots(evaluation.calibration, plots, f"{table.info.system}, split {table.info.split}"):
-            typer.echo(f"drawn: {path}")
+            typer.echo(f"plot: {path}")
     if json_out:
         content = evaluation.as_dict() | {"differences": [d.as_dict() for d in differences]}
         write_text(json_out, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def benchmark(
-    name: Annotated[str, typer.Argument(help="`emorynlp`, or a YAML file of systems.")],
+    name: Annotated[str, typer.Argument(help="YAML file that lists the systems, or the packaged `emorynlp`.")],
     data: Annotated[
-        Path, typer.Option(help="Folder with original/ and aligned/; one is enough where all is trained on it.")
+        Path,
+        typer.Option(
+            help="Folder with the corpus versions original/ and aligned/; one of them is enough if every system is "
+            "trained on it."
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for tables and reports.")] = Path("benchmark"),
-    runs: Annotated[Path | None, typer.Option(help="Folder of run directories; by default in --out.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for predictions tables and reports.")] = Path("benchmark"),
+    runs: Annotated[Path | None, typer.Option(help="Folder of the run directories. Default: runs in --out.")] = None,
     split: Annotated[
-        list[str] | None, typer.Option(help="Score this split; by default all but train. Repeatable.")
+        list[str] | None, typer.Option(help="Split to evaluate. Default: all except train. Repeatable.")
     ] = None,
-    draws: Annotated[int, typer.Option(help="Bootstrap draws, and swaps of the permutation test.", min=100)] = 10_000,
-    without_text: Annotated[bool, typer.Option("--without-text", help="Leave out what was said, to share it.")] = False,
+    draws: Annotated[
+        int, typer.Option(help="Number of bootstrap resamples, and of swaps in the permutation test.", min=100)
+    ] = 10_000,
+    without_text: WithoutText = False,
 ) -> None:
-    """Train the reference systems, or reuse finished runs, evaluate them on every available split, and compare."""
+    """Train the reference systems (or reuse finished runs), evaluate them on every available split, and compare."""
     from erc_llm.cli.sections_view import print_sections
     from erc_llm.evaluation.comparison_report import sections, title
     from erc_llm.evaluation.evidence import Comparison
@@ -139,7 +163,7 @@ def benchmark(
     try:
         reports = run_benchmark(benchmark, place, split or [], draws, console, show)
     except KeyboardInterrupt:
-        typer.echo("erc-llm: interrupted; the same command goes on", err=True)
+        typer.echo("erc-llm: interrupted; the same command continues", err=True)
         raise typer.Exit(130) from None
     for report in reports:
         typer.echo(f"report: {report / 'comparison.html'}")

@@ -26,18 +26,18 @@ _TITLES = {"weighted_f1": "Weighted F1", "macro_f1": "Macro F1", "accuracy": "Ac
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     """Print an evaluation: headline metrics, scores by label, confusions, calibration and warnings."""
     page = Page(console)
-    page.say(_about(evaluation), style="bold")
+    page.print(_about(evaluation), style="bold")
     page.table(_headline_table(evaluation, page))
     page.table(_class_table(evaluation, page))
     page.table(_confusion_table(evaluation, page))
     console.print()
-    page.say(_diagnostics(evaluation))
+    page.print(_diagnostics(evaluation))
     if evaluation.calibration is not None:
         print_calibration(evaluation.calibration, page)
     for sentence in evaluation.missing:
-        page.say(sentence, style="dim")
+        page.print(sentence, style="dim")
     for sentence in evaluation.warnings:
-        page.say(f"Note: {sentence}", style="yellow")
+        page.print(f"Note: {sentence}", style="yellow")
 
 
 def print_differences(differences: Sequence[Difference], console: Console) -> None:
@@ -65,7 +65,7 @@ def print_differences(differences: Sequence[Difference], console: Console) -> No
         kappa = "" if d.kappa is None else f", Cohen's kappa {d.kappa:.3f}"
         same = f"{d.flips:,} of {d.targets:,} answers differ ({100 * d.agreement:.2f} % agree{kappa})"
         console.print(Text(f"Against {printable(d.b, console)}: {same}"))
-    console.print(Text("'better' and 'worse': the whole paired interval lies on that side of zero.", "dim"))
+    console.print(Text("better, worse: the whole interval of the paired difference is above, below zero.", "dim"))
     for note in dict.fromkeys(note for d in differences for note in d.notes):
         console.print(Text(f"Note: {printable(note, console)}", "yellow"))
 
@@ -108,20 +108,20 @@ def _class_table(evaluation: Evaluation, page: Page) -> Table:
     table.add_column("Support", justify="right")
     table.add_column("Predicted", justify="right")
     for row in evaluation.classes:
-        shares = (f"{100 * value:.1f}" for value in (row.precision, row.recall, row.f1))
+        scores = (f"{100 * value:.1f}" for value in (row.precision, row.recall, row.f1))
         style = "dim" if not row.support else ""
         bar = page.bar(row.f1, 16, "cyan")
-        table.add_row(page.text(row.label), *shares, bar, f"{row.support:,}", f"{row.predicted:,}", style=style)
+        table.add_row(page.text(row.label), *scores, bar, f"{row.support:,}", f"{row.predicted:,}", style=style)
     return table
 
 
 def _confusion_table(evaluation: Evaluation, page: Page) -> Table:
-    """Gold label by predicted label; a list of the commonest mistakes where that is too wide."""
+    """Gold label by predicted label; a list of the most frequent errors if that is too wide."""
     names = list(evaluation.info.labels) + (["invalid"] if evaluation.invalid_rate else [])
     row_name = min(12, max(len(name) for name in evaluation.info.labels))
     width = min(9, (page.console.width - row_name) // len(names) - 1)
     if width < 4:
-        return _commonest_mistakes(evaluation, page)
+        return _commonest_errors(evaluation, page)
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim", title="gold (row), predicted")
     table.title_style, table.title_justify = "dim", "left"
     table.add_column("", width=row_name, no_wrap=True)
@@ -135,19 +135,19 @@ def _confusion_table(evaluation: Evaluation, page: Page) -> Table:
     return table
 
 
-def _commonest_mistakes(evaluation: Evaluation, page: Page, most: int = 12) -> Table:
+def _commonest_errors(evaluation: Evaluation, page: Page, most: int = 12) -> Table:
     names = [*evaluation.info.labels, "invalid"]
-    mistakes = [
+    errors = [
         (count, names[i], names[j])
         for i, row in enumerate(evaluation.confusion)
         for j, count in enumerate(row)
         if count and i != j
     ]
-    mistakes.sort(key=lambda mistake: -mistake[0])
+    errors.sort(key=lambda error: -error[0])
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for title in ("Commonest mistakes", "gold", "predicted"):
-        table.add_column(title, justify="right" if title[0] == "C" else "left", no_wrap=True)
-    for count, gold, predicted in mistakes[:most]:
+    for title in ("Most frequent errors", "gold", "predicted"):
+        table.add_column(title, justify="right" if title[0] == "M" else "left", no_wrap=True)
+    for count, gold, predicted in errors[:most]:
         table.add_row(f"{count:,}", page.text(gold), page.text(predicted))
     return table
 

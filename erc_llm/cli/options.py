@@ -1,5 +1,6 @@
-"""What all commands share: common options, a console, quiet libraries.
+"""Options, console and library settings that the commands share.
 
+Input: nothing. Output: typer options, a rich console.
 Does not depend on: torch, transformers.
 """
 
@@ -13,18 +14,24 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-HealFrom = Annotated[str | None, typer.Option(help="Original EmoryNLP files, to restore lines `aligned` lacks.")]
+HealFrom = Annotated[
+    str | None,
+    typer.Option(help="Original EmoryNLP files; lines missing in the `aligned` corpus are restored from them."),
+]
+WithoutText = Annotated[
+    bool, typer.Option("--without-text", help="Leave the text of the utterances out, so that tables can be shared.")
+]
 
 
 def open_console() -> Console:
-    """Standard output, as rich sees it."""
+    """A rich console on standard output."""
     from rich.console import Console
 
     return Console()
 
 
 def quiet() -> None:
-    """Keep the libraries' notices off the screen; their errors still arrive as exceptions."""
+    """Silence the notices of libraries; their errors are still raised as exceptions."""
     import logging
     import warnings
 

@@ -1,7 +1,7 @@
-"""Drawing on a console: styled sentences, tables, bars and intervals, with control characters of file content removed.
+"""Console output: styled sentences, tables, bars and intervals, with control characters of file content removed.
 
-Input: text and numbers. Output: rich renderables, plain ASCII without colour where the console is no UTF terminal.
-Does not depend on: what is shown.
+Input: text and numbers. Output: rich renderables; plain ASCII without colour if the console is no UTF terminal.
+Does not depend on: the meaning of what is printed.
 """
 
 from __future__ import annotations
@@ -14,41 +14,41 @@ from erc_llm.metrics import Estimate
 
 
 def printable(words: str, console: Console) -> str:
-    """Text of a file without control characters, and with only characters of the console's encoding."""
+    """Text without control characters, and with only the characters of the console's encoding."""
     shown = "".join(c if c.isprintable() else " " for c in words)
     return shown.encode(console.encoding, "replace").decode(console.encoding)
 
 
 class Page:
-    """A console: colour and block characters in a terminal, plain ASCII anywhere else."""
+    """Prints on a console: colour and block characters in a terminal, plain ASCII elsewhere."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.rich = console.is_terminal and console.encoding.lower().startswith("utf")
         self.colour = self.rich and console.color_system is not None
 
-    def say(self, sentence: str, style: str = "") -> None:
+    def print(self, sentence: str, style: str = "") -> None:
         """Print a sentence, wrapped."""
         self.console.print(self.text(sentence, style), soft_wrap=False)
 
     def table(self, table: Table) -> None:
-        """Print a table after an empty line; one that is wider than the terminal is not cropped."""
+        """Print a table after an empty line; tables wider than the terminal are not cropped."""
         self.console.print()
         self.console.print(table, crop=False)
 
     def text(self, words: str, style: str = "") -> Text:
-        """Printable text with a style; never read as markup."""
+        """Printable text with a style; never parsed as markup."""
         return Text(printable(words, self.console), style=style)
 
     def bar(self, share: float, width: int, style: str) -> Text:
-        """A bar that fills `share` of `width`; in steps of an eighth of a column where blocks can be shown."""
+        """A bar that fills the fraction `share` of `width`, in eighths of a column if block characters can be shown."""
         if not self.rich:
             return Text("#" * round(share * width))
         eighths = round(share * width * 8)
         return Text("█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip(), style=style)
 
     def range(self, estimate: Estimate, width: int) -> Text:
-        """A scale from 0 to 1 with the interval and its value."""
+        """A scale from 0 to 1 with the estimate and its interval."""
         end, line, dot, empty = ("╾╼", "━", "●", "·") if self.rich else ("[]", "-", "o", ".")
         cells = [empty] * width
         low = estimate.value if estimate.low is None else estimate.low
@@ -62,7 +62,7 @@ class Page:
         return drawn
 
     def cell(self, count: int, share: float, width: int, right: bool) -> Text:
-        """A count on blue for right answers, on orange for wrong ones, the stronger the larger its share of the row."""
+        """A count on blue (right) or orange (wrong); the colour is stronger for a larger share of the row."""
         if not count:
             return Text(("·" if self.rich else ".").rjust(width), style="dim")
         words = f"{count:,}".rjust(width)

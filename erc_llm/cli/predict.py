@@ -1,5 +1,6 @@
-"""The commands about predictions: `predict` and `calibrate`.
+"""The prediction commands: `predict` and `calibrate`.
 
+Input: command-line arguments. Output: predictions tables, or a run's calibration.
 Does not depend on: torch and transformers until a command runs.
 """
 
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from erc_llm.cli.options import HealFrom, open_console, quiet
+from erc_llm.cli.options import HealFrom, WithoutText, open_console, quiet
 from erc_llm.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,67 +24,94 @@ SERVED = "A model behind an OpenAI-compatible server"
 PriorOption = Annotated[
     str,
     typer.Option(
-        help="Label shares to answer by: none, corpus, or shares in label order such as 0.1,0.7,0.2. "
-        "auto is corpus, which changes nothing unless training balanced the classes. A share of 0 rules a label out; a "
-        "label that training never saw can have no other."
+        help="Label prior to correct predictions to: none, corpus (the label distribution of train), or "
+        "probabilities in label order such as 0.1,0.7,0.2. auto is corpus, which changes nothing unless training "
+        "balanced the classes. 0 rules a label out; labels that training never saw must have 0."
     ),
 ]
 
 
 def predict(
-    source: Annotated[str, typer.Argument(help="A run directory; or a configuration, for its base model zero-shot.")],
+    source: Annotated[
+        str, typer.Argument(help="Run directory; or a configuration, for zero-shot prediction with its base model.")
+    ],
     corpus: Annotated[
-        str | None, typer.Argument(help="A corpus; by default the run's own. With --interactive: the past.")
+        str | None,
+        typer.Argument(
+            help="Corpus file or folder. Default: the run's corpus. With --interactive: the corpus from which speaker "
+            "profiles are written, or none."
+        ),
     ] = None,
-    split: Annotated[str, typer.Option(help="Which split.")] = "dev",
-    out: Annotated[Path, typer.Option(help="Predictions table: .parquet or .jsonl.")] = Path("predictions.parquet"),
+    split: Annotated[str, typer.Option(help="Split to predict.")] = "dev",
+    out: Annotated[Path, typer.Option(help="Predictions table to write: .parquet or .jsonl.")] = Path(
+        "predictions.parquet"
+    ),
     heal_from: HealFrom = None,
-    without_text: Annotated[bool, typer.Option("--without-text", help="Leave out what was said, to share it.")] = False,
-    interactive: Annotated[bool, typer.Option("--interactive", help="Label lines as you type them.")] = False,
+    without_text: WithoutText = False,
+    interactive: Annotated[
+        bool, typer.Option("--interactive", help="Label lines as you type them, instead of a split.")
+    ] = False,
     prior: PriorOption = "auto",
     calibration: Annotated[
-        Literal["none", "run"], typer.Option(help="run: as `erc-llm calibrate` stored it with the run.")
+        Literal["none", "run"], typer.Option(help="run: apply the calibration that `erc-llm calibrate` stored.")
     ] = "none",
     abstain_below: Annotated[
         float | None,
-        typer.Option(help="Note in the table that less sure answers do not count; all stay in it.", min=0, max=1),
+        typer.Option(
+            help="Confidence threshold recorded in the table: predictions below it count as abstentions, but stay in "
+            "the table.",
+            min=0,
+            max=1,
+        ),
     ] = None,
-    decode: Annotated[str | None, typer.Option(help="score, generate or free: short for --set scoring.decode=")] = None,
+    decode: Annotated[
+        str | None,
+        typer.Option(
+            help="score (exact label probabilities), generate (text constrained to the labels) or free (unconstrained "
+            "text); short for --set scoring.decode=..."
+        ),
+    ] = None,
     changes: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
-            help="Override scoring.FIELD=VALUE, or where the run's model is on this machine: model.base, model.device, "
-            "model.precision. Repeatable.",
+            help="Change a setting of the run: scoring.FIELD=VALUE, or model.base, model.device, model.precision for "
+            "a run from another machine. Repeatable.",
         ),
     ] = None,
     endpoint: Annotated[
         str | None,
-        typer.Option(help="Ask a model behind this server, such as http://127.0.0.1:8000/v1.", rich_help_panel=SERVED),
+        typer.Option(help="Address of the server, such as http://127.0.0.1:8000/v1.", rich_help_panel=SERVED),
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="The name its server knows the model by.", rich_help_panel=SERVED)
-    ] = None,
+    model: Annotated[str | None, typer.Option(help="Name of the model on the server.", rich_help_panel=SERVED)] = None,
     constrain: Annotated[
         Literal["auto", "none", "vllm", "llamacpp"],
         typer.Option(
-            help="How its server holds answers to the labels; auto: as it can, if it says so.", rich_help_panel=SERVED
+            help="How the server constrains answers to the labels; auto: detect what it supports.",
+            rich_help_panel=SERVED,
         ),
     ] = "auto",
     label_scores: Annotated[
         bool,
-        typer.Option("--label-scores", help="vLLM only: exact log-likelihoods of all labels.", rich_help_panel=SERVED),
+        typer.Option(
+            "--label-scores", help="Request exact log-likelihoods of all labels (vLLM only).", rich_help_panel=SERVED
+        ),
     ] = False,
-    concurrency: Annotated[int, typer.Option(help="Requests at once.", min=1, rich_help_panel=SERVED)] = 4,
+    concurrency: Annotated[
+        int, typer.Option(help="Number of simultaneous requests.", min=1, rich_help_panel=SERVED)
+    ] = 4,
     timeout: Annotated[
         float,
-        typer.Option(help="Seconds within which an answer must be there, all of it.", min=0.1, rich_help_panel=SERVED),
+        typer.Option(help="Seconds within which a complete answer must arrive.", min=0.1, rich_help_panel=SERVED),
     ] = 60.0,
     allow_remote: Annotated[
-        bool, typer.Option(help="Dialogue text may go to a remote --endpoint.", rich_help_panel=SERVED)
+        bool,
+        typer.Option(
+            help="Allow dialogue text to be sent to an --endpoint on another machine.", rich_help_panel=SERVED
+        ),
     ] = False,
 ) -> None:
-    """Label a split and write the predictions table, or label lines one by one."""
+    """Predict a split and write the predictions table, or label lines as you type them."""
     quiet()
     from erc_llm.calibration.choose import parse_prior
     from erc_llm.recipes.predict import PredictOptions, open_live, predict_to_file
@@ -123,7 +151,7 @@ def _server(
     allow_remote: bool,
     interactive: bool,
 ) -> ServerOptions | None:
-    """The server that was asked for; None where the model is here."""
+    """The server that the options name; None if the model is loaded here."""
     from erc_llm.recipes.predict import ServerOptions
 
     if endpoint is not None and model is not None and not interactive:
@@ -137,7 +165,7 @@ def _server(
             allow_remote=allow_remote,
         )
     if endpoint is not None or model is not None or label_scores or constrain != "auto":
-        raise UserError("a served model needs --endpoint and --model, and cannot be --interactive")
+        raise UserError("a served model needs both --endpoint and --model, and does not support --interactive")
     return None
 
 
@@ -152,18 +180,26 @@ def _report(table: Predictions, out: Path) -> None:
 
 
 def calibrate(
-    source: Annotated[str, typer.Argument(help="A run directory.")],
-    corpus: Annotated[str | None, typer.Argument(help="Where the run's corpus is, if not where it was.")] = None,
-    predictions: Annotated[Path | None, typer.Option(help="Its table of split `selection`, not to predict it.")] = None,
+    source: Annotated[str, typer.Argument(help="Run directory.")],
+    corpus: Annotated[
+        str | None, typer.Argument(help="Path of the run's corpus, if it has moved since training.")
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(help="The run's predictions table of split `selection`. Default: predict that split now."),
+    ] = None,
     prior: PriorOption = "auto",
     fit_for: Annotated[
         Literal["nll", "weighted_f1"],
-        typer.Option(help="weighted_f1: besides, weigh labels when one is chosen, if that is shown to help."),
+        typer.Option(
+            help="nll: calibrate the probabilities; weighted_f1: also fit decision weights per label, used if they "
+            "raise held-out weighted F1."
+        ),
     ] = "nll",
-    seed: Annotated[int, typer.Option(help="Of the folds of the cross-validation.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of the cross-validation folds.", min=0)] = 0,
     heal_from: HealFrom = None,
 ) -> None:
-    """Fit a calibration on the selection split, chosen by cross-validation over dialogues; stored with the run."""
+    """Fit a calibration on a run's selection split, chosen by cross-validation over dialogues, and store it."""
     quiet()
     from erc_llm.calibration.choose import parse_prior, prior_shift
     from erc_llm.predictions import read_predictions
@@ -171,7 +207,7 @@ def calibrate(
     from erc_llm.runs.directory import read_run
 
     if corpus is not None and predictions is not None:
-        raise UserError("a corpus is there to be predicted, --predictions to skip that; leave one of them out")
+        raise UserError("CORPUS and --predictions exclude each other: the table replaces predicting the corpus")
     run = read_run(source)
     shift = prior_shift(run.manifest, parse_prior(prior))
     if predictions is not None:

@@ -1,7 +1,8 @@
-"""Speaker profiles for human eyes: all of a corpus as rows, or one as the model reads it, with its time line.
+"""Shows speaker profiles: all profiles of a corpus as rows, or one as the model reads it, with a time line.
 
-In: a corpus, a `Prompter` and a `Profiler`. Out: rows for a file, or rich text. What the model reads is asked of the
-one, what that was made from of the other; neither is done again here.
+Input: a corpus, a `Prompter` (the text that the model reads), a `Profiler` (its sources). Output: rows for a file, or
+rich text.
+Does not depend on: how profiles are written.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _HIDDEN = "·"
-_MOST_COLUMNS = 60  # scenes in a time line; with a half-life above 10, a profile looks back on more
+_MOST_COLUMNS = 60  # scenes in a time line; profiles with a half-life above 10 use more
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +42,15 @@ class ProfileRow:
 
     Attributes:
         dialogue: Id of the scene.
-        split: The split it is in.
-        speaker: Who it is about.
-        writer: What wrote it, and the control where it is one.
-        text: What the model reads, name and brackets included; empty where there is nothing to say or nothing fits.
-        tokens: How many tokens that is.
-        lines: How many of the person's earlier lines it was made from: those counted (`statistics`), those quoted
-            (`lines`), or those in the scenes that the notes went through (`llm`).
-        labels: How many labels; only `statistics` uses any.
-        scenes: Ids of the scenes of these lines, latest first, sentences that did not fit the budget included.
+        split: Split of the scene.
+        speaker: Name of the speaker.
+        writer: Name of the profile writer, and of the control if one is set.
+        text: Text that the model reads, name and brackets included; empty if nothing is known or nothing fits.
+        tokens: Number of tokens of the text.
+        lines: Number of the person's earlier lines that were used: those counted (`statistics`), those quoted
+            (`lines`), or those in the scenes from which the notes were written (`llm`).
+        labels: Number of labels that were used; only `statistics` uses any.
+        scenes: Ids of the scenes of these lines, latest first, including those of sentences that did not fit.
         label_scenes: Ids of those whose labels were used.
     """
 
@@ -66,13 +67,13 @@ class ProfileRow:
 
 
 class ProfileView:
-    """The profiles of a corpus, as prompts show them.
+    """The profiles of a corpus, as prompts contain them.
 
     Args:
-        corpus: Where the scenes are; its labels are seen as training sees them, so `training_view` comes first.
-        prompter: Shows the profiles.
-        profiler: What the prompter has them from, on the same corpus; tells their sources.
-        writer: What the rows name as the writer.
+        corpus: The corpus as returned by `training_view`, so that labels are visible as in training.
+        prompter: Renders the profiles.
+        profiler: The prompter's profiler, on the same corpus; returns the sources of the profiles.
+        writer: Name of the writer in the rows.
     """
 
     def __init__(self, corpus: Corpus, prompter: Prompter, profiler: Profiler, writer: str) -> None:
@@ -83,7 +84,7 @@ class ProfileView:
         self._history = History(corpus)
 
     def scenes(self, split: str | None = None) -> list[tuple[str, Dialogue]]:
-        """The scenes of a split, or of all, in time order, each with its split.
+        """The scenes of a split, or of all splits, in time order, each with its split.
 
         Raises:
             CorpusError: There is no such split.
@@ -112,10 +113,10 @@ class ProfileView:
             )
 
     def write(self, path: Path, split: str | None, console: Console) -> None:
-        """Write all rows of a split, or of all splits, as JSONL, and say in a line what was written.
+        """Write all rows of a split, or of all splits, as JSONL, and print a one-line summary.
 
         Raises:
-            UserError: The file cannot be written; nothing is left behind.
+            UserError: The file cannot be written; no partial file remains.
         """
         scenes = track(
             self.scenes(split), "writing profiles", console=console, disable=not console.is_terminal, transient=True
@@ -123,12 +124,12 @@ class ProfileView:
         rows = [row for name, dialogue in scenes for row in self.rows(name, dialogue)]
         write_text(path, "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows))
         tokens = [row.tokens for row in rows] or [0]
-        figures = f"tokens: median {median(tokens):g}, most {max(tokens)}"
-        said = f"{len(rows)} profiles ({self._writer}; {figures}) written to {path}"
-        console.print(said, markup=False, highlight=False, soft_wrap=True)
+        counts = f"tokens: median {median(tokens):g}, maximum {max(tokens)}"
+        summary = f"{len(rows)} profiles ({self._writer}; {counts}) written to {path}"
+        console.print(summary, markup=False, highlight=False, soft_wrap=True)
 
     def show(self, speaker: str, split: str, dialogue: Dialogue, console: Console) -> None:
-        """Print one speaker's profile before a scene of a split, what it was made from, and the emotions until then."""
+        """Print one speaker's profile before a scene of a split, its sources, and the earlier emotions."""
         row = next(row for row in self.rows(split, dialogue) if row.speaker == speaker)
         text = Text()
         text.append(f"{speaker} before {dialogue.id} ({split})\n", style="bold")
@@ -165,33 +166,33 @@ class ProfileView:
         if hidden:
             console.print(Text(f"{'':>{width}}  {hidden}", style="dim"), no_wrap=True, overflow="crop")
         count = self._history.count(dialogue, person)
-        told = str(count) if count == len(past) else f"the latest {len(past)} of {count}"
-        legend = f"earlier scenes: {told}, oldest left; height: share of the labels"
+        shown = str(count) if count == len(past) else f"the latest {len(past)} of {count}"
+        legend = f"earlier scenes: {shown}, oldest left; height: fraction of the scene's labels"
         console.print(legend, style="dim", highlight=False)
         if hidden:
-            console.print(f"{_HIDDEN} no labels to be seen: not in train, or the same episode", style="dim")
+            console.print(f"{_HIDDEN} labels not visible: not in train, or in the same episode", style="dim")
 
 
 def open_view(
     config: RunConfig, corpus: Corpus, console: Console, *, ask_server: bool = False, allow_remote: bool = False
 ) -> ProfileView:
-    """What prompts of a configuration say of a corpus; where they say nothing, what `statistics` would.
+    """The profiles that a configuration's prompts contain; without a profile writer, those of `statistics`.
 
-    Loads the tokenizer, and a model only where notes of one are missing.
+    Loads the tokenizer; a language model is loaded only to write missing notes.
 
     Args:
         config: The configuration.
-        corpus: The scenes, their selection split cut out of train.
-        console: Where notes and progress are shown.
-        ask_server: Whether missing notes may be asked of the configuration's server.
-        allow_remote: Whether that may be another machine.
+        corpus: The corpus, with the selection split cut out of train.
+        console: Console for messages and progress.
+        ask_server: Whether missing notes may be requested from the configuration's server.
+        allow_remote: Whether that server may be another machine.
     """
     from erc_llm.build import build_profiler, build_prompter
     from erc_llm.models.loading import load_tokenizer
 
     if config.profile.writer == "none":
         config = config.model_copy(update={"profile": config.profile.model_copy(update={"writer": "statistics"})})
-        console.print("note: profile.writer is none; shown is what `statistics` would write", style="yellow")
+        console.print("note: profile.writer is none; profiles of the writer `statistics` are shown", style="yellow")
     profile, tokenizer = config.profile, load_tokenizer(config.model.base)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
         task = progress.add_task("writing notes on speakers", total=None, visible=False)
@@ -213,15 +214,15 @@ def open_view(
     untimed = [dialogue.id for dialogue in corpus.dialogues() if dialogue.time is None]
     if untimed:
         scenes = sum(map(len, corpus.splits.values()))
-        some = f"{len(untimed)} of {scenes} scenes tell no episode, '{untimed[0]}' first"
+        some = f"{len(untimed)} of {scenes} scenes have no episode, '{untimed[0]}' first"
         what = "no episodes" if len(untimed) == scenes else some
-        said = f"note: {what}: the order of the file is taken as time"
-        console.print(said, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        note = f"note: {what}: the order in the file is used as the order in time"
+        console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
     return view
 
 
 def find_scene(corpus: Corpus, at: str, speaker: str) -> tuple[str, Dialogue]:
-    """The scene of an id in which somebody speaks, and its split.
+    """The split and the scene of an id; `speaker` must have a line in it.
 
     Raises:
         CorpusError: There is no such scene, or the speaker has no line in it.
@@ -231,20 +232,20 @@ def find_scene(corpus: Corpus, at: str, speaker: str) -> tuple[str, Dialogue]:
         likeness = {name: SequenceMatcher(None, at, name).ratio() for name in scenes}
         near = ", ".join(sorted(likeness, key=lambda name: (-likeness[name], name))[:3])
         raise CorpusError(
-            f"no dialogue '{at}' in corpus '{corpus.name}'; nearest: {near}; `--out profiles.jsonl` lists all"
+            f"no dialogue '{at}' in corpus '{corpus.name}'; most similar: {near}; `--out profiles.jsonl` lists all"
         )
     speakers = speakers_of(scenes[at][1])
     if speaker not in speakers:
         who = ", ".join(speakers) or "nobody by name"
-        raise CorpusError(f"'{speaker}' has no line of their own in dialogue '{at}'; those who have: {who}")
+        raise CorpusError(f"'{speaker}' has no line in dialogue '{at}'; its speakers are {who}")
     return scenes[at]
 
 
 def time_line(past: Sequence[PastScene], labels: Sequence[str]) -> tuple[dict[str, str], str]:
-    """A row of blocks for each label, and a row of dots; a column for each scene, oldest left.
+    """A row of blocks for each label, and a row of dots; one column per scene, oldest left.
 
-    A block's height is the label's share of the labels that may be seen in the scene; any at all is the lowest block.
-    A dot stands where none may be seen; without such a scene that row is empty.
+    The height of a block is the label's fraction of the visible labels of the scene; a small fraction is shown as the
+    lowest block. A dot marks a scene without visible labels; if there is none, that row is empty.
 
     Args:
         past: A person's scenes, latest first.
@@ -260,19 +261,19 @@ def _block(count: int, of: int) -> str:
     return _BLOCKS[ceil(count * len(_BLOCKS) / of) - 1] if count else " "
 
 
-def check_asked(out: Path | None, split: str | None, speaker: str | None, at: str | None) -> None:
-    """See that one of the two things there are to see was asked for, and in full.
+def check_options(out: Path | None, split: str | None, speaker: str | None, at: str | None) -> None:
+    """Check that either `--out` or both `--speaker` and `--at` are given.
 
     Raises:
-        UserError: Neither, both, or half of one.
+        UserError: Neither, both, or only one of `--speaker` and `--at` is given.
     """
     if (speaker is None) != (at is None):
         given, lacking = ("--speaker", "--at DIALOGUE") if at is None else ("--at", "--speaker NAME")
-        raise UserError(f"{given} needs {lacking} too: one person's profile before one scene")
+        raise UserError(f"{given} needs {lacking} too: they select one speaker's profile before one dialogue")
     if (out is None) == (speaker is None):
-        found = "nothing to show was named" if out is None else "--out and --speaker are two things"
+        found = "no profile was selected" if out is None else "--out and --speaker exclude each other"
         raise UserError(f"{found}; give --out FILE.jsonl for all profiles, or --speaker NAME --at DIALOGUE for one")
     if split is not None and out is None:
-        raise UserError("--split goes with --out; a dialogue's id names it without its split")
+        raise UserError("--split requires --out; with --speaker, the dialogue's id is enough")
     if out is not None and out.suffix != ".jsonl":
         raise UserError(f"--out {out}: expected a name that ends in .jsonl")

@@ -1,6 +1,9 @@
-"""A prompt for human eyes: exact text, tokens, what is trained, and how many tokens each part takes.
+"""Prints a prompt: its exact text or tokens, the trained tokens highlighted, and the token counts of its parts.
 
-In: a `Prompter` and a dialogue. Out: rich text. The cheapest way to catch a wrong template.
+This is the cheapest way to catch a wrong template.
+
+Input: a `Prompter` and a dialogue. Output: text on a rich console.
+Does not depend on: models.
 """
 
 from __future__ import annotations
@@ -39,15 +42,15 @@ def print_prompt(
     tokens: bool,
     console: Console,
 ) -> None:
-    """Show a scene's tree, or the prompt of one line.
+    """Print a scene's tree, or the prompt for one line.
 
     Args:
-        prompter: Puts the prompt together.
-        corpus: Where the scene is from.
-        dialogue_id: The scene; the first of the corpus where None.
-        utterance: Number of a line, from 1: show the root path of its question only.
-        tokens: Token by token, with ids.
-        console: Where to.
+        prompter: Builds the prompt.
+        corpus: The corpus of the scene.
+        dialogue_id: Id of the scene; None: the first scene of the corpus.
+        utterance: Number of a line, from 1; only the root path of its question is printed. None: the whole tree.
+        tokens: Whether to print every token with its id.
+        console: Console for the output.
 
     Raises:
         CorpusError: There is no such scene or line, or the line is not a target.
@@ -57,7 +60,7 @@ def print_prompt(
     labelled = any(dialogue.utterances[k].label is not None for k in shown)
     trees = prompter.trees(dialogue, "gold" if labelled else "none")
     if not trees:
-        raise CorpusError(f"dialogue '{dialogue.id}' has no target to ask about")
+        raise CorpusError(f"dialogue '{dialogue.id}' has no target, so there is no prompt to show; choose another one")
     if utterance is not None:
         trees = [_only(trees, dialogue, utterance - 1)]
     for tree in trees:
@@ -72,7 +75,7 @@ def _find(corpus: Corpus, dialogue_id: str | None) -> Dialogue:
         if dialogue_id is None or dialogue.id == dialogue_id:
             return dialogue
     near = [d.id for d in corpus.dialogues() if dialogue_id and d.id.startswith(dialogue_id[:7])][:5]
-    hint = f"; there are {', '.join(near)}" if near else ""
+    hint = f"; similar ids: {', '.join(near)}" if near else ""
     raise CorpusError(f"no dialogue '{dialogue_id}' in corpus '{corpus.name}'{hint}")
 
 
@@ -82,7 +85,7 @@ def _only(trees: Sequence[TokenTree], dialogue: Dialogue, target: int) -> TokenT
             if question.target == target:
                 return _path_tree(tree, question)
     raise CorpusError(
-        f"dialogue '{dialogue.id}': line {target + 1} is not asked about; it has {len(dialogue.utterances)} lines, "
+        f"dialogue '{dialogue.id}': line {target + 1} is no target; it has {len(dialogue.utterances)} lines, "
         f"targets are {', '.join(str(k + 1) for k in dialogue.targets)}"
     )
 
@@ -128,7 +131,7 @@ def _print_tree(prompter: Prompter, tree: TokenTree, path: bool, tokens: bool, c
 
 
 def _escaped(text: Text) -> Text:
-    """Line breaks shown as a sign, so that a branch stays on one line."""
+    """Replace line breaks by a visible sign, so that a branch stays on one line."""
     shown = Text()
     for part in text.split("\n", include_separator=True):
         broken = part.plain.endswith("\n")

@@ -1,6 +1,7 @@
-"""Predictions for people at a terminal: a coloured scene, and a conversation labelled as it is typed.
+"""Shows predictions in a terminal: a coloured scene, or a conversation that is labelled while it is typed.
 
-In: labelled utterances or typed lines `Name: text`. Out: rich text. Knows no model but the predictor it is given.
+Input: labelled utterances, or typed lines `Name: text` and a predictor. Output: text on a rich console.
+Does not depend on: how models are loaded.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ _OTHERS = ("bright_yellow", "bright_red", "bright_green", "bright_magenta", "bri
 
 
 def colour(label: str, labels: Sequence[str]) -> str:
-    """The colour a label is shown in."""
+    """The colour of a label."""
     return _COLOURS.get(label) or _OTHERS[labels.index(label) % len(_OTHERS)]
 
 
 def print_scene(lines: Iterable[LabelledUtterance], console: Console) -> None:
-    """One scene: predicted label with its probability, speaker, text, and the gold label where it differs."""
+    """Print one scene: predicted label with its probability, speaker, text, and the gold label if it differs."""
     for line in lines:
         labels = list(line.probabilities)
         style = colour(line.label, labels)
@@ -48,8 +49,8 @@ def print_scene(lines: Iterable[LabelledUtterance], console: Console) -> None:
 
 
 def talk(predictor: Predictor, source: Iterable[str], console: Console) -> None:
-    """Label typed lines `Name: text` as they come; an empty line begins a new conversation."""
-    console.print("Type lines as `Name: text`; an empty line begins a new conversation, end of input leaves.")
+    """Label typed lines `Name: text` as they arrive; an empty line starts a new conversation."""
+    console.print("Type lines as `Name: text`; an empty line starts a new conversation, the end of input quits.")
     session = predictor.live()
     for typed in source:
         if not typed.strip():

@@ -1,5 +1,6 @@
-"""The commands about training: `train` and `average`.
+"""The training commands: `train` and `average`.
 
+Input: command-line arguments. Output: run directories.
 Does not depend on: torch and transformers until a command runs.
 """
 
@@ -14,11 +15,15 @@ from erc_llm.cli.options import open_console, quiet
 
 
 def train(
-    config: Annotated[str, typer.Argument(help="A YAML file, or the name of one that comes with the package.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, such as lora.rank=32.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run.")] = False,
+    config: Annotated[
+        str, typer.Argument(help="YAML file, or a packaged configuration: smollm2-135m, llama2-7b-qlora or sample.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Fields to change, as section.field=value, for example lora.rank=32.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run.")] = False,
 ) -> None:
-    """Fine-tune an adapter and write a run directory."""
+    """Fine-tune a LoRA or QLoRA adapter and write its run directory."""
     from erc_llm.config import load_config
 
     loaded = load_config(config, overrides or [])
@@ -29,7 +34,7 @@ def train(
     try:
         run = run_training(loaded, resume=resume, console=open_console())
     except KeyboardInterrupt:
-        typer.echo("erc-llm: interrupted; the same command with --resume goes on from the last checkpoint", err=True)
+        typer.echo("erc-llm: interrupted; the same command with --resume continues from the last checkpoint", err=True)
         raise typer.Exit(130) from None
     leave_processes()
     typer.echo(f"run: {run.folder}   adapter: {run.adapter}")
@@ -37,11 +42,11 @@ def train(
 
 def average(
     runs: Annotated[
-        list[str], typer.Argument(help="Run directories that differ in their seeds, or in how they were trained.")
+        list[str], typer.Argument(help="Run directories that differ in their seeds or training settings only.")
     ],
-    out: Annotated[Path, typer.Option(help="The new run directory.")],
+    out: Annotated[Path, typer.Option(help="Run directory to write.")],
 ) -> None:
-    """One adapter, the mean of several runs' updates, which answers about as well as their mean answers would."""
+    """Average the adapters of several runs into one adapter, about as accurate as averaging their predictions."""
     from erc_llm.recipes.average import average_runs
     from erc_llm.runs.directory import read_run
 

@@ -193,8 +193,8 @@ def test_a_baseline_is_trained_and_predicts_what_is_asked_for(
         (("--ablate", "--split", "tset"), "no split 'tset'"),
         (("--ablate", "--predict", "dev"), "leave out --predict"),
         (("--ablate", "kind=compm"), "expected emonet, found compm"),
-        (("--seeds", "13,14"), "--seeds and --split are for --ablate"),
-        (("--split", "dev"), "--seeds and --split are for --ablate"),
+        (("--seeds", "13,14"), "--seeds and --split require --ablate"),
+        (("--split", "dev"), "--seeds and --split require --ablate"),
     ],
 )
 def test_bad_calls_are_one_message(

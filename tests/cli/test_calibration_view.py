@@ -34,9 +34,9 @@ def test_the_page_shows_steps_diagram_and_curve_in_80_columns(table: Predictions
     assert plain.isascii()
     for text in (plain, printed(evaluation, force_terminal=True, color_system=None, no_color=True)):
         assert max(map(len, text.splitlines())) <= 80
-        for part in ("After step", "prior: corpus", "decision weights", "Sure by %", "Kept %", "wrong %"):
+        for part in ("After step", "prior: corpus", "decision weights", "Conf. %", "Coverage %", "risk %"):
             assert part in text
-    lines = plain.split("Sure by %")[1].splitlines()[1:]
+    lines = plain.split("Conf. %")[1].splitlines()[1:]
     drawn = [line for line in lines if " to " in line]
     assert len(drawn) == len(evaluation.calibration.reliability)
     assert all(line.count("|") == 1 for line in drawn)
@@ -44,7 +44,7 @@ def test_the_page_shows_steps_diagram_and_curve_in_80_columns(table: Predictions
 
 def test_a_tiny_table_gets_no_diagram() -> None:
     text = printed(evaluate(scored(*draw(40)), draws=20))
-    assert "Sure by %" not in text
+    assert "Conf. %" not in text
     assert "NLL" in text
 
 
@@ -65,4 +65,4 @@ def test_abstention_states_how_many_targets_are_answered(table: Predictions, not
 
 
 def test_a_threshold_that_leaves_nothing_is_stated(table: Predictions) -> None:
-    assert "nothing to score" in printed(evaluate(table, draws=20, abstain_below=1.0))
+    assert "nothing to evaluate" in printed(evaluate(table, draws=20, abstain_below=1.0))

@@ -166,7 +166,10 @@ def test_a_single_dialogue(erc: Command) -> None:
 
 
 def test_one_table_one_twice_and_one_that_is_not_there(erc: Command) -> None:
-    refused(erc("compare", "a.parquet"), "erc-llm: compare: give at least two predictions tables; `erc-llm evaluate`")
+    refused(
+        erc("compare", "a.parquet"),
+        "erc-llm: compare: expected at least two predictions tables; for one, use `erc-llm evaluate`",
+    )
     Path("link.parquet").symlink_to("a.parquet")
     for again in ("a.parquet", "./a.parquet", "A=a.parquet", "link.parquet"):
         refused(erc("compare", "a.parquet", "b.parquet", again), "erc-llm: compare: a table is given twice; a system")

@@ -60,10 +60,10 @@ def test_an_unlabelled_corpus(tmp_path: Path) -> None:
 
 def test_aligned_without_healing_says_what_heal_from_would_do(tmp_path: Path) -> None:
     gaps, whole = write(tmp_path / "aligned", "aligned"), write(tmp_path / "original", "original")
-    assert "heal_from brings them back" in printed(summarise(read_corpus(gaps)))
+    assert "heal_from restores them" in printed(summarise(read_corpus(gaps)))
     healed = printed(summarise(read_corpus(gaps, heal_from=whole)))
     assert "version aligned, gap-healed" in healed
-    assert "heal_from brings them back" not in healed
+    assert "heal_from restores them" not in healed
 
 
 def test_names_cannot_steer_the_terminal(tmp_path: Path) -> None:

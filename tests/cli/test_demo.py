@@ -66,6 +66,6 @@ def test_emonet_is_trained_on_the_corpus_and_by_the_seed_of_the_demo(
 
 def test_without_its_encoder_the_comparison_is_left_out_with_the_reason(config: RunConfig, tmp_path: Path) -> None:
     said = _compared(config, tmp_path, f"encoder.base={tmp_path / 'nothing'}")
-    assert "left out: " in said
+    assert "skipped: " in said
     assert "nothing" in said
     assert not (tmp_path / "demo-comparison").exists()

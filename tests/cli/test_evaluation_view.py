@@ -69,7 +69,7 @@ def test_names_from_a_file_are_never_markup_or_terminal_codes() -> None:
 def test_many_labels_get_a_list_of_mistakes_instead_of_a_matrix() -> None:
     labels = tuple(f"emotion number {i}" for i in range(28))
     text = printed(evaluate(table(info=replace(INFO, labels=labels)), draws=50))
-    assert "Commonest mistakes" in text
+    assert "Most frequent errors" in text
     assert max(map(len, text.splitlines())) <= 80
 
 

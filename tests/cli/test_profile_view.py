@@ -156,7 +156,7 @@ def test_without_episodes_the_order_of_the_file_is_time_and_said_to_be(profile: 
     path = save(tmp_path / "train.jsonl", *scenes, season=None, episode=None, scene=None)
     done = profile(path, "--out", tmp_path / "p.jsonl")
     assert done.code == 0, done.err
-    assert "no episodes: the order of the file is taken as time" in done.out
+    assert "no episodes: the order in the file is used as the order in time" in done.out
     rows = rows_of(tmp_path / "p.jsonl")
     order = list(dict.fromkeys(row["dialogue"] for row in rows))
     assert order == ["s1_3", "s1_1", "s1_2", "s1_0"], "the selection split is cut out of them"
@@ -172,7 +172,7 @@ def test_a_scene_without_an_episode_among_others_is_named(profile: Command, tmp_
         row |= {"season": None, "episode": None, "scene": None}
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     done = profile(path, "--out", tmp_path / "p.jsonl")
-    assert "1 of 4 scenes tell no episode, 's1_2' first: the order of the file is taken as time" in done.out
+    assert "1 of 4 scenes have no episode, 's1_2' first: the order in the file is used as the order in time" in done.out
 
 
 def test_somebody_elses_profile_follows_the_seed_of_the_run(profile: Command, corpus: Path, tmp_path: Path) -> None:
@@ -329,7 +329,7 @@ def test_no_row_of_dots_where_all_is_seen() -> None:
 
 def test_an_unknown_dialogue_names_the_nearest(profile: Command, corpus: Path) -> None:
     done = profile(corpus, "--speaker", MARA, "--at", "s2_11")
-    refused(done, "'s2_11'", "nearest: s2_1,", "--out profiles.jsonl")
+    refused(done, "'s2_11'", "most similar: s2_1,", "--out profiles.jsonl")
 
 
 def test_a_speaker_who_is_not_there(profile: Command, corpus: Path) -> None:
@@ -344,7 +344,7 @@ def test_a_speaker_who_is_not_there(profile: Command, corpus: Path) -> None:
         ((), "--out FILE.jsonl"),
         (("--speaker", MARA), "--at DIALOGUE"),
         (("--at", "s2_1"), "--speaker NAME"),
-        (("--out", "p.jsonl", "--speaker", MARA, "--at", "s2_1"), "two things"),
+        (("--out", "p.jsonl", "--speaker", MARA, "--at", "s2_1"), "exclude each other"),
         (("--out", "p.jsonl", "--at", "s2_1"), "--speaker NAME"),
         (("--speaker", MARA, "--at", "s2_1", "--split", "dev"), "--split"),
         (("--out", "p.csv"), ".jsonl"),

@@ -109,10 +109,10 @@ def test_the_first_scene_is_shown_where_none_is_named(prompter: Prompter) -> Non
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"dialogue_id": "s01_e01_c99"}, "no dialogue 's01_e01_c99' in corpus 'small'; there are s01_e01_c01"),
+        ({"dialogue_id": "s01_e01_c99"}, "no dialogue 's01_e01_c99' in corpus 'small'; similar ids: s01_e01_c01"),
         ({"dialogue_id": "nothing"}, "no dialogue 'nothing' in corpus 'small'$"),
-        ({"utterance": 4}, "line 4 is not asked about; it has 3 lines"),
-        ({"utterance": 0}, "line 0 is not asked about; it has 3 lines"),
+        ({"utterance": 4}, "line 4 is no target; it has 3 lines"),
+        ({"utterance": 0}, "line 0 is no target; it has 3 lines"),
     ],
 )
 def test_what_is_not_there_is_one_message(prompter: Prompter, asked: dict[str, Any], message: str) -> None:
