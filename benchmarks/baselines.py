@@ -67,13 +67,14 @@ def run(corpus: str, scenes: int, way: str, overrides: Sequence[str]) -> Result:
     from erc_llm.baselines.emonet import context_limits
     from erc_llm.baselines.inputs import InputWriter
     from erc_llm.baselines.loop import Fitting
-    from erc_llm.baselines.training import loop_settings, training_scenes
+    from erc_llm.baselines.training import loop_settings
+    from erc_llm.corpus import labelled_scenes
     from erc_llm.recipes.data import open_corpus
 
     config = load_baseline("emonet", [f"corpus.path={corpus}", *overrides])
     read = open_corpus(config.corpus, config.label_set())
     loaded = build(config, len(read.labels))
-    chosen = training_scenes(read, scenes, config.seed)
+    chosen = labelled_scenes(read, scenes, config.seed)
     examples = [
         e for e in InputWriter(read, loaded.tokenizer, context_limits(config)).examples(chosen) if e.label is not None
     ]

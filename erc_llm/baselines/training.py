@@ -6,7 +6,6 @@ and tables; knows nothing of how any of them works.
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +30,7 @@ from erc_llm.baselines.runs import (
     write_speakers,
 )
 from erc_llm.baselines.weights import CHECKPOINT, WEIGHTS, keep_epoch, load_weights
-from erc_llm.corpus import Corpus, Dialogue
+from erc_llm.corpus import Corpus, Dialogue, labelled_scenes
 from erc_llm.errors import CorpusError, RunError
 from erc_llm.files import write_text
 from erc_llm.metrics import INVALID_POLICY
@@ -117,7 +116,7 @@ def train_baseline(
     console = console or Console()
     folder = Path(config.output) / config.name
     began = claim_baseline(folder, config, resume)
-    scenes = training_scenes(corpus, config.training.max_scenes, config.seed)
+    scenes = labelled_scenes(corpus, config.training.max_scenes, config.seed)
     loaded = build(config, len(corpus.labels))
     numbers = _speaker_numbers(config, corpus, folder, began is not None)
     writer = InputWriter(corpus, loaded.tokenizer, context_limits(config), numbers)
@@ -157,26 +156,10 @@ def _speaker_numbers(config: BaselineConfig, corpus: Corpus, folder: Path, began
     return corpus_numbers(corpus, read_speakers(folder) if began else None)
 
 
-def training_scenes(corpus: Corpus, most: int | None, seed: int) -> tuple[Dialogue, ...]:
-    """Train scenes with labelled targets; `most` of them, drawn by seed, where a number is given."""
-    scenes = [d for d in corpus.split("train") if any(d.utterances[k].label is not None for k in d.targets)]
-    if most is not None and most < len(scenes):
-        chosen = set(random.Random(f"scenes/{seed}").sample(range(len(scenes)), most))
-        scenes = [scene for i, scene in enumerate(scenes) if i in chosen]
-    return tuple(scenes)
-
-
 def label_counts(scenes: Sequence[Dialogue], names: Sequence[str]) -> list[int]:
-    """How many targets have each label, in the order of `names`.
-
-    Raises:
-        CorpusError: None has one.
-    """
+    """How many targets have each label, in the order of `names`."""
     found = Counter(d.utterances[k].label for d in scenes for k in d.targets)
-    counts = [found[name] for name in names]
-    if not any(counts):
-        raise CorpusError("no labelled utterance in train; expected at least one to train on")
-    return counts
+    return [found[name] for name in names]
 
 
 def _labelled(examples: Sequence[Example]) -> list[Example]:

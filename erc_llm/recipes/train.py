@@ -7,7 +7,6 @@ nothing of how any of them works.
 from __future__ import annotations
 
 import math
-import random
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 
 from erc_llm.config import RunConfig, SamplingConfig
-from erc_llm.corpus import Corpus, Dialogue, LabelSet
+from erc_llm.corpus import Corpus, Dialogue, LabelSet, labelled_scenes
 from erc_llm.errors import CorpusError, RunError
 from erc_llm.files import write_text
 from erc_llm.models.devices import process_count, process_rank
@@ -61,7 +60,7 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
     labels = config.label_set()
     corpus = open_corpus(config.corpus, labels, cut_selection=config.training.evaluations > 0)
     print_warnings(corpus, console)
-    scenes = training_scenes(corpus, config.training.max_scenes, config.seed)
+    scenes = labelled_scenes(corpus, config.training.max_scenes, config.seed)
     sampler = target_sampler(config.sampling, scenes, labels, config.seed)
     say_absent(sampler.targets, labels, console)
     if config.training.evaluations:
@@ -115,21 +114,6 @@ def _with_adapter(config: RunConfig, loaded: Any) -> Any:
         target_modules=lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules),
         seed=config.seed,
     )
-
-
-def training_scenes(corpus: Corpus, most: int | None, seed: int) -> tuple[Dialogue, ...]:
-    """Train scenes that have labelled targets; `most` of them, drawn by seed, where a number is given.
-
-    Raises:
-        CorpusError: There are none.
-    """
-    scenes = [d for d in corpus.split("train") if any(d.utterances[k].label is not None for k in d.targets)]
-    if not scenes:
-        raise CorpusError(f"corpus '{corpus.name}': no labelled utterance in train, so there is nothing to train on")
-    if most is not None and most < len(scenes):
-        chosen = set(random.Random(f"scenes/{seed}").sample(range(len(scenes)), most))
-        scenes = [d for i, d in enumerate(scenes) if i in chosen]
-    return tuple(scenes)
 
 
 def target_sampler(config: SamplingConfig, scenes: Sequence[Dialogue], labels: LabelSet, seed: int) -> Sampler:

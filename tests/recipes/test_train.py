@@ -18,7 +18,7 @@ from erc_llm.predictor import load
 from erc_llm.prompting.prompter import Prompter
 from erc_llm.recipes.data import open_corpus
 from erc_llm.recipes.predict import predict
-from erc_llm.recipes.train import train, training_scenes
+from erc_llm.recipes.train import train
 from erc_llm.runs.directory import Run
 from tests.recipes.changed import changed
 from tests.tiny_models import TinyModel
@@ -149,12 +149,3 @@ def test_the_sample_with_other_labels_is_a_clear_error(tiny_llama: TinyModel, tm
     config = RunConfig.model_validate(config.model_dump() | {"corpus": {"labels": {"names": ["calm", "cross"]}}})
     with pytest.raises(ConfigError):
         train(config, console=QUIET)
-
-
-def test_a_few_scenes_are_drawn_by_seed_and_kept_in_order(corpus: Path) -> None:
-    data = read_corpus(corpus)
-    drawn = [tuple(d.id for d in training_scenes(data, 4, seed)) for seed in (1, 1, 2)]
-    assert drawn[0] == drawn[1] != drawn[2]
-    order = [d.id for d in data.split("train")]
-    assert sorted(drawn[0], key=order.index) == list(drawn[0])
-    assert len(training_scenes(data, None, 1)) == len(training_scenes(data, 99, 1)) == len(order)
