@@ -1,7 +1,7 @@
-"""A baseline, whole: a configuration and a corpus become a run directory and predictions tables.
+"""End-to-end training of a baseline: a configuration and a corpus become a run directory and predictions tables.
 
-In: the configuration, the corpus with its selection split cut. Out: a `TrainedBaseline`. Composes inputs, model, loop
-and tables; knows nothing of how any of them works.
+Input: the configuration, the corpus with its selection split cut. Output: a `TrainedBaseline`.
+Does not depend on: how inputs, model, loop and tables work; it composes them.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.progress import Progress
 
 from erc_llm.baselines.baseline_config import BaselineConfig
 from erc_llm.baselines.build import LoadedBaseline, build
@@ -36,6 +34,7 @@ from erc_llm.files import write_text
 from erc_llm.metrics import INVALID_POLICY
 from erc_llm.predictions import Prediction, Predictions, PredictionsInfo, strip_text, write_predictions
 from erc_llm.runs.manifest import FINISHED, TRAINING
+from erc_llm.runs.progress import SILENT, Progress
 from erc_llm.runs.provenance import commit, versions
 
 SELECTION = "selection"
@@ -59,12 +58,12 @@ class TrainedBaseline:
     loaded: LoadedBaseline
     writer: InputWriter
 
-    def predict(self, split: str, console: Console | None = None) -> Predictions:
+    def predict(self, split: str, progress: Progress = SILENT) -> Predictions:
         """The predictions table of one split of its corpus.
 
         Args:
             split: Its name.
-            console: Where a bar of progress is shown, in a terminal.
+            progress: Where a bar is drawn.
 
         Raises:
             CorpusError: The corpus has no such split.
@@ -72,9 +71,8 @@ class TrainedBaseline:
         dialogues = self.corpus.split(split)
         examples = self.writer.examples(dialogues)
         names = self.corpus.labels.names
-        with Progress(console=console, disable=console is None or not console.is_terminal, transient=True) as progress:
-            task = progress.add_task(f"reading {split}", total=len(examples))
-            found = probabilities(self.loaded, examples, on_progress=lambda n: progress.update(task, completed=n))
+        with progress.bar(f"reading {split}", len(examples), transient=True) as bar:
+            found = probabilities(self.loaded, examples, on_progress=bar.update)
         answers = {
             (example.dialogue_id, example.utterance_id): Prediction(
                 names[int(row.argmax())], probabilities=row.tolist()
@@ -84,10 +82,10 @@ class TrainedBaseline:
         info = table_info(self.config, self.manifest, self.corpus, split)
         return Predictions.from_corpus(info, dialogues, answers, self.corpus.dialogues(), self.corpus.generic)
 
-    def write(self, split: str, *, with_text: bool = True, console: Console | None = None) -> Path:
+    def write(self, split: str, *, with_text: bool = True, progress: Progress = SILENT) -> Path:
         """Write the table of a split into the run directory, as SPLIT.parquet; where it is."""
         path = self.folder / f"{split}.parquet"
-        table = self.predict(split, console)
+        table = self.predict(split, progress)
         write_predictions(table if with_text else replace(table, text=None), path)
         return path
 
@@ -98,7 +96,7 @@ def train_baseline(
     *,
     resume: bool = False,
     with_text: bool = True,
-    console: Console | None = None,
+    progress: Progress = SILENT,
 ) -> TrainedBaseline:
     """Train a baseline and write its run directory; a finished one is read again.
 
@@ -107,13 +105,12 @@ def train_baseline(
         corpus: With its selection split cut.
         resume: Go on with an unfinished run of the same configuration.
         with_text: Keep what was said in `selection.parquet`; else the other tables of the run lose it too.
-        console: Where progress is shown.
+        progress: Where the run is shown.
 
     Raises:
         RunError: The run directory is taken, or holds a run of another configuration, corpus or encoder.
         CorpusError: There is nothing to train on, or to choose the epoch by.
     """
-    console = console or Console()
     folder = Path(config.output) / config.name
     began = claim_baseline(folder, config, resume)
     scenes = labelled_scenes(corpus, config.training.max_scenes, config.seed)
@@ -126,21 +123,21 @@ def train_baseline(
     if began is not None:
         check_same_sources(folder, began, manifest)
     if began is not None and began.finished:
-        console.print(f"{folder} is finished already", markup=False, soft_wrap=True)
+        progress.line(f"{folder} is finished already")
         load_weights(loaded.model, folder / WEIGHTS)
     else:
         write_text(folder / "config.yaml", config.as_yaml(), RunError)
         if began is None and numbers:
             write_speakers(folder, numbers)
         write_baseline_manifest(folder, manifest)
-        with console.status("reading the corpus"):
+        with progress.busy("reading the corpus"):
             examples, selection = (_labelled(writer.examples(part)) for part in (scenes, corpus.split(SELECTION)))
-        _say(config, loaded, len(scenes), examples, selection, console)
-        Fitting(loaded, examples, selection, loop_settings(config, weights), folder, console).run(resume)
+        _describe(config, loaded, len(scenes), examples, selection, progress)
+        Fitting(loaded, examples, selection, loop_settings(config, weights), folder, progress).run(resume)
     finished = began if began is not None and began.finished else replace(manifest, status=FINISHED)
     trained = TrainedBaseline(folder, config, finished, corpus, loaded, writer)
     if began is None or not began.finished:
-        trained.write(SELECTION, with_text=with_text, console=console)
+        trained.write(SELECTION, with_text=with_text, progress=progress)
         write_baseline_manifest(folder, finished)
         (folder / CHECKPOINT).unlink(missing_ok=True)
         keep_epoch(folder, None)
@@ -169,27 +166,27 @@ def _labelled(examples: Sequence[Example]) -> list[Example]:
     return found
 
 
-def _say(
+def _describe(
     config: BaselineConfig,
     loaded: LoadedBaseline,
     scenes: int,
     examples: Sequence[Example],
     selection: Sequence[Example],
-    console: Console,
+    progress: Progress,
 ) -> None:
-    console.print(f"{config.kind} on {loaded.description}, in {_precision(loaded)} ({loaded.precision_reason})")
-    console.print(f"{len(examples)} training targets in {scenes} scenes, {len(selection)} for selection")
+    progress.line(f"{config.kind} on {loaded.description}, in {_precision(loaded)} ({loaded.precision_reason})")
+    progress.line(f"{len(examples)} training targets in {scenes} scenes, {len(selection)} for selection")
 
 
 def loop_settings(config: BaselineConfig, weights: tuple[float, ...]) -> LoopSettings:
-    """The numbers of a configuration's training; `weights` are (labels,)."""
+    """The numbers of a configuration's training run; `weights` are (labels,)."""
     training = config.training
     return LoopSettings(
         epochs=training.epochs,
         batch_size=training.batch_size,
         learning_rate=training.learning_rate,
         new_learning_rate=training.new_learning_rate or training.learning_rate,
-        schedule=training.schedule,
+        lr_schedule=training.schedule,
         warmup=training.warmup,
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
