@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from erc_llm.config_files import Section, load_section, resolve
 from erc_llm.corpus.labels import EMORYNLP, LabelSet
@@ -115,7 +116,28 @@ class LoraConfig(Section):
     rank: int = Field(16, ge=1, description="Rank of the update matrices.")
     alpha: int = Field(32, ge=1, description="Scale: the update is multiplied by alpha / rank.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the update; shared by a scene's questions.")
-    target_modules: str | tuple[str, ...] = Field("all-linear", description="Which layers get an update.")
+    target_modules: str | tuple[str, ...] = Field(
+        "all-linear", description="Which layers get an update: names, a regular expression, or all but the head."
+    )
+
+    @field_validator("target_modules")
+    @classmethod
+    def _leaves_the_head(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        """TRL computes log-probabilities from the head's own weights, and refuses an adapter there."""
+        if isinstance(value, str):
+            with_head = value != "all-linear" and _matches(value, "lm_head")
+        else:
+            with_head = any(name.rpartition(".")[2] == "lm_head" for name in value)
+        if with_head:
+            raise ValueError("lm_head, the output layer, gets no update; leave it out")
+        return value
+
+
+def _matches(pattern: str, text: str) -> bool:
+    try:
+        return re.fullmatch(pattern, text) is not None
+    except re.error as error:
+        raise ValueError(f"'{pattern}' is not a regular expression: {error}") from error
 
 
 Balance = Literal["none", "inverse_frequency", "square_root", "effective_number"]
@@ -159,8 +181,10 @@ class TrainingConfig(Section):
     )
     epochs: float = Field(3, gt=0, description="Passes over the training scenes; a fraction stops within one.")
     learning_rate: float = Field(6e-4, gt=0, description="Peak learning rate of AdamW.")
-    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="How the rate falls to zero.")
-    warmup: float = Field(0.05, ge=0, lt=1, description="Share of all steps in which the rate rises.")
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="The learning rate after its warm-up: cosine and linear fall to zero, constant stays."
+    )
+    warmup: float = Field(0.05, ge=0, lt=1, description="Share of all steps in which the learning rate rises.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     tokens_per_step: int = Field(
