@@ -89,7 +89,8 @@ def sizes_of(config: RunConfig) -> list[list[int]]:
     from erc_llm.models.loading import load_tokenizer
     from erc_llm.recipes.data import open_corpus
     from erc_llm.recipes.run_inputs import read_confusion
-    from erc_llm.recipes.train import scene_sizes, target_sampler, training_trees
+    from erc_llm.recipes.train import target_sampler
+    from erc_llm.tuning.scene_trees import scene_sizes, training_trees
 
     labels = config.label_set()
     corpus = open_corpus(config.corpus, labels)

@@ -118,7 +118,8 @@ def run_draws(settings: Mapping[str, Any], scenes: int | None) -> Result:
     from erc_llm.corpus import labelled_scenes
     from erc_llm.models.loading import load_tokenizer
     from erc_llm.recipes.data import open_corpus
-    from erc_llm.recipes.train import scene_sizes, target_sampler, training_trees
+    from erc_llm.recipes.train import target_sampler
+    from erc_llm.tuning.scene_trees import scene_sizes, training_trees
 
     trained = run_tree(settings, scenes)
     config = read_config(Settings(**{**settings, "overrides": tuple(settings["overrides"])}))

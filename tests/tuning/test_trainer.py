@@ -15,7 +15,7 @@ import torch
 from peft import get_peft_model_state_dict
 from rich.console import Console
 from safetensors.torch import load_file
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
 from erc_llm.corpus.labels import EMORYNLP
 from erc_llm.errors import ModelError
@@ -25,13 +25,15 @@ from erc_llm.prompting.prompter import Prompter
 from erc_llm.prompting.templates import load_prompt
 from erc_llm.recipes.train import train
 from erc_llm.runs.logs import read_lines
+from erc_llm.runs.progress import SILENT
 from erc_llm.trees.attention import ATTENTION
 from erc_llm.trees.tree import TokenTree
 from erc_llm.tuning.callbacks import SelectionCallback
 from erc_llm.tuning.order import StepOrder, order_steps
-from erc_llm.tuning.trainer import FitSettings, fit
+from erc_llm.tuning.trainer import FitSettings, TreeTrainer, fit
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import dialogue, tiny_config, write_corpus
+from tests.tuning.logs import unseen_log
 
 SCENES = [dialogue(number, 2 + number % 4) for number in range(12)]
 
@@ -46,6 +48,10 @@ class Watcher(TrainerCallback):
 
     losses: list[float] = field(default_factory=list)
     gradients: list[dict[str, torch.Tensor]] = field(default_factory=list)
+    steps: int = 0
+
+    def on_train_end(self, _: Any, state: TrainerState, *__: Any, **___: Any) -> None:
+        self.steps = state.global_step
 
     def on_pre_optimizer_step(self, *_: Any, model: Any, **__: Any) -> None:
         self.gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
@@ -74,7 +80,7 @@ def _model(tiny: TinyModel, dropout: float = 0.0) -> Any:
 def _plan(**changes: Any) -> FitSettings:
     values: dict[str, Any] = {
         "learning_rate": 1e-3,
-        "schedule": "cosine",
+        "lr_schedule": "cosine",
         "warmup": 0.0,
         "weight_decay": 0.0,
         "max_grad_norm": 1e9,
@@ -119,7 +125,7 @@ def _fit(
     trees = [_trees(prompter, scene, weights) for scene in range(len(SCENES))]
     schedule = _schedule(parts)
     model = _model(tiny, dropout)
-    steps = fit(
+    fit(
         model,
         tiny.tokenizer,
         schedule,
@@ -128,7 +134,7 @@ def _fit(
         folder,
         [watcher, *callbacks],
     )
-    return Fitted(watcher, {k: v.clone() for k, v in get_peft_model_state_dict(model).items()}, steps)
+    return Fitted(watcher, {k: v.clone() for k, v in get_peft_model_state_dict(model).items()}, watcher.steps)
 
 
 def _trees(prompter: Prompter, scene: int, weight: float | None) -> list[TokenTree]:
@@ -261,6 +267,24 @@ def test_another_attention_is_refused(tiny_llama: TinyModel, tmp_path: Path) -> 
         fit(model, base.tokenizer, schedule, lambda *_: [], _plan(), tmp_path, [])
 
 
+def test_of_several_visible_gpus_one_process_uses_one(
+    tiny_llama: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TRL refuses transformers' way to use them all; the trainer is built, what needs a GPU is left out."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Example GPU")
+    monkeypatch.setattr(TreeTrainer, "_move_model_to_device", lambda *_: None)
+    built: list[Any] = []
+    monkeypatch.setattr(TreeTrainer, "train", lambda self, **_: built.append(self))
+    _fit(tiny_llama, tmp_path, use_cpu=False)
+    (trainer,) = built
+    assert trainer.args.device == torch.device("cuda:0")
+    assert trainer.args.n_gpu == 1
+    assert trainer.args.train_batch_size == 1
+
+
 class Scripted:
     """Stands for the selection split: gives the scores it was told, keeps the adapter it was told to keep."""
 
@@ -277,8 +301,8 @@ class Scripted:
         self.kept = {k: v.clone() for k, v in get_peft_model_state_dict(model).items()}
 
     def callback(self, folder: Path, steps: set[int], patience: int | None = None) -> SelectionCallback:
-        console = Console(quiet=True)
-        return SelectionCallback(folder, frozenset(steps), self.evaluate, self.save, patience, True, console)
+        log = unseen_log(folder)
+        return SelectionCallback(folder, frozenset(steps), self.evaluate, self.save, patience, True, SILENT, log)
 
 
 def test_the_adapter_of_the_best_score_is_kept(tiny_llama: TinyModel, tmp_path: Path) -> None:
@@ -322,8 +346,8 @@ def test_scoring_in_between_does_not_change_the_training(tiny_llama: TinyModel, 
         score_trees(model, _prompter(tiny_llama).trees(SCENES[0], "all"))
         return {"weighted_f1": 0.5}
 
-    console = Console(quiet=True)
-    callback = SelectionCallback(tmp_path, frozenset({1, 2}), evaluate, lambda _: None, None, True, console)
+    log = unseen_log(tmp_path)
+    callback = SelectionCallback(tmp_path, frozenset({1, 2}), evaluate, lambda _: None, None, True, SILENT, log)
     with_scores = _fit(tiny_llama, tmp_path / "a", dropout=0.2, callbacks=[callback]).adapter
     without = _fit(tiny_llama, tmp_path / "b", dropout=0.2).adapter
     assert all(torch.equal(with_scores[name], without[name]) for name in without)
