@@ -149,3 +149,25 @@ def test_the_sample_with_other_labels_is_a_clear_error(tiny_llama: TinyModel, tm
     config = RunConfig.model_validate(config.model_dump() | {"corpus": {"labels": {"names": ["calm", "cross"]}}})
     with pytest.raises(ConfigError):
         train(config, console=QUIET)
+
+
+def test_the_output_layer_by_another_name_gets_no_update(
+    tiny_llama2_style: TinyModel, corpus: Path, tmp_path: Path
+) -> None:
+    """Known only once the model is there; here a configuration that was not checked stands for such a name."""
+    config = tiny_config(tiny_llama2_style, corpus, tmp_path / "runs")
+    lora = config.lora.model_copy(update={"target_modules": ("q_proj", "lm_head")})
+    with pytest.raises(ConfigError, match=r"lora\.target_modules: 'lm_head' is the output layer"):
+        train(config.model_copy(update={"lora": lora}), console=QUIET)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("mode", ["FSDP", "DEEPSPEED"])
+def test_a_launcher_that_cuts_the_model_is_refused_before_anything_is_read(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"ACCELERATE_USE_{mode}", "true")
+    config = tiny_config(tmp_path / "no-model", tmp_path / "no-corpus", tmp_path / "runs")
+    with pytest.raises(ConfigError, match=f"distributed_type {mode}"):
+        train(config, console=QUIET)
+    assert not (tmp_path / "runs").exists()
