@@ -56,7 +56,7 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
 
     check_launcher()
     # Every process of a launcher runs this; people need one of them.
-    console = console or Console() if process_rank() == 0 else Console(quiet=True)
+    console = (console or Console()) if process_rank() == 0 else Console(quiet=True)
     progress = ConsoleProgress(console)
     folder = Path(config.output) / config.name
     if claim(folder, config, resume):

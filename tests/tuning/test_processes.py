@@ -111,4 +111,4 @@ def test_processes_that_see_other_scores_stop_at_the_same_step(tiny_llama: TinyM
     records = read_lines(tmp_path / "tiny" / "selection.jsonl")
     assert [(record["weighted_f1"], record["best"]) for record in records] == [(1 / 2, True), (1 / 3, False)]
     assert stopped[0] == [records[-1]["step"], 2]
-    assert done.stdout.count("training scenes, ") == 1, "one process prints"
+    assert done.stdout.count("training scenes, ") == done.stdout.count("run: ") == 1, "one process prints"
