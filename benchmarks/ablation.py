@@ -20,7 +20,6 @@ import argparse
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -137,9 +136,9 @@ def run_arm(
     console.rule(f"{name}, {config.training.tokens_per_step} tokens a step")
     run = train(config, resume=(out / name).exists(), console=console)
     for part, k in missing:
-        read = open_to_predict(config, None, None, part, console)
-        predictor = load(run.folder, past=read, overrides=[f"scoring.label_orders={k}"])
-        write_predictions(replace(predict(predictor, read, part), text=None), _table(out / name, part, k))
+        data = open_to_predict(config, None, None, part, console)
+        predictor = load(run.folder, data.past, overrides=[f"scoring.label_orders={k}"])
+        write_predictions(predict(predictor, data.corpus, part).without_text(), _table(out / name, part, k))
 
 
 def as_table(arms: Arms, out: Path, split: str = SELECTION) -> str:

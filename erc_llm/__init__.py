@@ -5,22 +5,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from erc_llm.corpus import Dialogue, Utterance, read_corpus
 
 if TYPE_CHECKING:
+    from erc_llm.build import Past
     from erc_llm.calibration.choose import Calibrated, Prior
-    from erc_llm.predictor import Predictor
+    from erc_llm.predictor import LabelledUtterance, Predictor
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load"]
+__all__ = ["Dialogue", "LabelledUtterance", "Predictor", "Utterance", "__version__", "load", "read_corpus"]
 
 
-def load(source: str | Path, *, prior: Prior = "auto", calibration: Calibrated = "none") -> Predictor:
-    """A predictor from a run directory or its adapter folder; see `erc_llm.predictor`.
+def load(
+    source: str | Path,
+    *,
+    past: Past = None,
+    prior: Prior = "auto",
+    calibration: Calibrated = "none",
+    overrides: Sequence[str] = (),
+) -> Predictor:
+    """A predictor from a run directory, its adapter folder, or a configuration; see `erc_llm.predictor.load`.
 
-    `prior` is `auto`, `none`, `corpus` or shares in label order; `calibration` is `none` or `run`.
+    Args:
+        source: The run.
+        past: Earlier conversations, as from `read_corpus`, for runs whose prompts carry speaker profiles; `none` where
+            nobody was seen before.
+        prior: `auto`, `none`, `corpus`, or a label distribution in label order.
+        calibration: `none`, or `run` for the one that `erc-llm calibrate` stored with the run.
+        overrides: `key=value` texts, such as `scoring.label_orders=4` or `model.device=cpu`.
     """
     from erc_llm.predictor import load as load_predictor
 
-    return load_predictor(source, prior=prior, calibration=calibration)
+    return load_predictor(source, past, prior=prior, calibration=calibration, overrides=overrides)
+
+
+def __getattr__(name: str) -> Any:
+    """The names that need torch, imported on first use so that `import erc_llm` is instant."""
+    if name in ("LabelledUtterance", "Predictor"):
+        from erc_llm import predictor
+
+        return getattr(predictor, name)
+    raise AttributeError(f"module 'erc_llm' has no attribute '{name}'")

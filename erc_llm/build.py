@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from erc_llm.config import ProfileConfig, RunConfig
-from erc_llm.corpus.dialogues import Corpus, Dialogue, Utterance
+from erc_llm.corpus.dialogues import Corpus, Dialogue, Utterance, selection_split
 from erc_llm.corpus.history import History
 from erc_llm.corpus.labels import LabelSet
 from erc_llm.decoding.scoring import verify_tree_attention
@@ -33,6 +33,8 @@ from erc_llm.trees.attention import ATTENTION
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+Past = Corpus | Literal["none"] | None  # earlier conversations; none: nobody was seen before; None: not given
 
 NOTES_TEMPLATE = "summary"
 _TOKENS_PER_WORD = 2  # English takes about 1.4; what is cut off has no whole sentence
@@ -157,12 +159,26 @@ def _server(config: ProfileConfig, cache: NotesCache, ask: bool, allow_remote: b
 _TOLERANCE = {"float32": 1e-2, "bfloat16": 1.0, "float16": 0.5}
 
 
+def training_view(corpus: Corpus, config: RunConfig) -> Corpus:
+    """The corpus as training of this configuration sees it: with its selection split cut out of train, or whole.
+
+    Nothing is cut where training holds nothing out (`training.evaluations=0`), where the corpus brings a selection
+    split of its own, or where train has fewer than two episodes. Profiles then know in use the labels that they knew in
+    training.
+    """
+    scenes = corpus.splits.get("train", ())
+    episodes = {dialogue.episode_id or dialogue.id for dialogue in scenes}
+    if not config.training.evaluations or "selection" in corpus.splits or len(episodes) < 2:
+        return corpus
+    return selection_split(corpus, config.corpus.selection_fraction, config.corpus.selection_seed)
+
+
 def build_prompter(
     config: RunConfig,
     labels: LabelSet,
     tokenizer: PreTrainedTokenizerBase,
     template: Path | None = None,
-    past: Corpus | None = None,
+    past: Past = None,
     on_notes: Callable[[int, int], None] | None = None,
     profiler: Profiler | None = None,
 ) -> Prompter:
@@ -172,37 +188,54 @@ def build_prompter(
         config: The configuration.
         labels: The label set.
         tokenizer: The base model's.
-        template: A run's own copy of the template, which goes before the configuration's.
-        past: Conversations from which speaker profiles are written; without them nobody was seen before. Also where
-            the names are from that `prompt.names=invented` replaces.
+        template: A run's own copy of the template, which takes precedence over the configuration's.
+        past: Conversations from which speaker profiles are written, seen through `training_view`; `none` where nobody
+            was seen before. Also the source of the names that `prompt.names=invented` replaces.
         on_notes: Gets how many notes on speakers are written, and how many there will be.
         profiler: Writes the profiles, where the caller has one on the same conversations already.
 
     Raises:
-        ConfigError: Names are to be replaced and there is no corpus to find them in.
+        ConfigError: The prompt needs a past (for profiles, or for names to replace) and none is given.
         PromptError: The template cannot show what the configuration asks for.
     """
-    if config.prompt.names == "invented" and past is None:
-        raise ConfigError(
-            "prompt.names=invented: the names to replace are those of a corpus, and none is given; name one: "
-            "`erc-llm predict RUN CORPUS`, or `erc_llm.predictor.load(run, past=corpus)`"
-        )
+    known = _known_past(config, labels, past)
     profile = config.profile
     options = PromptOptions(
         config.prompt.context, config.prompt.names, config.prompt.trunk_budget, profile.placement, profile.budget
     )
-    source = config.prompt.template if template is None else str(template)
-    past = past or Corpus("nothing", "own", labels, {})
-    known = None
+    sentences = None
     if profile.writer != "none":
-        known = (profiler or build_profiler(profile, past, seed=config.seed, on_progress=on_notes)).sentences
-    renamed = InventedNames(past, config.corpus.aliases) if config.prompt.names == "invented" else None
-    prompter = Prompter(tokenizer, load_prompt(source), labels, options, known, renamed)
+        profiler = profiler or build_profiler(profile, known, seed=config.seed, on_progress=on_notes)
+        sentences = profiler.sentences
+    renamed = InventedNames(known, config.corpus.aliases) if config.prompt.names == "invented" else None
+    prompt = load_prompt(config.prompt.template if template is None else str(template))
+    prompter = Prompter(tokenizer, prompt, labels, options, sentences, renamed)
     if config.state.source != "none" and prompter.question_ids(1, "Ada", "") == prompter.question_ids(
         1, "Ada", "", "Ada was sad"
     ):
         raise PromptError(f"prompt '{prompter.template.name}': its question does not show `state`; add it to the block")
     return prompter
+
+
+def _known_past(config: RunConfig, labels: LabelSet, past: Past) -> Corpus:
+    """The conversations that prompts may draw on.
+
+    Raises:
+        ConfigError: Prompts need some and none are given: they would silently describe everybody as a stranger.
+    """
+    how = "`erc-llm predict RUN CORPUS`, or `erc_llm.load(run, past=erc_llm.read_corpus(FOLDER))`"
+    if isinstance(past, Corpus):
+        return training_view(past, config)
+    if config.prompt.names == "invented":
+        raise ConfigError(
+            f"prompt.names=invented: the names to replace are those of a corpus, and none is given; give one: {how}"
+        )
+    if past is None and config.profile.writer != "none":
+        raise ConfigError(
+            f"profile.writer={config.profile.writer}: prompts state what is known of each speaker from earlier "
+            f"conversations, and no corpus is given; give one: {how}; `none` in its place if nobody was seen before"
+        )
+    return Corpus("nothing", "own", labels, {})
 
 
 def check_fit(prompter: Prompter, loaded: LoadedModel, written: int = 0) -> None:

@@ -1,8 +1,9 @@
-"""The configuration of a run: what its YAML file may say.
+"""The configuration of a training run: the fields of its YAML file.
 
-In: a YAML file and `key=value` overrides, which `config_files` reads and checks. Out: a frozen `RunConfig`.
-The sentence of each field is its documentation. Inner functions never see these records; the pipeline takes the values
-out.
+The description of each field is its documentation; `erc-llm config` prints them all.
+
+Input: a YAML file and `key=value` overrides, which `config_files` reads and checks. Output: a frozen `RunConfig`.
+Does not depend on: models, corpora on disk. Inner functions take plain values, not these records.
 """
 
 from __future__ import annotations
@@ -23,11 +24,15 @@ from erc_llm.errors import ConfigError
 
 
 class LabelsConfig(Section):
-    """A label set of one's own."""
+    """A label set other than EmoryNLP's seven."""
 
-    names: tuple[str, ...] = Field(min_length=2, description="Label names; predictions keep this order.")
-    neutral: str | None = Field(None, description="The label that means no emotion, if there is one.")
-    spellings: dict[str, str] = Field({}, description="Further accepted spelling: label name.")
+    names: tuple[str, ...] = Field(
+        min_length=2, description="Names of the labels; every list of probabilities is in this order."
+    )
+    neutral: str | None = Field(None, description="The label that stands for no emotion, if there is one.")
+    spellings: dict[str, str] = Field(
+        {}, description="Further accepted spellings, each mapped to the name of its label."
+    )
 
     @model_validator(mode="after")
     def _is_a_label_set(self) -> LabelsConfig:
@@ -39,85 +44,135 @@ class LabelsConfig(Section):
 
 
 class CorpusConfig(Section):
-    """Which conversations to train on."""
+    """The conversations to train on."""
 
-    path: str = Field("sample", description="A file or a folder of split files; `sample` is the embedded corpus.")
-    heal_from: str | None = Field(None, description="Folder of the original EmoryNLP files, to restore missing lines.")
-    aliases: dict[str, str] = Field({}, description="Speaker name: the name of the same person used instead.")
+    path: str = Field(
+        "sample", description="A corpus file, or a folder of one file per split; `sample` is the embedded corpus."
+    )
+    heal_from: str | None = Field(
+        None,
+        description="Folder of the original EmoryNLP files, from which lines that `aligned` lacks are "
+        "restored as context.",
+    )
+    aliases: dict[str, str] = Field(
+        {}, description="Speaker names, each mapped to the name used for that person instead."
+    )
     generic: tuple[str, ...] | None = Field(
         None,
-        description="Names that are nobody in particular (Guy); scoped to their episode. Default: a list.",
+        description='Generic speaker names (e.g. "Guy"), treated as a different person in each episode; by '
+        "default a built-in list.",
     )
-    labels: LabelsConfig | None = Field(None, description="The label set; the seven of EmoryNLP by default.")
-    selection_fraction: float = Field(0.1, gt=0, lt=0.9, description="Share of train set aside as selection split.")
-    selection_seed: int = Field(13, description="Seed that draws the selection split's episodes.")
+    labels: LabelsConfig | None = Field(None, description="The label set; by default EmoryNLP's seven.")
+    selection_fraction: float = Field(
+        0.1, gt=0, lt=0.9, description="Fraction of train (whole episodes) held out as the selection split."
+    )
+    selection_seed: int = Field(13, description="Seed by which the episodes of the selection split are drawn.")
 
 
 class PromptConfig(Section):
-    """How a scene is put into words."""
+    """How a dialogue becomes a prompt."""
 
-    template: str = Field("instruct", description="`instruct`, `plain`, or a .jinja file of your own.")
-    context: Literal["past", "full"] = Field("past", description="Lines a question sees: up to its own, or all.")
-    names: Literal["first", "full", "invented"] = Field(
-        "first", description="Call speakers by first or full name; invented: a control, other names throughout."
+    template: str = Field(
+        "instruct", description="`instruct` (for chat models), `plain` (for base models), or a .jinja file of your own."
     )
-    trunk_budget: int = Field(2048, ge=64, description="Most tokens of lines in one tree; longer scenes are windowed.")
-    shuffle_labels: bool = Field(False, description="List the labels in another order for each scene and epoch.")
+    context: Literal["past", "full"] = Field(
+        "past",
+        description="Lines that the prompt of an utterance contains: those up to it (usable live), or the "
+        "full dialogue.",
+    )
+    names: Literal["first", "full", "invented"] = Field(
+        "first",
+        description="Speakers' names in the prompt: first or full; invented is a control that replaces all names.",
+    )
+    trunk_budget: int = Field(
+        2048, ge=64, description="Most tokens of lines in one token tree; longer dialogues become overlapping windows."
+    )
+    shuffle_labels: bool = Field(
+        False, description="List the labels in a different random order for each dialogue and epoch."
+    )
 
 
 class ProfileConfig(Section):
-    """What a prompt says of each speaker's past."""
+    """What prompts state about each speaker's past."""
 
     writer: Literal["none", "statistics", "lines", "llm"] = Field(
-        "none", description="What turns a past into sentences: counts, quoted lines, or a language model's notes."
+        "none",
+        description="What the profile consists of: emotion counts in words, quoted lines, or notes by a "
+        "language model.",
     )
     placement: Literal["trunk", "question"] = Field(
-        "trunk", description="Before the speaker's first line, or in each question about the speaker."
+        "trunk", description="Where it stands: before the speaker's first line, or in each query about the speaker."
     )
-    half_life: float = Field(8.0, ge=0.1, description="A speaker's own scenes after which a past scene counts half.")
-    budget: int = Field(60, ge=8, le=512, description="Most tokens of one profile, cut at a sentence.")
-    lines: int = Field(3, ge=1, le=20, description="writer lines: how many past lines are recalled.")
+    half_life: float = Field(
+        8.0, ge=0.1, description="Number of the speaker's own dialogues after which a past one counts half."
+    )
+    budget: int = Field(60, ge=8, le=512, description="Most tokens of one profile; it is cut at a sentence.")
+    lines: int = Field(3, ge=1, le=20, description="Writer `lines`: how many past lines are quoted.")
     encoder: str | None = Field(
-        None, description="writer lines: encoder of similarity, such as all-minilm-l6-v2; by shared words without one."
+        None,
+        description="Writer `lines`: encoder for the similarity of lines, e.g. all-minilm-l6-v2; without "
+        "one, word overlap.",
     )
-    model: str = Field("smollm2-135m-instruct", description="writer llm: a chat model; as model.base, or a server's.")
-    endpoint: str | None = Field(None, description="writer llm: an OpenAI-compatible server's address.")
-    words: int = Field(30, ge=10, le=200, description="writer llm: most words of the notes on a person.")
-    notes: str | None = Field(None, description="writer llm: file that keeps the notes; by default in the cache.")
+    model: str = Field(
+        "smollm2-135m-instruct",
+        description="Writer `llm`: the model that writes notes; as model.base, or the name a server knows.",
+    )
+    endpoint: str | None = Field(
+        None, description="Writer `llm`: address of an OpenAI-compatible server; without one, the model is loaded here."
+    )
+    words: int = Field(30, ge=10, le=200, description="Writer `llm`: most words of the notes on a person.")
+    notes: str | None = Field(None, description="Writer `llm`: file that stores the notes; by default in the cache.")
     control: Literal["none", "shuffled", "stale"] = Field(
-        "none", description="Controls: somebody else's profile, or one from far earlier."
+        "none", description="Controls for experiments: shuffled shows another speaker's profile, stale an outdated one."
     )
 
 
 class StateConfig(Section):
-    """What a question says of the emotions within the scene so far."""
+    """What a query states about the emotions predicted earlier in the dialogue."""
 
-    source: Literal["none", "predicted"] = Field("none", description="predicted: by the model itself, in a first pass.")
-    confusion: str | None = Field(
-        None, description="Predictions of the selection split, whose confusions corrupt the labels told in training."
+    source: Literal["none", "predicted"] = Field(
+        "none", description="predicted: the model's own predictions of a first pass."
     )
-    dropout: float = Field(0.3, ge=0, le=1, description="Share of training scenes whose questions tell nothing.")
+    confusion: str | None = Field(
+        None,
+        description="Predictions table of the selection split; its confusion matrix corrupts the labels "
+        "stated in training.",
+    )
+    dropout: float = Field(
+        0.3, ge=0, le=1, description="Fraction of training dialogues whose prompts omit the predicted state."
+    )
 
 
 class ModelConfig(Section):
-    """The base model and how it is held."""
+    """The base model and how it is loaded."""
 
-    base: str = Field("smollm2-135m-instruct", description="A folder, a hub id, or `smollm2-135m-instruct`.")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="auto: bf16 where the hardware multiplies it fast, else fp32 (CPUs without bf16 units)."
+    base: str = Field(
+        "smollm2-135m-instruct", description="A folder, a Hugging Face hub id, or `smollm2-135m-instruct`."
     )
-    quantisation: Literal["none", "nf4"] = Field("none", description="nf4: QLoRA, 4-bit with double quantisation.")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto",
+        description="auto: bf16 where the hardware multiplies it fast, else fp32 (e.g. CPUs without bf16 units).",
+    )
+    quantisation: Literal["none", "nf4"] = Field(
+        "none", description="nf4: 4-bit weights with double quantisation (QLoRA)."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU if there is one.")
 
 
 class LoraConfig(Section):
-    """The adapter."""
+    """The LoRA adapter."""
 
     rank: int = Field(16, ge=1, description="Rank of the update matrices.")
-    alpha: int = Field(32, ge=1, description="Scale: the update is multiplied by alpha / rank.")
-    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the update; shared by a scene's questions.")
+    alpha: int = Field(32, ge=1, description="Scale: updates are multiplied by alpha / rank.")
+    dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Dropout on the adapter's input; on the trunk it is shared by all queries of a dialogue.",
+    )
     target_modules: str | tuple[str, ...] = Field(
-        "all-linear", description="Which layers get an update: names, a regular expression, or all but the head."
+        "all-linear",
+        description="Layers that get an adapter: `all-linear` (all but the head), their names, or a pattern.",
     )
 
     @field_validator("target_modules")
@@ -144,23 +199,25 @@ Balance = Literal["none", "inverse_frequency", "square_root", "effective_number"
 
 
 class SamplingConfig(Section):
-    """How classes are balanced in training: by drawing targets, or by weights on their loss."""
+    """Class balancing in training: by resampling targets, or by weighting their losses."""
 
     scheme: Balance = Field(
-        "none", description="Draw each epoch's targets with these class probabilities; none: every target once."
+        "none", description="Class probabilities by which each epoch's targets are drawn; none: every target once."
     )
     beta: float = Field(
-        0.999, gt=0, lt=1, description="effective_number: near 0 all classes weigh alike, near 1 by 1 / frequency."
+        0.999,
+        gt=0,
+        lt=1,
+        description="Of effective_number: near 0 all classes weigh the same, near 1 by inverse frequency.",
     )
     loss_weights: Balance = Field(
-        "none", description="Instead of drawing: ask every target once and weigh its loss by class in the same way."
+        "none", description="Instead of resampling: every target once, its loss weighted by class in the same way."
     )
     normalised: bool = Field(
-        True, description="loss_weights: divide a step's loss by its sum of weights; false: by its number of targets."
+        True,
+        description="With loss_weights: divide a step's loss by its sum of weights; false: by its number of targets.",
     )
-    allow_absent: bool = Field(
-        False, description="Balance although a label has no target in train; without balancing none is needed."
-    )
+    allow_absent: bool = Field(False, description="Balance even if a label has no target in train.")
 
     @model_validator(mode="after")
     def _balances_once(self) -> SamplingConfig:
@@ -176,59 +233,74 @@ class TrainingConfig(Section):
 
     objective: Literal["label", "closed_set"] = Field(
         "label",
-        description="label: likelihood of the label's tokens, and so to say nothing but labels. closed_set: "
-        "share of the gold label among all labels, each a branch of every question, so it reads more tokens.",
+        description="label: negative log-likelihood of the gold label's tokens, over the whole vocabulary. closed_set: "
+        "cross-entropy over the label set; scores all labels per target and therefore costs more tokens.",
     )
-    epochs: float = Field(3, gt=0, description="Passes over the training scenes; a fraction stops within one.")
+    epochs: float = Field(3, gt=0, description="Passes over the training dialogues; may be a fraction.")
     learning_rate: float = Field(6e-4, gt=0, description="Peak learning rate of AdamW.")
     schedule: Literal["cosine", "linear", "constant"] = Field(
         "cosine", description="The learning rate after its warm-up: cosine and linear fall to zero, constant stays."
     )
-    warmup: float = Field(0.05, ge=0, lt=1, description="Share of all steps in which the learning rate rises.")
+    warmup: float = Field(0.05, ge=0, lt=1, description="Fraction of all steps over which the learning rate rises.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     tokens_per_step: int = Field(
-        768, ge=64, description="Token budget of one optimizer step, over all processes; each gets a scene."
+        768,
+        ge=64,
+        description="Token budget of one optimizer step, over all processes; each process gets at least one dialogue.",
     )
-    accumulation: int = Field(1, ge=1, description="Forests a step is split into, one after the other, to save memory.")
-    gradient_checkpointing: bool = Field(False, description="Recompute activations backwards to save memory.")
-    max_scenes: int | None = Field(None, ge=1, description="Train on that many scenes, drawn by seed; all by default.")
-    evaluations: int = Field(3, ge=0, description="How often, evenly spaced, the selection split is scored; 0: never.")
-    patience: int | None = Field(None, ge=1, description="Stop after that many evaluations without a new best.")
-    checkpoint_minutes: float = Field(10, ge=0, description="Time between checkpoints to resume from; 0: every step.")
-    log_every: int = Field(5, ge=1, description="Steps between two lines of the training log.")
-    report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
-        (), description="Further loggers: tensorboard, wandb, trackio."
+    accumulation: int = Field(
+        1, ge=1, description="Parts into which a step is split, computed one after the other, to save memory."
     )
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute activations in the backward pass to save memory."
+    )
+    max_scenes: int | None = Field(
+        None, ge=1, description="Train on this many dialogues, drawn by seed; by default all."
+    )
+    evaluations: int = Field(
+        3,
+        ge=0,
+        description="How often the selection split is scored, evenly spaced; the best adapter is kept. 0: "
+        "never, and nothing is held out.",
+    )
+    patience: int | None = Field(
+        None, ge=1, description="Stop after this many evaluations without a new best; by default never."
+    )
+    checkpoint_minutes: float = Field(
+        10, ge=0, description="Minutes between checkpoints to resume from; 0: every step."
+    )
+    log_every: int = Field(5, ge=1, description="Optimizer steps between two lines of the training log.")
+    report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field((), description="Further loggers.")
 
 
 class ScoringConfig(Section):
-    """How a trained model answers: `predict`'s tables. The Python API and live sessions always score."""
+    """How `predict` decides labels. The Python API and live sessions always score."""
 
-    tokens_per_forest: int = Field(4096, ge=64, description="Most tokens in one forward; bounds memory.")
+    tokens_per_forest: int = Field(4096, ge=64, description="Most tokens in one forward pass; bounds memory.")
     decode: Literal["score", "generate", "free"] = Field(
         "score",
-        description="score: exact distribution over the labels. generate: greedy text that can only be a label. free: "
-        "greedy text, mapped to a label by its spelling; what spells none is invalid.",
+        description="score: the exact distribution over the labels. generate: greedy generation constrained "
+        "to the labels. "
+        "free: greedy free generation, mapped to a label by its spelling; a text that spells none is invalid.",
     )
     answer: Literal["label", "reason_then_label"] = Field(
-        "label", description="decode generate: reason_then_label lets the model write freely before its label."
+        "label", description="With decode=generate: reason_then_label generates free text before the label."
     )
-    reason_tokens: int = Field(
-        64, ge=1, le=2048, description="reason_then_label: most tokens of free text; a few sentences."
-    )
+    reason_tokens: int = Field(64, ge=1, le=2048, description="With reason_then_label: most tokens of free text.")
     answer_tokens: int = Field(
         10,
         ge=1,
         le=512,
-        description="decode free, and a served model: most tokens of an answer; EmoryNLP's labels have two to five.",
+        description="With decode=free or a served model: most tokens of an answer; EmoryNLP's labels have two to five.",
     )
     label_orders: int = Field(
         1,
         ge=1,
         le=120,
-        description="decode score: average over so many orders of the labels in the prompt; 1: the canonical one only. "
-        "Costs as many times the time. Selection scores in training always take the canonical order.",
+        description="With decode=score: average over this many orders of the labels in the prompt, at as "
+        "many times the cost. "
+        "Selection scores in training always use the canonical order.",
     )
 
     @model_validator(mode="after")
@@ -250,11 +322,11 @@ class ScoringConfig(Section):
 
 
 class Recipe(Section):
-    """What configurations of runs have in common, those of adapters and those of baselines."""
+    """The fields that configurations of adapters and of baselines share."""
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9._-]+$", description="The run directory's name.")
-    output: str = Field("runs", description="Folder that run directories are made in.")
-    seed: int = Field(13, ge=0, lt=2**32, description="Fixes data order, new weights and dropout.")
+    output: str = Field("runs", description="Folder in which the run directory is created.")
+    seed: int = Field(13, ge=0, lt=2**32, description="Fixes the data order, new weights and dropout.")
     corpus: CorpusConfig = CorpusConfig()
 
     def result_fields(self) -> dict[str, Any]:
@@ -283,7 +355,7 @@ class Recipe(Section):
 
 
 class RunConfig(Recipe):
-    """A run, whole."""
+    """A training run."""
 
     prompt: PromptConfig = PromptConfig()
     profile: ProfileConfig = ProfileConfig()
@@ -325,13 +397,21 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     return load_section(RunConfig, source, overrides)
 
 
-def override_scoring(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
-    """A configuration that answers in another way: `scoring.field=value` texts, as for `load_config`.
+# How labels are decided, and where things are on this machine, may change after training; hashes guard identity.
+_CHANGEABLE = ("model.base", "model.device", "model.precision", "profile.notes")
+
+
+def override_finished(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """A configuration to predict with: `key=value` texts, as for `load_config`, on top of a finished one.
 
     Raises:
-        ConfigError: An override is of another section or wrong; all mistakes are listed.
+        ConfigError: An override is of a field that training fixed, or wrong; all mistakes are listed.
     """
-    others = [text for text in overrides if not text.startswith("scoring.")]
-    if others:
-        raise ConfigError(f"override '{others[0]}': what is trained is trained; only scoring.FIELD=VALUE can change")
+    for text in overrides:
+        field = text.partition("=")[0]
+        if not field.startswith("scoring.") and field not in _CHANGEABLE:
+            raise ConfigError(
+                f"override '{text}': training settings of a finished run cannot be overridden; only scoring.FIELD, "
+                f"{', '.join(_CHANGEABLE)} can"
+            )
     return resolve(RunConfig, config.model_dump(mode="json"), overrides, "overrides") if overrides else config

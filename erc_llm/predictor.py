@@ -4,7 +4,8 @@
     for line in predictor.predict(dialogue):
         print(line.speaker, line.label, line.probabilities[line.label])
 
-In: `Dialogue` records or single lines. Out: `LabelledUtterance` records. Knows nothing of files but how to load a run.
+Input: a run or a configuration; `Dialogue` records or single lines. Output: `LabelledUtterance` records.
+Does not depend on: files other than the run's, predictions tables on disk, the command line.
 """
 
 from __future__ import annotations
@@ -14,22 +15,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from erc_llm.build import build_model, build_prompter, check_fit
+from erc_llm.build import Past, build_model, build_prompter, check_fit
 from erc_llm.calibration.choose import Calibrated, Prior, choose_correction
-from erc_llm.config import RunConfig, override_scoring
-from erc_llm.corpus.dialogues import Corpus, Dialogue, Utterance
-from erc_llm.corpus.labels import LabelSet
+from erc_llm.config import RunConfig
+from erc_llm.corpus.dialogues import Dialogue, Utterance
 from erc_llm.decoding.label_generator import GeneratedLabel, Writer, answer_scenes
-from erc_llm.decoding.scenes import mean_score, score_scenes
+from erc_llm.decoding.scenes import mean_score, score_scenes, scored_prediction
 from erc_llm.decoding.scoring import LabelScores, score_questions
-from erc_llm.errors import ConfigError, ModelError, RunError
+from erc_llm.errors import ConfigError, ModelError
 from erc_llm.models.adapters import load_adapter
 from erc_llm.models.devices import keep_freed_memory
 from erc_llm.models.loading import LoadedModel
-from erc_llm.predictions import Correction
+from erc_llm.predictions import Correction, Prediction
 from erc_llm.prompting.prompter import Scene, scoring_orders
-from erc_llm.runs.directory import Run, read_run
-from erc_llm.runs.manifest import FINISHED
+from erc_llm.runs.directory import Run
+from erc_llm.runs.opened import Opened, open_run
 from erc_llm.trees.tree import TokenTree, TreeBuilder
 from erc_llm.trees.windows import WindowCutter
 
@@ -64,30 +64,31 @@ class LabelledUtterance:
 class Predictor:
     """A base model, with or without an adapter, and its prompt.
 
+    Args:
+        opened: The run or configuration.
+        loaded: Its base model, with the run's adapter inside.
+        past: Earlier conversations, for speaker profiles; see `erc_llm.build.build_prompter`.
+        correction: See below; none by default.
+
     Attributes:
-        labels: The label set it answers with.
-        config: The configuration it was made by.
-        loaded: The base model, with the adapter inside.
+        config: The configuration it was made by, overrides applied.
         run: The run it came from; None for a base model alone.
-        correction: What is done to the model's scores before they are answers: prior, calibration, decision weights.
-            What questions are told of earlier lines (`state.source=predicted`) is the model's own answer, without it.
+        labels: The label set it predicts.
+        loaded: The base model, with the adapter inside.
+        prompter: Builds its prompts.
+        correction: What is done to the model's scores before a label is decided: prior, calibration, decision weights.
+            What questions state of earlier lines (`state.source=predicted`) is the model's own prediction, without it.
     """
 
     def __init__(
-        self,
-        config: RunConfig,
-        labels: LabelSet,
-        loaded: LoadedModel,
-        run: Run | None = None,
-        past: Corpus | None = None,
-        correction: Correction | None = None,
+        self, opened: Opened, loaded: LoadedModel, past: Past = None, correction: Correction | None = None
     ) -> None:
-        self.config = config
-        self.labels = labels
+        self.config = opened.config
+        self.run = opened.run
+        self.labels = opened.config.label_set()
         self.loaded = loaded
-        self.run = run
         self.correction = Correction() if correction is None else correction
-        self.prompter = build_prompter(config, labels, loaded.tokenizer, None if run is None else run.template, past)
+        self.prompter = build_prompter(self.config, self.labels, loaded.tokenizer, opened.template, past)
         check_fit(self.prompter, loaded, self._writes)
 
     def scores(
@@ -126,6 +127,20 @@ class Predictor:
         )
         return answer_scenes(writer, dialogues, passes=2 if self.uses_state else 1, on_progress=on_progress)
 
+    def predictions(
+        self, dialogues: Sequence[Dialogue], on_progress: Callable[[int], None] | None = None
+    ) -> list[Prediction]:
+        """A row for every target, in order, in the way that `scoring.decode` asks for; without the correction.
+
+        Args:
+            dialogues: Whose targets.
+            on_progress: Gets how much is done, in dialogues.
+        """
+        names = self.labels.names
+        if self.config.scoring.decode == "score":
+            return [scored_prediction(s, names) for scene in self.scores(dialogues, on_progress) for s in scene]
+        return [found.prediction(names) for scene in self.written(dialogues, on_progress) for found in scene]
+
     @property
     def _writes(self) -> int:
         """Most tokens of free text behind a question."""
@@ -147,8 +162,9 @@ class Predictor:
         """A session that labels each line as it is said.
 
         Args:
-            dialogue_id: Draws the orders of the labels, where scores are averaged over several: `predict` draws the
-                same for a dialogue of this id.
+            dialogue_id: Of the conversation. `predict` gives a dialogue of this id the same results: the id draws the
+                orders of the labels, where scores are averaged over several, and places the dialogue in a corpus
+                without episodes.
 
         Raises:
             ConfigError: The model was trained with context `full`, which needs lines that are not said yet.
@@ -178,6 +194,7 @@ class LiveSession:
     def __init__(self, predictor: Predictor, dialogue_id: str) -> None:
         config = predictor.config
         self._orders = scoring_orders(predictor.labels, config.scoring.label_orders, config.seed, dialogue_id)
+        self._dialogue_id = dialogue_id
         self._predictor = predictor
         self._prompter = predictor.prompter
         self._utterances: list[Utterance] = []
@@ -198,7 +215,7 @@ class LiveSession:
         utterance = Utterance(f"u{len(self._utterances) + 1:03d}", speakers, text)
         self._utterances.append(utterance)
         k = len(self._utterances) - 1
-        scene = self._prompter.scene(Dialogue("live", tuple(self._utterances)))
+        scene = self._prompter.scene(Dialogue(self._dialogue_id, tuple(self._utterances)))
         model = self._predictor.loaded.model
         if self._cutter.add(scene.cost(k)) or not self._caches:
             self._caches = [DynamicCache(config=model.config) for _ in self._orders]
@@ -228,66 +245,63 @@ class LiveSession:
 
 
 def load(
-    source: str | Path | RunConfig,
-    past: Corpus | None = None,
+    source: str | Path | RunConfig | Opened,
+    past: Past = None,
     *,
     prior: Prior = "auto",
     calibration: Calibrated = "none",
     overrides: Sequence[str] = (),
 ) -> Predictor:
-    """A predictor from a run directory, a run's adapter folder, or a configuration (the base model, zero-shot).
+    """A predictor from a run, or from a configuration (its base model, zero-shot).
 
     Args:
-        source: One of these.
-        past: Conversations from which speaker profiles are written, where the prompt has them; by default nobody was
-            seen before. A run with `prompt.names=invented` needs them, for the names.
-        prior: Label shares to answer by: those of the corpus (`corpus`), others in label order, or those that training
-            saw (`none`). `auto` is `corpus`, which changes nothing unless classes were balanced in training.
+        source: A run directory or its adapter folder; a configuration, its YAML file or the name of a packaged one.
+        past: Earlier conversations, from which speaker profiles are written where the prompt has them: a corpus, or
+            `none` where nobody was seen before. A run with profiles, or with `prompt.names=invented`, needs them.
+        prior: Label distribution to correct predictions to: that of the corpus (`corpus`), one of your own in label
+            order, or that which training saw (`none`). `auto` is `corpus`, which changes nothing unless classes were
+            balanced in training.
         calibration: `run`: as `erc-llm calibrate` stored it with the run.
-        overrides: Other ways to answer than the source's own, such as `scoring.decode=generate`.
+        overrides: `key=value` texts: `scoring.FIELD`, and where the run's model is found and computed on this machine
+            (`model.base`, `model.device`, `model.precision`).
 
     Raises:
-        ConfigError: An override is wrong, a prior does not fit the labels, the calibration or the way to answer, or
+        ConfigError: An override is wrong, a prior does not fit the labels, the calibration or the way to decode, or
             the run needs a past and has none.
         RunError: No such run or calibration, or one that is not finished or of another format.
         ModelError: The base model is missing, or not the one the adapter was trained on.
     """
     keep_freed_memory()
-    if isinstance(source, RunConfig):
-        config = override_scoring(source, overrides)
-        correction = _correction(None, config, prior, calibration)
-        return Predictor(config, config.label_set(), build_model(config), past=past, correction=correction)
-    folder = Path(source)
-    if (folder / "adapter_config.json").is_file() and (folder.parent / "manifest.json").is_file():
-        folder = folder.parent
-    run = read_run(folder)
-    if run.manifest.status != FINISHED:
-        raise RunError(f"{folder}: its training is not finished; go on with `erc-llm train ... --resume`")
-    if not run.template.is_file():
-        raise RunError(f"{run.template}: missing; restore the prompt template this adapter was trained with")
-    config = override_scoring(run.config, overrides)
-    correction = _correction(run, config, prior, calibration)  # a mistake in it is told before the model is loaded
-    loaded = build_model(config)
+    opened = open_run(source, overrides)
+    correction = _correction(opened, prior, calibration)  # its mistakes are reported before the model is loaded
+    loaded = build_model(opened.config)
+    if opened.run is not None:
+        _check_base_model(opened.run, opened.config, loaded)
+        loaded = replace(loaded, model=load_adapter(loaded.model, opened.run.adapter))
+    return Predictor(opened, loaded, past, correction)
+
+
+def _check_base_model(run: Run, config: RunConfig, loaded: LoadedModel) -> None:
+    """Refuse a base model other than the one that the run's adapter was trained on.
+
+    Raises:
+        ModelError: Their weights have different hashes.
+    """
     expected = run.manifest.base_model_sha256
     if loaded.weights_sha256 != expected:
         raise ModelError(
-            f"{folder}: its adapter was trained on a base model with hash {expected[:12]}, "
-            f"'{run.config.model.base}' here has {loaded.weights_sha256[:12]}"
+            f"{run.folder}: its adapter was trained on a base model with hash {expected[:12]}, "
+            f"'{config.model.base}' here has {loaded.weights_sha256[:12]}; name the right one with model.base="
         )
-    model = load_adapter(loaded.model, run.adapter)
-    predictor = Predictor(config, config.label_set(), replace(loaded, model=model), run, past, correction)
-    if predictor.prompter.template.sha256 != run.manifest.template_sha256:
-        raise RunError(f"{run.template}: not the template this adapter was trained with; restore it")
-    return predictor
 
 
-def _correction(run: Run | None, config: RunConfig, prior: Prior, calibration: Calibrated) -> Correction:
+def _correction(opened: Opened, prior: Prior, calibration: Calibrated) -> Correction:
     """What is done to the scores; text that was written has none.
 
     Raises:
         ConfigError: There is nothing to correct, or a calibration is to correct other scores than it was fitted on.
     """
-    scoring = config.scoring
+    run, scoring = opened.run, opened.config.scoring
     if scoring.decode != "score" and (prior not in ("auto", "none") or calibration != "none"):
         raise ConfigError(
             f"scoring.decode={scoring.decode} gives no scores that a prior or calibration could correct; "

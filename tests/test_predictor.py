@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from erc_llm.predictor import LabelledUtterance, Predictor, load
 from erc_llm.prompting.templates import load_prompt
 from erc_llm.recipes.predict import predict
 from erc_llm.runs.manifest import Manifest, write_manifest
+from erc_llm.runs.opened import Opened
 from tests.prompting.scenes import SPEAKERS, dialogue_of, hostile_texts, scene
 from tests.tiny_models import TinyModel
 
@@ -56,7 +58,7 @@ def loaded(tiny: TinyModel) -> LoadedModel:
 def predictor_of(tiny: TinyModel, loaded: LoadedModel, trunk_budget: int = 2048, tokens: int = 4096) -> Predictor:
     template = "instruct" if tiny.tokenizer.chat_template else "plain"
     prompt = {"template": template, "trunk_budget": trunk_budget}
-    return Predictor(config_of(tiny, prompt=prompt, scoring={"tokens_per_forest": tokens}), EMORYNLP, loaded)
+    return Predictor(Opened(config_of(tiny, prompt=prompt, scoring={"tokens_per_forest": tokens})), loaded)
 
 
 def say_all(predictor: Predictor, dialogue: Dialogue) -> list[LabelledUtterance]:
@@ -110,7 +112,7 @@ CORRECTIONS = {
 @pytest.mark.parametrize("name", CORRECTIONS)
 def test_a_live_session_equals_batch_under_a_correction(tiny_llama: TinyModel, name: str) -> None:
     plain = chatml_predictor(tiny_llama)
-    corrected = Predictor(plain.config, EMORYNLP, plain.loaded, correction=CORRECTIONS[name])
+    corrected = Predictor(Opened(plain.config), plain.loaded, correction=CORRECTIONS[name])
     dialogue = scene(*LINES)
     batch, raw = corrected.predict(dialogue), plain.predict(dialogue)
     assert_same(say_all(corrected, dialogue), batch)
@@ -175,7 +177,7 @@ def test_several_dialogues_keep_their_order(tiny_llama: TinyModel) -> None:
 
 def test_a_model_that_reads_the_full_scene_refuses_to_go_live(tiny_llama: TinyModel) -> None:
     loaded = chatml_predictor(tiny_llama).loaded
-    predictor = Predictor(config_of(tiny_llama, prompt={"context": "full"}), EMORYNLP, loaded)
+    predictor = Predictor(Opened(config_of(tiny_llama, prompt={"context": "full"})), loaded)
     with pytest.raises(ConfigError, match=r"prompt\.context.*`past`.*`full`"):
         predictor.live()
 
@@ -183,7 +185,7 @@ def test_a_model_that_reads_the_full_scene_refuses_to_go_live(tiny_llama: TinyMo
 def test_a_model_with_another_attention_is_no_predictor(tiny_llama: TinyModel) -> None:
     loaded = chatml_predictor(tiny_llama).loaded
     with pytest.raises(ModelError, match="sdpa"):
-        Predictor(config_of(tiny_llama), EMORYNLP, replace(loaded, model=tiny_llama.model))
+        Predictor(Opened(config_of(tiny_llama)), replace(loaded, model=tiny_llama.model))
 
 
 # Loading.
@@ -197,10 +199,10 @@ def run(tiny_llama: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
-def make_run(folder: Path, tiny: TinyModel, **changed: Any) -> None:
+def make_run(folder: Path, tiny: TinyModel, sections: dict[str, Any] | None = None, **changed: Any) -> None:
     import torch
 
-    config = config_of(tiny, name=folder.name)
+    config = config_of(tiny, name=folder.name, **(sections or {}))
     loaded = build_model(config)
     adapted = attach_lora(loaded.model, rank=2, alpha=4, dropout=0.0, seed=1)
     with torch.no_grad():
@@ -307,3 +309,50 @@ def test_a_run_trained_on_another_prompt_is_refused(tmp_path: Path, tiny_llama: 
     make_run(tmp_path / "run", tiny_llama, template_sha256="f" * 64)
     with pytest.raises(RunError, match="template"):
         load(tmp_path / "run")
+
+
+# A run on another machine, and with a past.
+
+
+def test_a_run_whose_base_model_moved_is_loaded_from_its_new_place(tmp_path: Path, tiny_llama: TinyModel) -> None:
+    """The hash of the weights says that it is the same one; device and precision are this machine's as well."""
+    old = replace(tiny_llama, folder=Path(shutil.copytree(tiny_llama.folder, tmp_path / "old")))
+    make_run(tmp_path / "run", old)
+    expected = load(tmp_path / "run").predict(scene(*LINES))
+    new = (tmp_path / "old").rename(tmp_path / "new")
+    with pytest.raises(ModelError, match="no such folder"):
+        load(tmp_path / "run")
+    moved = load(tmp_path / "run", overrides=[f"model.base={new}", "model.device=cpu", "model.precision=fp32"])
+    assert_same(moved.predict(scene(*LINES)), expected)
+    with pytest.raises(ConfigError, match=r"lora\.rank=8.*cannot be overridden"):
+        load(tmp_path / "run", overrides=["lora.rank=8"])
+
+
+PROFILES: dict[str, Any] = {"profile": {"writer": "lines", "budget": 24}}
+
+
+def test_a_run_with_profiles_is_not_loaded_without_a_past_by_mistake(tmp_path: Path, tiny_llama: TinyModel) -> None:
+    """Silently, it would describe everybody as a stranger, which it seldom saw in training."""
+    make_run(tmp_path / "run", tiny_llama, PROFILES)
+    with pytest.raises(ConfigError, match=r"profile\.writer=lines.*past=erc_llm\.read_corpus.*`none`"):
+        load(tmp_path / "run")
+    past = Corpus("past", "own", EMORYNLP, {"train": (replace(scene(*LINES), id="earlier"),)})
+    texts = {}
+    for name, given_past in (("strangers", "none"), ("known", past)):
+        prompter = load(tmp_path / "run", given_past).prompter
+        ids = prompter.trees(scene(*LINES), "none")[0].token_ids
+        texts[name] = prompter.frame.encoder.text(ids.tolist())
+    assert texts["strangers"].count("Not seen before.") == 3
+    assert "Not seen before." not in texts["known"]
+    assert '"Who left the window open?"' in texts["known"]
+
+
+def test_a_live_session_has_the_profiles_of_the_dialogue_that_it_is(tiny_llama: TinyModel) -> None:
+    """In a corpus without episodes a dialogue's id is its place in time."""
+    scenes = tuple(replace(scene(*LINES), id=f"s{k}") for k in range(3))
+    past = Corpus("past", "own", EMORYNLP, {"train": scenes}, order=("s0", "s1", "s2"))
+    predictor = Predictor(Opened(config_of(tiny_llama, **PROFILES)), chatml_predictor(tiny_llama).loaded, past)
+    for dialogue in scenes[:2]:
+        session = predictor.live(dialogue.id)
+        live = [session.say(u.speakers, u.text) for u in dialogue.utterances]
+        assert_same(live, predictor.predict(dialogue))

@@ -107,7 +107,7 @@ class BaselineTraining(Section):
     schedule: Literal["linear", "cosine", "constant"] = Field(
         "linear", description="The learning rate after its warm-up: linear and cosine fall to zero, constant stays."
     )
-    warmup: float = Field(0.1, ge=0, lt=1, description="Share of all steps in which the learning rate rises.")
+    warmup: float = Field(0.1, ge=0, lt=1, description="Fraction of all steps over which the learning rate rises.")
     weight_decay: float = Field(0.01, ge=0, le=10, description="AdamW's decoupled weight decay.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     gradient_checkpointing: bool = Field(False, description="Recompute activations backwards to save memory.")

@@ -73,20 +73,15 @@ class TrainedBaseline:
         names = self.corpus.labels.names
         with progress.bar(f"reading {split}", len(examples), transient=True) as bar:
             found = probabilities(self.loaded, examples, on_progress=bar.update)
-        answers = {
-            (example.dialogue_id, example.utterance_id): Prediction(
-                names[int(row.argmax())], probabilities=row.tolist()
-            )
-            for example, row in zip(examples, found, strict=True)
-        }
+        predictions = [Prediction(names[int(row.argmax())], probabilities=row.tolist()) for row in found]
         info = table_info(self.config, self.manifest, self.corpus, split)
-        return Predictions.from_corpus(info, dialogues, answers, self.corpus.dialogues(), self.corpus.generic)
+        return Predictions.from_corpus(info, dialogues, predictions, self.corpus.dialogues(), self.corpus.generic)
 
     def write(self, split: str, *, with_text: bool = True, progress: Progress = SILENT) -> Path:
         """Write the table of a split into the run directory, as SPLIT.parquet; where it is."""
         path = self.folder / f"{split}.parquet"
         table = self.predict(split, progress)
-        write_predictions(table if with_text else replace(table, text=None), path)
+        write_predictions(table if with_text else table.without_text(), path)
         return path
 
 

@@ -14,7 +14,7 @@ import typer
 
 from erc_llm import __version__
 from erc_llm.cli.baseline import baseline
-from erc_llm.cli.data import data, profile, render
+from erc_llm.cli.data import config, data, profile, render
 from erc_llm.cli.evaluate import benchmark, compare, evaluate
 from erc_llm.cli.options import open_console, quiet
 from erc_llm.cli.predict import calibrate, predict
@@ -56,7 +56,20 @@ def demo(
     run_demo(output, overrides or [], open_console())
 
 
-for command in (data, render, profile, train, average, predict, calibrate, evaluate, compare, baseline, benchmark):
+for command in (
+    data,
+    config,
+    render,
+    profile,
+    train,
+    average,
+    predict,
+    calibrate,
+    evaluate,
+    compare,
+    baseline,
+    benchmark,
+):
     app.command()(command)
 
 

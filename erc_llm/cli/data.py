@@ -1,4 +1,4 @@
-"""The commands about data: `data`, `render` and `profile`.
+"""The commands that look at data and configurations: `data`, `config`, `render` and `profile`.
 
 Does not depend on: torch and transformers until a command runs.
 """
@@ -24,11 +24,12 @@ def data(
     config: ConfigName = "sample",
     json_out: Annotated[Path | None, typer.Option("--json", help="Also write the summary as JSON.")] = None,
 ) -> None:
-    """What is in a corpus: splits, labels, speakers, checksums, and anything odd."""
+    """What is in a corpus: splits, labels, speakers, checksums and warnings."""
     import json
 
+    from erc_llm.cli.corpus_view import print_summary
     from erc_llm.config import load_config
-    from erc_llm.corpus.summary import print_summary, summarise
+    from erc_llm.corpus.summary import summarise
     from erc_llm.files import write_text
     from erc_llm.recipes.data import open_corpus
 
@@ -38,6 +39,13 @@ def data(
     print_summary(summary, open_console())
     if json_out:
         write_text(json_out, json.dumps(summary.as_dict(), indent=2, ensure_ascii=False) + "\n")
+
+
+def config() -> None:
+    """Every field of a configuration, with its type, default, range and meaning, as Markdown."""
+    from erc_llm.cli.config_reference import reference
+
+    typer.echo(reference(), nl=False)
 
 
 def render(
@@ -54,11 +62,11 @@ def render(
     from erc_llm.cli.prompt_view import print_prompt
     from erc_llm.config import load_config
     from erc_llm.models.loading import load_tokenizer
-    from erc_llm.recipes.data import hide_selection, open_corpus
+    from erc_llm.recipes.data import open_corpus
 
     loaded = load_config(config, overrides or [])
     section = loaded.corpus.model_copy(update={"path": corpus, "heal_from": heal_from})
-    read = hide_selection(open_corpus(section, loaded.label_set(), cut_selection=False), section)
+    read = open_corpus(section, loaded.label_set(), cut_selection=False)
     quiet()
     prompter = build_prompter(loaded, loaded.label_set(), load_tokenizer(loaded.model.base), past=read)
     print_prompt(prompter, read, dialogue, utterance, tokens, open_console())
@@ -78,14 +86,16 @@ def profile(
     """What prompts say of each speaker's past: every profile as a row, or one with a time line of emotions."""
     from erc_llm.cli.profile_view import check_asked, find_scene, open_view
     from erc_llm.config import load_config
-    from erc_llm.recipes.data import hide_selection, open_corpus, print_warnings
+    from erc_llm.recipes.data import open_corpus, print_warnings
 
     check_asked(out, split, speaker, at)
     loaded, console = load_config(config, overrides or []), open_console()
     section = loaded.corpus.model_copy(update={"path": corpus, "heal_from": heal_from})
-    read = hide_selection(open_corpus(section, loaded.label_set(), cut_selection=False), section)
-    print_warnings(read, console)
     quiet()
+    from erc_llm.build import training_view
+
+    read = training_view(open_corpus(section, loaded.label_set(), cut_selection=False), loaded)
+    print_warnings(read, console)
     if out is not None:
         if split is not None:
             read.split(split)  # a wrong name is told before anything is loaded

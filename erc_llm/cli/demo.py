@@ -1,7 +1,8 @@
-"""The main job on the embedded sample, start to end, in minutes on a CPU: zero-shot, train, predict, look, compare.
+"""The demo: zero-shot, training, prediction and comparison on the embedded sample, in minutes on a CPU.
 
-In: a folder to write to. Out: run directories, tables and a comparison beside them, and what a newcomer wants to see on
-the screen.
+Input: a folder to write to. Output: run directories, predictions tables and a comparison in it, and the main results on
+the terminal.
+Does not depend on: files outside the package, but for the two models.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from erc_llm.cli.evaluation_view import print_differences, print_evaluation
 from erc_llm.config import RunConfig, load_config
 from erc_llm.corpus.history import History, speakers_of
 from erc_llm.errors import ModelError
-from erc_llm.evaluation.references import difference, print_differences, reference_by_name
-from erc_llm.evaluation.report import evaluate, print_evaluation
+from erc_llm.evaluation.references import difference, reference_by_name
+from erc_llm.evaluation.report import evaluate
 from erc_llm.predictions import Predictions, write_predictions
 
 if TYPE_CHECKING:
@@ -101,11 +103,11 @@ def compare_with_baseline(
     """
     from erc_llm.baselines.baseline_config import load_baseline
     from erc_llm.baselines.training import train_baseline
+    from erc_llm.cli.sections_view import print_sections
     from erc_llm.evaluation.comparison import compare
     from erc_llm.evaluation.comparison_pages import write_comparison
     from erc_llm.evaluation.comparison_report import sections, title
     from erc_llm.evaluation.matching import NamedTable
-    from erc_llm.evaluation.sections import print_sections
     from erc_llm.recipes.console import ConsoleProgress
 
     fixed = [f"corpus.path={config.corpus.path}", f"seed={config.seed}", f"output={output}", "name=demo-emonet"]

@@ -36,10 +36,10 @@ def compare(
     seed: Annotated[int, typer.Option(help="Of the draws.", min=0)] = 0,
 ) -> None:
     """Which system is better, by how much, how sure, and where; several seeds of a system are grouped."""
+    from erc_llm.cli.sections_view import print_sections
     from erc_llm.evaluation.comparison import compare as evidence
     from erc_llm.evaluation.comparison_report import sections, title
     from erc_llm.evaluation.matching import NamedTable
-    from erc_llm.evaluation.sections import print_sections
     from erc_llm.predictions import read_predictions
 
     if len(predictions) < 2:
@@ -79,19 +79,19 @@ def evaluate(
         float | None, typer.Option(help="Also score the answers at least this sure; by default as noted.", min=0, max=1)
     ] = None,
     plots: Annotated[Path | None, typer.Option(help="Folder for reliability and risk by coverage as PNG.")] = None,
-    json_out: Annotated[Path | None, typer.Option("--json", help="Also write the figures as JSON.")] = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Also write the metrics as JSON.")] = None,
 ) -> None:
-    """Figures of a predictions table, with intervals from a bootstrap over whole dialogues."""
+    """Metrics of a predictions table, with intervals from a bootstrap over whole dialogues."""
     import json
 
-    from erc_llm.evaluation.references import difference, print_differences, reference_by_name
-    from erc_llm.evaluation.report import evaluate as figures_of
-    from erc_llm.evaluation.report import print_evaluation
+    from erc_llm.cli.evaluation_view import print_differences, print_evaluation
+    from erc_llm.evaluation.references import difference, reference_by_name
+    from erc_llm.evaluation.report import evaluate as evaluate_table
     from erc_llm.files import write_text
     from erc_llm.predictions import read_predictions
 
     table = read_predictions(predictions)
-    evaluation = figures_of(table, draws=draws, abstain_below=abstain_below)
+    evaluation = evaluate_table(table, draws=draws, abstain_below=abstain_below)
     if plots is not None and evaluation.calibration is None:
         raise UserError(f"--plots: {predictions} has no probabilities to draw")
     others = [reference_by_name(table, name) or read_predictions(name) for name in against or []]
@@ -123,14 +123,21 @@ def benchmark(
     without_text: Annotated[bool, typer.Option("--without-text", help="Leave out what was said, to share it.")] = False,
 ) -> None:
     """Train the reference systems, or reuse finished runs, evaluate them on every available split, and compare."""
+    from erc_llm.cli.sections_view import print_sections
+    from erc_llm.evaluation.comparison_report import sections, title
+    from erc_llm.evaluation.evidence import Comparison
     from erc_llm.recipes.benchmark import BenchmarkPaths, find_versions, run_benchmark
     from erc_llm.recipes.benchmark_config import read_benchmark_config
 
+    def show(comparison: Comparison) -> None:
+        print_sections(title(comparison), sections(comparison), console)
+
+    console = open_console()
     benchmark = read_benchmark_config(name)
     place = BenchmarkPaths(find_versions(data, benchmark), runs or out / "runs", out, not without_text)
     quiet()
     try:
-        reports = run_benchmark(benchmark, place, split or [], draws, open_console())
+        reports = run_benchmark(benchmark, place, split or [], draws, console, show)
     except KeyboardInterrupt:
         typer.echo("erc-llm: interrupted; the same command goes on", err=True)
         raise typer.Exit(130) from None

@@ -15,9 +15,9 @@ from erc_llm.cli.options import HealFrom, open_console, quiet
 from erc_llm.errors import UserError
 
 if TYPE_CHECKING:
-    from erc_llm.corpus import Corpus
+    from erc_llm.decoding.dialects import Constrain
     from erc_llm.predictions import Predictions
-    from erc_llm.recipes.predict_served import ServedModel
+    from erc_llm.recipes.predict import ServerOptions
 
 SERVED = "A model behind an OpenAI-compatible server"
 PriorOption = Annotated[
@@ -50,7 +50,12 @@ def predict(
     ] = None,
     decode: Annotated[str | None, typer.Option(help="score, generate or free: short for --set scoring.decode=")] = None,
     changes: Annotated[
-        list[str] | None, typer.Option("--set", help="Another scoring.FIELD=VALUE than the run's. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Override scoring.FIELD=VALUE, or where the run's model is on this machine: model.base, model.device, "
+            "model.precision. Repeatable.",
+        ),
     ] = None,
     endpoint: Annotated[
         str | None,
@@ -79,59 +84,71 @@ def predict(
     ] = False,
 ) -> None:
     """Label a split and write the predictions table, or label lines one by one."""
-    from erc_llm.calibration.choose import parse_prior
-    from erc_llm.config import override_scoring
-    from erc_llm.recipes.predict import find_source, open_to_predict, predict_on_console
-    from erc_llm.runs.directory import read_run
-
     quiet()
-    if not interactive and out.suffix not in (".parquet", ".jsonl"):
-        raise UserError(f"--out {out}: expected a name that ends in .parquet or .jsonl")
-    if interactive and abstain_below is not None:
-        raise UserError("--abstain-below is noted in a table, and --interactive writes none; leave one of them out")
-    server = None
-    if endpoint is not None and model is not None and not interactive:
-        from erc_llm.models.endpoint import Endpoint
+    from erc_llm.calibration.choose import parse_prior
+    from erc_llm.recipes.predict import PredictOptions, open_live, predict_to_file
 
-        _check_served(decode, abstain_below, label_scores)
-        server = Endpoint(endpoint, model, allow_remote=allow_remote, timeout=timeout, concurrency=concurrency)
-    elif endpoint is not None or model is not None or label_scores or constrain != "auto":
-        raise UserError("a served model needs --endpoint and --model, and cannot be --interactive")
-    found, wanted = find_source(source), parse_prior(prior)
-    config = read_run(found).config if isinstance(found, Path) else found
-    overrides = [*(changes or []), *([f"scoring.decode={decode}"] if decode else [])]
-    config = override_scoring(config, overrides)
-    if interactive and config.scoring.decode != "score":
-        raise UserError(f"--interactive: shows distributions; scoring.decode={config.scoring.decode} has none")
-    if abstain_below is not None and config.scoring.decode != "score":
-        raise UserError(f"--abstain-below: looks at probabilities; scoring.decode={config.scoring.decode} has none")
-    read = None
-    if corpus is not None or not interactive:
-        read = open_to_predict(config, corpus, heal_from, None if interactive else split, open_console())
-    if server is not None and read is not None:
-        from erc_llm.recipes.predict_served import open_served
-
-        served = open_served(
-            found,
-            server,
-            constrain,
-            label_scores=label_scores,
-            past=read,
-            prior=wanted,
-            calibration=calibration,
-            overrides=overrides,
-        )
-        _predict_served(served, read, split, out, abstain_below, without_text)
-        return
-    from erc_llm.predictor import load
-
-    predictor = load(found, past=read, prior=wanted, calibration=calibration, overrides=overrides)
-    if interactive or read is None:
+    server = _server(endpoint, model, constrain, label_scores, concurrency, timeout, allow_remote, interactive)
+    options = PredictOptions(
+        source=source,
+        corpus=corpus,
+        split=split,
+        out=out,
+        heal_from=heal_from,
+        with_text=not without_text,
+        prior=parse_prior(prior),
+        calibration=calibration,
+        overrides=(*(changes or []), *([f"scoring.decode={decode}"] if decode else [])),
+        abstain_below=abstain_below,
+        server=server,
+    )
+    if interactive:
         from erc_llm.cli.terminal import talk
 
-        talk(predictor, sys.stdin, open_console())
-    else:
-        _write_split(predict_on_console(predictor, read, split, open_console()), read, out, abstain_below, without_text)
+        talk(open_live(options, open_console()), sys.stdin, open_console())
+        return
+    written = predict_to_file(options, open_console())
+    _report(written.table, out)
+    for sentence in written.remarks:
+        typer.echo(sentence)
+
+
+def _server(
+    endpoint: str | None,
+    model: str | None,
+    constrain: Constrain,
+    label_scores: bool,
+    concurrency: int,
+    timeout: float,
+    allow_remote: bool,
+    interactive: bool,
+) -> ServerOptions | None:
+    """The server that was asked for; None where the model is here."""
+    from erc_llm.recipes.predict import ServerOptions
+
+    if endpoint is not None and model is not None and not interactive:
+        return ServerOptions(
+            url=endpoint,
+            model=model,
+            constrain=constrain,
+            label_scores=label_scores,
+            concurrency=concurrency,
+            timeout=timeout,
+            allow_remote=allow_remote,
+        )
+    if endpoint is not None or model is not None or label_scores or constrain != "auto":
+        raise UserError("a served model needs --endpoint and --model, and cannot be --interactive")
+    return None
+
+
+def _report(table: Predictions, out: Path) -> None:
+    info = table.info
+    typer.echo(f"{len(table)} predictions of {info.split} ({info.corpus_version}) written to {out}")
+    for words in filter(None, (info.prior, info.calibration)):
+        typer.echo(f"corrected: {words}")
+    if info.abstain_below is not None:
+        count = int(table.abstained().sum())
+        typer.echo(f"{count} of them abstain: their largest probability is below {info.abstain_below:g}")
 
 
 def calibrate(
@@ -163,48 +180,3 @@ def calibrate(
         table, name = predict_selection(run, corpus, heal_from, open_console())
     path = calibrate_run(run, table, name, shift, fit_for, seed, open_console())
     typer.echo(f"calibration written to {path}; `erc-llm predict {source} --calibration run` applies it")
-
-
-def _check_served(decode: str | None, abstain_below: float | None, label_scores: bool) -> None:
-    """Refuse options that a served model could not follow."""
-    if decode is not None:
-        raise UserError("--decode: how a served model answers is said by --constrain and --label-scores; leave it out")
-    if abstain_below is not None and not label_scores:
-        raise UserError(
-            "--abstain-below: looks at probabilities, and a served model that writes text gives none; add "
-            "--label-scores (vLLM only), or leave it out"
-        )
-
-
-def _predict_served(
-    served: ServedModel, read: Corpus, split: str, out: Path, below: float | None, without_text: bool
-) -> None:
-    from erc_llm.recipes.predict_served import predict_on_console, tell_answers
-
-    console, journal = open_console(), served.journal(out, read, split)
-    table = predict_on_console(served, read, split, journal, console)
-    _write_split(table, read, out, below, without_text)
-    journal.remove()
-    tell_answers(served, table, console)
-
-
-def _write_split(table: Predictions, read: Corpus, out: Path, below: float | None, without_text: bool) -> None:
-    from dataclasses import replace
-
-    from erc_llm.predictions import write_predictions
-
-    table = replace(table, info=replace(table.info, abstain_below=below))
-    write_predictions(_without_text(table) if without_text else table, out)
-    typer.echo(f"{len(table)} predictions of {table.info.split} ({read.version}) written to {out}")
-    for words in filter(None, (table.info.prior, table.info.calibration)):
-        typer.echo(f"corrected: {words}")
-    if below is not None:
-        typer.echo(f"{int(table.abstained().sum())} of them abstain: their largest probability is below {below:g}")
-
-
-def _without_text(table: Predictions) -> Predictions:
-    """The table without what was said; free text, and reasons before a label, may quote it."""
-    from dataclasses import replace
-
-    raw_answer = table.raw_answer if table.info.decoding == "constrained generation" else None
-    return replace(table, text=None, raw_answer=raw_answer)

@@ -69,7 +69,7 @@ class ProfileView:
     """The profiles of a corpus, as prompts show them.
 
     Args:
-        corpus: Where the scenes are; its labels are seen as training sees them, so `hide_selection` comes first.
+        corpus: Where the scenes are; its labels are seen as training sees them, so `training_view` comes first.
         prompter: Shows the profiles.
         profiler: What the prompter has them from, on the same corpus; tells their sources.
         writer: What the rows name as the writer.

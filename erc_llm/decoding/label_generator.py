@@ -15,6 +15,7 @@ from erc_llm.decoding.constrained import LabelTrie, generate_labels, reason_then
 from erc_llm.decoding.generation import generate_texts
 from erc_llm.decoding.scenes import State
 from erc_llm.decoding.spelling import spelled_label
+from erc_llm.predictions import Prediction
 from erc_llm.prompting.prompter import Prompter
 
 if TYPE_CHECKING:
@@ -37,6 +38,11 @@ class GeneratedLabel:
     target: int
     label: int | None
     text: str
+
+    def prediction(self, names: Sequence[str]) -> Prediction:
+        """The row of the target; `names` in label order. A text that spells no label is an invalid answer."""
+        predicted = None if self.label is None else names[self.label]
+        return Prediction(predicted, invalid=predicted is None, raw_answer=self.text)
 
 
 class Writer:

@@ -16,6 +16,7 @@ import numpy as np
 
 from erc_llm.corpus.dialogues import Dialogue
 from erc_llm.decoding.scoring import LabelScores, score_trees
+from erc_llm.predictions import Prediction
 from erc_llm.prompting.prompter import Prompter, scoring_orders
 
 if TYPE_CHECKING:
@@ -103,3 +104,13 @@ def mean_score(scores: Sequence[LabelScores]) -> LabelScores:
     assert all(s.target == first.target for s in others)
     together: np.ndarray = np.logaddexp.reduce([s.log_likelihoods for s in scores], axis=0)
     return LabelScores(first.target, together - np.log(len(scores)))
+
+
+def scored_prediction(scores: LabelScores, names: Sequence[str]) -> Prediction:
+    """The row of a target from its scores: the most probable label, and the distribution; `names` in label order."""
+    return Prediction(
+        predicted=names[int(scores.log_likelihoods.argmax())],
+        log_likelihoods=scores.log_likelihoods.tolist(),
+        probabilities=scores.probabilities.tolist(),
+        label_mass=min(scores.label_mass, 1.0),
+    )

@@ -1,1 +1,5 @@
-"""Predictions tables become evidence: figures with intervals, references, differences."""
+"""Evaluation: metrics with intervals, references, comparisons of systems, and their reports.
+
+Input: predictions tables. Output: frozen records, and files that show them.
+Does not depend on: models, prompts, how predictions were made.
+"""

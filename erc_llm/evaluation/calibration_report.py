@@ -1,8 +1,9 @@
-"""How far the probabilities of a table can be trusted: each step of their correction, reliability, abstention.
+"""Calibration of a predictions table: each correction step, reliability, risk by coverage and abstention.
 
-In: a `Predictions` table with probabilities, and the rows that have a gold label. Out: a `CalibrationReport` (plain
-values) and its print. Every step is recomputed from the raw log-likelihoods by what the metadata says, not taken on
-trust. Figures are fractions between 0 and 1, NLL in nats; the print shows percent. Opens no file.
+Input: a `Predictions` table with probabilities, and the rows that have a gold label. Output: a `CalibrationReport` of
+plain values, fractions between 0 and 1, NLL in nats. Every step is recomputed from the raw log-likelihoods and the
+correction that the metadata states.
+Does not depend on: files, the terminal.
 """
 
 from __future__ import annotations
@@ -11,24 +12,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from rich.table import Table
-from rich.text import Text
 
 from erc_llm import metrics
-from erc_llm.evaluation.page import Page
 from erc_llm.metrics import Floats, Integers
 from erc_llm.predictions import Correction, Predictions
 from erc_llm.predictions.correction import scored_rows
 
-FEW_TARGETS = 50  # below it a bin holds a handful of targets, and a diagram shows only noise
 BINS = 15
 COVERAGES = tuple(range(100, 0, -5))  # percent
-_BAR = 40
 
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """Figures after one step of the correction; F1 over all labels, Neutral included."""
+    """Metrics after one step of the correction; F1 over all labels, Neutral included."""
 
     step: str
     weighted_f1: float
@@ -39,7 +35,7 @@ class StepMetrics:
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """Targets whose largest probability is above `low` and at most `high`: its mean, and how often it is right."""
+    """Targets whose largest probability is above `low` and at most `high`: its mean and their accuracy."""
 
     low: float
     high: float
@@ -50,15 +46,15 @@ class ReliabilityBin:
 
 @dataclass(frozen=True)
 class CoveragePoint:
-    """What is left when rows whose largest probability is below `threshold` abstain.
+    """Metrics of the targets that are answered when those with a largest probability below `threshold` are not.
 
     Attributes:
         threshold: A probability.
-        coverage: Share of the targets that is kept; equally sure targets are kept or left out together.
-        targets: How many these are.
-        risk: Share of the kept that is wrong.
-        weighted_f1: Of the kept, over all labels; 0 where nothing is kept.
-        macro_f1: Likewise.
+        coverage: Share of the targets that is answered; equally probable ones are answered or left out together.
+        targets: Number of answered targets.
+        risk: Error rate among them.
+        weighted_f1: Their weighted F1 over all labels; 0 where nothing is answered.
+        macro_f1: Their macro F1, likewise.
     """
 
     threshold: float
@@ -71,15 +67,15 @@ class CoveragePoint:
 
 @dataclass(frozen=True)
 class CalibrationReport:
-    """What probabilities are worth; all of it about targets that have some.
+    """Calibration of a table; all of it about targets with probabilities.
 
     Attributes:
-        targets: Targets with probabilities.
-        steps: Figures from raw scores on, one after each step; empty where the metadata names no step.
-        reliability: Bins that hold targets, from unsure to sure.
-        risk_coverage: From all targets down to the surest, in steps of about five percent.
-        abstention: What the threshold asked for, or else the table's own, leaves; None without one.
-        warnings: Sentences about what does not fit together.
+        targets: Number of targets with probabilities.
+        steps: Metrics of raw scores and after each step; empty where the metadata names no step.
+        reliability: Bins that hold targets, from the lowest confidence to the highest.
+        risk_coverage: From all targets down to the most confident ones, in steps of about five percent.
+        abstention: At the requested threshold, or else the table's own; None without one.
+        warnings: Sentences about contradictions between metadata and columns.
     """
 
     targets: int
@@ -110,20 +106,6 @@ def report_calibration(table: Predictions, rows: Integers, abstain_below: float 
     )
 
 
-def print_calibration(report: CalibrationReport, page: Page) -> None:
-    """Print it; a table of few targets gets no diagram and no curve."""
-    if report.steps:
-        page.table(_step_table(report, page))
-    if report.targets >= FEW_TARGETS:
-        page.table(_reliability_table(report, page))
-        page.table(_coverage_table(report))
-    if report.abstention is not None:
-        page.console.print()
-        page.say(_abstained(report.abstention, report.targets))
-    for sentence in report.warnings:
-        page.say(f"Note: {sentence}", style="yellow")
-
-
 def _steps(table: Predictions, known: Integers) -> tuple[tuple[StepMetrics, ...], tuple[str, ...]]:
     steps = Correction.of(table.info).steps
     if len(steps) == 1:
@@ -149,7 +131,7 @@ def _steps(table: Predictions, known: Integers) -> tuple[tuple[StepMetrics, ...]
 
 
 def reliability_bins(probabilities: Floats, gold: Integers) -> Iterator[ReliabilityBin]:
-    """The bins that hold targets, from unsure to sure; probabilities are (targets, labels)."""
+    """The bins that hold targets, from the lowest confidence to the highest; probabilities are (targets, labels)."""
     found = metrics.reliability(probabilities, gold, BINS)
     for i in np.flatnonzero(found.count).tolist():
         n = int(found.count[i])
@@ -157,7 +139,7 @@ def reliability_bins(probabilities: Floats, gold: Integers) -> Iterator[Reliabil
 
 
 def _risk_coverage(table: Predictions, rows: Integers, confidence: Floats) -> tuple[CoveragePoint, ...]:
-    """The surest targets first, as selective classification draws it: Y. Geifman and R. El-Yaniv, NeurIPS 2017."""
+    """The risk-coverage curve of selective classification: Y. Geifman and R. El-Yaniv, NeurIPS 2017."""
     falling = np.sort(confidence)[::-1]
     wanted = [max(1, round(percent / 100 * len(rows))) for percent in COVERAGES]
     thresholds = dict.fromkeys(float(falling[n - 1]) for n in wanted)
@@ -174,58 +156,4 @@ def _kept(table: Predictions, rows: Integers, kept: np.ndarray, threshold: float
         risk=1 - float(scores.accuracy) if len(gold) else 0.0,
         weighted_f1=float(scores.weighted_f1),
         macro_f1=float(scores.macro_f1),
-    )
-
-
-def _step_table(report: CalibrationReport, page: Page) -> Table:
-    table = _plain_table(("After step", "Weighted F1 %", "Macro F1 %", "NLL", "Calibration error %"))
-    for step in report.steps:
-        percents = [f"{100 * value:.2f}" for value in (step.weighted_f1, step.macro_f1)]
-        table.add_row(page.text(step.step), *percents, f"{step.nll:.4f}", f"{100 * step.calibration_error:.2f}")
-    return table
-
-
-def _reliability_table(report: CalibrationReport, page: Page) -> Table:
-    """A bar as long as the largest probability is right, and a mark where it says it would be."""
-    table = _plain_table(("Sure by %", "Targets", "Mean %", "Right %"))
-    width = max(10, min(_BAR, page.console.width - 40))
-    bar, mark = ("━", "┃") if page.rich else ("=", "|")
-    table.add_column(f"right ({bar}), where it should end ({mark})", no_wrap=True, width=width)
-    for each in report.reliability:
-        drawn = Text(bar * round(each.accuracy * width), "cyan")
-        drawn.pad_right(width - len(drawn))
-        at = min(width - 1, int(each.confidence * width))
-        shown = drawn[:at] + Text(mark, "bold yellow") + drawn[at + 1 :]
-        span = f"{100 * each.low:.0f} to {100 * each.high:.0f}"
-        shares = (f"{100 * value:.1f}" for value in (each.confidence, each.accuracy))
-        table.add_row(span, f"{each.targets:,}", *shares, shown)
-    return table
-
-
-def _coverage_table(report: CalibrationReport) -> Table:
-    """The curve in four lines, every tenth of the targets."""
-    wanted = [percent / 100 for percent in COVERAGES[::2]]
-    points = list(dict.fromkeys(min(report.risk_coverage, key=lambda p: abs(p.coverage - w)) for w in wanted))
-    table = _plain_table(("Kept %", *(f"{100 * p.coverage:.0f}" for p in points)))
-    table.add_row("sure by %", *(f"{100 * p.threshold:.0f}" for p in points))
-    table.add_row("wrong %", *(f"{100 * p.risk:.0f}" for p in points))
-    table.add_row("w. F1 %", *(f"{100 * p.weighted_f1:.0f}" for p in points))
-    return table
-
-
-def _plain_table(columns: tuple[str, ...]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i else "left", no_wrap=True)
-    return table
-
-
-def _abstained(point: CoveragePoint, targets: int) -> str:
-    where = f"Abstaining below {100 * point.threshold:g} %: {point.targets:,} of {targets:,} targets answered"
-    if not point.targets:
-        return f"{where}, so there is nothing to score."
-    return (
-        f"{where} (coverage {100 * point.coverage:.2f} %), of these weighted F1 {100 * point.weighted_f1:.2f}, "
-        f"macro F1 {100 * point.macro_f1:.2f}, accuracy {100 * (1 - point.risk):.2f}. "
-        "The figures above are about all targets."
     )

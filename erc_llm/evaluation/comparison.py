@@ -1,7 +1,7 @@
-"""Two or more predictions tables become evidence: which system is better, by how much, how sure, and where.
+"""Comparison of systems: paired differences with intervals and p-values, by label and subgroup, and their setups.
 
-Goes in: named predictions tables on the same targets. Comes out: a `Comparison`. The first table's system is compared
-with each other one. Opens no file and prints nothing.
+Input: named predictions tables on the same targets. Output: a `Comparison` of the first table's system with each other.
+Does not depend on: files, the terminal.
 
 Intervals resample whole dialogues (and, where a system has several, its runs); p-values swap whole dialogues. Weighted
 F1 is over all labels, Neutral included; an invalid answer counts as wrong.
@@ -26,21 +26,21 @@ from erc_llm.evaluation.report import FEW_DIALOGUES
 from erc_llm.evaluation.significance import mcnemar
 from erc_llm.evaluation.subgroups import factors
 from erc_llm.evaluation.systems import System, apart, group, short_names
-from erc_llm.evaluation.tallies import Tallies, figures, known_everywhere, tally
+from erc_llm.evaluation.tallies import Tallies, known_everywhere, metrics_of, tally
 from erc_llm.metrics import Floats, Headline, Integers
 from erc_llm.published import reported_for
 
-FEW_RUNS = 5  # a bootstrap of so few draws the same ones again and again
+FEW_RUNS = 5  # with fewer runs, bootstrap resamples repeat the same runs
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """What all parts of a comparison are made from.
+    """The input of every part of a comparison.
 
     Attributes:
         matched: The targets.
-        systems: Which tables are runs of one system.
-        answers: For each table (targets,) indices of labels.
+        systems: The systems, each with the indices of its tables.
+        answers: For each table (targets,) indices of predicted labels.
         probabilities: For each table (targets, labels); None unless all have some.
     """
 
@@ -58,10 +58,10 @@ def compare(tables: Sequence[NamedTable], *, on: On = "all", draws: int = 10_000
     """Compare the system of the first table with each other one.
 
     Args:
-        tables: At least two; several runs of one system are recognised by what they state.
-        on: `all` wants the same targets in every table; `intersection` takes those that all have.
-        draws: Bootstrap resamples, and as many random swaps for the p-values; at least 1.
-        seed: Of both.
+        tables: At least two; several runs of one system are recognised by their metadata.
+        on: `all` requires the same targets in every table; `intersection` takes those that all have.
+        draws: Number of bootstrap resamples, and of random swaps for the p-values; at least 1.
+        seed: Seed of both.
 
     Raises:
         PredictionsError: The tables cannot be compared, or all are runs of one system.
@@ -140,7 +140,7 @@ def _clustered_by_episode(
 
 
 def _system(measured: _Measured, tallies: Tallies, side: Side) -> SystemMetrics:
-    layout, points = tallies.layout, figures(tallies)
+    layout, points = tallies.layout, metrics_of(tallies)
     runs = []
     for run in side.system.runs:
         named = measured.matched.tables[run]
@@ -151,7 +151,7 @@ def _system(measured: _Measured, tallies: Tallies, side: Side) -> SystemMetrics:
     return SystemMetrics(
         name=side.system.name,
         runs=tuple(runs),
-        headline=Headline(**{figure: side.estimate(layout.headline(figure)) for figure in metrics.HEADLINE}),
+        headline=Headline(**{metric: side.estimate(layout.headline(metric)) for metric in metrics.HEADLINE}),
         classes=tuple(float(side.point[layout.label(i)]) for i in range(layout.labels)),
         calibration=_calibration(measured, tallies, side),
     )
@@ -190,7 +190,7 @@ def _agreement(gold: Integers, a: Integers, b: Integers, n_labels: int) -> Agree
 
 
 def _episodes(matched: Matched) -> Integers | None:
-    """(targets,) number of the episode; a scene without one is an episode of its own. None where unknown."""
+    """(targets,) number of the episode; a scene without one counts as an episode. None where unknown."""
     found = matched.with_column("episode")
     if found is None or found[0].episode is None:
         return None

@@ -1,7 +1,7 @@
-"""What a comparison says, section by section, whatever it is shown on.
+"""The report of a comparison, section by section.
 
-Goes in: a `Comparison`. Comes out: sections of sentences and tables of texts. Figures are shown in percent, losses as
-they are.
+Input: a `Comparison`. Output: sections of sentences, tables and drawings; fractions in percent, losses in their units.
+Does not depend on: how the report is shown.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _SHOWN_LINES = 12  # of an example scene
 
 
 def title(comparison: Comparison) -> str:
-    """What the comparison is about, in a line."""
+    """The names of the systems, in one line."""
     return f"{comparison.systems[0].name} against {', '.join(s.name for s in comparison.systems[1:])}"
 
 
 def sections(comparison: Comparison) -> tuple[Section, ...]:
-    """Everything, in the order in which it is read."""
+    """All sections, in the order of reading."""
     found = [_measured(comparison), _differences(comparison)]
     if any(pair.by_episode for pair in comparison.pairs):
         what = (
@@ -56,7 +56,7 @@ def _measured(comparison: Comparison) -> Section:
     episodes = "" if comparison.episodes is None else f" of {_plural(comparison.episodes, 'episode')}"
     groups = []
     for system in comparison.systems:
-        estimates = [(TITLES[figure], getattr(system.headline, figure)) for figure in HEADLINE]
+        estimates = [(TITLES[metric], getattr(system.headline, metric)) for metric in HEADLINE]
         groups.append((system.name, [_estimate_cells(name, estimate) for name, estimate in estimates]))
     sheet = grouped(("", "%", "95 % interval"), groups)
     return Section("Measured", (f"{about}{episodes}: {comparison.corpus}.", sheet, *_runs(comparison.systems)))
@@ -124,9 +124,9 @@ def _part_sheet(name: str, rows: Sequence[Contrast]) -> ReportTable:
     cells = []
     for c in rows:
         difference, interval, _, corrected, verdict = _contrast_cells(c)
-        figures = Cell(f"{c.targets:,}"), Cell(f"{100 * c.a:.1f}"), Cell(f"{100 * c.b:.1f}")
+        numbers = Cell(f"{c.targets:,}"), Cell(f"{100 * c.a:.1f}"), Cell(f"{100 * c.b:.1f}")
         shown = (difference, interval, corrected, verdict) if c.targets else (Cell("none"),) * 4
-        cells.append((Cell(c.name), *figures, *shown))
+        cells.append((Cell(c.name), *numbers, *shown))
     return ReportTable(
         (name, "Targets", "First", "Other", "Diff.", "95 % interval", "p (Holm)", "Verdict"), tuple(cells)
     )
@@ -207,7 +207,7 @@ def _facet_cells(facet: ManifestRow) -> Iterator[Cell]:
 
 
 def _published(reported: Sequence[Reported]) -> Iterator[Block]:
-    yield "Figures of others on EmoryNLP's test set, as they report them; they are not to be held against those above."
+    yield "Metrics that others report on EmoryNLP's test set; they are not comparable with those above."
     rows = []
     for number, r in enumerate(reported, start=1):
         size = "" if r.test_utterances is None else f" ({r.test_utterances:,})"
@@ -227,7 +227,7 @@ def _method(comparison: Comparison) -> Iterator[str]:
         f"Seed {comparison.seed}."
     )
     yield (
-        "Multiple comparisons: Holm's correction, of each headline figure and each loss over the pairs, and over all "
+        "Multiple comparisons: Holm's correction, of each headline metric and each loss over the pairs, and over all "
         "labels and subgroups of a pair together."
     )
     yield "'better' and 'worse': the interval leaves zero out, and the corrected p-value is below 0.05."

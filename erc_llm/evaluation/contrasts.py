@@ -1,9 +1,9 @@
-"""The first system against each other one: differences with intervals and corrected p-values.
+"""Contrasts: the first system minus each other one, with intervals and corrected p-values.
 
-Goes in: tallies and which runs belong to which system. Comes out: contrasts of headline figures, losses, labels and
-subgroups. Knows no table.
+Input: tallies, and which runs belong to which system. Output: contrasts of headline metrics, losses, labels, subgroups.
+Does not depend on: predictions tables.
 
-Families of comparisons corrected by Holm's method: each headline figure and each loss over the pairs; all labels and
+Families of comparisons corrected by Holm's method: each headline metric and each loss over the pairs; all labels and
 subgroups of one pair together.
 """
 
@@ -19,7 +19,7 @@ from erc_llm.evaluation.several_runs import Resamples, resamples_of
 from erc_llm.evaluation.significance import holm, smallest_detectable, standard_error
 from erc_llm.evaluation.subgroups import Factor
 from erc_llm.evaluation.systems import System
-from erc_llm.evaluation.tallies import Tallies, bootstrap, figures, permutation_p_values
+from erc_llm.evaluation.tallies import Tallies, bootstrap, metrics_of, permutation_p_values
 from erc_llm.metrics import HEADLINE, Estimate, Figure, Floats, calibration_estimate
 from erc_llm.resampling import percentile_interval
 
@@ -28,30 +28,30 @@ TITLES: dict[Figure, str] = {"weighted_f1": "weighted F1", "macro_f1": "macro F1
 
 @dataclass(frozen=True)
 class Side:
-    """A system's figures: of all targets (figures,), and of resamples; None of a single cluster."""
+    """A system's metrics on all targets (metrics,), and their resamples; None for a single cluster."""
 
     system: System
     point: Floats
     resamples: Resamples | None
 
     def estimate(self, place: int) -> Estimate:
-        """A figure with its interval."""
+        """A metric with its interval."""
         return _estimate(float(self.point[place]), self._resampled(place))
 
     def calibration_error(self, place: int) -> Estimate:
-        """The same for the calibration error, whose resamples lie too high."""
+        """The calibration error with its interval, corrected for the upward bias of resampling."""
         value, resampled = float(self.point[place]), self._resampled(place)
         if resampled is None or not np.isfinite(resampled).all():
             return Estimate(value)
         return calibration_estimate(value, resampled)
 
     def _resampled(self, place: int) -> Floats | None:
-        return None if self.resamples is None else self.resamples.figures[:, place]
+        return None if self.resamples is None else self.resamples.metrics[:, place]
 
 
 @dataclass(frozen=True)
 class Contrasts:
-    """What the tallies say of one pair; the attributes are those of `evidence.Pair`."""
+    """The contrasts of one pair; the attributes are those of `evidence.Pair`."""
 
     headline: tuple[Contrast, ...]
     standard_error: float | None
@@ -62,8 +62,8 @@ class Contrasts:
 
 
 def sides(tallies: Tallies, systems: Sequence[System], draws: int, seed: int) -> tuple[Side, ...]:
-    """All systems, resampled together: every draw takes the same clusters for all."""
-    points = figures(tallies)
+    """All systems, resampled together: every draw takes the same clusters for all systems."""
+    points = metrics_of(tallies)
     resampled = bootstrap(tallies, draws, seed) if len(tallies.support) > 1 else None
     return tuple(
         Side(
@@ -78,7 +78,7 @@ def sides(tallies: Tallies, systems: Sequence[System], draws: int, seed: int) ->
 def contrasts(
     tallies: Tallies, sides: Sequence[Side], labels: Sequence[str], ways: Sequence[Factor], draws: int, seed: int
 ) -> tuple[Contrasts, ...]:
-    """The first side against each other one; `ways` are the factors that the tallies were counted by."""
+    """The first side minus each other one; `ways` are the factors that the tallies were counted by."""
     found = [_against(tallies, sides[0], side, labels, ways, draws, seed) for side in sides[1:]]
     headline, losses = (_over_pairs([getattr(c, name) for c in found]) for name in ("headline", "losses"))
     return tuple(replace(c, headline=h, losses=lost) for c, h, lost in zip(found, headline, losses, strict=True))
@@ -90,7 +90,7 @@ def _against(
     layout, resampled = tallies.layout, None
     p_values = np.full(layout.size, np.nan)
     if a.resamples is not None and b.resamples is not None:
-        resampled = (a.resamples - b.resamples).figures
+        resampled = (a.resamples - b.resamples).metrics
         p_values = permutation_p_values(tallies, a.system.runs, b.system.runs, draws, seed)
     support = tallies.support.sum(axis=0)
 
@@ -109,7 +109,7 @@ def _against(
     in_parts = corrected([*classes, *rows])
     error = None if resampled is None else standard_error(resampled[:, 0])
     return Contrasts(
-        headline=tuple(contrast(TITLES[figure], layout.headline(figure), targets) for figure in HEADLINE),
+        headline=tuple(contrast(TITLES[metric], layout.headline(metric), targets) for metric in HEADLINE),
         standard_error=error,
         detectable=None if error is None else smallest_detectable(error),
         losses=tuple(contrast(name, place, scored, lower_is_better=True) for name, place in losses),
@@ -127,7 +127,7 @@ def _divisions(ways: Sequence[Factor], rows: Sequence[Contrast]) -> tuple[Divisi
 
 
 def corrected(family: Sequence[Contrast]) -> tuple[Contrast, ...]:
-    """The same contrasts with p-values corrected for one another; levels without targets do not count."""
+    """The contrasts with p-values corrected as one family; levels without targets are not part of it."""
     p_values = [np.nan if c.p_value is None or not c.targets else c.p_value for c in family]
     return tuple(
         replace(c, p_corrected=None if np.isnan(p) else p) for c, p in zip(family, holm(p_values), strict=True)
@@ -135,9 +135,9 @@ def corrected(family: Sequence[Contrast]) -> tuple[Contrast, ...]:
 
 
 def _over_pairs(pairs: Sequence[tuple[Contrast, ...]]) -> list[tuple[Contrast, ...]]:
-    """Correct each figure over the pairs: one family per figure."""
-    by_figure = [corrected(family) for family in zip(*pairs, strict=True)]
-    return list(zip(*by_figure, strict=True)) if by_figure else [() for _ in pairs]
+    """Correct each metric over the pairs: one family per metric."""
+    by_metric = [corrected(family) for family in zip(*pairs, strict=True)]
+    return list(zip(*by_metric, strict=True)) if by_metric else [() for _ in pairs]
 
 
 def _estimate(value: float, resampled: Floats | None) -> Estimate:

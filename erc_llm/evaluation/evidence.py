@@ -1,7 +1,8 @@
-"""The records that a comparison consists of: figures of systems, contrasts of pairs. Plain values, all of them frozen.
+"""Records of a comparison: metrics of each system and contrasts of each pair.
 
-Figures are fractions between 0 and 1, losses are in nats (NLL) or squared probability (Brier). A contrast is always the
-first system minus the second.
+Input: plain values. Output: frozen records that become JSON. Metrics are fractions between 0 and 1, losses are in nats
+(NLL) or squared probability (Brier). A contrast is always the first system minus the second.
+Does not depend on: how the values are computed.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from erc_llm.published import HEADING, Reported
 
 @dataclass(frozen=True, slots=True)
 class RunMetrics:
-    """One table: what it is called, its seed, its weighted F1, and how many of its answers are no label."""
+    """One table: its name, its seed, its weighted F1, and how many of its answers are invalid."""
 
     name: str
     seed: int | None
@@ -30,13 +31,13 @@ class RunMetrics:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationMetrics:
-    """What a system's probabilities are worth, on targets where every table has some.
+    """Calibration of a system's probabilities, on targets for which every table has some.
 
     Attributes:
         calibration_error: Expected calibration error over 15 bins, mean over the runs.
         nll: Mean of -ln p(gold), in nats.
         brier: Mean Brier score, between 0 and 2.
-        reliability: Of the first run, from unsure to sure.
+        reliability: Bins of the first run, from the lowest confidence to the highest.
     """
 
     calibration_error: Estimate
@@ -47,10 +48,10 @@ class CalibrationMetrics:
 
 @dataclass(frozen=True, slots=True)
 class SystemMetrics:
-    """A system; with several runs all figures are means over them.
+    """A system; with several runs all metrics are means over them.
 
     Attributes:
-        name: Of the system.
+        name: Name of the system.
         runs: Its tables.
         headline: With intervals over dialogues and, where there are several, runs.
         classes: F1 of each label.
@@ -66,17 +67,17 @@ class SystemMetrics:
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
-    """One figure of two systems on the same targets.
+    """One metric of two systems on the same targets.
 
     Attributes:
-        name: The figure, the label, or the level of a subgroup.
-        targets: It is about so many.
-        a: Figure of the first system.
-        b: Figure of the second.
+        name: The metric, the label, or the level of a subgroup.
+        targets: Number of targets.
+        a: Metric of the first system.
+        b: Metric of the second.
         estimate: a minus b with its 95 % interval.
-        p_value: Of the permutation test; None where there is none.
-        p_corrected: The same, corrected for the comparisons made beside it.
-        lower_is_better: Of a loss.
+        p_value: p-value of the permutation test; None where there is none.
+        p_corrected: The same, corrected over its family of comparisons.
+        lower_is_better: True for a loss.
     """
 
     name: str
@@ -99,7 +100,7 @@ class Contrast:
 
 @dataclass(frozen=True, slots=True)
 class Division:
-    """Weighted F1 by one way to divide the targets; `definition` says what the rows mean."""
+    """Weighted F1 by one way to divide the targets; `definition` explains the rows."""
 
     name: str
     definition: str
@@ -108,15 +109,18 @@ class Division:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """The answers of two runs, target by target; none of it knows that the targets of a dialogue belong together.
+    """The answers of two runs, target by target; targets of one dialogue are taken as independent.
 
     Attributes:
-        both: Targets that both have right; then those that only one has, or neither.
+        both: Targets that both have right.
+        only_a: Targets that only the first has right.
+        only_b: Targets that only the second has right.
+        neither: Targets that neither has right.
         flips: Targets on which they answer differently.
-        kappa: Cohen's kappa; None where both always give one and the same answer.
+        kappa: Cohen's kappa; None where both give one and the same answer throughout.
         mcnemar: Descriptive p-value of only a against only b.
-        oracle_accuracy: If the right one of the two could always be picked.
-        oracle_weighted_f1: Likewise; where neither is right, the first one's answer counts.
+        oracle_accuracy: Accuracy if the right one of the two were always picked.
+        oracle_weighted_f1: Weighted F1 likewise; where neither is right, the first one's answer counts.
     """
 
     both: int
@@ -137,15 +141,15 @@ class Pair:
     Attributes:
         a: Name of the first.
         b: Name of the other.
-        headline: Weighted F1, macro F1 and accuracy.
-        by_episode: The same with episodes in place of dialogues; empty where that cannot be.
-        standard_error: Of the difference in weighted F1; with several runs, of resamples that allow for few of them.
+        headline: Contrasts of weighted F1, macro F1 and accuracy.
+        by_episode: The same with episodes in place of dialogues; empty where episodes are unknown.
+        standard_error: Standard error of the difference in weighted F1; with several runs, it allows for few of them.
         detectable: Smallest true difference in weighted F1 that would be shown; None without an interval.
-        losses: NLL and Brier; empty without probabilities.
-        classes: F1 of each label.
-        divisions: Weighted F1 in subgroups.
-        agreement: Of the first run of each.
-        scenes: Of the first run of each.
+        losses: Contrasts of NLL and Brier score; empty without probabilities.
+        classes: Contrasts of each label's F1.
+        divisions: Contrasts of weighted F1 in subgroups.
+        agreement: Agreement of the first runs.
+        scenes: Scenes won by the first runs.
     """
 
     a: str
@@ -163,7 +167,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything `erc-llm compare` says.
+    """The result of `erc-llm compare`.
 
     Attributes:
         labels: Label names.
@@ -171,16 +175,16 @@ class Comparison:
         dialogues: Their dialogues.
         episodes: Their episodes; None where unknown.
         corpus: Name, version and split, in words.
-        systems: What was measured.
-        pairs: The first system against each other.
-        manifest: What each table was allowed to know; values are in the order of `tables`.
-        tables: What each table is called.
-        published: What others report; never among the measured.
+        systems: The systems that were measured.
+        pairs: The first system against each other one.
+        manifest: The leakage manifest; values are in the order of `tables`.
+        tables: Names of the tables.
+        published: Results that others report; never among the measured ones.
         supports: Targets of each label.
-        draws: Bootstrap resamples, and random swaps of the permutation test.
-        seed: Of both.
-        missing: Sentences about what the tables lack.
-        notes: Sentences to keep in mind.
+        draws: Number of bootstrap resamples, and of random swaps of the permutation test.
+        seed: Seed of both.
+        missing: Sentences about columns that the tables lack.
+        notes: Sentences that limit what the comparison shows.
     """
 
     labels: tuple[str, ...]
@@ -200,7 +204,7 @@ class Comparison:
     notes: tuple[str, ...]
 
     def as_dict(self) -> Mapping[str, Any]:
-        """All of it as plain values that JSON can hold; what others report has a key that says so."""
+        """Plain values for JSON; results that others report have a key of their own."""
         values = asdict(self)
         values[HEADING] = values.pop("published")
         for pair, plain in zip(self.pairs, values["pairs"], strict=True):

@@ -1,7 +1,8 @@
-"""Who wins in which scene, and a few scenes as examples.
+"""Example scenes: in how many scenes each of two systems has more lines right, and the clearest ones line by line.
 
-Goes in: tables with their rows lined up, and the answers of two of them. Comes out: counts of scenes, and the scenes in
-which one is ahead most, line by line. The lines need the text of a table; without it there are counts only.
+Input: tables with their rows lined up, and the answers of two of them. Output: counts of scenes, and examples where a
+table has the text.
+Does not depend on: metrics, files.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ EXAMPLES = 2  # on each side
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A target of an example scene; `a` and `b` are what the two answered, None where invalid."""
+    """A target of an example scene; `a` and `b` are the two answers, None where invalid."""
 
     speaker: str
     text: str
@@ -48,7 +49,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Scenes:
-    """How many scenes each has more lines right in, and examples, those furthest ahead first."""
+    """The number of scenes in which each has more lines right, and examples with the largest lead first."""
 
     ahead_a: int
     ahead_b: int
@@ -61,8 +62,8 @@ def who_wins_where(matched: Matched, names: tuple[str, str], answers: tuple[Inte
 
     Args:
         matched: The targets.
-        names: Of the two systems.
-        answers: Of the two, (targets,) each.
+        names: Names of the two systems.
+        answers: Answers of the two, (targets,) each.
     """
     gold = matched.gold
     scenes, scene = np.unique(matched.dialogue, return_inverse=True)

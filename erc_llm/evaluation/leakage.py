@@ -1,11 +1,13 @@
-"""The leakage manifest: what each table was allowed to know, side by side, and what makes two of them unlike.
+"""The leakage manifest: what each system had access to, side by side, and where two of them differ.
 
-Goes in: the metadata of tables. Comes out: one row per facet, with a value and a mark for each table. All of it is what
-the tables state; what a table does not state is marked as that. Knows no figure.
+Input: the metadata of tables. Output: one row per facet, with a value and a mark for each table. Every value is what a
+table states; what it does not state is marked as such.
+Does not depend on: metrics, the tables' rows, files.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -16,14 +18,18 @@ from erc_llm.predictions import PredictionsInfo
 Mark = Literal["", "UNLIKE", "NOT STATED", "LEAK"]
 UNKNOWN = "not stated"
 
+# Parts of `PredictionsInfo.profile`: what is read from earlier scenes of any split, and what is not.
+_ACROSS = re.compile(r"\w+ in the (trunk|question)|memory across dialogues")
+_NOT_ACROSS = re.compile(r"none|memory within the dialogue|state \w+|invented names")
+
 
 @dataclass(frozen=True, slots=True)
 class ManifestRow:
     """One line of the manifest.
 
     Attributes:
-        name: What it is about.
-        values: For each table what it states.
+        name: The facet.
+        values: What each table states.
         marks: For each table: `UNLIKE` where it differs from the first table, `LEAK` where choices were made on the
             split that is evaluated, `NOT STATED` where nobody can tell, else empty.
     """
@@ -44,6 +50,7 @@ def leakage_manifest(tables: Sequence[PredictionsInfo]) -> tuple[ManifestRow, ..
         _facet("context", [info.context or "none: reads no dialogue" for info in tables]),
         _facet("profile or memory", [info.profile for info in tables]),
         _facet("retrieval", [info.retrieval for info in tables]),
+        _facet("other splits in the past", [_other_splits(info) for info in tables]),
         _facet("trained on", [_trained_on(info) for info in tables]),
         _selection(tables),
         _facet("decoding", [info.decoding or "the most probable label" for info in tables]),
@@ -67,6 +74,23 @@ def selection_saw_split(info: PredictionsInfo) -> bool | None:
     return None if info.selection is None else info.selection == info.split
 
 
+def past_reaches_other_splits(info: PredictionsInfo) -> bool | None:
+    """Whether a system read what speakers did in earlier scenes of any split; None where the table does not state it.
+
+    Profiles and a memory across dialogues do, in training and in use. They see no label of other splits than train
+    (`corpus.history`), but what was said in an earlier scene of dev or test.
+    """
+    parts = info.profile.split(", ")
+    if any(_ACROSS.fullmatch(part) for part in parts):
+        return True
+    known = info.retrieval == "none" and all(_NOT_ACROSS.fullmatch(part) for part in parts)
+    return False if known else None
+
+
+def _other_splits(info: PredictionsInfo) -> str:
+    return {True: "yes, without labels", False: "no", None: UNKNOWN}[past_reaches_other_splits(info)]
+
+
 def _facet(name: str, values: Sequence[str]) -> ManifestRow:
     def mark(value: str) -> Mark:
         if value == UNKNOWN:
@@ -77,7 +101,7 @@ def _facet(name: str, values: Sequence[str]) -> ManifestRow:
 
 
 def _trained_on(info: PredictionsInfo) -> str:
-    """Which version, and which train: adding a test split to a corpus leaves its train what it was."""
+    """Corpus version and hash of its train split, which does not change when a test split is added to the corpus."""
     if info.run_id is None:
         return "nothing: no run"
     if info.trained_on_version is None or info.trained_on_sha256 is None:
@@ -86,12 +110,12 @@ def _trained_on(info: PredictionsInfo) -> str:
 
 
 def _invalid(info: PredictionsInfo) -> str:
-    """Where the most probable label answers, no answer is invalid, and older tables do not say what would be done."""
+    """The policy; older tables do not state it, and need none where the most probable label is always the answer."""
     return info.invalid_policy or (INVALID_POLICY if info.decoding is None else UNKNOWN)
 
 
 def _selection(tables: Sequence[PredictionsInfo]) -> ManifestRow:
-    """Alike are all that did not see the split, whatever they chose on."""
+    """No mark for a system that did not see the split, whatever its choices were made on."""
     words: dict[bool | None, Mark] = {True: "LEAK", None: "NOT STATED", False: ""}
     values = []
     for info in tables:
@@ -103,7 +127,7 @@ def _selection(tables: Sequence[PredictionsInfo]) -> ManifestRow:
 
 
 def _neutral(info: PredictionsInfo) -> str:
-    """Figures are over all labels, so Neutral is in them wherever it is a label."""
+    """Metrics are over all labels, so Neutral is included wherever it is a label."""
     return "included" if "neutral" in (label.casefold() for label in info.labels) else "no label of this name"
 
 

@@ -1,7 +1,8 @@
-"""The same targets in several predictions tables, or the reason why they cannot be compared.
+"""Matching: lines up the targets of several predictions tables, or raises the reason why they cannot be compared.
 
-Goes in: tables and what to call them in a message. Comes out: for each table the rows of the common targets, in one
-order, with answers and probabilities in one order of labels. Knows no figure.
+Input: tables with their names. Output: for each table the rows of the common targets, in one order, with answers and
+probabilities in one order of labels.
+Does not depend on: metrics, files.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ On = Literal["all", "intersection"]
 
 @dataclass(frozen=True)
 class NamedTable:
-    """A table and what it is called in messages, such as its file; its system, where that is not left to the table."""
+    """A table, its name in messages, such as its file, and its system, where the caller states that."""
 
     name: str
     table: Predictions
@@ -35,7 +36,7 @@ class Matched:
     """Tables with their rows lined up; targets without a gold label are left out.
 
     Attributes:
-        tables: The first one's labels and order of rows are everybody's.
+        tables: The tables; the first one sets the order of labels and rows.
         rows: For each table, (targets,) its rows.
         without_gold: Common targets that were left out because they have no gold label.
         notes: Sentences about targets and corpora that differ.
@@ -48,7 +49,7 @@ class Matched:
 
     @property
     def first(self) -> Predictions:
-        """The table whose labels and order count."""
+        """The table that sets the order of labels and rows."""
         return self.tables[0].table
 
     @property
@@ -90,12 +91,12 @@ def match(tables: Sequence[NamedTable], on: On = "all", *, same_corpus: bool = T
     """Line up the rows of at least two tables.
 
     Args:
-        tables: Whose rows may stand in any order, and labels too.
-        on: `all` wants the same targets in every table; `intersection` takes those that all have.
+        tables: Tables whose rows and labels may be in any order.
+        on: `all` requires the same targets in every table; `intersection` takes those that all have.
         same_corpus: Refuse tables of different corpora (unless on the intersection) and of different splits.
 
     Raises:
-        PredictionsError: They cannot be compared; the message says why, and what would.
+        PredictionsError: They cannot be compared; the message gives the reason and a remedy.
     """
     first, *others = tables
     for other in others:

@@ -1,7 +1,8 @@
-"""Figures: the reliability diagram and the risk-coverage curve as PNG files, differences with intervals as SVG.
+"""Plots: the reliability diagram and the risk-coverage curve as PNG files, differences with intervals as SVG.
 
-In: a `CalibrationReport`, or plain estimates. Out: files, or text. matplotlib is imported here only, and draws without
-a screen.
+Input: a `CalibrationReport`, or plain estimates. Output: files, or SVG text. matplotlib is imported only to draw, and
+needs no display.
+Does not depend on: predictions tables.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ from erc_llm.metrics import Estimate
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_LONGEST = 48  # letters of a name; longer ones leave no room to draw in
+_LONGEST = 48  # letters of a name; longer ones leave no room for the plot
 RELIABILITY, RISK_COVERAGE = "reliability.png", "risk-coverage.png"
 
 
 def write_plots(report: CalibrationReport, folder: Path, title: str) -> tuple[Path, Path]:
-    """Write both; the folder is made.
+    """Write the reliability diagram and the risk-coverage curve; the folder is created.
 
     Args:
-        report: What to draw.
-        folder: Where to.
-        title: What it is about, such as system and split.
+        report: The report to draw.
+        folder: Target folder.
+        title: Title of both, such as system and split.
 
     Raises:
         PredictionsError: A file cannot be written.
@@ -43,7 +44,7 @@ def write_plots(report: CalibrationReport, folder: Path, title: str) -> tuple[Pa
 
 
 def reliability_figure(report: CalibrationReport, title: str) -> Figure:
-    """How often the likeliest label is right, by how sure it is; below, how many targets each bar stands on."""
+    """Accuracy of the most probable label by confidence; below it, the number of targets in each bin."""
     figure, (above, below) = _figure(title, 2, [3, 1])
     _draw_reliability(above, report.reliability)
     above.legend(loc="upper left", frameon=False, fontsize=8)
@@ -54,7 +55,7 @@ def reliability_figure(report: CalibrationReport, title: str) -> Figure:
 
 
 def risk_figure(report: CalibrationReport, title: str) -> Figure:
-    """Share wrong among the targets answered, by how many are answered."""
+    """Error rate among the answered targets, by the fraction that is answered."""
     figure, (axes,) = _figure(title, 1, [1])
     coverage = [p.coverage for p in report.risk_coverage]
     axes.plot(coverage, [p.risk for p in report.risk_coverage], marker=".", color="#2471d6")
@@ -67,7 +68,7 @@ def risk_figure(report: CalibrationReport, title: str) -> Figure:
 
 
 def reliabilities_figure(systems: Sequence[tuple[str, Sequence[ReliabilityBin]]]) -> Figure:
-    """How often the likeliest label is right, by how sure it is, system beside system."""
+    """Accuracy of the most probable label by confidence, one panel per system."""
     figure, axes = _figure("", 1, [1], columns=len(systems))
     for each, (name, bins) in zip(axes, systems, strict=True):
         _draw_reliability(each, bins)
@@ -95,7 +96,7 @@ def differences_figure(title: str, rows: Sequence[tuple[str, Estimate]], unit: s
 
 
 def as_svg(figure: Figure) -> str:
-    """The figure as an SVG element to stand inside a page; the same bytes for the same figure."""
+    """The figure as an SVG element for use inside a page; the same bytes for the same figure."""
     import matplotlib
 
     stream = StringIO()
@@ -127,7 +128,7 @@ def _figure(title: str, rows: int, heights: list[int], columns: int = 1) -> tupl
 
 
 def _plain(words: str) -> str:
-    """Words of a file for a figure, their middle left out where they are long; a `$` would begin a formula."""
+    """Text of a file for a figure: long text is shortened in the middle, and `$` escaped, which begins a formula."""
     shown = "".join(c if c.isprintable() else " " for c in words)
     if len(shown) > _LONGEST:
         shown = f"{shown[: _LONGEST // 2 - 1]}…{shown[-_LONGEST // 2 :]}"
@@ -136,7 +137,7 @@ def _plain(words: str) -> str:
 
 @contextmanager
 def _any_letters() -> Iterator[None]:
-    """No warning for each letter that matplotlib's own font lacks; pages are shown in a reader's fonts."""
+    """Silence the warning for each letter that matplotlib's own font lacks; a page uses the fonts of its reader."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font", category=UserWarning)
         yield

@@ -1,7 +1,8 @@
-"""References that need no model, and how much one table is better than another on the same targets.
+"""References that need no model, and paired differences between two tables on the same targets.
 
-Goes in: predictions tables. Comes out: tables with the same rows and a reference's answers, and differences in weighted
-F1 (over all labels, Neutral included) with intervals from a paired bootstrap over whole dialogues. Opens no file.
+Input: predictions tables. Output: tables with the same rows and a reference's answers; differences in weighted F1 (over
+all labels, Neutral included) with intervals from a paired bootstrap over whole dialogues.
+Does not depend on: models, files, the terminal.
 """
 
 from __future__ import annotations
@@ -12,14 +13,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from erc_llm import metrics
 from erc_llm.errors import PredictionsError
 from erc_llm.evaluation.matching import NamedTable, match
-from erc_llm.evaluation.page import printable
 from erc_llm.metrics import Estimate
 from erc_llm.predictions import Predictions, PredictionsInfo
 
@@ -32,17 +29,17 @@ class Difference:
     """Weighted F1 of system `a` minus that of system `b`, on the same targets; fractions between -1 and 1.
 
     Attributes:
-        a: Name of the one system.
-        b: Name of the other.
-        weighted_f1_a: Its weighted F1.
-        weighted_f1_b: Its weighted F1.
+        a: Name of the first system.
+        b: Name of the second.
+        weighted_f1_a: Weighted F1 of the first.
+        weighted_f1_b: Weighted F1 of the second.
         estimate: a minus b with the 95 % interval; no interval where all targets are from one dialogue.
-        targets: Targets with a gold label, on which both are scored.
-        dialogues: Their dialogues.
-        notes: Sentences about what differs between the tables beside the answers.
+        targets: Number of targets with a gold label, on which both are scored.
+        dialogues: Number of their dialogues.
+        notes: Sentences about other differences between the tables.
         flips: Targets on which the two answer differently; two invalid answers count as the same.
-        kappa: Cohen's kappa of the two, 1 for equal answers and 0 for those of chance; None where both always give one
-            and the same answer.
+        kappa: Cohen's kappa of the two, 1 for equal answers and 0 for agreement by chance; None where both give one and
+            the same answer throughout.
     """
 
     a: str
@@ -71,7 +68,7 @@ class Difference:
         return "not shown"
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as plain values that JSON can hold."""
+        """Plain values for JSON."""
         return asdict(self) | {"verdict": self.verdict, "agreement": self.agreement}
 
 
@@ -98,7 +95,7 @@ def prior_random_reference(
     Args:
         predictions: The table whose rows are answered.
         train_shares: Shares or counts in train, in the order of `info.labels`; None takes `info.train_shares`.
-        seed: Of the draw.
+        seed: Seed of the draw.
 
     Raises:
         PredictionsError: No shares are known, or they do not fit the labels.
@@ -120,7 +117,7 @@ def reference_by_name(predictions: Predictions, name: str, seed: int = 0) -> Pre
     """The reference called `all-<label>` or `prior-random`; None where `name` is neither, for example a file.
 
     Raises:
-        PredictionsError: As the two builders.
+        PredictionsError: As `constant_reference` and `prior_random_reference`.
     """
     folded = name.casefold()
     if folded == PRIOR_RANDOM:
@@ -162,36 +159,6 @@ def difference(a: Predictions, b: Predictions, *, draws: int = 10_000, seed: int
     )
 
 
-def print_differences(differences: Sequence[Difference], console: Console) -> None:
-    """Print how one system compares with others, a row each: weighted F1, difference, interval, verdict."""
-    if not differences:
-        return
-    first = differences[0]
-    targets = f"{first.targets:,} targets in {first.dialogues:,} dialogues"
-    title = f"Weighted F1 in %, {printable(first.a, console)} against others on the same {targets}"
-    console.print()
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("Against", overflow="fold")
-    for column in ("Its F1", "Our F1", "Difference", "95 % interval"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("Verdict", no_wrap=True)
-    colours = {"better": "bold green", "worse": "bold red", "not shown": "yellow"}
-    for d in differences:
-        low, high = d.estimate.low, d.estimate.high
-        interval = "none" if low is None or high is None else f"{100 * low:+.2f} to {100 * high:+.2f}"
-        scores = f"{100 * d.weighted_f1_b:.2f}", f"{100 * d.weighted_f1_a:.2f}", f"{100 * d.estimate.value:+.2f}"
-        table.add_row(Text(printable(d.b, console)), *scores, interval, Text(d.verdict, colours[d.verdict]))
-    console.print(Text(title, "bold"))
-    console.print(table)
-    for d in differences:
-        kappa = "" if d.kappa is None else f", Cohen's kappa {d.kappa:.3f}"
-        same = f"{d.flips:,} of {d.targets:,} answers differ ({100 * d.agreement:.2f} % agree{kappa})"
-        console.print(Text(f"Against {printable(d.b, console)}: {same}"))
-    console.print(Text("'better' and 'worse': the whole paired interval lies on that side of zero.", "dim"))
-    for note in dict.fromkeys(note for d in differences for note in d.notes):
-        console.print(Text(f"Note: {printable(note, console)}", "yellow"))
-
-
 def _reference(
     predictions: Predictions,
     system: str,
@@ -199,7 +166,7 @@ def _reference(
     probabilities: NDArray[np.float64] | None,
     seed: int | None = None,
 ) -> Predictions:
-    """The rows of a table with other answers, and metadata that no longer claims a model gave them."""
+    """The rows of a table with other answers, and metadata without the model that gave the original ones."""
     kept = predictions.info
     info = PredictionsInfo(
         system=system,

@@ -1,8 +1,8 @@
-"""What one predictions table shows: figures with intervals, and the page a person reads.
+"""Evaluation of one predictions table: metrics with intervals, scores by label, confusions and warnings.
 
-Goes in: a `Predictions` table with gold labels. Comes out: an `Evaluation` (plain values, `as_dict` for JSON) and its
-print in a terminal of 80 columns; piped into a file it is plain ASCII without colour. Knows no model and opens no file.
-Figures are fractions between 0 and 1; the print shows them in percent, as papers do.
+Input: a `Predictions` table with gold labels. Output: an `Evaluation` of plain values (`as_dict` for JSON); metrics are
+fractions between 0 and 1.
+Does not depend on: models, files, the terminal.
 """
 
 from __future__ import annotations
@@ -12,20 +12,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from erc_llm import metrics
 from erc_llm.errors import PredictionsError
-from erc_llm.evaluation.calibration_report import CalibrationReport, print_calibration, report_calibration
-from erc_llm.evaluation.page import Page
+from erc_llm.evaluation.calibration_report import CalibrationReport, report_calibration
 from erc_llm.metrics import Estimate, Headline, Integers
 from erc_llm.predictions import Predictions, PredictionsInfo
 
 FEW_DIALOGUES = 20  # below it a percentile interval over clusters is known to be too narrow
 
-_TITLES = {"weighted_f1": "Weighted F1", "macro_f1": "Macro F1", "accuracy": "Accuracy"}
 _MISSING = {
     "invalid": "No column 'invalid': only rows without a label count as invalid answers.",
     "label_mass": "No column 'label_mass': the probability mass of the labels is not known.",
@@ -35,7 +30,7 @@ _MISSING = {
 
 @dataclass(frozen=True)
 class ClassScores:
-    """One label's row: scores between 0 and 1, `support` gold targets, `predicted` how often it was answered."""
+    """Scores of one label between 0 and 1; `support` counts gold targets, `predicted` the answers with this label."""
 
     label: str
     precision: float
@@ -47,26 +42,26 @@ class ClassScores:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything `erc-llm evaluate` says about one table.
+    """The result of `erc-llm evaluate` on one table.
 
     Attributes:
-        info: Where the table comes from.
-        targets: Rows with a gold label; all figures are about these.
-        without_gold: Rows left out because they have none.
-        dialogues: Dialogues of the targets.
+        info: Metadata of the table.
+        targets: Rows with a gold label; all metrics are about these.
+        without_gold: Number of rows left out because they have none.
+        dialogues: Number of dialogues of the targets.
         headline: Weighted F1 (over all labels, Neutral included), macro F1 and accuracy with 95 % intervals.
         classes: One row per label, in the order of `info.labels`.
         confusion: Gold label by predicted label, one more column for invalid answers.
-        invalid_rate: Share of answers that were no label.
+        invalid_rate: Share of invalid answers.
         label_mass: Mean total probability of the labels before normalisation; None where unknown.
         negative_log_likelihood: Mean of -ln p(gold), in nats; None without probabilities.
         calibration_error: Expected calibration error over 15 bins, with its interval; None without probabilities.
-        with_probabilities: Targets the two figures above are about.
+        with_probabilities: Number of targets with probabilities.
         calibration: Steps of correction, reliability, risk by coverage, abstention; None without probabilities.
-        draws: Resamples behind the intervals.
-        seed: Of the resampling.
-        missing: Sentences about what the table lacks and what that switches off.
-        warnings: Sentences about what to keep in mind when reading the figures.
+        draws: Number of resamples behind the intervals.
+        seed: Seed of the resampling.
+        missing: Sentences about columns that the table lacks, and what is left out without them.
+        warnings: Sentences that limit what the metrics show.
     """
 
     info: PredictionsInfo
@@ -88,7 +83,7 @@ class Evaluation:
     warnings: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as plain values that JSON can hold."""
+        """Plain values for JSON."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return values | {
             "info": self.info.as_dict(),
@@ -106,8 +101,8 @@ def evaluate(
 
     Args:
         predictions: The table.
-        draws: Resamples of whole dialogues behind the intervals; at least 1.
-        seed: Of the resampling.
+        draws: Number of resamples of whole dialogues; at least 1.
+        seed: Seed of the resampling.
         abstain_below: Also score the rows whose largest probability is at least this; by default the table's own.
 
     Raises:
@@ -149,28 +144,11 @@ def evaluate(
     )
 
 
-def print_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """Print an evaluation: what it is about, headline figures, labels, confusions, and what to keep in mind."""
-    page = Page(console)
-    page.say(_about(evaluation), style="bold")
-    page.table(_headline_table(evaluation, page))
-    page.table(_class_table(evaluation, page))
-    page.table(_confusion_table(evaluation, page))
-    console.print()
-    page.say(_diagnostics(evaluation))
-    if evaluation.calibration is not None:
-        print_calibration(evaluation.calibration, page)
-    for sentence in evaluation.missing:
-        page.say(sentence, style="dim")
-    for sentence in evaluation.warnings:
-        page.say(f"Note: {sentence}", style="yellow")
-
-
 def _headline(gold: Integers, predicted: Integers, dialogue: Integers, n: int, draws: int, seed: int) -> Headline:
     if len(np.unique(dialogue)) > 1:
         return metrics.bootstrap_over_dialogues(gold, predicted, dialogue, n, draws, seed)
     point = metrics.scores_from_confusion(metrics.confusion(gold, predicted, n))
-    return Headline(**{figure: Estimate(float(getattr(point, figure))) for figure in metrics.HEADLINE})
+    return Headline(**{metric: Estimate(float(getattr(point, metric))) for metric in metrics.HEADLINE})
 
 
 def _classes(labels: Sequence[str], counts: Integers) -> tuple[ClassScores, ...]:
@@ -199,7 +177,7 @@ def _mean_label_mass(predictions: Predictions, rows: Integers) -> float | None:
 def _probabilistic(
     predictions: Predictions, rows: Integers, draws: int, seed: int
 ) -> tuple[float | None, Estimate | None, int]:
-    """Negative log-likelihood, calibration error, and how many of `rows` have probabilities."""
+    """Negative log-likelihood, calibration error, and the number of `rows` with probabilities."""
     if predictions.probabilities is None:
         return None, None, 0
     known = rows[~np.isnan(predictions.probabilities[rows]).any(axis=1)]
@@ -233,100 +211,3 @@ def _warnings(
     unsaid = [row.label for row in classes if row.support and not row.predicted]
     if unsaid:
         yield f"Never predicted: {', '.join(unsaid)}."
-
-
-def _about(evaluation: Evaluation) -> str:
-    info = evaluation.info
-    healed = ", gap-healed" if info.healed else ""
-    context = f"context {info.context}" if info.context else "no dialogue context"
-    targets = f"{evaluation.targets:,} target{'s' if evaluation.targets != 1 else ''}"
-    dialogues = f"{evaluation.dialogues:,} dialogue{'s' if evaluation.dialogues != 1 else ''}"
-    run = f" (run {info.run_id})" if info.run_id else ""
-    return (
-        f"{info.system}{run} on {targets} in {dialogues} of {info.corpus_name}, "
-        f"corpus version {info.corpus_version}{healed}, split {info.split}, {context}"
-    )
-
-
-def _headline_table(evaluation: Evaluation, page: Page) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("", no_wrap=True)
-    table.add_column("%", justify="right")
-    table.add_column("95 % interval", no_wrap=True)
-    width = max(10, min(44, page.console.width - 36))
-    table.add_column("0" + "100".rjust(width - 1), no_wrap=True)
-    for figure in metrics.HEADLINE:
-        estimate: Estimate = getattr(evaluation.headline, figure)
-        interval = "none" if estimate.low is None else f"{100 * estimate.low:5.2f} to {100 * (estimate.high or 0):5.2f}"
-        table.add_row(
-            _TITLES[figure], Text(f"{100 * estimate.value:.2f}", "bold"), interval, page.range(estimate, width)
-        )
-    return table
-
-
-def _class_table(evaluation: Evaluation, page: Page) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("Label", max_width=16, no_wrap=True)
-    for title in ("Precision", "Recall", "F1"):
-        table.add_column(title, justify="right")
-    table.add_column("", width=16, no_wrap=True)
-    table.add_column("Support", justify="right")
-    table.add_column("Predicted", justify="right")
-    for row in evaluation.classes:
-        shares = (f"{100 * value:.1f}" for value in (row.precision, row.recall, row.f1))
-        style = "dim" if not row.support else ""
-        bar = page.bar(row.f1, 16, "cyan")
-        table.add_row(page.text(row.label), *shares, bar, f"{row.support:,}", f"{row.predicted:,}", style=style)
-    return table
-
-
-def _confusion_table(evaluation: Evaluation, page: Page) -> Table:
-    """Gold label by predicted label; where that is too wide, the commonest mistakes as a list."""
-    names = list(evaluation.info.labels) + (["invalid"] if evaluation.invalid_rate else [])
-    row_name = min(12, max(len(name) for name in evaluation.info.labels))
-    width = min(9, (page.console.width - row_name) // len(names) - 1)
-    if width < 4:
-        return _commonest_mistakes(evaluation, page)
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim", title="gold (row), predicted")
-    table.title_style, table.title_justify = "dim", "left"
-    table.add_column("", width=row_name, no_wrap=True)
-    for name in names:
-        table.add_column(page.text(name[:width]), width=width, justify="right", no_wrap=True)
-    for i, label in enumerate(evaluation.info.labels):
-        counts = evaluation.confusion[i][: len(names)]
-        total = max(1, sum(evaluation.confusion[i]))
-        cells = (page.cell(count, count / total, width, right=i == j) for j, count in enumerate(counts))
-        table.add_row(page.text(label), *cells)
-    return table
-
-
-def _commonest_mistakes(evaluation: Evaluation, page: Page, most: int = 12) -> Table:
-    names = [*evaluation.info.labels, "invalid"]
-    mistakes = [
-        (count, names[i], names[j])
-        for i, row in enumerate(evaluation.confusion)
-        for j, count in enumerate(row)
-        if count and i != j
-    ]
-    mistakes.sort(key=lambda mistake: -mistake[0])
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for title in ("Commonest mistakes", "gold", "predicted"):
-        table.add_column(title, justify="right" if title[0] == "C" else "left", no_wrap=True)
-    for count, gold, predicted in mistakes[:most]:
-        table.add_row(f"{count:,}", page.text(gold), page.text(predicted))
-    return table
-
-
-def _diagnostics(evaluation: Evaluation) -> str:
-    parts = [f"invalid answers {100 * evaluation.invalid_rate:.2f} %"]
-    if evaluation.label_mass is not None:
-        parts.append(f"mean label mass {evaluation.label_mass:.4f}")
-    if evaluation.negative_log_likelihood is not None and evaluation.calibration_error is not None:
-        parts.append(f"NLL {evaluation.negative_log_likelihood:.4f} nats")
-        error = evaluation.calibration_error
-        parts.append(f"calibration error {100 * error.value:.2f} %")
-        if error.low is not None and error.high is not None:
-            parts[-1] += f" ({100 * error.low:.2f} to {100 * error.high:.2f})"
-    if 0 < evaluation.with_probabilities < evaluation.targets:
-        parts[-1] += f" (of {evaluation.with_probabilities:,} targets with probabilities)"
-    return ", ".join(parts) + f". Intervals: {evaluation.draws:,} resamples of whole dialogues, seed {evaluation.seed}."

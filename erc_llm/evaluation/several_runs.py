@@ -1,11 +1,13 @@
-"""How far a figure of a system would be another with other dialogues and other runs, where it has several.
+"""Uncertainty of a system's metrics over dialogues and, where it has several, over runs.
 
-Goes in: figures of each run, of all targets and of resampled clusters. Comes out: resamples of a system's figures, or
-of a difference. Knows no table.
+Input: metrics of each run, on all targets and on resampled clusters. Output: resamples of a system's metrics, or of a
+difference.
+Does not depend on: predictions tables.
 
 All runs answer the same targets, so runs and clusters are crossed (A. B. Owen, "The pigeonhole bootstrap", Ann. Appl.
-Stat. 1 (2007) 386-411). Resampled clusters under the mean of the runs tell of clusters, and of what runs and clusters
-do to each other. So of the variance between runs, only what exceeds the latter is added for the draw of runs.
+Stat. 1 (2007) 386-411). Resampling clusters under the mean of the runs covers the variance of clusters and of the
+interaction of runs and clusters. Therefore only the variance between runs that exceeds this interaction is added for
+the draw of runs.
 """
 
 from __future__ import annotations
@@ -22,13 +24,13 @@ from erc_llm.metrics import Floats
 
 @dataclass(frozen=True)
 class Resamples:
-    """Resamples of a system's figures, or of a difference between two systems.
+    """Resamples of a system's metrics, or of a difference between two systems.
 
     Attributes:
-        clusters: (draws, figures) in resampled clusters, the mean over runs.
-        runs: (draws, figures) what the draw of runs adds to them; None where no system has several.
-        variances: For each system with several runs, (figures,) variance of its mean by the draw of runs.
-        freedom: For each of these, how many runs it has, less one.
+        clusters: (draws, metrics) in resampled clusters, the mean over runs.
+        runs: (draws, metrics) added to them by the draw of runs; None where no system has several.
+        variances: For each system with several runs, (metrics,) variance of its mean over the draw of runs.
+        freedom: For each of these, its number of runs less one.
     """
 
     clusters: Floats
@@ -37,7 +39,7 @@ class Resamples:
     freedom: tuple[int, ...] = ()
 
     def __sub__(self, other: Resamples) -> Resamples:
-        """Of the difference: the same clusters in every draw, each system's runs on their own."""
+        """Resamples of the difference: the same clusters in every draw, runs drawn for each system on its own."""
         runs = self.runs
         if other.runs is not None:
             runs = -other.runs if runs is None else runs - other.runs
@@ -45,10 +47,10 @@ class Resamples:
         return Resamples(clusters, runs, self.variances + other.variances, self.freedom + other.freedom)
 
     @cached_property
-    def figures(self) -> Floats:
-        """(draws, figures) whose percentiles are intervals.
+    def metrics(self) -> Floats:
+        """(draws, metrics) whose percentiles are intervals.
 
-        A variance between a few runs is itself known badly. So the resamples are stretched by as much as the quantile
+        A variance between a few runs is itself uncertain. So the resamples are stretched by as much as the quantile
         of Student's t exceeds that of the normal distribution, with the degrees of freedom of F. E. Satterthwaite,
         "An approximate distribution of estimates of variance components", Biometrics Bull. 2 (1946); those of the
         clusters count as many.
@@ -66,13 +68,13 @@ class Resamples:
 
 
 def resamples_of(resampled: Floats, points: Floats, runs: Sequence[int], seed: int) -> Resamples:
-    """Those of one system. One run is what it is, and only clusters vary.
+    """Resamples of one system; with one run, only clusters vary.
 
     Args:
-        resampled: (draws, runs of all systems, figures), as `tallies.bootstrap` gives.
-        points: (runs of all systems, figures) of all targets.
-        runs: Which of them are the system's.
-        seed: Of the draws of runs; give every system its own.
+        resampled: (draws, runs of all systems, metrics), as `tallies.bootstrap` gives.
+        points: (runs of all systems, metrics) of all targets.
+        runs: Indices of the system's runs.
+        seed: Seed of the draws of runs; give every system its own.
     """
     if len(runs) == 1:
         return Resamples(resampled[:, runs[0]])

@@ -1,6 +1,7 @@
-"""Small formulas of significance: several comparisons at once, what could have been shown, a test by utterance.
+"""Significance: Holm's correction, the smallest detectable difference, McNemar's test.
 
-Goes in: p-values, resamples, counts. Comes out: plain figures. Knows no table.
+Input: p-values, resamples, counts. Output: plain numbers.
+Does not depend on: predictions tables.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
 
 
 def standard_error(resampled: Floats) -> float:
-    """Of a figure, from its bootstrap resamples (draws,)."""
+    """Standard error of a metric, from its bootstrap resamples (draws,)."""
     return float(np.std(resampled, ddof=1)) if len(resampled) > 1 else float("nan")
 
 
 def smallest_detectable(standard_error: float) -> float:
-    """The true difference that such a test set would show with 80 % power at the 5 % level, two-sided.
+    """The true difference that a test set with this standard error shows with 80 % power at the 5 % level, two-sided.
 
     (z(1 - 0.05 / 2) + z(0.80)) times the standard error of the difference, which is the textbook formula for a normally
     distributed estimate, for example J. M. Bland, "An Introduction to Medical Statistics" (4th ed. 2015), chapter 18.
@@ -48,11 +49,11 @@ def smallest_detectable(standard_error: float) -> float:
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
-    """Exact two-sided p-value that a target on which one system alone is right is as likely that of `a` as of `b`.
+    """Exact two-sided p-value of the hypothesis that `a` alone is right as often as `b` alone.
 
     Q. McNemar, "Note on the sampling error of the difference between correlated proportions or percentages",
-    Psychometrika 12 (1947) 153-157, as the binomial test. It takes targets for independent, which those of a dialogue
-    are not: a description, no evidence.
+    Psychometrika 12 (1947) 153-157, as the binomial test. It takes targets as independent, which those of a dialogue
+    are not, so the value is descriptive.
 
     Args:
         only_a: Targets that only `a` has right.

@@ -1,7 +1,8 @@
-"""Ways to divide the targets of a comparison: by speaker, place in the scene, emotion shift, history.
+"""Subgroups: divides the targets of a comparison by speaker, position in the scene, emotion shift and history.
 
-Goes in: tables with their rows lined up. Comes out: for each way the level of every target, and a sentence that defines
-the levels by the tables' own columns. A way whose columns are missing is left out, with a sentence.
+Input: tables with their rows lined up. Output: for each factor the level of every target, and a sentence that defines
+the levels by columns of the tables. A factor whose columns are missing is left out, with a sentence.
+Does not depend on: metrics, files.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ class Factor:
     """One way to divide targets.
 
     Attributes:
-        name: Such as `speaker`.
-        definition: What its levels mean, by the columns of the table.
+        name: Name, such as `speaker`.
+        definition: Definition of its levels, by columns of the table.
         levels: Names of the levels.
         level: (targets,) index of the level, -1 for none.
     """
@@ -40,7 +41,7 @@ class Factor:
 
 
 def factors(matched: Matched) -> tuple[tuple[Factor, ...], tuple[str, ...]]:
-    """The ways that the tables have columns for, and sentences about the others."""
+    """The factors that the tables have columns for, and sentences about the others."""
     found, missing = [], []
     for make, what, columns in (
         (_by_speaker, "speaker", ("speakers", "first_seen")),

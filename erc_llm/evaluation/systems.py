@@ -1,6 +1,7 @@
-"""Which tables are runs of one system: the same in everything a table states, but for the seed.
+"""Systems: groups tables that are runs of one system, equal in all their metadata but the seed.
 
-Goes in: named tables. Comes out: systems, each with the indices of its tables. Knows no figure.
+Input: named tables. Output: systems, each with the indices of its tables.
+Does not depend on: metrics, the tables' rows.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from erc_llm.predictions import PredictionsInfo
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """What is compared.
+    """A system that is compared.
 
     Attributes:
-        name: What its tables call it, without a run's seed at the end: `lines` for `lines-13` and `lines-14`. With the
-            name of its first table where two systems are called the same.
+        name: Its name in the tables, without a run's seed at the end: `lines` for `lines-13` and `lines-14`. With the
+            name of its first table where two systems have the same name.
         runs: Indices of its tables, at least one.
         checked: Whether all its tables state a hash of their configuration apart from the seed, and the same one.
     """
@@ -65,7 +66,7 @@ def group(tables: Sequence[NamedTable]) -> tuple[System, ...]:
 
 
 def apart(tables: Sequence[NamedTable], systems: Sequence[System]) -> Iterator[str]:
-    """Sentences on systems that are called alike but for their seeds: what keeps them from being runs of one."""
+    """Sentences on systems with the same name but for their seeds: how their metadata differ."""
     for number, system in enumerate(systems):
         named = tables[system.runs[0]]
         for other in systems[:number]:
@@ -79,7 +80,7 @@ def apart(tables: Sequence[NamedTable], systems: Sequence[System]) -> Iterator[s
 
 
 def _alike(tables: Sequence[NamedTable]) -> bool:
-    """Whether tables bear one name but for their seeds, which differ."""
+    """Whether tables have one name but for their seeds, which differ."""
     infos = [named.table.info for named in tables if named.system is None]
     seeds = {info.seed for info in infos} - {None}
     names = {_without_seed(info) for info in infos}
@@ -87,7 +88,7 @@ def _alike(tables: Sequence[NamedTable]) -> bool:
 
 
 def short_names(tables: Sequence[NamedTable]) -> tuple[str, ...]:
-    """What the tables are called, without the folders that do not tell them apart."""
+    """Names of the tables, without folders that are not needed to distinguish them."""
     parts = [PurePath(named.name).parts for named in tables]
     kept = 1
     while kept < max(map(len, parts)) and len({p[-kept:] for p in parts}) < len(set(parts)):
@@ -127,7 +128,7 @@ def _without_seed(info: PredictionsInfo) -> str:
 
 
 def _recipe(info: PredictionsInfo) -> dict[str, Any]:
-    """What runs of one system have in common, by what it is called."""
+    """Name to value of everything that runs of one system have in common."""
     return {
         "configuration": info.system if info.recipe_sha256 is None else info.recipe_sha256,
         "whether a run answered": info.run_id is None,

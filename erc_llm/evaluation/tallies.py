@@ -1,11 +1,11 @@
-"""Counts by cluster from which all figures of several runs follow, resampled and swapped cluster by cluster.
+"""Tallies: counts by cluster from which all metrics of several runs are computed, resampled and swapped by cluster.
 
-Goes in: gold labels, each run's answers, the cluster of each target, and which subgroups it belongs to; all on the same
-targets. Comes out: figures of each run, their resamples, and permutation p-values. A cluster is a dialogue, or an
-episode. Knows no table, no name and no report.
+Input: gold labels, each run's answers, the cluster of each target and its subgroups, all on the same targets. Output:
+metrics of each run, their resamples, and permutation p-values. A cluster is a dialogue, or an episode.
+Does not depend on: predictions tables, reports.
 
-The figures of a run are one vector, so that intervals and p-values are computed for all of them at once; `Layout` says
-where each stands in it.
+The metrics of a run are one vector, so that intervals and p-values are computed for all of them at once; `Layout` gives
+the index of each.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from erc_llm.metrics import Floats, Integers
 from erc_llm.resampling import chunk_sizes, for_products, resampled_sums
 
 BINS = 15  # of the calibration error
-_TIE, _TIE_OF_LOSSES = 1e-12, 1e-6  # a swapped difference that misses the observed one by rounding is as large
+_TIE, _TIE_OF_LOSSES = 1e-12, 1e-6  # a swapped difference this much smaller than the observed one counts as equal
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the figures of a run stand in its vector of figures.
+    """Where the metrics of a run stand in its vector of metrics.
 
     Attributes:
-        groups: How many groups have a weighted F1; group 0 is all targets.
+        groups: Number of groups that have a weighted F1; group 0 is all targets.
         labels: Size of the label set.
     """
 
@@ -44,9 +44,9 @@ class Layout:
         """Length of the vector."""
         return self.groups + self.labels + 5
 
-    def headline(self, figure: metrics.Figure) -> int:
-        """Place of a headline figure; weighted F1 of group `g` stands at place `g`."""
-        return {"weighted_f1": 0, "macro_f1": self.groups, "accuracy": self.groups + 1}[figure]
+    def headline(self, metric: metrics.Figure) -> int:
+        """Place of a headline metric; weighted F1 of group `g` stands at place `g`."""
+        return {"weighted_f1": 0, "macro_f1": self.groups, "accuracy": self.groups + 1}[metric]
 
     def label(self, index: int) -> int:
         """Place of the F1 of a label."""
@@ -73,9 +73,9 @@ class Tallies:
     """Counts by cluster.
 
     Attributes:
-        support: (clusters, groups, labels) targets of a label.
-        hits: (clusters, runs, groups, labels) those of them answered so.
-        answered: (clusters, runs, groups, labels) targets answered with a label.
+        support: (clusters, groups, labels) targets with that gold label.
+        hits: (clusters, runs, groups, labels) those of them that are predicted right.
+        answered: (clusters, runs, groups, labels) targets for which that label is predicted.
         scored: (clusters,) targets on which all runs have probabilities.
         sums: (clusters, runs, 2 + bins) over these, of -ln p(gold) in nats, of the squared error, and of each bin's
             `metrics.calibration_gaps`.
@@ -89,12 +89,12 @@ class Tallies:
 
     @property
     def layout(self) -> Layout:
-        """Of the vectors of figures."""
+        """Layout of the vectors of metrics."""
         return Layout(*self.support.shape[1:])
 
     @property
     def runs(self) -> int:
-        """How many runs there are."""
+        """Number of runs."""
         return int(self.hits.shape[1])
 
 
@@ -106,7 +106,7 @@ def tally(
     n_labels: int,
     probabilities: Sequence[Floats] | None = None,
 ) -> Tallies:
-    """Count.
+    """Count answers and sum losses by cluster.
 
     Args:
         gold: (targets,) label indices.
@@ -115,7 +115,7 @@ def tally(
         factors: Ways to divide the targets: (targets,) level of each, -1 for none, and the number of levels. Group 0 is
             all targets; the levels follow, factor after factor.
         n_labels: Size of the label set.
-        probabilities: For each run (targets, labels), rows of NaN where unknown; None leaves two figures NaN.
+        probabilities: For each run (targets, labels), rows of NaN where unknown; None leaves NaN in the losses.
     """
     names, clusters = np.unique(np.asarray(cluster), return_inverse=True)
     everything = (np.zeros(len(gold), dtype=np.int64), 1)
@@ -157,15 +157,15 @@ def known_everywhere(probabilities: Sequence[Floats]) -> NDArray[np.bool_]:
     return known
 
 
-def figures(tallies: Tallies) -> Floats:
-    """(runs, figures) of all targets."""
+def metrics_of(tallies: Tallies) -> Floats:
+    """(runs, metrics) of all targets."""
     sums = np.concatenate([part.sum(axis=0, dtype=np.float64) for part in _parts(tallies)])
-    found: Floats = _figures(sums[None], tallies)[0]
+    found: Floats = _metrics(sums[None], tallies)[0]
     return found
 
 
 def bootstrap(tallies: Tallies, draws: int, seed: int) -> Floats:
-    """(draws, runs, figures) of resampled clusters; the same draws for every run.
+    """(draws, runs, metrics) of resampled clusters; the same draws for every run.
 
     Raises:
         InternalError: Fewer than two clusters, or no draw is asked for.
@@ -173,24 +173,24 @@ def bootstrap(tallies: Tallies, draws: int, seed: int) -> Floats:
     if len(tallies.support) < 2:
         raise InternalError(f"resampling needs at least two clusters, found {len(tallies.support)}")
     per_cluster = for_products(_parts(tallies))
-    return np.concatenate([_figures(sums, tallies) for sums in resampled_sums(per_cluster, draws, seed)])
+    return np.concatenate([_metrics(sums, tallies) for sums in resampled_sums(per_cluster, draws, seed)])
 
 
 def permutation_p_values(tallies: Tallies, a: Sequence[int], b: Sequence[int], draws: int, seed: int) -> Floats:
-    """(figures,) two-sided p-values of the difference between two systems, if it did not matter which one answered.
+    """(metrics,) two-sided p-values of the difference between two systems, by exchanging their answers.
 
     Each draw gives every cluster's answers of `a` to `b` and the other way round, or not, by a fair coin. p is the
     share of draws, the observed one among them, whose difference is at least as far from zero: B. Phipson and G. K.
     Smyth, "Permutation P-values Should Never Be Zero", Stat. Appl. Genet. Mol. Biol. 9 (2010). A system's several runs
     are swapped together, the first of the one with the first of the other and so on, and scored each on its own; where
-    the numbers of runs differ, each is repeated up to their least common multiple. p holds the runs as they are.
+    the numbers of runs differ, each is repeated up to their least common multiple. p takes the runs as given.
 
     Args:
         tallies: Counts by cluster.
-        a: Runs of the one system.
-        b: Runs of the other.
+        a: Runs of the first system.
+        b: Runs of the second.
         draws: Number of random swaps; at least 1.
-        seed: Of the swaps.
+        seed: Seed of the swaps.
     """
     times = lcm(len(a), len(b))
     one, other = (_side_by_side(tallies, [runs[k % len(runs)] for k in range(times)]) for runs in (a, b))
@@ -221,7 +221,7 @@ def _side_by_side(tallies: Tallies, runs: Sequence[int]) -> list[NDArray[Any]]:
 
 
 def _mean_over_runs(sums: Floats, runs: int, tallies: Tallies) -> Floats:
-    """(draws, figures), from sums as `_side_by_side` lays them out; on all targets, wherever the answers come from."""
+    """(draws, metrics), from sums as `_side_by_side` lays them out; on all targets, wherever the answers come from."""
     layout, scored = tallies.layout, int(tallies.scored.sum())
     cells = runs * layout.groups * layout.labels
     hits, answered, losses = np.split(sums, [cells, 2 * cells], axis=1)
@@ -239,8 +239,8 @@ def _parts(tallies: Tallies) -> list[NDArray[Any]]:
     return [part.reshape(len(tallies.support), -1) for part in parts]
 
 
-def _figures(sums: Floats, tallies: Tallies) -> Floats:
-    """(draws, runs, figures) of the sums of `_parts`, side by side."""
+def _metrics(sums: Floats, tallies: Tallies) -> Floats:
+    """(draws, runs, metrics) of the sums of `_parts`, side by side."""
     layout, runs = tallies.layout, tallies.runs
     cells = layout.groups * layout.labels
     shape = (-1, runs, layout.groups, layout.labels)
@@ -253,7 +253,7 @@ def _figures(sums: Floats, tallies: Tallies) -> Floats:
 
 
 def _vector(hits: Floats, answered: Floats, support: Floats, losses: Floats) -> Floats:
-    """(..., figures) in the order of `Layout`, of (..., groups, labels) counts and (..., 2 + bins) mean losses."""
+    """(..., metrics) in the order of `Layout`, of (..., groups, labels) counts and (..., 2 + bins) mean losses."""
     scores = metrics.scores_from_counts(hits, answered, support)
     headline = [scores.macro_f1[..., :1], scores.accuracy[..., :1], scores.f1[..., 0, :]]
     calibration = np.abs(losses[..., 2:]).sum(axis=-1, keepdims=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -40,8 +39,9 @@ def strip_text(folder: Path) -> None:
     """
     for path in sorted(folder.glob("*.parquet")):
         table = read_predictions(path)
-        if table.text is not None:
-            write_predictions(replace(table, text=None), path)
+        stripped = table.without_text()
+        if stripped is not table:
+            write_predictions(stripped, path)
 
 
 def read_predictions(path: Path | str, without: Collection[str] = ()) -> Predictions:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from erc_llm.predictions.corpus_columns import corpus_columns, history_lengths
 
 FORMAT_VERSION = 1
 REQUIRED = ("dialogue_id", "utterance_id", "predicted")
+LABELS_ONLY = "constrained generation"  # the decoding whose text can be nothing but a label
 _TOLERANCE = 1e-3  # of the sum of probabilities
 
 
@@ -262,23 +263,23 @@ class Predictions:
     def from_corpus(
         cls,
         info: PredictionsInfo,
-        dialogues: Iterable[Dialogue],
-        answers: Mapping[tuple[str, str], Prediction],
+        dialogues: Sequence[Dialogue],
+        predictions: Iterable[Prediction],
         history: Iterable[Dialogue] | None = None,
         generic: Collection[str] = GENERIC_NAMES,
     ) -> Predictions:
-        """Join a model's answers with what the corpus knows about their targets.
+        """Put a system's predictions beside what the corpus knows about their targets.
 
         Args:
             info: Where the table comes from.
             dialogues: Those that were predicted, in split order; it is the order of the rows.
-            answers: (dialogue id, utterance id) to answer, exactly one for every target of `dialogues`.
+            predictions: One for every target, in the order of `dialogues` and of the targets in each.
             history: All dialogues of the whole corpus, from which `history_length` and `first_seen` are counted;
                 without it these two columns are missing.
             generic: Names that stand for somebody else in every episode; give `corpus.generic`.
 
         Raises:
-            PredictionsError: A target without an answer, an answer without a target, or a value that breaks a rule.
+            PredictionsError: More or fewer predictions than targets, or a value that breaks a rule.
         """
         spoken = None if history is None else history_lengths(history, generic)
         rows = [
@@ -286,11 +287,25 @@ class Predictions:
             for order, dialogue in enumerate(dialogues)
             for position in dialogue.targets
         ]
-        keys = [(row["dialogue_id"], row["utterance_id"]) for row in rows]
-        _check_answered(keys, answers)
-        for row, key in zip(rows, keys, strict=True):
-            row |= {f.name: getattr(answers[key], f.name) for f in fields(Prediction)}
+        given = list(predictions)
+        if len(given) != len(rows):
+            raise PredictionsError(
+                f"expected one prediction for each of the {len(rows)} targets of these dialogues, found {len(given)}"
+            )
+        for row, prediction in zip(rows, given, strict=True):
+            row |= {f.name: getattr(prediction, f.name) for f in fields(Prediction)}
         return cls.from_columns(info, {name: [row[name] for row in rows] for name in KINDS})
+
+    def without_text(self) -> Predictions:
+        """The table without what was said: its lines, and raw answers that may quote them.
+
+        Raw answers stay only where generation was constrained to the labels; free text, and reasons before a label, may
+        quote the prompt.
+        """
+        only_labels = self.info.decoding == LABELS_ONLY
+        if self.text is None and (self.raw_answer is None or only_labels):
+            return self
+        return replace(self, text=None, raw_answer=self.raw_answer if only_labels else None)
 
 
 def _check_correction(info: PredictionsInfo) -> None:
@@ -310,15 +325,6 @@ def _check_correction(info: PredictionsInfo) -> None:
             raise PredictionsError(f"{name}: expected shares of at least 0, found {shares.tolist()}")
     if info.abstain_below is not None and not 0 <= info.abstain_below <= 1:
         raise PredictionsError(f"abstain_below: expected a probability between 0 and 1, found {info.abstain_below}")
-
-
-def _check_answered(keys: Sequence[tuple[str, str]], answers: Mapping[tuple[str, str], Prediction]) -> None:
-    unanswered = [key for key in keys if key not in answers]
-    if unanswered:
-        raise PredictionsError(f"{len(unanswered)} of {len(keys)} targets have no answer, the first is {unanswered[0]}")
-    stray = sorted(set(answers) - set(keys))
-    if stray:
-        raise PredictionsError(f"{len(stray)} answers belong to no target of these dialogues, the first is {stray[0]}")
 
 
 def _check_lengths(table: Predictions) -> None:

@@ -1,14 +1,15 @@
-"""A benchmark, whole: benchmark are trained or taken, predict every split that is there, and are compared.
+"""End-to-end benchmark: trains the systems or reuses finished runs, predicts every available split, and compares.
 
-In: the systems, and a folder with `original/` and `aligned/` or one of them. Out: run directories, predictions tables,
-and for each version and split a comparison. Finished trainings and tables are kept, so an interrupted benchmark goes
-on. Composes what single commands do; knows nothing of how they do it.
+Input: the systems, and a folder with `original/` and `aligned/` or one of them. Output: run directories, predictions
+tables, and for each version and split a comparison. Finished runs and tables are kept, so that an interrupted benchmark
+can continue.
+Does not depend on: how a comparison is shown on the terminal.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -19,9 +20,8 @@ from erc_llm.corpus import Corpus
 from erc_llm.errors import CorpusError, PredictionsError
 from erc_llm.evaluation.comparison import compare
 from erc_llm.evaluation.comparison_pages import write_comparison
-from erc_llm.evaluation.comparison_report import sections, title
+from erc_llm.evaluation.evidence import Comparison
 from erc_llm.evaluation.matching import NamedTable
-from erc_llm.evaluation.sections import print_sections
 from erc_llm.predictions import (
     Correction,
     Predictions,
@@ -90,7 +90,12 @@ def find_versions(data: Path, benchmark: BenchmarkConfig) -> dict[Version, Path]
 
 
 def run_benchmark(
-    benchmark: BenchmarkConfig, place: BenchmarkPaths, splits: Sequence[str], draws: int, console: Console
+    benchmark: BenchmarkConfig,
+    place: BenchmarkPaths,
+    splits: Sequence[str],
+    draws: int,
+    console: Console,
+    on_comparison: Callable[[Comparison], None],
 ) -> tuple[Path, ...]:
     """Train what is not trained, predict, compare; returns the folders of the reports.
 
@@ -99,7 +104,8 @@ def run_benchmark(
         place: Where to read and write.
         splits: Which splits to score; without any, all that nothing is fitted on.
         draws: Of bootstrap and permutation test.
-        console: Where to show it.
+        console: Where to show progress.
+        on_comparison: Called with each comparison before its report is written.
 
     Raises:
         UserError: What single commands raise.
@@ -119,7 +125,7 @@ def run_benchmark(
                 console.print(f"{version}, {split}: no gold labels, so predictions only", highlight=False)
                 continue
             comparison = compare(found, on="intersection", draws=draws)
-            print_sections(title(comparison), sections(comparison), console)
+            on_comparison(comparison)
             reports.append(place.out / f"{version}-{split}")
             write_comparison(comparison, reports[-1])
     return tuple(reports)
@@ -170,9 +176,9 @@ def _table(answering: _PredictingRun, split: str, path: Path, with_text: bool) -
         table = answering.predict(split)
     elif Correction.of(table.info) != answering.correction:
         table = correct(table, answering.correction)
-    elif with_text or table.text is None:
+    elif with_text or table.without_text() is table:
         return table
-    table = table if with_text else replace(table, text=None)
+    table = table if with_text else table.without_text()
     write_predictions(table, path)
     return table
 
@@ -226,7 +232,7 @@ def _language_models(
     from erc_llm.config import load_config
     from erc_llm.predictor import load
     from erc_llm.recipes.data import open_corpus
-    from erc_llm.recipes.predict import open_to_predict, predict_on_console
+    from erc_llm.recipes.predict import open_to_predict, predict_with_progress
     from erc_llm.recipes.train import train
 
     own = version if system.trained_on == "same" else system.trained_on
@@ -253,8 +259,9 @@ def _language_models(
             calibration = "run"
 
         def predict(split: str, run: Run = run, calibration: Calibrated = calibration) -> Predictions:
-            read = open_to_predict(run.config, str(place.data[version]), heal_from, split, console)
-            return predict_on_console(load(run.folder, past=read, calibration=calibration), read, split, console)
+            data = open_to_predict(run.config, str(place.data[version]), heal_from, split, console)
+            predictor = load(run.folder, data.past, calibration=calibration)
+            return predict_with_progress(predictor, data.corpus, split, console)
 
         section = run.config.corpus.model_copy(update={"path": str(place.data[version]), "heal_from": heal_from})
         read = open_corpus(section, run.config.label_set(), cut_selection=False)

@@ -1,6 +1,7 @@
-"""The systems of a benchmark: what its YAML file may say.
+"""The configuration of a benchmark: the systems it compares.
 
-In: a YAML file, or the name of one that comes with the package. Out: frozen `BenchmarkConfig`. Trains nothing.
+Input: a YAML file, or the name of one that comes with the package. Output: a frozen `BenchmarkConfig`.
+Does not depend on: models, corpora on disk.
 """
 
 from __future__ import annotations
@@ -20,19 +21,24 @@ class _Strict(BaseModel):
 
 
 class BenchmarkSystem(_Strict):
-    """One system: a language model (`config`) or an encoder (`baseline`)."""
+    """A system: a language model (`config`) or an encoder (`baseline`)."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$", description="What tables and run directories are called by.")
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$", description="Name of its tables and run directories.")
     config: str | None = Field(None, description="Configuration of a language model, as for `erc-llm train`.")
     baseline: str | None = Field(None, description="Configuration of an encoder, as for `erc-llm baseline`.")
     overrides: tuple[str, ...] = Field((), description="`key=value` texts on top of it.")
     trained_on: Literal["original", "aligned", "same"] = Field(
-        "same", description="same: each version of the corpus has trainings of its own. Else lines that it lacks heal."
+        "same",
+        description="same: train separately on each corpus version. Otherwise train on the named version and "
+        "restore missing lines "
+        "from it at prediction time.",
     )
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(
-        (13,), min_length=1, description="A training each; different ones."
+        (13,), min_length=1, description="One training run per seed."
     )
-    average: bool = Field(False, description="Answer by the average of the trainings, not by each.")
+    average: bool = Field(
+        False, description="Evaluate one adapter that is the average of the training runs, instead of each."
+    )
     calibration: Literal["none", "nll", "weighted_f1"] = Field("none", description="As for `erc-llm calibrate`.")
 
     @model_validator(mode="after")
@@ -49,7 +55,7 @@ class BenchmarkSystem(_Strict):
 
 
 class BenchmarkConfig(_Strict):
-    """What is compared; the first one with each other one."""
+    """The systems; the first is compared with each of the others."""
 
     systems: tuple[BenchmarkSystem, ...] = Field(min_length=2)
 

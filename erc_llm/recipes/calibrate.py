@@ -32,12 +32,12 @@ def predict_selection(run: Run, corpus: str | None, heal_from: str | None, conso
     """
     _check_held_out(run)
     from erc_llm.predictor import load
-    from erc_llm.recipes.predict import open_to_predict, predict_on_console
+    from erc_llm.recipes.predict import open_to_predict, predict_with_progress
 
-    read = open_to_predict(run.config, corpus, heal_from, "selection", console)
+    data = open_to_predict(run.config, corpus, heal_from, "selection", console)
     by_scores = ["scoring.decode=score", "scoring.answer=label"]
-    predictor = load(run.folder, past=read, prior="none", overrides=by_scores)
-    return predict_on_console(predictor, read, "selection", console), read.name
+    predictor = load(run.folder, data.past, prior="none", overrides=by_scores)
+    return predict_with_progress(predictor, data.corpus, "selection", console), data.corpus.name
 
 
 def calibrate_run(

@@ -40,17 +40,6 @@ def open_corpus(config: CorpusConfig, labels: LabelSet, *, cut_selection: bool =
     return corpus
 
 
-def hide_selection(corpus: Corpus, config: CorpusConfig) -> Corpus:
-    """Cut the selection split out of train, as training does, where train has episodes enough.
-
-    Profiles then know no more labels than they knew in training.
-    """
-    scenes = corpus.splits.get("train", ())
-    if "selection" in corpus.splits or len({d.episode_id or d.id for d in scenes}) < 2:
-        return corpus
-    return selection_split(corpus, config.selection_fraction, config.selection_seed)
-
-
 def print_warnings(corpus: Corpus, console: Console, most: int = 5) -> None:
     """Tell people what was odd about the corpus they gave, the first few sentences of it."""
     for sentence in corpus.warnings[:most]:

@@ -1,31 +1,171 @@
-"""Open the corpus a configuration names, and predict a split of it. Commands, training and the demo stand on it.
+"""Predict a split of a corpus with a run or a base model, here or behind a server, and write the table.
 
-In: a configuration or a predictor. Out: a `Corpus`, or a predictions table. Knows all the parts but training.
+Input: `PredictOptions`: what to predict with, what, and where to. Output: a predictions table, in a file.
+Does not depend on: how training works; the command line.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 
-from erc_llm.config import RunConfig, load_config
-from erc_llm.corpus import Corpus
-from erc_llm.metrics import INVALID_POLICY
-from erc_llm.predictions import Prediction, Predictions, PredictionsInfo, correct
-from erc_llm.recipes.data import hide_selection, label_distribution, open_corpus, print_warnings
-from erc_llm.runs.directory import Run
-from erc_llm.runs.provenance import versions
+from erc_llm.calibration.choose import Calibrated, Prior
+from erc_llm.config import RunConfig
+from erc_llm.corpus import Corpus, selection_split
+from erc_llm.errors import UserError
+from erc_llm.predictions import Predictions, PredictionsInfo, correct, write_predictions
+from erc_llm.recipes.data import open_corpus, print_warnings
+from erc_llm.recipes.prediction_info import table_info
+from erc_llm.runs.opened import open_run
 
 if TYPE_CHECKING:
-    from erc_llm.decoding.label_generator import GeneratedLabel
-    from erc_llm.decoding.scoring import LabelScores
+    from erc_llm.build import Past
+    from erc_llm.decoding.dialects import Constrain
     from erc_llm.predictor import Predictor
-    from erc_llm.prompting.prompter import Prompter
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerOptions:
+    """A model behind an OpenAI-compatible server, and how it is asked.
+
+    Attributes:
+        url: Address of the server.
+        model: The name it knows the model by.
+        constrain: See `erc_llm.decoding.dialects.dialect_of`.
+        label_scores: Ask for exact log-likelihoods of all labels (vLLM only).
+        concurrency: Requests at once.
+        timeout: Seconds within which the whole of an answer must be there.
+        allow_remote: Whether dialogue text may be sent to another machine.
+    """
+
+    url: str
+    model: str
+    constrain: Constrain = "auto"
+    label_scores: bool = False
+    concurrency: int = 4
+    timeout: float = 60.0
+    allow_remote: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions:
+    """What to predict with, what, and where to.
+
+    Attributes:
+        source: A run directory; or a configuration, for its base model zero-shot.
+        corpus: A corpus in place of the configuration's own; None: that one. For live use, the past, or `none`.
+        split: Which split.
+        out: The table: `.parquet` or `.jsonl`.
+        heal_from: Original EmoryNLP files that restore the lines which a corpus `aligned` lacks.
+        with_text: Keep what was said in the table.
+        prior: See `erc_llm.predictor.load`.
+        calibration: Likewise.
+        overrides: Likewise.
+        abstain_below: Recorded in the table: predictions less sure than this do not count.
+        server: Where the model is, if not here.
+    """
+
+    source: str
+    corpus: str | None = None
+    split: str = "dev"
+    out: Path = Path("predictions.parquet")
+    heal_from: str | None = None
+    with_text: bool = True
+    prior: Prior = "auto"
+    calibration: Calibrated = "none"
+    overrides: tuple[str, ...] = ()
+    abstain_below: float | None = None
+    server: ServerOptions | None = None
+
+
+class PredictedFile(NamedTuple):
+    """A table that was written, and sentences on what is worth knowing about it."""
+
+    table: Predictions
+    remarks: tuple[str, ...]
+
+
+class OpenedCorpus(NamedTuple):
+    """A corpus whose split is predicted, and the conversations that profiles may know: the same ones, nothing cut."""
+
+    corpus: Corpus
+    past: Corpus
+
+
+def predict_to_file(options: PredictOptions, console: Console) -> PredictedFile:
+    """Predict a split and write the table.
+
+    Args:
+        options: What to do.
+        console: Where progress is shown.
+
+    Raises:
+        UserError: Options that do not go together; and what reading run and corpus, loading and writing raise.
+    """
+    _check_options(options)
+    opened = open_run(options.source, options.overrides)
+    _check_probabilities(options, opened.config)
+    if options.server is not None:
+        from erc_llm.recipes.predict_served import predict_served_to_file
+
+        return predict_served_to_file(options, options.server, opened, console)
+    from erc_llm.predictor import load
+
+    data = open_to_predict(opened.config, options.corpus, options.heal_from, options.split, console)
+    predictor = load(opened, data.past, prior=options.prior, calibration=options.calibration)
+    table = predict_with_progress(predictor, data.corpus, options.split, console)
+    return PredictedFile(write_table(table, options), ())
+
+
+def open_live(options: PredictOptions, console: Console) -> Predictor:
+    """A predictor for lines that are typed one by one; `options.corpus` is their past.
+
+    Raises:
+        UserError: Options that a live session cannot follow; and what loading raises.
+    """
+    from erc_llm.predictor import load
+
+    if options.abstain_below is not None:
+        raise UserError("--abstain-below is recorded in a table, and --interactive writes none; leave one of them out")
+    if options.server is not None:
+        raise UserError("--interactive labels lines with a model that is loaded here; leave out --endpoint and --model")
+    opened = open_run(options.source, options.overrides)
+    if opened.config.scoring.decode != "score":
+        raise UserError(f"--interactive: shows distributions; scoring.decode={opened.config.scoring.decode} has none")
+    past: Past = None
+    if options.corpus == "none":
+        past = "none"
+    elif options.corpus is not None:
+        past = open_to_predict(opened.config, options.corpus, options.heal_from, None, console).past
+    return load(opened, past, prior=options.prior, calibration=options.calibration)
+
+
+def open_to_predict(
+    config: RunConfig, path: str | None, heal_from: str | None, split: str | None, console: Console
+) -> OpenedCorpus:
+    """The corpus whose `split` is to be predicted (None: no split of it), and the past that profiles may know.
+
+    Args:
+        config: Of the run, or of a base model.
+        path: A corpus in place of the configuration's.
+        heal_from: The original files, to restore its lines.
+        split: Checked to be there; `selection` is cut out of train.
+        console: Where warnings are printed.
+    """
+    section = config.corpus
+    if path is not None:
+        section = section.model_copy(update={"path": path, "heal_from": heal_from})
+    past = corpus = open_corpus(section, config.label_set(), cut_selection=False)
+    if split == "selection" and "train" in corpus.splits and "selection" not in corpus.splits:
+        corpus = selection_split(corpus, section.selection_fraction, section.selection_seed)
+    print_warnings(corpus, console)
+    if split is not None:
+        corpus.split(split)
+    return OpenedCorpus(corpus, past)
 
 
 def predict(
@@ -37,36 +177,27 @@ def predict(
 ) -> Predictions:
     """The predictions table of one split; scores are corrected as the predictor corrects."""
     dialogues = corpus.split(split)
-    names = predictor.labels.names
-    if predictor.config.scoring.decode == "score":
-        scores = predictor.scores(dialogues, on_progress)
-        found = [[(s.target, scored_answer(s, names)) for s in scene] for scene in scores]
-    else:
-        written = predictor.written(dialogues, on_progress)
-        found = [[(w.target, _written_answer(w, names)) for w in scene] for scene in written]
-    answers = {
-        (d.id, d.utterances[target].id): answer
-        for d, scene in zip(dialogues, found, strict=True)
-        for target, answer in scene
-    }
+    predictions = predictor.predictions(dialogues, on_progress)
     info = _info(predictor, corpus, split)
-    raw = Predictions.from_corpus(info, dialogues, answers, corpus.dialogues(), corpus.generic)
-    return correct(raw, predictor.correction) if predictor.config.scoring.decode == "score" else raw
+    table = Predictions.from_corpus(info, dialogues, predictions, corpus.dialogues(), corpus.generic)
+    return correct(table, predictor.correction) if predictor.config.scoring.decode == "score" else table
 
 
-def _written_answer(written: GeneratedLabel, names: Sequence[str]) -> Prediction:
-    predicted = None if written.label is None else names[written.label]
-    return Prediction(predicted, invalid=predicted is None, raw_answer=written.text)
+def predict_with_progress(predictor: Predictor, corpus: Corpus, split: str, console: Console) -> Predictions:
+    """`predict`, with a progress bar in a terminal."""
+    from rich.progress import Progress
+
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task(f"scoring {split}", total=len(corpus.split(split)))
+        return predict(predictor, corpus, split, on_progress=lambda n: progress.update(task, completed=n))
 
 
-def scored_answer(scores: LabelScores, names: Sequence[str]) -> Prediction:
-    """A row for a target that has scores: the most probable label, and the distribution."""
-    return Prediction(
-        predicted=names[int(scores.log_likelihoods.argmax())],
-        log_likelihoods=scores.log_likelihoods.tolist(),
-        probabilities=scores.probabilities.tolist(),
-        label_mass=min(scores.label_mass, 1.0),
-    )
+def write_table(table: Predictions, options: PredictOptions) -> Predictions:
+    """Write a table as the options ask for it; returns what was written."""
+    table = replace(table, info=replace(table.info, abstain_below=options.abstain_below))
+    table = table if options.with_text else table.without_text()
+    write_predictions(table, options.out)
+    return table
 
 
 def _info(predictor: Predictor, corpus: Corpus, split: str) -> PredictionsInfo:
@@ -86,88 +217,22 @@ def _info(predictor: Predictor, corpus: Corpus, split: str) -> PredictionsInfo:
     )
 
 
-def table_info(config: RunConfig, run: Run | None, prompter: Prompter, corpus: Corpus, split: str) -> PredictionsInfo:
-    """What a table says of corpus, prompt and run, whoever answered; of the system only the configuration's name."""
-    manifest = run.manifest if run else None
-    shares = manifest.train_shares if manifest else None
-    if shares is None and "train" in corpus.splits:
-        shares = label_distribution(corpus.split("train"), prompter.labels)
-    return PredictionsInfo(
-        system=config.name,
-        labels=prompter.labels.names,
-        corpus_sha256=corpus.sha256,
-        corpus_name=corpus.name,
-        corpus_version=corpus.version,
-        split=split,
-        healed=corpus.healed,
-        run_id=manifest.run_id if manifest else None,
-        seed=config.seed,
-        context=config.prompt.context,
-        template_sha256=prompter.template.sha256,
-        config_sha256=config.sha256,
-        recipe_sha256=config.recipe_sha256,
-        train_sha256=corpus.train_sha256,
-        trained_on_version=manifest.corpus_version if manifest else None,
-        trained_on_sha256=manifest.train_sha256 if manifest else None,
-        invalid_policy=INVALID_POLICY,
-        selection="selection" if run and run.config.training.evaluations else "none",
-        profile=_profile_source(config),
-        retrieval=(config.profile.encoder or "lexical") if config.profile.writer == "lines" else "none",
-        train_shares=shares,
-        training_prior=manifest.training_prior if manifest else None,
-        created_with=versions(),
-    )
+def _check_options(options: PredictOptions) -> None:
+    """Refuse options that do not go together, before anything is read."""
+    if options.out.suffix not in (".parquet", ".jsonl"):
+        raise UserError(f"--out {options.out}: expected a name that ends in .parquet or .jsonl")
+    server = options.server
+    if server is None:
+        return
+    if any(text.startswith("scoring.decode=") for text in options.overrides):
+        raise UserError("--decode: how a served model answers is set by --constrain and --label-scores; leave it out")
+    if options.abstain_below is not None and not server.label_scores:
+        raise UserError(
+            "--abstain-below: looks at probabilities, and a served model that writes text gives none; add "
+            "--label-scores (vLLM only), or leave it out"
+        )
 
 
-def _profile_source(config: RunConfig) -> str:
-    """Where the prompt's evidence on speakers comes from, in a few words."""
-    profile = config.profile
-    words = [] if profile.writer == "none" else [f"{profile.writer} in the {profile.placement}"]
-    if words and profile.control != "none":
-        words.append(profile.control)
-    if config.state.source != "none":
-        words.append(f"state {config.state.source}")
-    if config.prompt.names == "invented":
-        words.append("invented names")
-    return ", ".join(words) or "none"
-
-
-def open_to_predict(
-    config: RunConfig, path: str | None, heal_from: str | None, split: str | None, console: Console
-) -> Corpus:
-    """The corpus whose `split` is to be predicted (None: no split of it), as speaker profiles may know it.
-
-    Args:
-        config: Of the run, or of a base model.
-        path: A corpus in place of the configuration's.
-        heal_from: The original files, to restore its lines.
-        split: Checked to be there.
-        console: Where to tell what is odd.
-    """
-    section = config.corpus
-    if path is not None:
-        section = section.model_copy(update={"path": path, "heal_from": heal_from})
-    read = open_corpus(section, config.label_set(), cut_selection=split == "selection")
-    if config.profile.writer != "none":
-        read = hide_selection(read, section)
-    print_warnings(read, console)
-    if split is not None:
-        read.split(split)
-    return read
-
-
-def predict_on_console(predictor: Predictor, corpus: Corpus, split: str, console: Console) -> Predictions:
-    """`predict`, with a bar of progress in a terminal."""
-    from rich.progress import Progress
-
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task(f"scoring {split}", total=len(corpus.split(split)))
-        return predict(predictor, corpus, split, on_progress=lambda n: progress.update(task, completed=n))
-
-
-def find_source(source: str) -> RunConfig | Path:
-    """A run directory as it is; anything else as a configuration of a base model."""
-    path = Path(source)
-    if path.is_dir() or (os.sep in source and not path.suffix):
-        return path
-    return load_config(source)
+def _check_probabilities(options: PredictOptions, config: RunConfig) -> None:
+    if options.abstain_below is not None and config.scoring.decode != "score":
+        raise UserError(f"--abstain-below: looks at probabilities; scoring.decode={config.scoring.decode} has none")

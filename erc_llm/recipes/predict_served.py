@@ -1,7 +1,10 @@
-"""A model behind a server answers about a split: prompts go out, answers are kept as they come, a table is the end.
+"""Predict a split with a model behind an OpenAI-compatible server.
 
-In: a configuration or a run (whose prompt is used), a server, a corpus. Out: `Predictions`. What was answered is in a
-journal, so a run that was killed or whose server failed goes on where it was. No address of a server gets into a table.
+Responses are kept in a journal as they arrive, so that an interrupted call continues where it was. No address of a
+server gets into a table.
+
+Input: a run or a configuration (whose prompts are sent), a server, a corpus. Output: `Predictions`.
+Does not depend on: model weights; of the base model only the tokenizer is read.
 """
 
 from __future__ import annotations
@@ -16,23 +19,26 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from erc_llm.build import build_prompter
+from erc_llm.build import Past, build_prompter
 from erc_llm.calibration.choose import Calibrated, Prior, choose_correction
-from erc_llm.config import RunConfig, override_scoring
+from erc_llm.config import RunConfig
 from erc_llm.corpus.dialogues import Corpus, Dialogue
 from erc_llm.corpus.labels import LabelSet
 from erc_llm.decoding.dialects import Constrain, Dialect, Scored, ServedResponse, Written, dialect_of
+from erc_llm.decoding.scenes import scored_prediction
 from erc_llm.decoding.scoring import LabelScores
 from erc_llm.decoding.spelling import spelled_label
-from erc_llm.errors import ConfigError, RunError
+from erc_llm.errors import ConfigError
 from erc_llm.models.endpoint import Endpoint, Request
 from erc_llm.models.loading import load_tokenizer
 from erc_llm.predictions import Correction, Prediction, Predictions, PredictionsInfo, correct
 from erc_llm.prompting.messages import PromptText, prompt_texts
 from erc_llm.prompting.prompter import Prompter
-from erc_llm.recipes.predict import scored_answer, table_info
-from erc_llm.runs.directory import Run, read_run
+from erc_llm.recipes.predict import PredictedFile, PredictOptions, ServerOptions, open_to_predict, write_table
+from erc_llm.recipes.prediction_info import table_info
+from erc_llm.runs.directory import Run
 from erc_llm.runs.journal import Journal
+from erc_llm.runs.opened import Opened, open_run
 
 State = Sequence[str | None]
 
@@ -70,12 +76,12 @@ class ServedModel:
 
 
 def open_served(
-    source: Path | RunConfig,
+    source: str | Path | RunConfig | Opened,
     endpoint: Endpoint,
     constrain: Constrain = "auto",
     *,
     label_scores: bool = False,
-    past: Corpus | None = None,
+    past: Past = None,
     prior: Prior = "auto",
     calibration: Calibrated = "none",
     overrides: Sequence[str] = (),
@@ -83,35 +89,69 @@ def open_served(
     """Prepare to ask a server; of the base model only the tokenizer is read.
 
     Args:
-        source: A run directory, or a configuration.
+        source: A run directory, or a configuration; see `erc_llm.runs.opened.open_run`.
         endpoint: The server.
         constrain: See `dialect_of`.
         label_scores: See `dialect_of`.
         past: Conversations from which speaker profiles are written.
         prior: As for `erc_llm.load`; of label scores only.
         calibration: The same.
-        overrides: Other ways to answer than the source's own, such as `scoring.label_orders=1`.
+        overrides: `key=value` texts, such as `scoring.label_orders=1`.
 
     Raises:
         RunError: No such run or calibration, or its prompt template is not the one it was trained with.
         ConfigError: The server cannot do what was asked for, an override is wrong, or there is nothing to correct.
         ModelError: It cannot be reached, or there is no tokenizer.
     """
-    run = read_run(source) if isinstance(source, Path) else None
-    config = run.config if run else source
-    assert isinstance(config, RunConfig)
-    config = override_scoring(config, overrides)
+    opened = open_run(source, overrides)
+    config, run = opened.config, opened.run
     _check_scoring(config)
     correction = _correction(run, prior, calibration, label_scores)
     tokenizer = load_tokenizer(config.model.base)
-    prompter = build_prompter(config, config.label_set(), tokenizer, run.template if run else None, past)
-    if run and prompter.template.sha256 != run.manifest.template_sha256:
-        raise RunError(f"{run.template}: not the template this run was trained with; restore it")
+    prompter = build_prompter(config, config.label_set(), tokenizer, opened.template, past)
     dialect = dialect_of(
         endpoint, prompter, constrain, label_scores=label_scores, answer_tokens=config.scoring.answer_tokens
     )
     _check_decode(config, dialect)
     return ServedModel(config, run, prompter, endpoint, dialect, correction)
+
+
+def predict_served_to_file(
+    options: PredictOptions, server: ServerOptions, opened: Opened, console: Console
+) -> PredictedFile:
+    """Predict a split with a model behind a server and write the table; an interrupted call continues where it was.
+
+    Args:
+        options: What to predict, and where to.
+        server: The server.
+        opened: The run or configuration whose prompts are sent.
+        console: Where progress is shown.
+
+    Raises:
+        UserError: What opening the corpus, asking and writing raise.
+    """
+    endpoint = Endpoint(
+        server.url,
+        server.model,
+        allow_remote=server.allow_remote,
+        timeout=server.timeout,
+        concurrency=server.concurrency,
+    )
+    data = open_to_predict(opened.config, options.corpus, options.heal_from, options.split, console)
+    model = open_served(
+        opened,
+        endpoint,
+        server.constrain,
+        label_scores=server.label_scores,
+        past=data.past,
+        prior=options.prior,
+        calibration=options.calibration,
+    )
+    journal = model.journal(options.out, data.corpus, options.split)
+    table = _predict_with_progress(model, data.corpus, options.split, journal, console)
+    written = write_table(table, options)
+    journal.remove()
+    return PredictedFile(written, tuple(_remarks(model, table)))
 
 
 def _check_scoring(config: RunConfig) -> None:
@@ -181,25 +221,26 @@ def predict_served(
     states: list[State | None] = [None] * len(dialogues)
     if model.config.state.source == "predicted":
         first = _ask_all(model, dialogues, states, journal, None)
-        labels = [{k: _label(a, model.labels) for k, a in said.items()} for said in first]
-        states = [[said.get(k) for k in range(len(d.utterances))] for d, said in zip(dialogues, labels, strict=True)]
-    found = _ask_all(model, dialogues, states, journal, on_progress)
-    answers = {
-        (d.id, d.utterances[k].id): _row(answer, k, model.labels)
-        for d, said in zip(dialogues, found, strict=True)
-        for k, answer in said.items()
-    }
+        labels = [{k: _label(a, model.labels) for k, a in found.items()} for found in first]
+        states = [[found.get(k) for k in range(len(d.utterances))] for d, found in zip(dialogues, labels, strict=True)]
+    responses = _ask_all(model, dialogues, states, journal, on_progress)
+    predictions = [
+        _prediction(found[k], k, model.labels)
+        for dialogue, found in zip(dialogues, responses, strict=True)
+        for k in dialogue.targets
+    ]
     info = _info(model, corpus, split)
-    raw = Predictions.from_corpus(info, dialogues, answers, corpus.dialogues(), corpus.generic)
+    raw = Predictions.from_corpus(info, dialogues, predictions, corpus.dialogues(), corpus.generic)
     return correct(raw, model.correction)
 
 
-def predict_on_console(
+def _predict_with_progress(
     model: ServedModel, corpus: Corpus, split: str, journal: Journal, console: Console
 ) -> Predictions:
-    """`predict_served`, with a bar of progress in a terminal."""
+    """`predict_served`, with a progress bar in a terminal."""
     if len(journal):
-        _tell(console, f"going on with the {len(journal)} answers in {journal.path}")
+        text = f"going on with the {len(journal)} answers in {journal.path}"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
         task = progress.add_task(f"asking about {split}", total=None)
         return predict_served(
@@ -207,17 +248,13 @@ def predict_on_console(
         )
 
 
-def tell_answers(model: ServedModel, table: Predictions, console: Console) -> None:
-    """Say what is worth knowing of the answers."""
-    _tell(console, f"asked for: {model.dialect.name}")
+def _remarks(model: ServedModel, table: Predictions) -> Iterator[str]:
+    """What is worth knowing of the answers."""
+    yield f"asked for: {model.dialect.name}"
     if table.invalid is not None and (invalid := int(table.invalid.sum())):
-        _tell(console, f"note: {invalid} of {len(table)} answers spell no label and count as wrong")
+        yield f"note: {invalid} of {len(table)} answers spell no label and count as wrong"
     if wrong := unheld(model, table):
-        _tell(console, f"note: {wrong} answers are none of the labels: the server did not hold to what it was told")
-
-
-def _tell(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+        yield f"note: {wrong} answers are none of the labels: the server did not hold to what it was told"
 
 
 def unheld(model: ServedModel, table: Predictions) -> int:
@@ -290,11 +327,11 @@ def _label(answer: ServedResponse, labels: LabelSet) -> str | None:
     return spelled_label(answer.text or "", labels)
 
 
-def _row(answer: ServedResponse, target: int, labels: LabelSet) -> Prediction:
-    if answer.log_likelihoods is not None:
-        return scored_answer(LabelScores(target, np.array(answer.log_likelihoods)), labels.names)
-    label = _label(answer, labels)
-    return Prediction(predicted=label, invalid=label is None, raw_answer=answer.text)
+def _prediction(response: ServedResponse, target: int, labels: LabelSet) -> Prediction:
+    if response.log_likelihoods is not None:
+        return scored_prediction(LabelScores(target, np.array(response.log_likelihoods)), labels.names)
+    label = _label(response, labels)
+    return Prediction(predicted=label, invalid=label is None, raw_answer=response.text)
 
 
 def _info(model: ServedModel, corpus: Corpus, split: str) -> PredictionsInfo:

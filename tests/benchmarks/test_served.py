@@ -76,7 +76,7 @@ def test_a_text_that_differs_is_a_flip_with_its_margin(tiny_llama: TinyModel) ->
     }
     assert list(local) == ["u0", "u1"]
     texts = {name: text for name, (text, _) in local.items()} | {"u1": "Sad"}
-    answers = {(dialogue.id, name): Prediction(None, invalid=True, raw_answer=text) for name, text in texts.items()}
+    answers = [Prediction(None, invalid=True, raw_answer=text) for text in texts.values()]
     info = PredictionsInfo(
         system="m", labels=EMORYNLP.names, corpus_sha256="0" * 64, corpus_name="c", corpus_version="own", split="dev"
     )

@@ -40,8 +40,7 @@ def _all_neutral(corpus: Corpus) -> Predictions:
         split=SPLIT,
     )
     scenes = corpus.split(SPLIT)
-    answers = {(d.id, d.utterances[k].id): Prediction("Neutral") for d in scenes for k in d.targets}
-    return Predictions.from_corpus(info, scenes, answers)
+    return Predictions.from_corpus(info, scenes, [Prediction("Neutral") for d in scenes for _ in d.targets])
 
 
 def _compared(config: RunConfig, tmp_path: Path, *overrides: str) -> str:

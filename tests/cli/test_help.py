@@ -77,3 +77,12 @@ def test_a_wrong_call_is_the_users_mistake(arguments: tuple[str, ...], erc: Comm
     assert done.code == 2
     assert "Usage" in done.err
     assert "Traceback" not in done.err
+
+
+def test_the_configuration_reference_is_current(erc: Command) -> None:
+    done = erc("config")
+    assert done.code == 0
+    page = ROOT / "docs" / "configuration.md"
+    assert done.out == page.read_text(encoding="utf-8"), "run: erc-llm config > docs/configuration.md"
+    for field in ("`lora.rank`", "`speaker.behaviour`", "`systems.trained_on`", "`corpus.labels.names`"):
+        assert field in done.out

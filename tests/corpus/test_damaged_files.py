@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from erc_llm.cli.corpus_view import print_summary
 from erc_llm.corpus import Corpus, read_corpus
-from erc_llm.corpus.summary import print_summary, summarise
+from erc_llm.corpus.summary import summarise
 from erc_llm.errors import CorpusError
 from tests.corpus.small_files import DEV, FORMATS, TRAIN, aligned, original, own
 

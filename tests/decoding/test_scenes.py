@@ -16,6 +16,7 @@ from erc_llm.decoding.scenes import mean_score, score_scenes, state_of
 from erc_llm.decoding.scoring import LabelScores, score_trees
 from erc_llm.predictor import Predictor
 from erc_llm.prompting.prompter import scoring_orders
+from erc_llm.runs.opened import Opened
 from tests.prompting.scenes import scene
 from tests.test_predictor import LINES, TOLERANCE, assert_same, config_of, say_all
 from tests.tiny_models import TinyModel
@@ -26,7 +27,7 @@ TOLD = {"source": "predicted"}
 
 def predictor_of(tiny: TinyModel, past: Corpus | None = None, **sections: Any) -> Predictor:
     config = config_of(tiny, **sections)
-    return Predictor(config, EMORYNLP, build_model(config), past=past)
+    return Predictor(Opened(config), build_model(config), past)
 
 
 def test_two_passes_by_hand(tiny_llama: TinyModel) -> None:

@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from erc_llm.corpus.labels import EMORYNLP
+from erc_llm.evaluation.comparison import compare
+from erc_llm.evaluation.evidence import Comparison
 from erc_llm.evaluation.matching import NamedTable
 from erc_llm.predictions import Predictions, PredictionsInfo
 
@@ -30,6 +33,7 @@ INFO = PredictionsInfo(
 )
 SPEAKERS = ("Ann", "Bob", "Cy", "Dee")
 SIZE = 6  # targets in a scene
+NASTY = "<script>alert(1)</script> | a*b_c `d` \x1b[31m\n## no"
 
 
 def table(right: float = 0.6, system: str = "tuned", dialogues: int = 40, draw: int = 101, **info: Any) -> Predictions:
@@ -74,3 +78,15 @@ def rows(given: Predictions, kept: list[int]) -> Predictions:
 def named(*tables: Predictions) -> list[NamedTable]:
     """Tables called `0.parquet`, `1.parquet` and so on."""
     return [NamedTable(f"{i}.parquet", found) for i, found in enumerate(tables)]
+
+
+def compared_with_markup() -> Comparison:
+    """Two systems of EmoryNLP's labels; the text and a name hold what HTML, Markdown and terminals read as markup."""
+
+    def dressed(given: Predictions) -> Predictions:
+        info = replace(given.info, labels=EMORYNLP.names, corpus_version="original")
+        others = {"probabilities": [[*row[:2], row[2], 0, 0, row[3], 0] for row in given.columns()["probabilities"]]}
+        return Predictions.from_columns(info, given.columns() | others | {"text": [NASTY] * len(given)})
+
+    first = dressed(table(selection="dev"))
+    return compare(named(first, dressed(table(0.3, "zero <shot>", draw=7, context="full"))), draws=200)

@@ -1,4 +1,4 @@
-"""A whole comparison: the figures of `evaluate`, the corrections named, and what switches parts of it off."""
+"""A whole comparison: the metrics of `evaluate`, the corrections named, and what switches parts of it off."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def test_the_first_table_is_compared_with_each_other_one_and_corrected_for_their
     tables = table(0.5), table(0.42, "second", draw=2), table(0.5, "third", draw=3), table(0.2, "fourth", draw=4)
     found = compare(named(*tables), draws=400)
     assert [(pair.a, pair.b) for pair in found.pairs] == [("tuned", name) for name in ("second", "third", "fourth")]
-    for figure in range(3):
-        p_values = [pair.headline[figure].p_value for pair in found.pairs]
-        assert tuple(pair.headline[figure].p_corrected for pair in found.pairs) == pytest.approx(holm(p_values))
+    for metric in range(3):
+        p_values = [pair.headline[metric].p_value for pair in found.pairs]
+        assert tuple(pair.headline[metric].p_corrected for pair in found.pairs) == pytest.approx(holm(p_values))
     for pair in found.pairs:
         parts = [*pair.classes, *(row for division in pair.divisions for row in division.rows)]
         given = [np.nan if not row.targets else row.p_value for row in parts]
@@ -127,7 +127,7 @@ def test_a_table_and_a_draw_more_are_needed() -> None:
         compare(named(table(), table(system="other")), draws=0)
 
 
-def test_a_single_dialogue_has_figures_and_no_evidence() -> None:
+def test_a_single_dialogue_has_metrics_and_no_evidence() -> None:
     found = compare(named(table(dialogues=1), table(0.1, "other", dialogues=1, draw=4)), draws=100)
     (pair,) = found.pairs
     for contrast in (*pair.headline, *pair.classes, *pair.losses):

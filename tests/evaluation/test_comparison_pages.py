@@ -1,48 +1,30 @@
-"""The three files and the print say the same, and words of a table are never markup."""
+"""The three files show the same, and words of a table are never markup."""
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import xml.etree.ElementTree as ElementTree
-from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-from erc_llm.corpus.labels import EMORYNLP
 from erc_llm.errors import PredictionsError
 from erc_llm.evaluation.comparison import compare
 from erc_llm.evaluation.comparison_pages import as_html, as_markdown, write_comparison
-from erc_llm.evaluation.comparison_report import sections, title
+from erc_llm.evaluation.comparison_report import sections
 from erc_llm.evaluation.evidence import Comparison
 from erc_llm.evaluation.matching import NamedTable
-from erc_llm.evaluation.sections import Cell, ReportTable, Section, grouped, print_sections
+from erc_llm.evaluation.sections import Cell, ReportTable, grouped
 from erc_llm.predictions import Predictions
-from tests.evaluation.compared_tables import changed, named, table
-
-NASTY = "<script>alert(1)</script> | a*b_c `d` \x1b[31m\n## no"
+from tests.evaluation.compared_tables import changed, compared_with_markup, named, table
 
 
 @pytest.fixture(scope="module")
 def comparison() -> Comparison:
-    def dressed(given: Predictions) -> Predictions:
-        info = replace(given.info, labels=EMORYNLP.names, corpus_version="original")
-        others = {"probabilities": [[*row[:2], row[2], 0, 0, row[3], 0] for row in given.columns()["probabilities"]]}
-        return Predictions.from_columns(info, given.columns() | others | {"text": [NASTY] * len(given)})
-
-    first = dressed(table(selection="dev"))
-    return compare(named(first, dressed(table(0.3, "zero <shot>", draw=7, context="full"))), draws=200)
-
-
-def printed(comparison: Comparison, **options: object) -> str:
-    stream = io.StringIO()
-    console = Console(file=stream, width=100, **options)  # type: ignore[arg-type]
-    print_sections(title(comparison), sections(comparison), console)
-    return stream.getvalue()
+    return compared_with_markup()
 
 
 class Cells(HTMLParser):
@@ -79,27 +61,11 @@ def test_sections_stand_in_the_order_of_reading(comparison: Comparison) -> None:
     ]
 
 
-def test_the_print_is_plain_where_it_is_no_terminal(comparison: Comparison) -> None:
-    text = printed(comparison)
-    assert text.isascii()
-    assert "\x1b" not in text
-    estimate = comparison.pairs[0].headline[0].estimate
-    row = next(line for line in text.splitlines() if line.startswith("  weighted F1") and "better" in line)
-    assert f"{100 * estimate.low:+.2f} to {100 * estimate.high:+.2f}" in row
-    flat = " ".join(text.split())
-    assert "the smallest true difference in weighted F1 that this test set would show (80 % power, 5 % level" in flat
-    assert "Holm's correction" in flat
-    assert "McNemar's exact test on utterances: p " in flat
-    assert "descriptive, since it ignores" in flat
-
-
 def test_what_makes_tables_unlike_is_red_and_says_so(comparison: Comparison) -> None:
-    for text in (printed(comparison), as_markdown(comparison)):
-        assert "LEAK" in text
-        assert "UNLIKE" in text
-        assert "Marked: context, this split seen by choices." in " ".join(text.split())
-    coloured = printed(comparison, force_terminal=True, color_system="standard")
-    assert re.search(r"\x1b\[1;31mfull \[UNLIKE\]", coloured)
+    text = as_markdown(comparison)
+    assert "LEAK" in text
+    assert "UNLIKE" in text
+    assert "Marked: context, this split seen by choices." in text
     page = Cells()
     page.feed(as_html(comparison))
     red = {text for style, text in page.cells if "bad" in style.split()}
@@ -164,6 +130,18 @@ def test_signs_that_markdown_reads_are_shown_as_they_are() -> None:
     assert "against A&amp;B" in markdown
 
 
+def test_words_that_look_like_a_template_or_an_attribute_are_shown_as_they_are() -> None:
+    words = "{{ 7 * 7 }} {% raw %} {# no #} \" onload='x'"
+    written = compare(named(changed(table(), text=[words] * len(table())), table(0.4, words)), draws=100)
+    html, markdown = as_html(written), as_markdown(written)
+    page = Cells()
+    page.feed(html)
+    assert any(text.endswith(words) for _, text in page.cells)
+    assert f"against {words}" in unescape(html[html.index("<h1>") : html.index("</h1>")])
+    assert "onload='" not in re.sub("<svg.*?</svg>", "", html, flags=re.DOTALL), "a quote is escaped too"
+    assert r"{{ 7 \* 7 }} {% raw %} {\# no \#}" in markdown
+
+
 def test_figures_of_an_earlier_larger_comparison_go(comparison: Comparison, tmp_path: Path) -> None:
     kept = [tmp_path / name for name in ("comparison-old.svg", "other-9.svg")]
     for path in (*kept, tmp_path / "comparison-12.svg"):
@@ -190,29 +168,5 @@ def test_the_standard_error_of_several_runs_is_told_to_allow_for_few() -> None:
 
 
 def test_groups_stand_below_their_names() -> None:
-    sheet = grouped(("", "%"), [("long name", [(Cell("figure"), Cell("1"))])])
-    assert [[cell.text for cell in row] for row in sheet.rows] == [["long name", ""], ["  figure", "1"]]
-
-
-def test_long_names_break_no_figure() -> None:
-    long = Section("S", (grouped(("", "%"), [("n" * 60, [(Cell("figure"), Cell("1.23 to 4.56"))])]),))
-    stream = io.StringIO()
-    print_sections("T", [long], Console(file=stream, width=40))
-    assert "1.23 to 4.56" in stream.getvalue()
-
-
-def test_a_narrow_terminal_crops_nothing(comparison: Comparison) -> None:
-    def cells(width: int) -> list[str]:
-        stream = io.StringIO()
-        print_sections("T", sections(comparison)[:4], Console(file=stream, width=width))
-        return stream.getvalue().split()
-
-    assert sorted(cells(60)) == sorted(cells(160))
-
-
-def test_a_scene_shows_who_is_right(comparison: Comparison) -> None:
-    text = printed(comparison)
-    assert re.search(r"Scene d\d+, tuned ahead: \d against \d of 6 lines right", text)
-    assert "(right)" in text
-    without = compare(named(*(changed(t, text=None) for t in (table(), table(0.4, "other")))), draws=100)
-    assert "No column 'text': no example scenes" in " ".join(printed(without).split())
+    sheet = grouped(("", "%"), [("long name", [(Cell("metric"), Cell("1"))])])
+    assert [[cell.text for cell in row] for row in sheet.rows] == [["long name", ""], ["  metric", "1"]]

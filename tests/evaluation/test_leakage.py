@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from erc_llm.evaluation.leakage import ManifestRow, leakage_manifest, selection_saw_split
+from erc_llm.baselines.baseline_config import load_baseline
+from erc_llm.evaluation.leakage import ManifestRow, leakage_manifest, past_reaches_other_splits, selection_saw_split
 from tests.evaluation.compared_tables import INFO
 
 
@@ -21,6 +22,7 @@ def test_all_that_was_asked_for_is_stated() -> None:
         "context": "past",
         "profile or memory": "none",
         "retrieval": "none",
+        "other splits in the past": "no",
         "trained on": "own, train dededededede",
         "decoding": "the most probable label",
         "abstains below": "never",
@@ -40,8 +42,7 @@ def test_all_that_was_asked_for_is_stated() -> None:
     [
         ("context", {"context": "full"}, "full"),
         ("context", {"context": None}, "none: reads no dialogue"),
-        ("profile or memory", {"profile": "lines in the trunk"}, "lines in the trunk"),
-        ("retrieval", {"retrieval": "lexical"}, "lexical"),
+        ("profile or memory", {"profile": "memory within the dialogue"}, "memory within the dialogue"),
         ("trained on", {"trained_on_version": "original"}, "original, train dededededede"),
         ("trained on", {"trained_on_sha256": "12" * 32}, "own, train 121212121212"),
         ("trained on", {"run_id": None}, "nothing: no run"),
@@ -57,6 +58,40 @@ def test_what_differs_is_marked_and_only_that(name: str, others: dict[str, Any],
     found = facets(**others)
     assert found[name] == ManifestRow(name, (found[name].values[0], value), ("", "UNLIKE"))
     assert [facet.name for facet in found.values() if not facet.alike] == [name]
+
+
+@pytest.mark.parametrize(
+    ("profile", "retrieval", "value", "mark"),
+    [
+        ("lines in the trunk", "lexical", "yes, without labels", "UNLIKE"),
+        ("lines in the question, shuffled, state predicted", "all-minilm-l6-v2", "yes, without labels", "UNLIKE"),
+        ("statistics in the trunk, stale", "none", "yes, without labels", "UNLIKE"),
+        ("llm in the trunk, invented names", "none", "yes, without labels", "UNLIKE"),
+        ("memory across dialogues", "none", "yes, without labels", "UNLIKE"),
+        ("memory within the dialogue", "none", "no", ""),
+        ("state predicted, invented names", "none", "no", ""),
+        ("none", "lexical", "not stated", "NOT STATED"),
+        ("what friends know", "none", "not stated", "NOT STATED"),
+    ],
+)
+def test_a_past_that_may_hold_scenes_of_other_splits_is_stated(
+    profile: str, retrieval: str, value: str, mark: str
+) -> None:
+    facet = facets(profile=profile, retrieval=retrieval)["other splits in the past"]
+    assert (facet.values, facet.marks) == (("no", value), ("", mark))
+
+
+def test_the_same_past_from_other_splits_makes_no_table_unlike() -> None:
+    facet = leakage_manifest([replace(INFO, profile="lines in the trunk"), replace(INFO, profile="llm in the trunk")])
+    row = next(found for found in facet if found.name == "other splits in the past")
+    assert row.values == ("yes, without labels",) * 2
+    assert row.alike
+
+
+@pytest.mark.parametrize(("overrides", "reads"), [((), True), (("kind=compm",), False), (("kind=encoder",), False)])
+def test_what_a_baseline_remembers_is_understood(overrides: tuple[str, ...], reads: bool) -> None:
+    source = load_baseline("emonet", overrides).memory_source
+    assert past_reaches_other_splits(replace(INFO, profile=source)) is reads
 
 
 def test_choices_made_on_the_split_are_a_leak_even_if_all_tables_share_it() -> None:

@@ -10,7 +10,7 @@ from sklearn import metrics as peer
 from erc_llm import metrics
 from erc_llm.errors import InternalError
 from erc_llm.evaluation.significance import mcnemar
-from erc_llm.evaluation.tallies import Layout, bootstrap, figures, permutation_p_values, tally
+from erc_llm.evaluation.tallies import Layout, bootstrap, metrics_of, permutation_p_values, tally
 
 N = 3
 Vectors = tuple[np.ndarray, list[np.ndarray], np.ndarray]
@@ -33,7 +33,7 @@ def test_every_figure_equals_sklearn_in_every_group() -> None:
     answers[1][::7] = -1
     level = rng.integers(-1, 4, size=len(gold))
     layout = Layout(5, N)
-    found = figures(tally(gold, answers, dialogue, [(level, 4)], N))
+    found = metrics_of(tally(gold, answers, dialogue, [(level, 4)], N))
     options = {"labels": range(N), "zero_division": 0}
     for run, predicted in enumerate(answers):
         said = np.where(predicted < 0, N, predicted)
@@ -59,7 +59,7 @@ def test_every_figure_equals_sklearn_in_every_group() -> None:
     ],
 )
 def test_edge_cases_equal_sklearn(gold: list[int], predicted: list[int]) -> None:
-    found = figures(tally(np.array(gold), [np.array(predicted)], np.arange(len(gold)), [], N))[0]
+    found = metrics_of(tally(np.array(gold), [np.array(predicted)], np.arange(len(gold)), [], N))[0]
     said = [N if p < 0 else p for p in predicted]
     options = {"labels": range(N), "zero_division": 0}
     assert found[0] == pytest.approx(peer.f1_score(gold, said, average="weighted", **options))
@@ -72,7 +72,7 @@ def test_losses_are_means_over_targets_that_all_runs_have_probabilities_for() ->
     probabilities = [rng.dirichlet(np.ones(N), size=len(gold)) for _ in answers]
     probabilities[1][:5] = np.nan
     tallies = tally(gold, answers, dialogue, [], N, probabilities)
-    layout, found = tallies.layout, figures(tallies)
+    layout, found = tallies.layout, metrics_of(tallies)
     for run in (0, 1):
         expected = metrics.negative_log_likelihood(probabilities[run][5:], gold[5:])
         assert found[run, layout.nll] == pytest.approx(expected)
@@ -87,15 +87,15 @@ def test_losses_are_means_over_targets_that_all_runs_have_probabilities_for() ->
     differences = resampled[:, 0, layout.nll] - resampled[:, 1, layout.nll]
     assert np.quantile(differences, [0.025, 0.975]) == pytest.approx([expected.low, expected.high], abs=1e-5)
     without = tally(gold, answers, dialogue, [], N)
-    assert np.isnan(figures(without)[:, layout.nll :]).all()
+    assert np.isnan(metrics_of(without)[:, layout.nll :]).all()
     assert np.isnan(permutation_p_values(without, [0], [1], 20, 0)[layout.nll :]).all()
 
 
 def test_the_bootstrap_is_the_one_of_the_metrics() -> None:
     gold, answers, dialogue = clustered(np.random.default_rng(2), 25, (0.6, 0.5))
     resampled = bootstrap(tally(gold, answers, dialogue, [], N), 2000, seed=3)
-    for place, figure in enumerate(metrics.HEADLINE):
-        expected = metrics.paired_difference(gold, *answers, dialogue, N, 2000, 3, figure)
+    for place, metric in enumerate(metrics.HEADLINE):
+        expected = metrics.paired_difference(gold, *answers, dialogue, N, 2000, 3, metric)
         found = np.quantile(resampled[:, 0, place] - resampled[:, 1, place], [0.025, 0.975])
         assert found.tolist() == [expected.low, expected.high]
 
@@ -107,9 +107,9 @@ def test_one_cluster_cannot_be_resampled() -> None:
 
 @pytest.mark.slow
 def test_intervals_cover_the_truth() -> None:
-    """95 % intervals of a figure and of a difference, on clustered targets, 1,000 times."""
+    """95 % intervals of a metric and of a difference, on clustered targets, 1,000 times."""
     rng = np.random.default_rng(5)
-    truth = figures(tally(*clustered(rng, 200_000, (0.6, 0.5)), [], N))
+    truth = metrics_of(tally(*clustered(rng, 200_000, (0.6, 0.5)), [], N))
     covered = np.zeros(2)
     for trial in range(1000):
         found = bootstrap(tally(*clustered(rng, 120, (0.6, 0.5)), [], N), 500, seed=trial)[:, :, 0]
@@ -132,8 +132,8 @@ def test_p_values_are_uniform_under_the_null_hypothesis() -> None:
         a, b = (found == gold for found in answers)
         by_utterance.append(mcnemar(int(np.sum(a & ~b)), int(np.sum(b & ~a))))
     found = np.array(p_values) - rng.random((1000, 3)) / 200  # p-values of 199 draws come in steps of 1/200
-    for figure in range(3):
-        assert stats.kstest(found[:, figure], "uniform").pvalue > 0.01
+    for metric in range(3):
+        assert stats.kstest(found[:, metric], "uniform").pvalue > 0.01
     assert np.mean(np.array(by_utterance) < 0.05) > 0.2, "McNemar's test ignores dialogues, which is why we call it so"
 
 
@@ -167,7 +167,7 @@ def test_several_runs_are_swapped_together_whatever_their_number() -> None:
 
 
 @pytest.mark.parametrize(("a", "b"), [([0, 1], [2, 3]), ([0], [1, 2]), ([0, 1, 2], [3, 4])])
-def test_the_p_value_of_several_runs_is_that_of_the_mean_of_their_figures(a: list[int], b: list[int]) -> None:
+def test_the_p_value_of_several_runs_is_that_of_the_mean_of_their_metrics(a: list[int], b: list[int]) -> None:
     """All swaps of six dialogues by brute force, with runs that lose different labels, whose pool loses none."""
     gold, answers, dialogue = clustered(np.random.default_rng(9), 6, (0.8, 0.6, 0.7, 0.4, 0.5))
     answers = [np.where(predicted == run % N, (run + 1) % N, predicted) for run, predicted in enumerate(answers)]

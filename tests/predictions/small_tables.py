@@ -39,8 +39,8 @@ SECOND = Dialogue("b", (line("1", "Ann", None), line("2", "Ann"), line("3", "Bob
 OTHER_SPLIT = Dialogue("c", (line("1", "Bob"), line("2", "Cy+Bob"), line("3", "Bob", text=" ")), 1, 1, 0)
 
 
-def answers(*dialogues: Dialogue, **given: Any) -> dict[tuple[str, str], Prediction]:
-    return {(d.id, d.utterances[i].id): Prediction("Neutral", **given) for d in dialogues for i in d.targets}
+def answers(*dialogues: Dialogue, **given: Any) -> list[Prediction]:
+    return [Prediction("Neutral", **given) for d in dialogues for _ in d.targets]
 
 
 def columns(rows: int = 2, **others: Any) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from erc_llm.errors import PredictionsError
 from erc_llm.predictions import (
     Predictions,
     read_predictions,
+    strip_text,
     write_predictions,
 )
 from tests.predictions.small_tables import FIRST, INFO, LABELS, SECOND, answers, columns
@@ -329,3 +330,21 @@ def test_optional_columns_may_lack_and_strange_ones_are_ignored(tmp_path: Path) 
     assert table.missing[:3] == ("position", "episode", "scene_order")
     assert "probabilities" in table.missing
     assert "remark" not in table.columns()
+
+
+@pytest.mark.parametrize(
+    ("decoding", "kept"),
+    [("constrained generation", True), ("constrained generation behind reasons", False), ("free generation", False)],
+)
+def test_a_table_without_text_keeps_no_answer_that_may_quote_it(tmp_path: Path, decoding: str, kept: bool) -> None:
+    """Also where the text itself was taken out before."""
+    rows = columns(raw_answer=["Ada says 'I lost it.' Sad", "Sad"], text=["I lost it.", "Oh."])
+    table = Predictions.from_columns(replace(INFO, decoding=decoding), rows)
+    for written in (table, replace(table, text=None)):
+        path = tmp_path / "table.parquet"
+        write_predictions(written, path)
+        strip_text(tmp_path)
+        stripped = read_predictions(path)
+        assert stripped.text is None
+        assert (stripped.raw_answer is not None) == kept
+        assert stripped.without_text() is stripped

@@ -76,13 +76,11 @@ def test_context_only_lines_have_no_row_and_no_history_means_missing_columns() -
     assert {"history_length", "first_seen", "episode"} <= set(table.missing)
 
 
-def test_every_target_needs_an_answer_and_every_answer_a_target() -> None:
+def test_every_target_needs_a_prediction_and_every_prediction_a_target() -> None:
     given = answers(FIRST)
-    with pytest.raises(PredictionsError, match="1 answers belong to no target"):
-        Predictions.from_corpus(INFO, [FIRST], given | {("a", "9"): Prediction("Sad")})
-    del given["a", "2"]
-    with pytest.raises(PredictionsError, match=r"1 of 3 targets have no answer, the first is \('a', '2'\)"):
-        Predictions.from_corpus(INFO, [FIRST], given)
+    for wrong in ([*given, Prediction("Sad")], given[1:]):
+        with pytest.raises(PredictionsError, match=f"for each of the 3 targets of these dialogues, found {len(wrong)}"):
+            Predictions.from_corpus(INFO, [FIRST], wrong)
 
 
 def test_history_must_hold_the_predicted_dialogues() -> None:
@@ -91,7 +89,7 @@ def test_history_must_hold_the_predicted_dialogues() -> None:
 
 
 def test_an_invalid_answer_has_index_minus_one_whatever_it_falls_back_to() -> None:
-    given = answers(FIRST) | {("a", "1"): Prediction(None, invalid=True), ("a", "2"): Prediction("Sad", invalid=True)}
+    given = [Prediction(None, invalid=True), Prediction("Sad", invalid=True), *answers(FIRST)[2:]]
     assert Predictions.from_corpus(INFO, [FIRST], given).predicted_index.tolist() == [-1, -1, 1]
 
 

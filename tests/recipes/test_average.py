@@ -160,7 +160,7 @@ def test_damaged_and_other_adapters_are_refused_and_nothing_is_left(
 
 def test_averages_of_before_are_read() -> None:
     """Their ids are of their configuration alone."""
-    stored = Path(__file__).parents[1] / "docs" / "results" / "runs" / "aligned-mean"
+    stored = Path(__file__).parents[2] / "docs" / "results" / "runs" / "aligned-mean"
     assert read_run(stored).manifest.run_id == read_predictions(stored / "dev.parquet").info.run_id == "mean3-1ec42187"
 
 

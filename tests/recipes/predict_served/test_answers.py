@@ -124,7 +124,7 @@ def test_a_run_directory_gives_its_own_prompt(
     assert (table.info.run_id, table.info.template_sha256) == (run.manifest.run_id, run.manifest.template_sha256)
     assert table.info.training_prior == run.manifest.training_prior
     run.template.write_text(run.template.read_text() + " ")
-    with pytest.raises(RunError, match="not the template"):
+    with pytest.raises(RunError, match="not the prompt template"):
         open_served(run.folder, Endpoint(server.url, "m", retries=0))
 
 

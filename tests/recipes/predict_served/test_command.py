@@ -20,7 +20,7 @@ from tests.command_line import Command, refused
 from tests.model_server import Reply, Server, said
 from tests.recipes.predict_served.asking import TARGETS, ask, by_prompt, open_model
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def arguments(server: Server, config: RunConfig, folder: Path, tmp_path: Path) -> list[str]:

@@ -1,0 +1,62 @@
+"""What a predictions table states about where it comes from: corpus, prompt and run.
+
+Input: a configuration, a run, a prompter, a corpus. Output: `PredictionsInfo`.
+Does not depend on: models, how labels were decided.
+"""
+
+from __future__ import annotations
+
+from erc_llm.config import RunConfig
+from erc_llm.corpus import Corpus
+from erc_llm.metrics import INVALID_POLICY
+from erc_llm.predictions import PredictionsInfo
+from erc_llm.prompting.prompter import Prompter
+from erc_llm.recipes.data import label_distribution
+from erc_llm.runs.directory import Run
+from erc_llm.runs.provenance import versions
+
+
+def table_info(config: RunConfig, run: Run | None, prompter: Prompter, corpus: Corpus, split: str) -> PredictionsInfo:
+    """What a table says of corpus, prompt and run, whoever answered; of the system only the configuration's name."""
+    manifest = run.manifest if run else None
+    shares = manifest.train_shares if manifest else None
+    if shares is None and "train" in corpus.splits:
+        shares = label_distribution(corpus.split("train"), prompter.labels)
+    return PredictionsInfo(
+        system=config.name,
+        labels=prompter.labels.names,
+        corpus_sha256=corpus.sha256,
+        corpus_name=corpus.name,
+        corpus_version=corpus.version,
+        split=split,
+        healed=corpus.healed,
+        run_id=manifest.run_id if manifest else None,
+        seed=config.seed,
+        context=config.prompt.context,
+        template_sha256=prompter.template.sha256,
+        config_sha256=config.sha256,
+        recipe_sha256=config.recipe_sha256,
+        train_sha256=corpus.train_sha256,
+        trained_on_version=manifest.corpus_version if manifest else None,
+        trained_on_sha256=manifest.train_sha256 if manifest else None,
+        invalid_policy=INVALID_POLICY,
+        selection="selection" if run and run.config.training.evaluations else "none",
+        profile=_profile_source(config),
+        retrieval=(config.profile.encoder or "lexical") if config.profile.writer == "lines" else "none",
+        train_shares=shares,
+        training_prior=manifest.training_prior if manifest else None,
+        created_with=versions(),
+    )
+
+
+def _profile_source(config: RunConfig) -> str:
+    """Where the prompt's evidence on speakers comes from, in a few words."""
+    profile = config.profile
+    words = [] if profile.writer == "none" else [f"{profile.writer} in the {profile.placement}"]
+    if words and profile.control != "none":
+        words.append(profile.control)
+    if config.state.source != "none":
+        words.append(f"state {config.state.source}")
+    if config.prompt.names == "invented":
+        words.append("invented names")
+    return ", ".join(words) or "none"

@@ -1,0 +1,81 @@
+"""A finished run, or a configuration's base model, opened once: read, checked, and its overrides applied.
+
+Input: a run directory, its adapter folder, a configuration or the name of one; overrides. Output: an `Opened`.
+Does not depend on: models, prompts, corpora.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from erc_llm.config import RunConfig, load_config, override_finished
+from erc_llm.errors import RunError
+from erc_llm.runs.directory import Run, read_run
+from erc_llm.runs.manifest import FINISHED
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What predictions are made with.
+
+    Attributes:
+        config: The run's configuration with overrides applied; without a run, the configuration itself.
+        run: The finished run; None for a base model alone (zero-shot).
+    """
+
+    config: RunConfig
+    run: Run | None = None
+
+    @property
+    def template(self) -> Path | None:
+        """The run's own copy of its prompt template, which takes precedence over the configuration's."""
+        return None if self.run is None else self.run.template
+
+
+def open_run(source: str | Path | RunConfig | Opened, overrides: Sequence[str] = ()) -> Opened:
+    """Open a run or a configuration.
+
+    Args:
+        source: A run directory or its adapter folder; a configuration, its YAML file, or the name of one that comes
+            with the package. A `Path` is always a run.
+        overrides: `key=value` texts; see `erc_llm.config.override_finished`.
+
+    Raises:
+        RunError: No such run, or it is unfinished, damaged, of another format, or its prompt template was changed.
+        ConfigError: No such configuration, or an override is wrong.
+    """
+    if isinstance(source, Opened):
+        return Opened(override_finished(source.config, overrides), source.run)
+    if isinstance(source, str) and not _is_run(source):
+        source = load_config(source)
+    if isinstance(source, RunConfig):
+        return Opened(override_finished(source, overrides))
+    run = read_run(_run_folder(Path(source)))
+    if run.manifest.status != FINISHED:
+        raise RunError(f"{run.folder}: its training is not finished; `erc-llm train ... --resume` continues it")
+    _check_template(run)
+    return Opened(override_finished(run.config, overrides), run)
+
+
+def _is_run(source: str) -> bool:
+    path = Path(source)
+    return path.is_dir() or (os.sep in source and not path.suffix)
+
+
+def _run_folder(folder: Path) -> Path:
+    """The run directory of an adapter folder; any other folder as it is."""
+    inside_a_run = (folder / "adapter_config.json").is_file() and (folder.parent / "manifest.json").is_file()
+    return folder.parent if inside_a_run else folder
+
+
+def _check_template(run: Run) -> None:
+    try:
+        text = run.template.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{run.template}: missing; restore the prompt template this run was trained with") from error
+    if hashlib.sha256(text.encode()).hexdigest() != run.manifest.template_sha256:
+        raise RunError(f"{run.template}: not the prompt template this run was trained with; restore it")
