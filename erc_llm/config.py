@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from erc_llm.config_files import Section, load_section, resolve
 from erc_llm.corpus.labels import EMORYNLP, LabelSet
 from erc_llm.errors import ConfigError
+from erc_llm.models.lora_targets import checked_targets
 
 
 class LabelsConfig(Section):
@@ -170,29 +170,10 @@ class LoraConfig(Section):
         lt=1,
         description="Dropout on the adapter's input; on the trunk it is shared by all queries of a dialogue.",
     )
-    target_modules: str | tuple[str, ...] = Field(
+    target_modules: Annotated[str | tuple[str, ...], AfterValidator(checked_targets)] = Field(
         "all-linear",
         description="Layers that get an adapter: `all-linear` (all but the head), their names, or a pattern.",
     )
-
-    @field_validator("target_modules")
-    @classmethod
-    def _leaves_the_head(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        """TRL computes log-probabilities from the head's own weights, and refuses an adapter there."""
-        if isinstance(value, str):
-            with_head = value != "all-linear" and _matches(value, "lm_head")
-        else:
-            with_head = any(name.rpartition(".")[2] == "lm_head" for name in value)
-        if with_head:
-            raise ValueError("lm_head, the output layer, gets no update; leave it out")
-        return value
-
-
-def _matches(pattern: str, text: str) -> bool:
-    try:
-        return re.fullmatch(pattern, text) is not None
-    except re.error as error:
-        raise ValueError(f"'{pattern}' is not a regular expression: {error}") from error
 
 
 Balance = Literal["none", "inverse_frequency", "square_root", "effective_number"]
@@ -238,9 +219,7 @@ class TrainingConfig(Section):
     )
     epochs: float = Field(3, gt=0, description="Passes over the training dialogues; may be a fraction.")
     learning_rate: float = Field(6e-4, gt=0, description="Peak learning rate of AdamW.")
-    schedule: Literal["cosine", "linear", "constant"] = Field(
-        "cosine", description="The learning rate after its warm-up: cosine and linear fall to zero, constant stays."
-    )
+    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="Learning rate after its warm-up.")
     warmup: float = Field(0.05, ge=0, lt=1, description="Fraction of all steps over which the learning rate rises.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")

@@ -110,9 +110,8 @@ def notes_progress(progress: Progress, parts: int = 20) -> Callable[[int, int], 
 
 
 def _with_adapter(config: RunConfig, loaded: LoadedModel) -> PeftModel:
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
     from erc_llm.models.adapters import attach_lora
+    from erc_llm.models.lora_targets import adapted_head
 
     lora = config.lora
     model = attach_lora(
@@ -123,10 +122,8 @@ def _with_adapter(config: RunConfig, loaded: LoadedModel) -> PeftModel:
         target_modules=lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules),
         seed=config.seed,
     )
-    head = model.get_output_embeddings()
-    if isinstance(head, BaseTunerLayer):  # the configuration refuses `lm_head`; some models name it otherwise
-        name = next(name for name, module in loaded.model.named_modules() if module is head)
-        raise ConfigError(f"lora.target_modules: '{name}' is the output layer, which gets no update; leave it out")
+    if (head := adapted_head(model)) is not None:  # by a name that the configuration could not know
+        raise ConfigError(f"lora.target_modules: '{head}' is the output layer, which gets no adapter; leave it out")
     return model
 
 
