@@ -169,7 +169,7 @@ def _fit(model: Any, prompter: Prompter, tokenizer: Any, folder: Path) -> None:
     trees = [prompter.trees(scene, "gold") for scene in SCENES]
     numbers = FitSettings(
         learning_rate=1e-3,
-        schedule="constant",
+        lr_schedule="constant",
         warmup=0.0,
         weight_decay=0.0,
         max_grad_norm=1.0,
