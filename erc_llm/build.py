@@ -20,8 +20,8 @@ from erc_llm.corpus.history import History
 from erc_llm.corpus.labels import LabelSet
 from erc_llm.decoding.scoring import verify_tree_attention
 from erc_llm.errors import ConfigError, PromptError
+from erc_llm.models.cache import cache_dir
 from erc_llm.models.loading import LoadedModel, load_base_model
-from erc_llm.models.wheels import cache_dir
 from erc_llm.profiles.invented_names import InventedNames
 from erc_llm.profiles.lines import LinesWriter, Similarity, lexical_similarity
 from erc_llm.profiles.notes import Generate, Notes, NotesCache, NotesSource, NotesWriter, batch_key, write_notes

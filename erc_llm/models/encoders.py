@@ -54,7 +54,8 @@ def load_encoder(name: str, *, attention_dropout: float | None = None, eager: bo
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-    from erc_llm.models.wheels import ENCODERS, quiet_loading, weights_sha256
+    from erc_llm.models.hashes import weights_sha256
+    from erc_llm.models.wheels import ENCODERS, quiet_loading
 
     folder: Path = encoder_folder(name)
     try:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from erc_llm.errors import ModelError
 from erc_llm.models.devices import Precision, choose_device, choose_precision
-from erc_llm.models.wheels import BASE_MODELS, ENCODERS, WheelModel, converted_model, quiet_loading, weights_sha256
+from erc_llm.models.hashes import weights_sha256
+from erc_llm.models.wheels import BASE_MODELS, ENCODERS, WheelModel, converted_model, quiet_loading
 
 if TYPE_CHECKING:
     import torch
