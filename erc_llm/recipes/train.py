@@ -236,8 +236,7 @@ def _fit(
     def evaluate(model: Any) -> dict[str, float]:
         passes: Literal[1, 2] = 1 if confusion is None else 2
         held_out, most = corpus.split("selection"), config.scoring.tokens_per_forest
-        with torch.autocast(loaded.device.type, torch.bfloat16, enabled=bf16):
-            return score_metrics(model, prompter, held_out, most, passes, correction)
+        return score_metrics(model, prompter, held_out, most, passes, correction)
 
     steps = evaluation_steps(len(schedule.steps), training.evaluations)
     callbacks = [
