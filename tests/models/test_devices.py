@@ -10,7 +10,7 @@ import pytest
 BLOCK = 48  # MB: what is below 32 MB, glibc may learn to keep by itself
 MEASURE = """
 import os, sys
-from erc_llm.devices import keep_freed_memory
+from erc_llm.models.devices import keep_freed_memory
 kept = len(sys.argv) > 1 and keep_freed_memory()
 import torch
 def resident():
