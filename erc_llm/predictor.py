@@ -88,7 +88,7 @@ class Predictor:
         self.run = run
         self.correction = Correction() if correction is None else correction
         self.prompter = build_prompter(config, labels, loaded.tokenizer, None if run is None else run.template, past)
-        check_fit(self.prompter, loaded, self._writes)
+        check_fit(self.prompter, loaded, self._writes, self.uses_state)
 
     def scores(
         self, dialogues: Sequence[Dialogue], on_progress: Callable[[int], None] | None = None

@@ -69,7 +69,7 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
     confusion = read_confusion(config.state, corpus)
     loaded = build_model(config)
     prompter = build_prompter(config, labels, loaded.tokenizer, past=corpus, on_notes=notes_progress(console))
-    check_fit(prompter, loaded)
+    check_fit(prompter, loaded, state=config.state.source != "none")
     manifest = _manifest(config, corpus, labels, scenes, sampler, prompter.template.sha256, loaded, confusion)
     model = _with_adapter(config, loaded)
     if process_rank() == 0:
