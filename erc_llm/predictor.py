@@ -24,7 +24,6 @@ from erc_llm.decoding.scenes import mean_score, score_scenes
 from erc_llm.decoding.scoring import LabelScores, score_questions
 from erc_llm.errors import ConfigError, ModelError, RunError
 from erc_llm.models.adapters import load_adapter
-from erc_llm.models.devices import keep_freed_memory
 from erc_llm.models.loading import LoadedModel
 from erc_llm.predictions import Correction
 from erc_llm.prompting.prompter import Scene, scoring_orders
@@ -252,7 +251,6 @@ def load(
         RunError: No such run or calibration, or one that is not finished or of another format.
         ModelError: The base model is missing, or not the one the adapter was trained on.
     """
-    keep_freed_memory()
     if isinstance(source, RunConfig):
         config = override_scoring(source, overrides)
         correction = _correction(None, config, prior, calibration)
