@@ -1,6 +1,7 @@
 """A baseline's model on its device: pretrained encoders from their names, new layers from the seed.
 
-In: plain settings. Out: a `LoadedBaseline`. Knows no corpus, no training and no run directory.
+Input: a `BaselineConfig` and the number of labels. Output: a `LoadedBaseline`.
+Does not depend on: corpora, training, run directories.
 """
 
 from __future__ import annotations

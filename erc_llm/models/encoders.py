@@ -1,8 +1,9 @@
 """Encoders: loaded by name, and texts to vectors.
 
-In: a folder, a hub id or `all-minilm-l6-v2`; texts. Out: an encoder with its tokenizer, or unit vectors, mean-pooled
-over tokens (Reimers and Gurevych 2019). Vectors are kept by text for the life of a `SentenceEncoder`. Knows nothing of
-conversations.
+Vectors are mean-pooled over tokens (Reimers and Gurevych 2019) and kept by text for the life of a `SentenceEncoder`.
+
+Input: a folder, a hub id or `all-minilm-l6-v2`; texts. Output: an encoder with its tokenizer, or unit vectors.
+Does not depend on: conversations.
 """
 
 from __future__ import annotations
