@@ -41,8 +41,8 @@ def weights_sha256(folder: Path) -> str:
 def file_sha256(file: Path) -> str:
     """SHA-256 of a file's bytes, without reading them where the hash is known.
 
-    Reading the 13 GB of a 7B model takes longer than most commands need for the rest of their work. The hash is known
-    from the hub's cache, or from an earlier call for as long as the file's path, size and time of change are the same.
+    Reading the 13 GB of a 7B model takes longer than most commands need for the rest of their work. The hub's cache has
+    the hash, or an earlier call computed it, for as long as the file's path, size and time of change are the same.
     """
     real = file.resolve()
     if named := _hub_blob_sha256(real):
