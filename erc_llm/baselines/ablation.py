@@ -21,8 +21,8 @@ from erc_llm.corpus import Corpus
 from erc_llm.errors import ConfigError, PredictionsError
 from erc_llm.files import write_text
 from erc_llm.metrics import Estimate, Integers, confusion_by_dialogue, scores_from_confusion
+from erc_llm.models.hashes import weights_sha256
 from erc_llm.models.loading import encoder_folder
-from erc_llm.models.wheels import weights_sha256
 from erc_llm.predictions import Predictions, read_predictions, strip_text
 from erc_llm.published import reported_system
 from erc_llm.resampling import percentile_interval, resampled_sums

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from erc_llm.baselines.batches import epoch_batches, pad, steps_per_epoch
-from erc_llm.baselines.build import LoadedBaseline
+from erc_llm.baselines.build import LoadedBaseline, fork_rng
 from erc_llm.baselines.compm import MemoryClassifier, new_parameters, pretrained_parameters
 from erc_llm.baselines.inference import figures, probabilities, snapshot_of
 from erc_llm.baselines.inputs import Example
@@ -110,7 +110,11 @@ class Fitting:
         Raises:
             RunError: A file cannot be written or read, or the training diverges.
         """
-        torch.manual_seed(self._settings.seed + 1)  # dropout; the new layers were drawn by the seed itself
+        with fork_rng(self.loaded.device):
+            torch.manual_seed(self._settings.seed + 1)  # dropout; the new layers were drawn by the seed itself
+            self._run(resume)
+
+    def _run(self, resume: bool) -> None:
         checkpoint = self._folder / CHECKPOINT
         loaded = load_checkpoint(checkpoint, self.loaded.model, self.optimizer, self.scheduler) if resume else None
         position = loaded or Position()

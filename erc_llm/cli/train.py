@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from erc_llm.cli.options import open_console, quiet
+from erc_llm.cli.options import open_console, prepare_scoring
 
 
 def train(
@@ -22,7 +22,7 @@ def train(
     from erc_llm.config import load_config
 
     loaded = load_config(config, overrides or [])
-    quiet()
+    prepare_scoring()
     from erc_llm.models.devices import leave_processes, process_rank
     from erc_llm.recipes.train import train as run_training
 

@@ -75,7 +75,7 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
     confusion = read_confusion(config.state, corpus)
     loaded = build_model(config)
     prompter = build_prompter(config, labels, loaded.tokenizer, past=corpus, on_notes=notes_progress(progress))
-    check_fit(prompter, loaded)
+    check_fit(prompter, loaded, state=config.state.source != "none")
     manifest = _manifest(config, corpus, labels, scenes, sampler, prompter.template.sha256, loaded, confusion)
     if began is not None and process_rank() == 0:
         check_same(began, manifest)

@@ -188,15 +188,11 @@ class Training:
 
     def evaluate(self, model: PeftModel) -> dict[str, float]:
         """Metrics of the model as it is on the selection split."""
-        import torch
-
         from erc_llm.tuning.selection import score_metrics
 
         passes: Literal[1, 2] = 1 if self.confusion is None else 2
         held_out, most = self.corpus.split("selection"), self.config.scoring.tokens_per_forest
-        bf16 = self.loaded.dtype == torch.bfloat16
-        with torch.autocast(self.loaded.device.type, torch.bfloat16, enabled=bf16):
-            return score_metrics(model, self.prompter, held_out, most, passes, self.correction)
+        return score_metrics(model, self.prompter, held_out, most, passes, self.correction)
 
     def save(self, model: PeftModel) -> None:
         """Write the adapter as the run's."""
