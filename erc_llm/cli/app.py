@@ -17,7 +17,7 @@ from erc_llm import __version__
 from erc_llm.cli.baseline import baseline
 from erc_llm.cli.data import config, data, profile, render
 from erc_llm.cli.evaluate import benchmark, compare, evaluate
-from erc_llm.cli.options import open_console, quiet
+from erc_llm.cli.options import open_console, prepare_scoring
 from erc_llm.cli.predict import calibrate, predict
 from erc_llm.cli.train import average, train
 from erc_llm.errors import ErcError, UserError
@@ -54,7 +54,7 @@ def demo(
     ] = None,
 ) -> None:
     """Run zero-shot prediction, fine-tuning, prediction and evaluation on the embedded sample corpus, on a CPU."""
-    quiet()
+    prepare_scoring()
     from erc_llm.cli.demo import run_demo
 
     run_demo(output, overrides or [], open_console())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from erc_llm.cli.options import HealFrom, WithoutText, open_console, quiet
+from erc_llm.cli.options import HealFrom, WithoutText, open_console, prepare_scoring
 from erc_llm.errors import UserError
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def predict(
     ] = False,
 ) -> None:
     """Predict a split and write the predictions table, or label lines as you type them."""
-    quiet()
+    prepare_scoring()
     from erc_llm.calibration.choose import parse_prior
     from erc_llm.recipes.predict import PredictOptions, open_live, predict_to_file
 
@@ -200,7 +200,7 @@ def calibrate(
     heal_from: HealFrom = None,
 ) -> None:
     """Fit a calibration on a run's selection split, chosen by cross-validation over dialogues, and store it."""
-    quiet()
+    prepare_scoring()
     from erc_llm.calibration.choose import parse_prior, prior_shift
     from erc_llm.predictions import read_predictions
     from erc_llm.recipes.calibrate import calibrate_run, predict_selection

@@ -1,6 +1,6 @@
 """Conversations with emotion labels: records, readers, label sets, the embedded sample."""
 
-from erc_llm.corpus.dialogues import Corpus, Dialogue, Utterance, selection_split
+from erc_llm.corpus.dialogues import Corpus, Dialogue, Utterance, labelled_scenes, selection_split
 from erc_llm.corpus.labels import EMORYNLP, LabelSet
 from erc_llm.corpus.readers import read_corpus
 from erc_llm.corpus.sample import read_sample
@@ -14,6 +14,7 @@ __all__ = [
     "LabelSet",
     "Utterance",
     "identity",
+    "labelled_scenes",
     "read_corpus",
     "read_sample",
     "selection_split",
