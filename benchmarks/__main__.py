@@ -20,12 +20,12 @@ from rich.console import Console
 
 from benchmarks import baselines, breakdown, calibration, comparison, generation, matmul, profiles, scoring, training
 from benchmarks.measure import Job, Result
-from benchmarks.report import as_markdown, print_sheets
+from benchmarks.report import as_markdown, print_tables
 from benchmarks.workload import Settings
 from erc_llm.errors import ErcError, UserError
 from erc_llm.files import write_text
 
-# A few minutes per round on two cores with bf16 units; the peers read every scene once per utterance, or seven times.
+# A few minutes per round on two cores with bf16 units; the peers read every scene once or seven times per utterance.
 TRAINING_SCENES, SCORING_SCENES = 16, 24
 OUT = Path("docs/results/benchmarks.json")
 
@@ -37,21 +37,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("what", nargs="?", default="all", choices=parts)
     parser.add_argument("--corpus", help="corpus; default: `aligned` in $ERC_LLM_EMORYNLP, else the embedded sample")
     parser.add_argument("--config", default="smollm2-135m", help="configuration of prompt, model, adapter, training")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one of its fields")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a configuration field")
     parser.add_argument("--run", help="score with this run's adapter and configuration instead of the base model")
-    scenes = f"scenes drawn for each part; default: {TRAINING_SCENES} in training, {SCORING_SCENES} in scoring"
+    scenes = f"scenes drawn for each part; default: {TRAINING_SCENES} for training, {SCORING_SCENES} for scoring"
     parser.add_argument("--scenes", type=int, help=scenes)
-    parser.add_argument("--pairs", type=int, default=3, help="rounds, in each of which every side runs once")
+    parser.add_argument("--pairs", type=int, default=3, help="number of rounds; each side runs once per round")
     parser.add_argument("--padding-free", action="store_true", help="also train with TRL's padding-free batches")
-    parser.add_argument("--profile", action="store_true", help="also show which operators take the time")
+    parser.add_argument("--profile", action="store_true", help="also show the operators that take the most time")
     parser.add_argument(
-        "--out", type=Path, help=f"the JSON file; a part is only printed without; default of all: {OUT}"
+        "--out", type=Path, help=f"JSON file to write; default: {OUT} for all parts, none for a single part"
     )
     return parser
 
 
 def measure_all(options: argparse.Namespace, console: Console) -> Result:
-    """Everything that was asked for, as one report."""
+    """Measure the selected parts; returns one report."""
     corpus = options.corpus or _default_corpus()
     settings = Settings(corpus, options.config, tuple(options.set), options.run)
     began = time.monotonic()
@@ -61,7 +61,7 @@ def measure_all(options: argparse.Namespace, console: Console) -> Result:
         console.print(f"[{minutes:5.1f} min] round {number + 1}, {job.name}: {result['seconds']:.1f} s", markup=False)
 
     report: Result = {
-        # A folder says nothing to others; what it is called does.
+        # Reports contain names only: the folders of this machine mean nothing to other readers.
         "settings": {**asdict(settings), "corpus": None, "run": None}
         | {"corpus_name": Path(corpus).name, "run_name": Path(options.run).name if options.run else None},
         "rounds": options.pairs,
@@ -94,14 +94,14 @@ def _default_corpus() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run; exit code 2 is the user's mistake."""
+    """Run the benchmarks; returns exit code 2 for a mistake of the user."""
     options = _parser().parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 120)
     try:
         if options.pairs < 1 or (options.scenes is not None and options.scenes < 1):
-            raise UserError("--pairs and --scenes count from 1")
+            raise UserError("--pairs and --scenes must be at least 1")
         report = measure_all(options, console)
-        print_sheets(report, console)
+        print_tables(report, console)
         out = options.out or (OUT if options.what == "all" else None)
         if out is not None:
             write_text(out, json.dumps(report, indent=1, ensure_ascii=False) + "\n")

@@ -1,10 +1,12 @@
-"""An ablation: arms that differ in a few fields, trained alike and compared in pairs on the selection split.
+"""Ablations: trains arms that differ in a few fields, and compares them in pairs on the selection split.
 
-In: a YAML file of arms, such as `benchmarks/profiles.yaml`. Out: a run directory per arm, with its predictions of the
-selection split, or of dev for finalists, and a Markdown table. An arm makes as many optimizer steps as the base arm,
-with a token budget of its own that makes up for longer prompts, for the branches of all labels, and for targets that
-are not drawn. Finished arms are left as they are, so an interrupted ablation goes on; arms that are named share the
-work between processes.
+Every arm makes as many optimizer steps as the base arm: its own token budget compensates for longer prompts, for the
+branches of all labels, and for targets that are not drawn. Finished arms are skipped, so an interrupted ablation can
+continue; naming arms distributes the work over several processes.
+
+Input: a YAML file of arms, such as `benchmarks/profiles.yaml`. Output: a run directory per arm with its predictions of
+the selection split (or dev, for final systems), and a Markdown table.
+Does not depend on: how training and scoring work.
 
     python -m benchmarks.ablation benchmarks/profiles.yaml --corpus FOLDER --out docs/results/profiles [ARM ...]
     python -m benchmarks.ablation benchmarks/profiles.yaml --out docs/results/profiles --table
@@ -37,23 +39,23 @@ SELECTION = "selection"
 
 
 class Arms(BaseModel):
-    """What is compared."""
+    """The arms of an ablation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     config: str = Field(description="The configuration that all arms start from.")
     budget: tuple[str, ...] = Field(description="`key=value` texts for every arm: scenes, epochs, seed.")
-    base: str = Field(description="The arm that others are compared with.")
+    base: str = Field(description="The arm with which the others are compared.")
     arms: Mapping[str, tuple[str, ...]] = Field(
-        description="By name, `key=value` texts; {NAME} stands for the run directory of an arm trained before."
+        description="Name to `key=value` texts; {NAME} stands for the run directory of an arm trained before."
     )
 
 
 def read_arms(path: Path) -> Arms:
-    """The arms of a file.
+    """Read the arms of a file.
 
     Raises:
-        ConfigError: It is not such a file.
+        ConfigError: The file cannot be read, or is no file of arms.
     """
     try:
         arms = Arms.model_validate(yaml.safe_load(path.read_text("utf-8")))
@@ -65,7 +67,7 @@ def read_arms(path: Path) -> Arms:
 
 
 def arm_config(arms: Arms, name: str, corpus: str, out: Path) -> RunConfig:
-    """The configuration of one arm, with its own tokens per step but for the base arm."""
+    """The configuration of one arm; every arm except the base arm gets its own number of tokens per step."""
     folders = {arm: str(out / arm) for arm in arms.arms}
     fixed = [f"corpus.path={corpus}", f"output={out}"]
 
@@ -82,7 +84,7 @@ def arm_config(arms: Arms, name: str, corpus: str, out: Path) -> RunConfig:
 
 
 def sizes_of(config: RunConfig) -> list[list[int]]:
-    """(epochs, scenes) tokens of each training scene, as its training counts them."""
+    """(epochs, scenes) tokens of each training scene, as training counts them."""
     from erc_llm.build import build_prompter
     from erc_llm.corpus import labelled_scenes
     from erc_llm.models.loading import load_tokenizer
@@ -101,7 +103,7 @@ def sizes_of(config: RunConfig) -> list[list[int]]:
 
 
 def steps_at(sizes: Sequence[Sequence[int]], config: RunConfig, tokens_per_step: int) -> int:
-    """Optimizer steps of a training with that token budget."""
+    """Number of optimizer steps of a training run with that token budget."""
     from erc_llm.tuning.order import order_steps
 
     epochs, seed = config.training.epochs, config.seed
@@ -109,7 +111,7 @@ def steps_at(sizes: Sequence[Sequence[int]], config: RunConfig, tokens_per_step:
 
 
 def budget_for(sizes: Sequence[Sequence[int]], config: RunConfig, steps: int) -> int:
-    """The token budget whose schedule is nearest to `steps` steps; of several, the smallest."""
+    """The smallest token budget whose number of steps is closest to `steps`."""
     guess = round(sum(map(sum, sizes)) / steps)
     tried = {budget: steps_at(sizes, config, budget) for budget in range(max(64, guess // 2), 2 * guess)}
     return min(tried, key=lambda budget: (abs(tried[budget] - steps), budget))
@@ -118,9 +120,9 @@ def budget_for(sizes: Sequence[Sequence[int]], config: RunConfig, steps: int) ->
 def run_arm(
     arms: Arms, name: str, corpus: str, out: Path, console: Console, split: str = SELECTION, orders: int = 1
 ) -> None:
-    """Train one arm and predict the selection split and another, where that has not been done.
+    """Train one arm, and predict the selection split and another split; finished parts are skipped.
 
-    With more than one order of the labels, the split is predicted by their mean as well; that needs the arm's adapter.
+    With several label orders, the split is also predicted with the mean over them; that needs the arm's adapter.
     """
     from erc_llm.predictions import write_predictions
     from erc_llm.predictor import load
@@ -142,7 +144,7 @@ def run_arm(
 
 
 def as_table(arms: Arms, out: Path, split: str = SELECTION) -> str:
-    """The finished arms on a split, as Markdown; where classes were balanced, without and with the prior taken back."""
+    """The finished arms on a split, as Markdown; with class balancing, without and with prior correction."""
     from erc_llm.runs.directory import read_run
 
     rows = [
@@ -158,12 +160,12 @@ def as_table(arms: Arms, out: Path, split: str = SELECTION) -> str:
         about = [", ".join(changed) or "nothing", str(config.training.tokens_per_step), str(_steps(out / name))]
         averaged = [(f", {t.info.decoding}", t) for t in _of_several_orders(out / name, split)]
         for words, found in (*_corrected(table), *averaged):
-            rows.append(f"| {' | '.join([name + words, *about, *_figures(found, tables.get(arms.base))])} |")
+            rows.append(f"| {' | '.join([name + words, *about, *_metrics(found, tables.get(arms.base))])} |")
     return "\n".join(rows)
 
 
 def as_calibrated_table(arms: Arms, out: Path) -> str:
-    """What a calibration makes of each finished arm, on held-out dialogues of the selection split, as Markdown."""
+    """Metrics of each finished arm before and after calibration, on held-out selection dialogues, as Markdown."""
     from erc_llm.calibration.select import calibrate
 
     rows = [
@@ -175,7 +177,7 @@ def as_calibrated_table(arms: Arms, out: Path) -> str:
         for words, found in _corrected(table):
             fit = calibrate(found, Correction.of(found.info).prior, "weighted_f1")
             steps = (fit.before, fit.after, fit.decided or fit.after)
-            f1, macro = ([f"{100 * getattr(s, figure):.2f}" for s in steps] for figure in ("weighted_f1", "macro_f1"))
+            f1, macro = ([f"{100 * getattr(s, metric):.2f}" for s in steps] for metric in ("weighted_f1", "macro_f1"))
             nll = [f"{step.nll:.3f}" for step in steps[:2]]
             error = [f"{100 * step.calibration_error:.2f}" for step in steps[:2]]
             rows.append(f"| {' | '.join([name + words, fit.kind, *f1, *macro, *nll, *error])} |")
@@ -183,10 +185,10 @@ def as_calibrated_table(arms: Arms, out: Path) -> str:
 
 
 def write_steps(arms: Arms, out: Path, split: str) -> list[Path]:
-    """Each finished arm's table of a split after each step of its correction, for `erc-llm compare`.
+    """Write each finished arm's table of a split after each correction step, for `erc-llm compare`.
 
-    The calibration and the decision weights are fitted on the arm's own selection split. Step by step the files are
-    `SPLIT-raw`, `SPLIT-prior` where training saw another prior, `SPLIT-calibration` and `SPLIT-decision-weights`.
+    The calibration and the decision weights are fitted on the arm's own selection split. The files are, step by step,
+    `SPLIT-raw`, `SPLIT-prior` (if training used another prior), `SPLIT-calibration` and `SPLIT-decision-weights`.
     """
     from erc_llm.calibration.select import calibrate
     from erc_llm.predictions import write_predictions
@@ -216,7 +218,7 @@ def _of_several_orders(folder: Path, split: str) -> list[Predictions]:
 
 
 def _corrected(table: Predictions) -> list[tuple[str, Predictions]]:
-    """The table without correction, and with the corpus prior where training saw another."""
+    """The table without correction, and corrected to the corpus prior if training used another prior."""
     info = table.info
     raw = correct(table, Correction())
     if info.training_prior is None or info.train_shares is None or np.allclose(info.training_prior, info.train_shares):
@@ -231,7 +233,7 @@ def _steps(folder: Path) -> int:
     return int(read_lines(folder / SELECTION_LOG)[-1]["step"])
 
 
-def _figures(table: Predictions, base: Predictions | None) -> list[str]:
+def _metrics(table: Predictions, base: Predictions | None) -> list[str]:
     from erc_llm.evaluation.references import difference
     from erc_llm.evaluation.report import evaluate
     from erc_llm.metrics import Estimate, paired_mean_difference
@@ -250,12 +252,12 @@ def _figures(table: Predictions, base: Predictions | None) -> list[str]:
     found = evaluate(table)
     macro, error = percent(found.headline.macro_f1), percent(found.calibration_error)
     nll = f"{_gold_nll(table).mean():.3f}"
-    figures = [f"{100 * found.headline.weighted_f1.value:.2f}", "", macro, nll, "", error]
+    cells = [f"{100 * found.headline.weighted_f1.value:.2f}", "", macro, nll, "", error]
     if base is not None and (base.info.run_id, base.info.decoding) != (table.info.run_id, table.info.decoding):
-        figures[1] = signed(difference(table, base).estimate, 100, 2)
+        cells[1] = signed(difference(table, base).estimate, 100, 2)
         lower = paired_mean_difference(_gold_nll(base), _gold_nll(table), table.dialogue_index)
-        figures[4] = signed(lower, 1, 3)
-    return figures
+        cells[4] = signed(lower, 1, 3)
+    return cells
 
 
 def _gold_nll(table: Predictions) -> Floats:
@@ -265,29 +267,29 @@ def _gold_nll(table: Predictions) -> Floats:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the arms, or print the table; exit code 2 is the user's mistake."""
+    """Run the arms, or print the table; returns exit code 2 for a mistake of the user."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=__doc__)
-    parser.add_argument("file", type=Path, help="the arms")
-    parser.add_argument("arm", nargs="*", help="only these")
+    parser.add_argument("file", type=Path, help="YAML file of the arms")
+    parser.add_argument("arm", nargs="*", help="run only these arms")
     parser.add_argument("--corpus", help="corpus to train on")
-    parser.add_argument("--out", type=Path, required=True, help="where run directories are")
-    parser.add_argument("--split", default=SELECTION, help="what to score; dev is for finalists")
-    parser.add_argument("--orders", type=int, default=1, help="also average over so many orders of the labels")
-    parser.add_argument("--table", action="store_true", help="train nothing, print the table of what is finished")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run directories")
+    parser.add_argument("--split", default=SELECTION, help="split to evaluate; dev is for final systems")
+    parser.add_argument("--orders", type=int, default=1, help="also average over this number of label orders")
+    parser.add_argument("--table", action="store_true", help="train nothing; print the table of the finished arms")
     parser.add_argument(
         "--calibrated",
         action="store_true",
-        help="print what calibrations make of the arms instead, or write it, with another split",
+        help="print the calibrated metrics instead; with another split, write its calibrated tables",
     )
     options = parser.parse_intermixed_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 120)
     try:
         arms = read_arms(options.file)
         if unknown := sorted(set(options.arm) - set(arms.arms)):
-            raise ConfigError(f"{options.file}: has no arm {', '.join(unknown)}; there are {', '.join(arms.arms)}")
+            raise ConfigError(f"{options.file}: has no arm {', '.join(unknown)}; its arms are {', '.join(arms.arms)}")
         if not (options.table or options.calibrated):
             if options.corpus is None:
-                raise ConfigError("--corpus: needed to train; --table and --calibrated only print")
+                raise ConfigError("--corpus: required for training; --table and --calibrated work without it")
             for name in options.arm or arms.arms:
                 run_arm(arms, name, options.corpus, options.out, console, options.split, options.orders)
         if options.calibrated and options.split != SELECTION:

@@ -1,9 +1,12 @@
-"""Training EmoNet: in padded batches with a memory embedded once, against CoMPM's way of one target at a time.
+"""Training speed of EmoNet: padded batches with a memory embedded once, against CoMPM's one target at a time.
 
-Same encoder, contexts, precision, optimizer and targets. CoMPM's public code takes batches of one, embeds the
-remembered utterances anew for every target and trains both encoders; it is built here as a peer to measure, once with
-EmoNet's memory across dialogues and once with CoMPM's own within the dialogue. In: a corpus. Out: a section of the
-report; `python -m benchmarks baselines --corpus FOLDER` prints it alone. Each measurement is a fresh process.
+Both sides use the same encoder, contexts, precision, optimizer and targets. CoMPM's public code uses batches of one,
+embeds the remembered utterances again for every target and trains both encoders. It is reimplemented here as a peer,
+once with EmoNet's memory across dialogues and once with CoMPM's own memory within the dialogue. Each measurement is a
+fresh process; `python -m benchmarks baselines --corpus FOLDER` prints this section alone.
+
+Input: a corpus. Output: a section of the report.
+Does not depend on: language models, token trees.
 """
 
 from __future__ import annotations
@@ -29,12 +32,12 @@ SIDES = {
     PEER: ("one by one", ("memory.encoding=end_to_end",)),
     COMPM: ("one by one", ("memory.encoding=end_to_end", "kind=compm")),
 }
-PEER_TARGETS = 60  # drawn of all: one costs the same whatever else is measured
+PEER_TARGETS = 60  # a sample: the cost of a target does not depend on the number of targets
 _WARM_UP = 2  # steps
 
 
 def compare(corpus: str, scenes: int, rounds: int, on_run: Callable[[int, Job, Result], None] | None = None) -> Result:
-    """All sides on the targets of `scenes` drawn training scenes."""
+    """Measure all sides on the targets of `scenes` drawn training scenes."""
     jobs = [
         Job(name, "benchmarks.baselines:run", {"corpus": corpus, "scenes": scenes, "way": way, "overrides": overrides})
         for name, (way, overrides) in SIDES.items()
@@ -56,7 +59,7 @@ def compare(corpus: str, scenes: int, rounds: int, on_run: Callable[[int, Job, R
 
 
 def run(corpus: str, scenes: int, way: str, overrides: Sequence[str]) -> Result:
-    """One measurement: a pass of optimizer steps, embedding of the memory included; loading and tokenising are not."""
+    """One measurement: optimizer steps over all targets, with embedding the memory, without loading and tokenising."""
     import tempfile
 
     from erc_llm.baselines.baseline_config import load_baseline
@@ -110,7 +113,7 @@ def run(corpus: str, scenes: int, way: str, overrides: Sequence[str]) -> Result:
 
 
 def one_by_one(fitting: Fitting) -> Callable[[Sequence[Example]], tuple[float, float]]:
-    """CoMPM's step: one target, every remembered utterance through the second encoder again, both encoders trained."""
+    """CoMPM's step: one target; its remembered utterances are embedded again; both encoders are trained."""
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -119,7 +122,7 @@ def one_by_one(fitting: Fitting) -> Callable[[Sequence[Example]], tuple[float, f
 
     loaded, optimizer = fitting.loaded, fitting.optimizer
     model = loaded.model
-    assert isinstance(model, MemoryClassifier), "CoMPM's way is that of a model with a memory"
+    assert isinstance(model, MemoryClassifier), "CoMPM's step needs a model with a memory"
     assert not model.frozen, "CoMPM trains its second encoder"
 
     def step(examples: Sequence[Example]) -> tuple[float, float]:

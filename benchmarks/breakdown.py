@@ -1,6 +1,7 @@
-"""Where the time of a training step and of a scoring forward goes, by torch's profiler.
+"""Time by operator of a training step and a scoring forward, measured with torch's profiler.
 
-In: settings. Out: the operators that take most of it, by time in themselves. Ratios are measured elsewhere, without it.
+Input: settings. Output: the operators with the largest self time.
+Does not depend on: the other sections, which are measured without the profiler.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def measure(settings: Settings, scenes: int | None) -> Result:
 
 
 def run_training(settings: Mapping[str, Any], scenes: int | None) -> Result:
-    """Forward and backward of one step's forest."""
+    """Profile forward and backward of one step's forest."""
     from erc_llm.trees.attention import ATTENTION, forest_logits
     from erc_llm.trees.likelihoods import answer_log_likelihoods
 
@@ -42,7 +43,7 @@ def run_training(settings: Mapping[str, Any], scenes: int | None) -> Result:
 
 
 def run_scoring(settings: Mapping[str, Any], scenes: int | None) -> Result:
-    """Forward of one forest with all labels."""
+    """Profile the forward of one forest with all labels."""
     import torch
 
     from erc_llm.trees.attention import ATTENTION, forest_logits

@@ -1,7 +1,10 @@
-"""What correcting a million predictions costs, and what fitting a calibration costs: seconds and memory.
+"""Seconds and memory for correcting a million predictions, and for fitting a calibration.
 
-In: how many predictions. Out: a section of the report; `python -m benchmarks calibration` prints it alone. The scores
-are drawn, no model is needed. Each measurement is a fresh process.
+The scores are random. Each measurement is a fresh process; `python -m benchmarks calibration` prints this section
+alone.
+
+Input: the number of predictions. Output: a section of the report.
+Does not depend on: models, corpora.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ PARTS = ("arrays", "table", "fit", "fit with decision weights")
 
 
 def compare(rounds: int, on_run: Callable[[int, Job, Result], None] | None = None) -> Result:
-    """Correcting bare arrays and a whole table, and the two fits with their cross-validation."""
+    """Measure correcting bare arrays and a whole table, and the two fits with their cross-validation."""
     sizes = {part: FITTED if part.startswith("fit") else CORRECTED for part in PARTS}
     jobs = [
         Job(part, "benchmarks.calibration:run", {"part": part, "predictions": size}) for part, size in sizes.items()
@@ -44,7 +47,7 @@ def compare(rounds: int, on_run: Callable[[int, Job, Result], None] | None = Non
 
 
 def run(part: str, predictions: int) -> Result:
-    """One measurement; drawing the scores is not counted."""
+    """One measurement, without drawing the scores."""
     from erc_llm.calibration.select import calibrate
 
     table = _table(predictions)
@@ -64,7 +67,7 @@ def run(part: str, predictions: int) -> Result:
 
 
 def _table(n: int) -> Predictions:
-    """Twice too sure scores of normal evidence around each label."""
+    """Random scores around each gold label, overconfident by a factor of two."""
     rng = np.random.default_rng(0)
     gold = np.searchsorted(np.cumsum(CORPUS[:-1]), rng.random(n))
     scores = rng.normal(size=(n, 7))

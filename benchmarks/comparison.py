@@ -1,7 +1,10 @@
-"""What `erc-llm compare` costs: seconds and memory of the whole command, start of Python and files written included.
+"""Seconds and memory of the whole command `erc-llm compare`, including the start of Python and writing the files.
 
-In: how many utterances. Out: a section of the report; `python -m benchmarks comparison` prints it alone. The tables are
-drawn, no model is needed. Each measurement is a fresh process, which runs the command as the shell would.
+The tables are random. Each measurement is a fresh process that runs the command as the shell does; `python -m
+benchmarks comparison` prints this section alone.
+
+Input: the number of utterances. Output: a section of the report.
+Does not depend on: models, corpora.
 """
 
 from __future__ import annotations
@@ -23,14 +26,14 @@ from erc_llm.errors import UserError
 from erc_llm.predictions import Predictions, PredictionsInfo, write_predictions
 
 SIZES = (1_328, 1_000_000)  # EmoryNLP's `original` test set, and a large one
-LIMITS = {1_328: (5.0, None), 1_000_000: (120.0, 2_000.0)}  # what it may cost: seconds and MB
+LIMITS = {1_328: (5.0, None), 1_000_000: (120.0, 2_000.0)}  # upper limits: seconds and MB
 DRAWS = 10_000
 PER_DIALOGUE, PER_EPISODE = 10, 100
 SPEAKERS = 30
 
 
 def compare(rounds: int, on_run: Callable[[int, Job, Result], None] | None = None) -> Result:
-    """The command on two tables of each size."""
+    """Measure the command on two tables of each size."""
     jobs = [Job(f"{size:,}", "benchmarks.comparison:run", {"utterances": size}) for size in SIZES]
     results = run_alternating(jobs, rounds, on_run)
     return {
@@ -49,7 +52,7 @@ def compare(rounds: int, on_run: Callable[[int, Job, Result], None] | None = Non
 
 
 def run(utterances: int, draws: int = DRAWS) -> Result:
-    """One measurement; drawing and writing the tables is not counted.
+    """One measurement, without drawing and writing the tables.
 
     Raises:
         UserError: The command failed.
@@ -57,7 +60,7 @@ def run(utterances: int, draws: int = DRAWS) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{name}.parquet" for name in ("one", "other")]
         code = f"from benchmarks.comparison import write; write({utterances}, {[str(p) for p in paths]!r})"
-        subprocess.run([sys.executable, "-c", code], check=True)  # its memory must not count as ours
+        subprocess.run([sys.executable, "-c", code], check=True)  # a process of its own, so its memory is not counted
         start = "from erc_llm.cli.app import main; main()"
         command = [sys.executable, "-c", start, "compare", *map(str, paths), "--draws", str(draws), "--out", folder]
         return measure(command)
@@ -67,23 +70,23 @@ def measure(command: list[str]) -> Result:
     """Wall and CPU seconds of a command, and its peak resident memory in MB.
 
     Raises:
-        UserError: It failed.
+        UserError: The command failed.
     """
     began = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     assert process.stderr is not None
     with process.stderr:
-        said = process.stderr.read().decode()
+        errors = process.stderr.read().decode()
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - began
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise UserError(f"{' '.join(command[3:5])} ended with exit code {process.returncode}: {said[-500:]}")
+        raise UserError(f"{' '.join(command[3:5])} ended with exit code {process.returncode}: {errors[-500:]}")
     return {"seconds": seconds, "cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_mb": resident_mb(usage)}
 
 
 def write(utterances: int, paths: list[str]) -> None:
-    """Two tables of drawn answers on the same drawn scenes, with every column that a comparison looks at."""
+    """Write two tables of random predictions on the same random scenes, with every column that a comparison uses."""
     for number, path in enumerate(paths):
         write_predictions(_table(utterances, number), path)
 

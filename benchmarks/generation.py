@@ -1,8 +1,10 @@
-"""What constraints and draws cost: a decoding step that only labels may take against a free one, and the draw of an
-epoch's targets against the epoch.
+"""Cost of constraints and draws: a constrained decoding step against a free one, drawing targets against an epoch.
 
-In: settings. Out: a section of the report. Steps are timed behind the prompt's forward, which both sides share; both
-make as many, more than any label has tokens: constrained rows go on with their end token, free ones with anything.
+Steps are timed after the prompt's forward, which both sides share. Both sides make the same number of steps, more than
+any label has tokens: constrained rows continue with their end token, free rows with any token.
+
+Input: settings. Output: a section of the report.
+Does not depend on: the accuracy of what is generated.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ SCHEME = "inverse_frequency"
 
 
 def compare(settings: Settings, scenes: int | None, rounds: int, on_run: Callable[[int, Job, Result], None]) -> Result:
-    """Both comparisons, each in a fresh process per round; `scenes` are those that the epoch's speed is measured on."""
+    """Both comparisons, each in a fresh process per round; the epoch's speed is measured on `scenes` scenes."""
     arguments = {"settings": asdict(settings)}
     jobs = [
         Job("decoding steps", "benchmarks.generation:run_steps", arguments),
@@ -46,7 +48,7 @@ def compare(settings: Settings, scenes: int | None, rounds: int, on_run: Callabl
 
 
 def run_steps(settings: Mapping[str, Any]) -> Result:
-    """Seconds per decoding step of one batch, free and constrained, in pairs; after one of each that does not count."""
+    """Seconds per decoding step of one batch, free and constrained, in pairs; the first pair is a warm-up."""
     from erc_llm.trees.attention import ATTENTION
 
     work = open_workload(settings, "dev", None, ATTENTION)
@@ -56,7 +58,7 @@ def run_steps(settings: Mapping[str, Any]) -> Result:
         for tree in work.prompter.trees(dialogue, "none")
         for question in tree.questions
     ]
-    prompts = sorted(prompts, key=len)[:BATCH]  # the less a step has to attend to, the more a processor weighs
+    prompts = sorted(prompts, key=len)[:BATCH]  # with short prompts, the logits processor's part of a step is largest
     sides: dict[str, list[float]] = {"free": [], "constrained": []}
     began = time.perf_counter()
     for pair in range(PAIRS + 1):
@@ -75,7 +77,7 @@ def run_steps(settings: Mapping[str, Any]) -> Result:
 
 
 def decode(work: Workload, prompts: list[list[int]], constrained: bool) -> tuple[float, list[list[int]]]:
-    """Seconds per step behind the prompts' own forward, and what was generated."""
+    """Seconds per step after the forward of the prompts, and the generated tokens."""
     from transformers import LogitsProcessorList
 
     from erc_llm.decoding.constrained import LabelProcessor, LabelTrie
@@ -98,7 +100,7 @@ def decode(work: Workload, prompts: list[list[int]], constrained: bool) -> tuple
             hooks,
             max_new_tokens=STEPS,
             pad_token_id=pad_id(tokenizer),
-            eos_token_id=-1,  # no token: both sides make all their steps
+            eos_token_id=-1,  # matches no token, so both sides make all steps
             do_sample=False,
             num_beams=1,
         )
@@ -110,7 +112,7 @@ def decode(work: Workload, prompts: list[list[int]], constrained: bool) -> tuple
 
 
 def run_draws(settings: Mapping[str, Any], scenes: int | None) -> Result:
-    """Seconds of drawing an epoch's targets, and of that epoch at the speed measured on some of its scenes."""
+    """Seconds for drawing the targets of an epoch, and for that epoch at the speed measured on some of its scenes."""
     from benchmarks.training import run_tree
     from benchmarks.workload import read_config
     from erc_llm.build import build_prompter

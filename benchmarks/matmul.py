@@ -1,8 +1,11 @@
-"""How fast this machine multiplies matrices of the model's shapes, and what share of that training and scoring reach.
+"""Matrix multiplication speed at the model's shapes, and the fraction of it that training and scoring reach.
 
-The share counts 4 floating point operations per non-embedding parameter and token in training (forward, and the
-gradient by the inputs; frozen weights need no gradient of their own) and 2 in scoring. The language-model head,
-attention and the adapter's own products are not counted, so the share is a lower bound. In: settings. Out: a section.
+The fraction counts 4 floating point operations per non-embedding parameter and token in training (forward, and the
+gradient with respect to the inputs; frozen weights need no gradient) and 2 in scoring. The language-model head,
+attention and the adapter's products are not counted, so the fraction is a lower bound.
+
+Input: settings. Output: a section of the report.
+Does not depend on: corpora.
 """
 
 from __future__ import annotations
@@ -27,12 +30,12 @@ _LEAST_REPEATS = 3
 
 
 def measure(settings: Settings) -> Result:
-    """Run it in a fresh process."""
+    """Measure in a fresh process."""
     return run_job(Job("matmul", "benchmarks.matmul:run", {"settings": asdict(settings)}))
 
 
 def run(settings: Mapping[str, Any]) -> Result:
-    """GFLOP/s by precision, rows and shape; `reached` weighs the shapes as the model has them, without the head."""
+    """GFLOP/s by precision, rows and shape; `reached` weights the shapes by their number in the model, without head."""
     import torch
 
     work = open_workload(settings, "train", 1, "sdpa")
@@ -63,7 +66,7 @@ def run(settings: Mapping[str, Any]) -> Result:
 
 
 def shapes_of(model: Any) -> tuple[Counter[tuple[int, int]], tuple[int, int], int]:
-    """How often each (inputs, outputs) of a linear layer occurs, the head's shape, non-embedding parameters."""
+    """Number of linear layers by (inputs, outputs), the head's shape, and the number of non-embedding parameters."""
     import torch
 
     head = model.get_output_embeddings()
@@ -73,7 +76,7 @@ def shapes_of(model: Any) -> tuple[Counter[tuple[int, int]], tuple[int, int], in
         if isinstance(m, torch.nn.Linear) and m is not head
     )
     kept_out = {id(head.weight), id(model.get_input_embeddings().weight)}
-    # A 4-bit layer packs its weights; its shape counts, not its storage.
+    # A 4-bit layer packs its weights, so its parameters are counted by its shape.
     packed = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Linear)}
     others = sum(p.numel() for p in model.parameters() if id(p) not in kept_out | packed)
     return shapes, (head.in_features, head.out_features), others + sum(a * b * n for (a, b), n in shapes.items())
@@ -89,7 +92,7 @@ def seconds_of(rows: int, inputs: int, outputs: int, dtype: torch.dtype, device:
     with torch.inference_mode():
         began = time.perf_counter()
         torch.nn.functional.linear(x, w)
-        # Emulated precisions take seconds for a product; one look says so.
+        # Emulated precisions take seconds per product; the first one shows that.
         repeats = _LEAST_REPEATS if time.perf_counter() - began < 1 else 1
         while len(spent) < repeats or sum(spent) < _LEAST_SECONDS:
             began = time.perf_counter()
@@ -101,7 +104,7 @@ def seconds_of(rows: int, inputs: int, outputs: int, dtype: torch.dtype, device:
 
 
 def shares(matmul: Result, sections: Mapping[str, Result]) -> Result:
-    """Tokens per second of our side as a share of the multiply speed, in the precision used and in bf16."""
+    """The fraction of the multiplication speed that the token tree reaches, in the precision used and in bf16."""
     found = {}
     for use, operations in OPERATIONS.items():
         if use in sections:

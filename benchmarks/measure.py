@@ -44,9 +44,9 @@ class Job:
     """One side of a comparison.
 
     Attributes:
-        name: What it is called in tables.
-        function: Where it is, as `module:function`; returns a JSON-able dict.
-        arguments: Its keyword arguments, JSON-able.
+        name: Name in tables.
+        function: The function as `module:function`; it returns a dict that JSON can represent.
+        arguments: Keyword arguments of the function, which JSON can represent.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """A figure of one side over that of another, round by round.
+    """A measured value of one side divided by that of another, round by round.
 
     Attributes:
         values: One ratio per round.
@@ -79,7 +79,7 @@ def run_job(job: Job) -> Result:
     """Run a job in a fresh process.
 
     Raises:
-        JobError: It failed; the message ends with the last lines that it wrote.
+        JobError: The job failed; the message ends with the last lines of its output.
     """
     with tempfile.TemporaryDirectory() as folder:
         request, answer = Path(folder) / "request.json", Path(folder) / "answer.json"
@@ -136,7 +136,7 @@ def _die_with(pipe: int) -> None:
 def run_alternating(
     jobs: Sequence[Job], rounds: int, on_run: Callable[[int, Job, Result], None] | None = None
 ) -> dict[str, list[Result]]:
-    """Run every job once per round, every other round backwards; results by name, in round order."""
+    """Run every job once per round, in reverse order every other round; returns name to results, in round order."""
     results: dict[str, list[Result]] = {job.name: [] for job in jobs}
     for number in range(rounds):
         for job in jobs if number % 2 == 0 else jobs[::-1]:
@@ -158,7 +158,7 @@ def speeds(results: Sequence[Result], count: str) -> list[float]:
 
 
 def summary(results: Sequence[Result], count: str) -> Result:
-    """Medians of one side over its runs; `count` names what it is paid for."""
+    """Medians of one side over its runs; `count` names the unit of work, such as `utterances`."""
     return {
         f"{count}_per_second": median(speeds(results, count)),
         "tokens_per_second": median(speeds(results, "tokens")),
@@ -170,7 +170,7 @@ def summary(results: Sequence[Result], count: str) -> Result:
 
 
 class Meter:
-    """Measures one stretch of work on a model: seconds, tokens that the model embeds (padding too), peak memory.
+    """Measures one piece of work on a model: seconds, tokens that the model embeds (padding too), peak memory.
 
     Use as a context manager, or call `start` and `stop`.
     """
@@ -190,22 +190,22 @@ class Meter:
         self.stop()
 
     def start(self) -> None:
-        """Begin; whatever was done before is warm-up."""
+        """Start; everything before is warm-up."""
         self._tokens, self._result = 0, {"before_mb": peak_mb(self._device)}
         self._hook = self._embeddings.register_forward_pre_hook(self._count)
         self._wait()
         self._began = time.perf_counter()
 
     def stop(self) -> None:
-        """End."""
+        """Stop."""
         self._wait()
         self._result["seconds"] = time.perf_counter() - self._began
         self._hook.remove()
         self._result |= {"tokens": self._tokens, "peak_mb": peak_mb(self._device)}
 
-    def result(self, **figures: Any) -> Result:
-        """What was measured, and further figures of the same run."""
-        return self._result | figures
+    def result(self, **further: Any) -> Result:
+        """The measured values, and further values of the same run."""
+        return self._result | further
 
     def _count(self, _: Any, inputs: tuple[Any, ...]) -> None:
         self._tokens += inputs[0].numel()
@@ -227,7 +227,7 @@ def peak_mb(device: torch.device) -> float:
 
 
 def resident_mb(usage: resource.struct_rusage) -> float:
-    """The largest resident set of what the usage is of, in MB."""
+    """The largest resident set of a resource usage, in MB."""
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 

@@ -1,7 +1,10 @@
-"""The peers: one prompt per utterance, as people train and label today, on transformers' own `sdpa` attention.
+"""The peers of the benchmarks: one prompt per utterance, on transformers' own `sdpa` attention.
 
-In: token trees. Out: the very same prompts, answers and targets as plain rows (root paths), and what TRL's SFTTrainer,
-`generate` and log-likelihood requests make of them. Knows nothing of forests: nothing here shares a prefix.
+The peers are TRL's SFTTrainer, `generate` and log-likelihood requests. They get the same prompts, answers and targets
+as the token trees, as plain rows (the root paths), and share no prefix.
+
+Input: token trees. Output: rows, and the results of the peers on them.
+Does not depend on: forests, tree attention.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
     from erc_llm.trees.tree import TokenTree
     from erc_llm.tuning.trainer import FitSettings
 
-IGNORED = -100  # of transformers' losses
+IGNORED = -100  # label that the losses of transformers ignore
 NEW_TOKENS = 10
 
 
@@ -27,7 +30,7 @@ class Prompt:
     """One utterance's prompt.
 
     Attributes:
-        ids: From the first token to the answer's header: the question's root path.
+        ids: Token ids from the first token to the answer's header: the question's root path.
         answers: Token ids of its answers, end tokens included, in the order of `labels`.
         labels: Label index of each answer.
     """
@@ -38,7 +41,7 @@ class Prompt:
 
 
 def prompts_of(trees: Sequence[TokenTree]) -> list[Prompt]:
-    """Every question of every tree as a prompt of its own, in order."""
+    """Each question of each tree as a separate prompt, in order."""
     return [
         Prompt(
             tuple(tree.token_ids[tree.root_path(question.last)].tolist()),
@@ -51,7 +54,7 @@ def prompts_of(trees: Sequence[TokenTree]) -> list[Prompt]:
 
 
 def training_rows(trees: Sequence[TokenTree]) -> list[dict[str, list[int]]]:
-    """Gold trees as rows for TRL: ids, and labels that leave out everything but the answer."""
+    """Gold trees as rows for TRL: token ids, and labels that ignore everything except the answer."""
     return [
         {"input_ids": [*p.ids, *answer], "labels": [IGNORED] * len(p.ids) + list(answer)}
         for p in prompts_of(trees)
@@ -69,7 +72,7 @@ def fit_trl(
     folder: Path,
     callbacks: Sequence[TrainerCallback],
 ) -> None:
-    """One epoch of plain SFTTrainer: length-grouped batches of `batch_size` rows, padded or as one flat row."""
+    """Train one epoch with plain SFTTrainer: length-grouped batches of `batch_size` rows, padded or as one flat row."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
@@ -108,7 +111,7 @@ def fit_trl(
 
 
 def by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Indices in batches of like length, longest first."""
+    """Indices in batches of similar length, longest first."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
@@ -117,14 +120,14 @@ def by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
 def generate_answers(
     model: Any, tokenizer: Any, prompts: Sequence[Prompt], batch_size: int, constrained: bool
 ) -> list[list[int]]:
-    """Greedy answers of `generate`, left-padded, length-sorted; at most ten new tokens, ended by the end of turn.
+    """Greedy answers of `generate`, left-padded, sorted by length; at most ten new tokens, ended by the end of turn.
 
     Args:
         model: The model.
         tokenizer: Its tokenizer.
         prompts: One per utterance.
-        batch_size: Prompts at once.
-        constrained: Only beginnings of the prompts' answers are allowed, by `prefix_allowed_tokens_fn`.
+        batch_size: Number of prompts per batch.
+        constrained: Whether `prefix_allowed_tokens_fn` allows only the answers of the prompts.
     """
     import torch
 
@@ -152,7 +155,7 @@ def generate_answers(
 
 
 def _allowed_after(answers: Sequence[Sequence[int]], eos: int) -> Callable[[Sequence[int]], list[int]]:
-    """What may follow the tokens generated so far; after a whole answer, or its end of turn, only that."""
+    """A function from the tokens generated so far to those allowed next; after a whole answer, only the end of turn."""
 
     def allowed(done: Sequence[int]) -> list[int]:
         if eos in done:
@@ -164,7 +167,7 @@ def _allowed_after(answers: Sequence[Sequence[int]], eos: int) -> Callable[[Sequ
 
 
 def answered_label(prompt: Prompt, generated: Sequence[int], eos: int) -> int | None:
-    """The label that generated tokens spell up to the end of turn; None if they spell none."""
+    """The label whose answer the generated tokens are, up to the end of turn; None if there is none."""
     for label, answer in zip(prompt.labels, prompt.answers, strict=True):
         until = answer.index(eos) + 1 if eos in answer else len(answer)
         if tuple(generated[:until]) == answer[:until]:
@@ -173,10 +176,10 @@ def answered_label(prompt: Prompt, generated: Sequence[int], eos: int) -> int | 
 
 
 def answer_token_log_likelihoods(model: Any, prompts: Sequence[Prompt], batch_size: int) -> list[list[list[float]]]:
-    """Log-likelihood requests as lm-evaluation-harness makes them: one full sequence per prompt and answer.
+    """Log-likelihood requests as in lm-evaluation-harness: one full sequence per prompt and answer.
 
-    Its model call gives logits at every position, which are normalised as a whole; requests are sorted by length and
-    right-padded, the last token of each is not read. Returns log-probabilities by prompt, answer and answer token.
+    The model returns logits at every position, and all of them are normalised; requests are sorted by length and
+    right-padded, and the last token of each is not read. Returns log-probabilities by prompt, answer and answer token.
     """
     import torch
 

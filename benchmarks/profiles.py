@@ -1,8 +1,10 @@
-"""What profiles cost: seconds and memory for all scenes of a corpus, and how that grows when the corpus is repeated.
+"""Seconds and memory for the profiles of all scenes of a corpus, and their growth when the corpus is repeated.
 
-In: settings. Out: a section of the report. Repetitions come later in time than what they repeat, so that every history
-grows as it would in a longer series. What an encoder takes for its embeddings, once for each text, is told apart. Each
-measurement is a fresh process.
+Repetitions come later in time than the original, so that every history grows as in a longer series. An encoder embeds
+each text once; that time is reported separately. Each measurement is a fresh process.
+
+Input: settings. Output: a section of the report.
+Does not depend on: language models.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ ARMS: Mapping[str, Mapping[str, str]] = {
 
 
 def compare(settings: Settings, rounds: int, on_run: Callable[[int, Job, Result], None]) -> Result:
-    """Every arm on every length of the corpus."""
+    """Measure every arm on every length of the corpus."""
     arguments = {"settings": asdict(settings)}
     jobs = [
         Job(_name(arm, times), "benchmarks.profiles:run", {**arguments, "profile": dict(profile), "times": times})
@@ -58,15 +60,15 @@ def _section(results: Mapping[str, list[Result]], arm: str) -> Result:
 
 
 def _lengths(arm: str) -> tuple[int, ...]:
-    """An encoder embeds each text once, however often it is told again; it takes minutes on a slow CPU."""
+    """Numbers of repetitions; one for an encoder, which embeds each text once and takes minutes on a slow CPU."""
     return TIMES[:1] if "encoder" in ARMS[arm] else TIMES
 
 
 def run(settings: Mapping[str, Any], profile: Mapping[str, str], times: int) -> Result:
-    """All profiles of a corpus that is told `times` times over; reading it is not counted.
+    """Write all profiles of a corpus that is repeated `times` times; reading it is not counted.
 
-    With an encoder, `seconds` are those of a second time over, when every text has been embedded, and
-    `embedding_seconds` are what the first time took more: loading it, embedding lines and what they are compared with.
+    With an encoder, `seconds` is the time of a second pass, when every text has been embedded, and
+    `embedding_seconds` the additional time of the first pass: loading the encoder and embedding lines and queries.
     """
     from erc_llm.build import build_profiler
     from erc_llm.config import CorpusConfig, load_config
@@ -74,15 +76,15 @@ def run(settings: Mapping[str, Any], profile: Mapping[str, str], times: int) -> 
 
     config = load_config(settings["config"], settings["overrides"])
     corpus = open_corpus(CorpusConfig(path=settings["corpus"]), config.label_set())
-    told = _told_over(corpus, times)
+    repeated = _repeated(corpus, times)
     before = resident_mb(getrusage(RUSAGE_SELF))
     began = time.perf_counter()
-    profiler = build_profiler(config.profile.model_copy(update=dict(profile)), told, seed=config.seed)
-    profiles = sum(len(profiler.profiles(dialogue)) for dialogue in told.dialogues())
+    profiler = build_profiler(config.profile.model_copy(update=dict(profile)), repeated, seed=config.seed)
+    profiles = sum(len(profiler.profiles(dialogue)) for dialogue in repeated.dialogues())
     first = seconds = time.perf_counter() - began
     if "encoder" in profile:
         began = time.perf_counter()
-        for dialogue in told.dialogues():
+        for dialogue in repeated.dialogues():
             profiler.profiles(dialogue)
         seconds = time.perf_counter() - began
     return {
@@ -94,8 +96,8 @@ def run(settings: Mapping[str, Any], profile: Mapping[str, str], times: int) -> 
     }
 
 
-def _told_over(corpus: Corpus, times: int) -> Corpus:
-    """A corpus that goes on with itself, season after season."""
+def _repeated(corpus: Corpus, times: int) -> Corpus:
+    """A corpus followed by repetitions of itself, with later seasons."""
     seasons = 1 + max(d.season or 0 for d in corpus.dialogues())
     splits = {
         split: tuple(

@@ -1,6 +1,7 @@
-"""The benchmarks' figures for people: tables in the terminal, and the same rows as Markdown for the README.
+"""Benchmark reports: tables in the terminal, and the same rows as Markdown for the README.
 
-In: the sections that were measured. Out: rich tables, or Markdown. Computes nothing but shares of what is there.
+Input: the sections that were measured. Output: rich tables, or Markdown.
+Does not depend on: how the sections are measured.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class ReportTable:
     notes: tuple[str, ...] = ()
 
 
-def sheets(report: Result) -> list[ReportTable]:
+def tables(report: Result) -> list[ReportTable]:
     """The tables of all sections that were measured."""
     makers = {
         "training": _training,
@@ -47,32 +48,32 @@ def sheets(report: Result) -> list[ReportTable]:
     return found
 
 
-def print_sheets(report: Result, console: Console) -> None:
-    """Everything, in the terminal."""
-    for sheet in sheets(report):
-        print_sheet(sheet, console)
+def print_tables(report: Result, console: Console) -> None:
+    """Print all tables of a report, and the conditions of the measurement."""
+    for table in tables(report):
+        print_table(table, console)
     console.print(_conditions(report), style="dim")
 
 
-def print_sheet(sheet: ReportTable, console: Console) -> None:
-    """One table, in the terminal."""
-    table = Table(title=sheet.title, title_justify="left", title_style="bold")
-    for i, column in enumerate(sheet.columns):
-        table.add_column(column, justify="left" if i == 0 else "right")
-    for row in sheet.rows:
-        table.add_row(*row)
-    console.print(table)
-    for note in sheet.notes:
+def print_table(table: ReportTable, console: Console) -> None:
+    """Print one table with its notes."""
+    drawn = Table(title=table.title, title_justify="left", title_style="bold")
+    for i, column in enumerate(table.columns):
+        drawn.add_column(column, justify="left" if i == 0 else "right")
+    for row in table.rows:
+        drawn.add_row(*row)
+    console.print(drawn)
+    for note in table.notes:
         console.print(f"  {note}", markup=False, highlight=False)
 
 
 def as_markdown(report: Result) -> str:
-    """The same, for the README."""
+    """The same tables as Markdown, for the README."""
     parts = []
-    for sheet in sheets(report):
-        align = ["---", *["---:"] * (len(sheet.columns) - 1)]
-        lines = [f"| {' | '.join(row)} |" for row in (sheet.columns, align, *sheet.rows)]
-        parts.append(f"**{sheet.title}**\n\n" + "\n".join(lines) + "".join(f"\n\n{note}" for note in sheet.notes))
+    for table in tables(report):
+        align = ["---", *["---:"] * (len(table.columns) - 1)]
+        lines = [f"| {' | '.join(row)} |" for row in (table.columns, align, *table.rows)]
+        parts.append(f"**{table.title}**\n\n" + "\n".join(lines) + "".join(f"\n\n{note}" for note in table.notes))
     return "\n\n".join(parts) + f"\n\n{_conditions(report)}\n"
 
 
@@ -254,7 +255,7 @@ def _comparison(section: Result) -> ReportTable:
 
 
 def _limit(found: Result, place: int) -> str:
-    """What a measurement may be; reports from before limits were kept have none."""
+    """The upper limit of a measurement; reports written before limits were recorded have none."""
     limit = found.get("limits", (None, None))[place]
     return "" if limit is None else f"{limit:,.0f}"
 

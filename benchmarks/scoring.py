@@ -1,6 +1,7 @@
-"""Scoring: one forward per forest against generating an answer, or asking for seven likelihoods, per utterance.
+"""Scoring speed: one forward per forest, against generating an answer or requesting all likelihoods per utterance.
 
-In: settings. Out: a section of the report with speeds, ratios, memory, and where labels differ and why.
+Input: settings. Output: a section of the report: speeds, ratios, memory, and the predictions that differ, with reasons.
+Does not depend on: the accuracy of the predictions.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from benchmarks.workload import Settings, Workload, open_workload
 
 TREE, GENERATE, CONSTRAINED, REQUESTS = "token tree", "generate", "generate, constrained", "likelihood requests"
 SPLIT = "dev"
-# Vocabulary logits at every position of a request make large batches of them a matter of memory.
+# A request returns vocabulary logits at every position, so memory limits its batch size.
 BATCH_SIZES = {GENERATE: (4, 8, 16, 32), CONSTRAINED: (4, 8, 16, 32), REQUESTS: (2, 4, 8)}
-TRIED_PROMPTS = {GENERATE: 32, CONSTRAINED: 32, REQUESTS: 4}  # a prompt is one sequence there, one per label here
+TRIED_PROMPTS = {GENERATE: 32, CONSTRAINED: 32, REQUESTS: 4}  # a prompt is one sequence; for requests, one per label
 
 
 def compare(settings: Settings, scenes: int | None, rounds: int, on_run: Callable[[int, Job, Result], None]) -> Result:
-    """Run all sides; speeds in utterances per second."""
+    """Measure all sides; speeds in utterances per second."""
     arguments = {"settings": asdict(settings), "scenes": scenes}
     jobs = [Job(TREE, "benchmarks.scoring:run_tree", arguments)]
     sizes = {}
@@ -60,7 +61,7 @@ def _as_json(value: Ratio) -> Result:
 
 
 def run_tree(settings: Mapping[str, Any], scenes: int | None) -> Result:
-    """Exact label distributions from token trees."""
+    """Compute exact label distributions with token trees."""
     from erc_llm.decoding.scoring import batch_by_rows, score_trees
     from erc_llm.models.devices import keep_freed_memory
     from erc_llm.trees.attention import ATTENTION
@@ -90,7 +91,7 @@ def run_tree(settings: Mapping[str, Any], scenes: int | None) -> Result:
 
 
 def run_peer(settings: Mapping[str, Any], scenes: int | None, peer: str, batch_size: int) -> Result:
-    """One of the peers on one prompt per utterance."""
+    """Run one of the peers with one prompt per utterance."""
     work = open_workload(settings, SPLIT, scenes, "sdpa")
     prompts = _prompts(work)
     _answer(work, sorted(prompts, key=lambda p: -len(p.ids))[:batch_size], peer, batch_size)
@@ -101,7 +102,7 @@ def run_peer(settings: Mapping[str, Any], scenes: int | None, peer: str, batch_s
 
 
 def try_batch_sizes(settings: Mapping[str, Any], scenes: int | None, peer: str) -> Result:
-    """Utterances per second of a peer on a few prompts of all lengths, for several batch sizes; and the best."""
+    """Utterances per second of a peer by batch size, on a few prompts of all lengths, and the fastest size."""
     work = open_workload(settings, SPLIT, scenes, "sdpa")
     prompts = sorted(_prompts(work), key=lambda p: len(p.ids))
     most = TRIED_PROMPTS[peer]
@@ -135,11 +136,11 @@ def _best(prompt: Prompt, tokens: Sequence[Sequence[float]]) -> Result:
 
 
 def agreement(answers: Mapping[str, Result]) -> Result:
-    """Where our most probable label is another one than a peer's, with the numbers that explain it.
+    """Utterances for which the token tree and a peer disagree, with the numbers that explain it.
 
-    A likelihood request asks for the same number as we compute, so a flip there is a near tie: the gap says how near.
-    Constrained generation takes the most probable token at each step; where two labels part, it compares one token
-    (`token`), we compare the rest of the label (`sequence`, whole answers): both are given for both labels.
+    A likelihood request computes the same number as the token tree, so a difference there is a near tie (see `gap`).
+    Constrained generation takes the most probable token at each step: where two labels diverge it compares one token
+    (`token`), whereas the token tree compares whole answers (`sequence`). Both numbers are given for both labels.
     """
     ours, ids = answers[TREE]["answers"], answers[TREE]["ids"]
     names, tokens = answers[TREE]["names"], [a["tokens"] for a in answers[REQUESTS]["answers"]]

@@ -1,8 +1,11 @@
-"""A real server against local generation: the same text for every target, and no row lost or doubled when killed.
+"""A real server against local generation: checks for equal texts, and that a killed run loses or repeats no row.
 
-`transformers serve` is started on loopback in float32. `erc-llm predict --endpoint` asks it once without a break, and
-once killed half-way (SIGKILL) and started again; the prompts, as joined token ids, are then continued here, greedily,
-one by one as that server does. Prints and writes which texts differ, and why.
+`transformers serve` is started on loopback in float32. `erc-llm predict --endpoint` runs once without interruption, and
+once killed half-way (SIGKILL) and started again. Then the prompts, as joined token ids, are continued here, greedily
+and one by one, as the server does.
+
+Input: a model, a corpus, a template. Output: a report of the texts that differ and the reasons, printed and as JSON.
+Does not depend on: adapters; the server loads a base model.
 
     pip install 'transformers[serving]'
     python -m benchmarks.served --corpus sample --split test --template instruct --out docs/results/served.json
@@ -41,7 +44,7 @@ from erc_llm.prompting.messages import PromptText, prompt_texts
 from erc_llm.prompting.prompter import Prompter
 from erc_llm.recipes.data import open_corpus
 
-NEEDED = ("fastapi", "uvicorn")  # of transformers[serving], beyond what erc-llm[endpoint] brings
+NEEDED = ("fastapi", "uvicorn")  # packages of transformers[serving] that erc-llm[endpoint] does not install
 _RECEIVED = "[Request received]"  # the server logs it for every prompt
 _MAIN = "from transformers.cli.transformers import main; main()"
 
@@ -52,13 +55,13 @@ class Flip:
 
     Attributes:
         target: Dialogue and utterance.
-        served: What the server wrote.
-        local: What was written here.
+        served: Text from the server.
+        local: Text generated here.
         same_ids: Whether the server reads the same token ids.
-        explained: Whether the ids that the server reads, continued here, give its text: then nothing but a merge across
-            a seam, which joined ids do not make, lies between the two.
-        margin: Difference of the two largest logits where the texts part, here, in nats; None where one only ends
-            earlier.
+        explained: Whether the ids that the server reads, continued here, give the server's text: then the only
+            difference is a merge across a seam, which joined ids do not have.
+        margin: Difference of the two largest local logits where the texts diverge, in nats; None if one text is a
+            beginning of the other.
     """
 
     target: str
@@ -71,21 +74,21 @@ class Flip:
 
 @dataclass(frozen=True)
 class Report:
-    """What was found.
+    """The result of the check.
 
     Attributes:
-        model: The model, in words.
-        template: Of the prompt.
-        targets: How many were asked about.
-        other_ids: Prompts whose ids on the server, one text in one piece, differ from the joined ids.
-        same_text: Targets with the same text served and local.
-        flips: The others.
-        invalid: Targets whose served text spells no label.
-        seconds: Of the run without a break.
-        kept_at_kill: Answers in the journal when it was killed.
-        asked: Prompts the server got in the killed run and in the one that went on.
-        same_rows: Whether the table of the killed run equals the other, row by row and column by column.
-        rows: Rows of that table.
+        model: Description of the model.
+        template: Name of the prompt template.
+        targets: Number of targets.
+        other_ids: Number of prompts whose ids on the server, tokenised in one piece, differ from the joined ids.
+        same_text: Number of targets with equal served and local texts.
+        flips: The other targets.
+        invalid: Number of targets whose served text names no label.
+        seconds: Duration of the uninterrupted run.
+        kept_at_kill: Number of answers in the journal when the run was killed.
+        asked: Number of prompts that the server got in the killed run and in the continued one.
+        same_rows: Whether the tables of both runs are equal, row by row and column by column.
+        rows: Number of rows of the interrupted run's table.
     """
 
     model: str
@@ -111,7 +114,7 @@ class Server:
     log: Path
 
     def received(self) -> int:
-        """Prompts that it got so far."""
+        """Number of prompts received so far."""
         return self.log.read_text(encoding="utf-8", errors="replace").count(_RECEIVED)
 
 
@@ -120,12 +123,12 @@ def transformers_serve(model: Path, log: Path, python: str = sys.executable, pat
     """A server on a free port of loopback, in float32 on the CPU, until the block ends.
 
     Raises:
-        UserError: It did not start; the message has the end of its log.
+        UserError: The server did not start; the message contains the end of its log.
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [python, "-c", _MAIN, "serve", str(model), "--dtype", "float32", "--device", "cpu"]
-    hub = log.with_name("hub")  # it lists the models in this folder, and fails where there is none
+    hub = log.with_name("hub")  # the server lists the models in this folder, and fails if it is missing
     hub.mkdir(exist_ok=True)
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(hub)}
     with open(log, "wb") as file:
@@ -152,14 +155,14 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path, patience: f
 
 
 def predict_command(server: Server, config: Path, corpus: str, split: str, out: Path) -> list[str]:
-    """The command that asks the server."""
+    """The command that predicts with the server."""
     arguments = ["predict", str(config), corpus, "--split", split, "--out", str(out)]
     options = ["--endpoint", server.url, "--model", server.model, "--timeout", "600", "--concurrency", "2"]
     return [sys.executable, "-c", "from erc_llm.cli.app import main; main()", *arguments, *options]
 
 
 def run_killed(command: Sequence[str], out: Path, answers: int) -> int:
-    """Start a run, kill it once it keeps so many answers; returns how many it kept."""
+    """Start a run and kill it once `answers` answers are in its journal; returns the number of answers there."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         while process.poll() is None and _kept(out) < answers:
@@ -177,7 +180,7 @@ def _kept(out: Path) -> int:
 
 
 def server_ids(prompter: Prompter, prompt: PromptText) -> tuple[int, ...]:
-    """The ids that a server reads, which tokenises in one piece what it is sent."""
+    """The ids that a server reads, which tokenises the text in one piece."""
     tokenizer: Any = prompter.frame.encoder.tokenizer
     if not prompt.messages:
         return tuple(tokenizer(prompt.text)["input_ids"])
@@ -188,7 +191,7 @@ def server_ids(prompter: Prompter, prompt: PromptText) -> tuple[int, ...]:
 
 
 def continue_locally(loaded: LoadedModel, prompter: Prompter, prompt: Sequence[int]) -> tuple[str, list[float]]:
-    """Greedy text behind token ids, and the margin of each of its tokens over the next best."""
+    """Greedy continuation of token ids as text, and the margin of each of its tokens over the second best."""
     import torch
 
     ids = torch.tensor([list(prompt)])
@@ -210,7 +213,7 @@ def continue_locally(loaded: LoadedModel, prompter: Prompter, prompt: Sequence[i
 def find_flips(
     loaded: LoadedModel, prompter: Prompter, dialogues: Sequence[Dialogue], table: Predictions
 ) -> tuple[int, list[Flip]]:
-    """How many prompts have other ids on the server, and the targets whose text differs."""
+    """The number of prompts with other ids on the server, and the targets whose text differs."""
     assert table.raw_answer is not None
     served = dict(zip(table.keys, table.raw_answer, strict=True))
     others, flips = 0, []
@@ -231,14 +234,14 @@ def find_flips(
 
 
 def _parting(tokenizer: Any, one: str, other: str) -> int:
-    """The first token, of one text, where two texts differ."""
+    """Index of the first token of `one` at which two texts differ."""
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (one, other)]
     return next((k for k, pair in enumerate(zip(*ids, strict=False)) if pair[0] != pair[1]), min(map(len, ids)))
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Two runs against a server: one without a break, one killed and started again."""
+    """Two runs against a server: one uninterrupted, one killed and started again."""
 
     whole: Predictions
     broken: Predictions
@@ -248,7 +251,7 @@ class Asked:
 
 
 def ask_twice(server: Server, config: Path, corpus: str, split: str, targets: int) -> Asked:
-    """Ask a server about a split, twice; the second run is killed when half of it is answered."""
+    """Predict a split with a server twice; the second run is killed once half of it is answered."""
     whole, broken = config.with_name("whole.parquet"), config.with_name("broken.parquet")
     began = time.monotonic()
     subprocess.run(predict_command(server, config, corpus, split, whole), check=True, stdout=subprocess.DEVNULL)
@@ -263,7 +266,7 @@ def ask_twice(server: Server, config: Path, corpus: str, split: str, targets: in
 
 
 def compare(base: str, corpus: str, split: str, template: str, python: str, folder: Path) -> Report:
-    """Everything, in a folder for scratch files.
+    """Run the whole check, with temporary files in `folder`.
 
     Raises:
         UserError: The model is not on this machine, or the server does not start.
@@ -300,12 +303,12 @@ def compare(base: str, corpus: str, split: str, template: str, python: str, fold
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run; exit code 2 is the user's mistake."""
+    """Run the check; returns exit code 2 for a mistake of the user."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.served", description=__doc__)
-    parser.add_argument("--model", default="smollm2-135m-instruct", help="a model folder, or this alias")
-    parser.add_argument("--corpus", default="sample", help="a corpus")
-    parser.add_argument("--split", default="test", help="which split of it")
-    parser.add_argument("--template", default="instruct", choices=("instruct", "plain"), help="of the prompt")
+    parser.add_argument("--model", default="smollm2-135m-instruct", help="model folder, or this alias")
+    parser.add_argument("--corpus", default="sample", help="corpus file or folder, or sample")
+    parser.add_argument("--split", default="test", help="split to predict")
+    parser.add_argument("--template", default="instruct", choices=("instruct", "plain"), help="prompt template")
     parser.add_argument("--python", default=sys.executable, help="an interpreter with transformers[serving]")
     parser.add_argument("--out", type=Path, help="also write the report as JSON")
     options = parser.parse_args(arguments)
@@ -313,7 +316,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         missing = [name for name in NEEDED if options.python == sys.executable and find_spec(name) is None]
         if missing:
-            raise UserError(f"no {' and no '.join(missing)} here: pip install 'transformers[serving]', or see --python")
+            raise UserError(
+                f"{', '.join(missing)} not installed; run pip install 'transformers[serving]', or give --python an "
+                "interpreter that has it"
+            )
         with tempfile.TemporaryDirectory() as scratch:
             report = compare(
                 options.model, options.corpus, options.split, options.template, options.python, Path(scratch)

@@ -1,8 +1,10 @@
-"""Training: one token tree per scene against TRL's SFTTrainer with one prompt per utterance.
+"""Training speed: one token tree per scene, against TRL's SFTTrainer with one prompt per utterance.
 
-Same scenes, prompt, full past context, targets, LoRA adapter, precision and token budget of a step; both through a
-trainer's whole loop. Ours builds its trees inside the loop, theirs reads prepared ids. In: settings. Out: a section
-of the report.
+Both sides have the same scenes, prompt, full past context, targets, LoRA adapter, precision and token budget of a step,
+and run a trainer's whole loop. The token-tree side builds its trees inside the loop; TRL reads prepared token ids.
+
+Input: settings. Output: a section of the report.
+Does not depend on: the accuracy of what is trained.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ TREE, TRL, PADDING_FREE = "token tree", "TRL, length-grouped", "TRL, padding-fre
 def compare(
     settings: Settings, scenes: int | None, rounds: int, padding_free: bool, on_run: Callable[[int, Job, Result], None]
 ) -> Result:
-    """Run all sides; speeds in labelled utterances per second."""
+    """Measure all sides; speeds in labelled utterances per second."""
     arguments = {"settings": asdict(settings), "scenes": scenes}
     jobs = [
         Job(TREE, "benchmarks.training:run_tree", arguments),
@@ -61,7 +63,7 @@ def compare(
 
 
 def run_tree(settings: Mapping[str, Any], scenes: int | None) -> Result:
-    """One epoch over the scenes as token trees."""
+    """Train one epoch on the scenes as token trees."""
     from erc_llm.trees.attention import ATTENTION, forest_logits
     from erc_llm.trees.forest import pack, rows_of
     from erc_llm.trees.likelihoods import answer_log_likelihoods
@@ -94,7 +96,7 @@ def run_tree(settings: Mapping[str, Any], scenes: int | None) -> Result:
 
 
 def run_trl(settings: Mapping[str, Any], scenes: int | None, padding_free: bool) -> Result:
-    """One epoch over the same targets, each with a prompt of its own, in TRL's trainer."""
+    """Train one epoch on the same targets with TRL's trainer, one prompt per target."""
     import torch
 
     work = open_workload(settings, "train", scenes, "sdpa")
@@ -122,7 +124,7 @@ def run_trl(settings: Mapping[str, Any], scenes: int | None, padding_free: bool)
 
 
 def adapted(work: Workload) -> Any:
-    """The model with a fresh adapter, as a training begins."""
+    """The model with a new adapter, as at the start of a training run."""
     from erc_llm.models.adapters import attach_lora
 
     lora = work.config.lora
@@ -137,7 +139,7 @@ def adapted(work: Workload) -> Any:
 
 
 def training_plan(work: Workload) -> FitSettings:
-    """The configuration's numbers, for both trainers."""
+    """The training settings of the configuration, for both trainers."""
     import torch
 
     from erc_llm.tuning.trainer import FitSettings
@@ -161,11 +163,11 @@ def training_plan(work: Workload) -> FitSettings:
 
 
 def clock(meter: Meter) -> TrainerCallback:
-    """Starts the meter when the training loop begins and stops it when that ends."""
+    """A callback that starts the meter when the training loop begins and stops it when the loop ends."""
     from transformers import TrainerCallback
 
     class Clock(TrainerCallback):
-        """The meter's two events; a class here, so that the process that starts jobs need not import torch."""
+        """Defined inside the function, so that the process that starts the jobs need not import torch."""
 
         def on_train_begin(self, *_: Any, **__: Any) -> None:
             """Start."""
@@ -179,7 +181,7 @@ def clock(meter: Meter) -> TrainerCallback:
 
 
 def _warm_up(model: Any, loss: Callable[[], torch.Tensor]) -> None:
-    """One forward and backward, so that no side pays for what is done once."""
+    """One forward and backward, so that one-time costs are not measured."""
     model.train()
     loss().backward()
     model.zero_grad(set_to_none=True)

@@ -1,8 +1,9 @@
-"""The trials behind the defaults, as a table re-made from their run directories.
+"""Table of the trials behind the defaults, made from their run directories.
 
-In: folders with a run's small files (`config.yaml`, `manifest.json`, `selection.jsonl`, `training.jsonl`), of adapters
-or of baselines. Out: one Markdown row per trial: what differs from the defaults, for a baseline from the packaged
-`emonet`, and its scores on the selection split.
+Input: folders with the small files of runs (`config.yaml`, `manifest.json`, `selection.jsonl`, `training.jsonl`), of
+adapters or baselines. Output: one Markdown row per trial: its differences from the defaults (for a baseline, from the
+packaged `emonet`), and its scores on the selection split.
+Does not depend on: corpora, models.
 
     python -m benchmarks.trials docs/results/trials
     python -m benchmarks.trials docs/results/baselines/trials
@@ -45,20 +46,20 @@ def row(folder: Path) -> str:
     scores = read_lines(folder / SELECTION_LOG)
     best = max(scores, key=lambda record: float(record["weighted_f1"]))
     changed = ", ".join(differences(config.model_dump(), default.model_dump())) or "nothing"
-    figures = (f"{100 * best['weighted_f1']:.2f}", f"{100 * best['macro_f1']:.2f}", f"{best['nll']:.3f}")
+    metrics = (f"{100 * best['weighted_f1']:.2f}", f"{100 * best['macro_f1']:.2f}", f"{best['nll']:.3f}")
     budget = f"{training.max_scenes or 'all'} scenes, {training.epochs:g} epochs"
-    return f"| {folder.name} | {changed} | {budget} | {scores[-1]['step']} | {' | '.join(figures)} |"
+    return f"| {folder.name} | {changed} | {budget} | {scores[-1]['step']} | {' | '.join(metrics)} |"
 
 
 def _configs(folder: Path) -> tuple[RunConfig, RunConfig] | tuple[BaselineConfig, BaselineConfig]:
-    """A trial's configuration, and the one that it is told against."""
+    """The configuration of a trial, and the one with which it is compared."""
     if read_manifest(folder).kind != "adapter":
         return load_baseline(folder / CONFIG), load_baseline("emonet")
     return load_config(folder / CONFIG), RunConfig()
 
 
 def main(folders: list[str]) -> None:
-    """Print the table of all trials below the given folders."""
+    """Print the table of all trials in the given folders."""
     print("| trial | differs from the defaults by | budget | steps | weighted F1 | macro F1 | NLL (nats) |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for folder in sorted(path.parent for name in folders for path in Path(name).rglob(MANIFEST)):

@@ -1,6 +1,7 @@
-"""What all sides of a benchmark work on: the same model, prompt and scenes.
+"""The common workload of all sides of a benchmark: the same model, prompt and scenes.
 
-In: `Settings`, which travel to each process as JSON. Out: a `Workload`. Knows nothing of timing.
+Input: `Settings`, which are passed to each process as JSON. Output: a `Workload`.
+Does not depend on: timing.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Where everything comes from.
+    """Corpus, configuration and run of a benchmark.
 
     Attributes:
         corpus: A corpus file or folder, or `sample`.
-        config: A configuration; prompt, model, adapter shape and optimisation are taken from it.
-        overrides: `key.sub=value` texts for it.
-        run: A run directory whose adapter and configuration are used instead, where a model is only read.
+        config: A configuration, for prompt, model, adapter shape and optimisation.
+        overrides: `key.sub=value` texts that change the configuration.
+        run: A run directory whose adapter and configuration are used instead, except for training.
     """
 
     corpus: str = "sample"
@@ -53,7 +54,7 @@ def open_workload(settings: Mapping[str, Any], split: str, scenes: int | None, a
     Args:
         settings: The fields of `Settings`.
         split: `train`: scenes with labelled targets, and never a run's adapter; others: scenes with targets.
-        scenes: How many, drawn by the configuration's seed; None: all.
+        scenes: Number of scenes, drawn with the configuration's seed; None: all.
         attention: transformers' `attn_implementation`.
     """
     from erc_llm.build import build_prompter
@@ -86,7 +87,7 @@ def open_workload(settings: Mapping[str, Any], split: str, scenes: int | None, a
 
 
 def read_config(settings: Settings) -> RunConfig:
-    """The configuration, on the corpus that the benchmark was given."""
+    """The configuration, with the corpus of the benchmark."""
     from erc_llm.config import load_config
     from erc_llm.runs.directory import read_run
 
@@ -100,7 +101,7 @@ def read_config(settings: Settings) -> RunConfig:
 
 def _draw(dialogues: tuple[Dialogue, ...], most: int | None, seed: int) -> tuple[Dialogue, ...]:
     if not dialogues:
-        raise CorpusError("the split has no utterance to label, so there is nothing to measure on")
+        raise CorpusError("the split has no target, so nothing can be measured; choose another corpus")
     if most is None or most >= len(dialogues):
         return dialogues
     chosen = sorted(random.Random(f"benchmarks/{seed}").sample(range(len(dialogues)), most))

@@ -174,7 +174,7 @@ def test_an_unknown_arm_and_a_missing_corpus_are_the_users_mistakes(
 ) -> None:
     path, corpus, out = small
     assert main([str(path), "sttae", "--corpus", str(corpus), "--out", str(out)]) == 2
-    assert "there are none, statistics, state" in " ".join(capsys.readouterr().err.split())
+    assert "its arms are none, statistics, state" in " ".join(capsys.readouterr().err.split())
     assert main([str(path), "--out", str(out)]) == 2
     assert not out.exists()
 

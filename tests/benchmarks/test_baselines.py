@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import baselines
 from benchmarks.measure import Job, Result
-from benchmarks.report import sheets
+from benchmarks.report import tables
 from erc_llm.baselines.build import build
 from erc_llm.baselines.loop import Fitting, LoopSettings
 from erc_llm.runs.progress import SILENT
@@ -56,5 +56,5 @@ def test_all_sides_are_measured_and_reported(
     assert sides[baselines.PEER]["utterances"] == sides[baselines.COMPM]["utterances"] == 5
     assert sides[baselines.CACHED]["utterances"] == sides[baselines.END_TO_END]["utterances"] > 5
     assert sides[baselines.CACHED]["slower_rounds"] == (1.0, 1.0)
-    (sheet,) = sheets({"baselines": section})
-    assert [row[0] for row in sheet.rows] == list(baselines.SIDES)
+    (table,) = tables({"baselines": section})
+    assert [row[0] for row in table.rows] == list(baselines.SIDES)

@@ -25,7 +25,7 @@ from benchmarks.peers import (
     prompts_of,
     training_rows,
 )
-from benchmarks.report import as_markdown, sheets
+from benchmarks.report import as_markdown, tables
 from benchmarks.training import clock
 from benchmarks.workload import Settings, Workload, open_workload
 from erc_llm.corpus.labels import EMORYNLP
@@ -242,8 +242,8 @@ def test_the_cost_of_a_comparison_is_that_of_the_whole_command(monkeypatch: pyte
     assert measured["cpu_seconds"] > 0
     assert measured["seconds"] > 0
     assert 20 < measured["peak_mb"] < 4000
-    (sheet,) = sheets({"comparison": found})
-    assert sheet.rows[0][0] == "two tables of 300 utterances"
+    (table,) = tables({"comparison": found})
+    assert table.rows[0][0] == "two tables of 300 utterances"
     with pytest.raises(UserError, match=r"ended with exit code 2: erc-llm: .*no such file"):
         comparison.measure([sys.executable, "-c", "from erc_llm.cli.app import main; main()", "compare", "a", "b"])
 
@@ -256,8 +256,8 @@ def test_the_cost_of_a_calibration_is_measured_part_by_part(monkeypatch: pytest.
     assert list(found) == list(calibration.PARTS)
     assert [part["predictions"] for part in found.values()] == [2000, 2000, 100, 100]
     assert all(len(part["seconds_rounds"]) == 2 and part["seconds"] > 0 for part in found.values())
-    (sheet,) = sheets({"calibration": found})
-    assert [row[1] for row in sheet.rows] == ["2,000", "2,000", "100", "100"]
+    (table,) = tables({"calibration": found})
+    assert [row[1] for row in table.rows] == ["2,000", "2,000", "100", "100"]
 
 
 def test_constrained_and_free_decoding_make_equal_steps(tiny_llama: TinyModel, tmp_path: Path) -> None:
@@ -302,5 +302,5 @@ def test_constraints_and_draws_are_reported_in_pairs(
     assert draw["share"] == pytest.approx(sum(draw["share_rounds"]) / 2)
     assert len(draw["share_rounds"]) == 2
     assert min(draw["share_rounds"]) > 0
-    (sheet,) = sheets({"generation": section})
-    assert sheet.rows[1][2] == f"{step['ratio']:.3f}x"
+    (table,) = tables({"generation": section})
+    assert table.rows[1][2] == f"{step['ratio']:.3f}x"
