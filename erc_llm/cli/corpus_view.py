@@ -61,7 +61,7 @@ def _label_table(summary: CorpusSummary, width: int, block: str) -> Table:
     largest = max(count / sum(split.labels.values()) for split in splits for count in split.labels.values())
     numbers = max(len(label) for label in splits[0].labels) + 16 * len(splits)
     bar = min(max((width - numbers) // len(splits), BAR_WIDTHS[0]), BAR_WIDTHS[1])
-    table = Table(box=None, title="\nLabels, share of each split", title_justify="left", title_style="")
+    table = Table(box=None, title="\nLabel distribution by split", title_justify="left", title_style="")
     table.add_column("Label")
     for split in splits:
         table.add_column(_text(split.name), justify="right")

@@ -19,9 +19,9 @@ from erc_llm.runs.provenance import versions
 def table_info(config: RunConfig, run: Run | None, prompter: Prompter, corpus: Corpus, split: str) -> PredictionsInfo:
     """Metadata of corpus, prompt and run, for every kind of model; `system` is the configuration's name."""
     manifest = run.manifest if run else None
-    shares = manifest.train_shares if manifest else None
-    if shares is None and "train" in corpus.splits:
-        shares = label_distribution(corpus.split("train"), prompter.labels)
+    distribution = manifest.train_shares if manifest else None
+    if distribution is None and "train" in corpus.splits:
+        distribution = label_distribution(corpus.split("train"), prompter.labels)
     return PredictionsInfo(
         system=config.name,
         labels=prompter.labels.names,
@@ -44,7 +44,7 @@ def table_info(config: RunConfig, run: Run | None, prompter: Prompter, corpus: C
         selection="selection" if run and run.config.training.evaluations else "none",
         profile=_profile_source(config),
         retrieval=(config.profile.encoder or "lexical") if config.profile.writer == "lines" else "none",
-        train_shares=shares,
+        train_shares=distribution,
         training_prior=manifest.training_prior if manifest else None,
         created_with=versions(),
     )
