@@ -75,8 +75,8 @@ def predict(
         list[str] | None,
         typer.Option(
             "--set",
-            help="Change a setting of the run: scoring.FIELD=VALUE, or model.base, model.device, model.precision for "
-            "a run from another machine. Repeatable.",
+            help="Change a setting of the run: scoring.FIELD=VALUE, or, for a run from another machine, model.base, "
+            "model.device, model.precision or profile.notes. Repeatable.",
         ),
     ] = None,
     endpoint: Annotated[

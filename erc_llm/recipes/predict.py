@@ -58,7 +58,7 @@ class PredictOptions:
     Attributes:
         source: A run directory; or a configuration, for zero-shot prediction with its base model.
         corpus: A corpus to use instead of the configuration's; None: the configuration's. For live use: the corpus
-            from which profiles are written, or `none`.
+            that profiles are written from, or `none`.
         split: The split to predict.
         out: File of the table: `.parquet` or `.jsonl`.
         heal_from: Original EmoryNLP files, from which lines missing in the `aligned` corpus are restored.

@@ -191,7 +191,7 @@ def test_a_baseline_is_trained_and_predicts_what_is_asked_for(
         (("--ablate", "--seeds", "13,x"), "--seeds 13,x: expected different whole numbers"),
         (("--ablate", "--seeds", "13,13"), "--seeds 13,13: expected different whole numbers"),
         (("--ablate", "--split", "tset"), "no split 'tset'"),
-        (("--ablate", "--predict", "dev"), "leave out --predict"),
+        (("--ablate", "--predict", "dev"), "leave --predict out"),
         (("--ablate", "kind=compm"), "expected emonet, found compm"),
         (("--seeds", "13,14"), "--seeds and --split require --ablate"),
         (("--split", "dev"), "--seeds and --split require --ablate"),

@@ -172,7 +172,7 @@ def test_one_table_one_twice_and_one_that_is_not_there(erc: Command) -> None:
     )
     Path("link.parquet").symlink_to("a.parquet")
     for again in ("a.parquet", "./a.parquet", "A=a.parquet", "link.parquet"):
-        refused(erc("compare", "a.parquet", "b.parquet", again), "erc-llm: compare: a table is given twice; a system")
+        refused(erc("compare", "a.parquet", "b.parquet", again), "erc-llm: compare: a table is given twice; give every")
     refused(
         erc("compare", "a.parquet", "none.parquet"), "erc-llm: none.parquet: no such file; `erc-llm predict` writes"
     )

@@ -155,7 +155,7 @@ def test_a_table_of_something_else_is_refused(run: Path, corpus: Path, erc: Comm
         write_predictions(replace(good, info=replace(good.info, **changed)), table)  # type: ignore[arg-type]
         refused(erc("calibrate", run, "--predictions", table), *parts)
     refused(erc("calibrate", run, "--predictions", tmp_path / "gone.parquet"), "no such file")
-    refused(erc("calibrate", run, corpus, "--predictions", table), "leave one of them out")
+    refused(erc("calibrate", run, corpus, "--predictions", table), "CORPUS and --predictions exclude each other")
     assert not (run / "calibration.json").exists()
 
 

@@ -117,9 +117,9 @@ def test_a_served_model_needs_both_its_address_and_its_name(
 ) -> None:
     command = arguments(server, config, folder, tmp_path)
     at = command.index(missing)
-    refused(erc(*command[:at], *command[at + 2 :]), "needs --endpoint and --model")
+    refused(erc(*command[:at], *command[at + 2 :]), "needs both --endpoint and --model")
     refused(erc(*command, "--interactive"), "cannot be --interactive")
-    refused(erc(*command[:5], "--label-scores"), "needs --endpoint and --model")
+    refused(erc(*command[:5], "--label-scores"), "needs both --endpoint and --model")
 
 
 def test_a_wrong_split_is_told_before_anything_is_asked(
