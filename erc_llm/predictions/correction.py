@@ -161,9 +161,7 @@ def normalise(scores: Floats) -> Floats:
     """
     top = scores.max(axis=-1, keepdims=True)
     if np.isneginf(top).any():
-        raise PredictionsError(
-            "a target has likelihood 0 for every label that the prior allows; give each label a share"
-        )
+        raise PredictionsError("a target has likelihood 0 for every label that the prior allows; give each a share")
     shifted = np.exp(scores - top)
     normalised: Floats = shifted / shifted.sum(axis=-1, keepdims=True)
     return normalised
