@@ -1,4 +1,9 @@
-"""`python -m benchmarks [PART]`: measures and prints the tables; all of them are written, too, as JSON and Markdown."""
+"""`python -m benchmarks [PART]`: runs the benchmarks and prints their tables.
+
+Input: which part to measure, on which corpus and configuration. Output: tables on the terminal; of all parts together,
+or with `--out`, also a JSON file and a Markdown page.
+Does not depend on: how a part is measured.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +31,7 @@ OUT = Path("docs/results/benchmarks.json")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").partition("\n")[0])
     measured = ("training", "scoring", "generation", "profiles", "calibration", "comparison", "baselines", "matmul")
     parts = (*measured, "all")
     parser.add_argument("what", nargs="?", default="all", choices=parts)

@@ -84,14 +84,16 @@ def arm_config(arms: Arms, name: str, corpus: str, out: Path) -> RunConfig:
 def sizes_of(config: RunConfig) -> list[list[int]]:
     """(epochs, scenes) tokens of each training scene, as its training counts them."""
     from erc_llm.build import build_prompter
+    from erc_llm.corpus import labelled_scenes
     from erc_llm.models.loading import load_tokenizer
     from erc_llm.recipes.data import open_corpus
     from erc_llm.recipes.run_inputs import read_confusion
-    from erc_llm.recipes.train import scene_sizes, target_sampler, training_scenes, training_trees
+    from erc_llm.recipes.train import target_sampler
+    from erc_llm.tuning.scene_trees import scene_sizes, training_trees
 
     labels = config.label_set()
     corpus = open_corpus(config.corpus, labels)
-    scenes = training_scenes(corpus, config.training.max_scenes, config.seed)
+    scenes = labelled_scenes(corpus, config.training.max_scenes, config.seed)
     prompter = build_prompter(config, labels, load_tokenizer(config.model.base), past=corpus)
     trees_of = training_trees(config, scenes, prompter, read_confusion(config.state, corpus))
     sampler = target_sampler(config.sampling, scenes, labels, config.seed)

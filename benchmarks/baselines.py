@@ -15,8 +15,6 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from benchmarks.measure import Job, Result, peak_mb, ratio, run_alternating, speeds
 
 if TYPE_CHECKING:
@@ -67,13 +65,15 @@ def run(corpus: str, scenes: int, way: str, overrides: Sequence[str]) -> Result:
     from erc_llm.baselines.emonet import context_limits
     from erc_llm.baselines.inputs import InputWriter
     from erc_llm.baselines.loop import Fitting
-    from erc_llm.baselines.training import loop_settings, training_scenes
+    from erc_llm.baselines.training import loop_settings
+    from erc_llm.corpus import labelled_scenes
     from erc_llm.recipes.data import open_corpus
+    from erc_llm.runs.progress import SILENT
 
     config = load_baseline("emonet", [f"corpus.path={corpus}", *overrides])
     read = open_corpus(config.corpus, config.label_set())
     loaded = build(config, len(read.labels))
-    chosen = training_scenes(read, scenes, config.seed)
+    chosen = labelled_scenes(read, scenes, config.seed)
     examples = [
         e for e in InputWriter(read, loaded.tokenizer, context_limits(config)).examples(chosen) if e.label is not None
     ]
@@ -81,7 +81,7 @@ def run(corpus: str, scenes: int, way: str, overrides: Sequence[str]) -> Result:
         examples = _draw(examples, PEER_TARGETS, config.seed)
     settings = loop_settings(config, (1.0,) * len(read.labels))
     with tempfile.TemporaryDirectory() as folder:
-        fitting = Fitting(loaded, examples, examples[:1], settings, Path(folder), Console(quiet=True))
+        fitting = Fitting(loaded, examples, examples[:1], settings, Path(folder), SILENT)
         size = settings.batch_size if way == "batched" else 1
         batches = epoch_batches([len(e.context) for e in examples], size, config.seed, 0)
         step = fitting.step if way == "batched" else one_by_one(fitting)

@@ -115,14 +115,16 @@ def run_draws(settings: Mapping[str, Any], scenes: int | None) -> Result:
     from benchmarks.workload import read_config
     from erc_llm.build import build_prompter
     from erc_llm.config import SamplingConfig
+    from erc_llm.corpus import labelled_scenes
     from erc_llm.models.loading import load_tokenizer
     from erc_llm.recipes.data import open_corpus
-    from erc_llm.recipes.train import scene_sizes, target_sampler, training_scenes, training_trees
+    from erc_llm.recipes.train import target_sampler
+    from erc_llm.tuning.scene_trees import scene_sizes, training_trees
 
     trained = run_tree(settings, scenes)
     config = read_config(Settings(**{**settings, "overrides": tuple(settings["overrides"])}))
     labels = config.label_set()
-    dialogues = training_scenes(open_corpus(config.corpus, labels), None, config.seed)
+    dialogues = labelled_scenes(open_corpus(config.corpus, labels), None, config.seed)
     sampler = target_sampler(SamplingConfig(scheme=SCHEME, allow_absent=True), dialogues, labels, config.seed)
     times = []
     for epoch in range(PAIRS):

@@ -1,11 +1,12 @@
-"""How to compare two ways of doing the same work honestly.
+"""Fair comparison of two ways to do the same work: alternating runs, each in a process of its own.
 
-In: jobs, each a function of this package and its arguments. Out: their results, one fresh process per run, so that
-neither side inherits the other's memory, patched model or warm caches. Rounds alternate (A B, B A, A B), so that a
-machine that slows down slows both; figures are medians over rounds of the ratio within a round. Knows nothing of
-models.
+A fresh process inherits neither the other side's memory nor its patched model or warm caches. Rounds alternate (A B,
+B A, A B), so that a machine that slows down slows both; results are medians over rounds of the ratio within a round.
+The process that starts the jobs must stay small: Linux hands a parent's peak memory on to its children. However that
+process ends, the one that it measures ends with it.
 
-The process that starts the jobs must stay small: Linux hands a parent's peak memory on to its children.
+Input: jobs, each a function of this package and its arguments. Output: their results.
+Does not depend on: models, corpora.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -81,14 +84,53 @@ def run_job(job: Job) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         request, answer = Path(folder) / "request.json", Path(folder) / "answer.json"
         request.write_text(json.dumps({"function": job.function, "arguments": dict(job.arguments)}), "utf-8")
-        command = [sys.executable, "-m", "benchmarks.measure", str(request), str(answer)]
-        environment = os.environ | {"TOKENIZERS_PARALLELISM": "false"}
-        process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if process.returncode != 0 or not answer.is_file():
-            tail = "\n".join((process.stderr or process.stdout).strip().splitlines()[-8:])
-            raise JobError(f"{job.name}: ended with exit code {process.returncode}:\n{tail}")
+        code, output = _run_to_the_end([sys.executable, "-m", "benchmarks.measure", str(request), str(answer)])
+        if code != 0 or not answer.is_file():
+            tail = "\n".join(output.strip().splitlines()[-8:])
+            raise JobError(f"{job.name}: ended with exit code {code}:\n{tail}")
         result: Result = json.loads(answer.read_text("utf-8"))
         return result
+
+
+def _run_to_the_end(command: Sequence[str]) -> tuple[int, str]:
+    """Exit code and output of a command, which dies together with this process.
+
+    The command inherits the read end of a pipe of which this process alone holds the other end. The system closes that
+    end whichever way this process ends, SIGKILL included. The command leads a process group of its own, so that what it
+    started itself can be ended with it.
+    """
+    reads, writes = os.pipe()
+    environment = os.environ | {"TOKENIZERS_PARALLELISM": "false"}
+    try:
+        process = subprocess.Popen(
+            [*command, str(reads)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            pass_fds=(reads,),
+            process_group=0,
+        )
+        try:
+            output, errors = process.communicate()
+        except BaseException:  # Ctrl-C reaches this process's group only
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
+        return process.returncode, errors or output
+    finally:
+        os.close(reads)
+        os.close(writes)
+
+
+def _die_with(pipe: int) -> None:
+    """End this process and all that it started once the other end of a pipe is closed; waits in a thread."""
+
+    def wait() -> None:
+        os.read(pipe, 1)  # nothing is ever written: it returns when the other end is closed
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def run_alternating(
@@ -189,8 +231,9 @@ def resident_mb(usage: resource.struct_rusage) -> float:
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
-def main(request: str, answer: str) -> int:
-    """What the fresh process does."""
+def main(request: str, answer: str, pipe: str) -> int:
+    """What the fresh process does; `pipe` is the number of an open file, see `_run_to_the_end`."""
+    _die_with(int(pipe))
     job = json.loads(Path(request).read_text("utf-8"))
     module, _, name = job["function"].partition(":")
     try:

@@ -73,6 +73,8 @@ def fit_trl(
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
+    from erc_llm.models.lr_schedules import scheduler_name
+
     arguments = SFTConfig(
         output_dir=str(folder),
         num_train_epochs=1,
@@ -81,7 +83,7 @@ def fit_trl(
         train_sampling_strategy="group_by_length",
         padding_free=padding_free,
         learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.schedule,
+        lr_scheduler_type=scheduler_name(settings.lr_schedule),
         warmup_steps=settings.warmup,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,

@@ -66,7 +66,7 @@ def run_tree(settings: Mapping[str, Any], scenes: int | None) -> Result:
     from erc_llm.trees.attention import ATTENTION
     from erc_llm.trees.forest import rows_of
 
-    keep_freed_memory()  # as `erc_llm.load` does
+    keep_freed_memory()  # as `erc-llm predict` does
     work = open_workload(settings, SPLIT, scenes, ATTENTION)
     model, budget = work.loaded.model, work.config.scoring.tokens_per_forest
     trees = [tree for d in work.dialogues for tree in work.prompter.trees(d, "all")]

@@ -145,7 +145,7 @@ def training_plan(work: Workload) -> FitSettings:
     training = work.config.training
     return FitSettings(
         learning_rate=training.learning_rate,
-        schedule=training.schedule,
+        lr_schedule=training.schedule,
         warmup=training.warmup,
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,

@@ -57,10 +57,10 @@ def open_workload(settings: Mapping[str, Any], split: str, scenes: int | None, a
         attention: transformers' `attn_implementation`.
     """
     from erc_llm.build import build_prompter
+    from erc_llm.corpus import labelled_scenes
     from erc_llm.models.adapters import load_adapter
     from erc_llm.models.loading import load_base_model
     from erc_llm.recipes.data import open_corpus
-    from erc_llm.recipes.train import training_scenes
     from erc_llm.runs.directory import read_run
 
     options = Settings(**{**settings, "overrides": tuple(settings.get("overrides", ()))})
@@ -68,7 +68,7 @@ def open_workload(settings: Mapping[str, Any], split: str, scenes: int | None, a
     labels = config.label_set()
     corpus = open_corpus(config.corpus, labels)
     if split == "train":
-        dialogues = training_scenes(corpus, scenes, config.seed)
+        dialogues = labelled_scenes(corpus, scenes, config.seed)
     else:
         dialogues = _draw(tuple(d for d in corpus.split(split) if d.targets), scenes, config.seed)
     model = config.model

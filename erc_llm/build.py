@@ -18,10 +18,11 @@ from erc_llm.config import ProfileConfig, RunConfig
 from erc_llm.corpus.dialogues import Corpus, Dialogue, Utterance, selection_split
 from erc_llm.corpus.history import History
 from erc_llm.corpus.labels import LabelSet
+from erc_llm.decoding.label_generator import LABEL_FOLLOWS
 from erc_llm.decoding.scoring import verify_tree_attention
 from erc_llm.errors import ConfigError, PromptError
+from erc_llm.models.cache import cache_dir
 from erc_llm.models.loading import LoadedModel, load_base_model
-from erc_llm.models.wheels import cache_dir
 from erc_llm.profiles.invented_names import InventedNames
 from erc_llm.profiles.lines import LinesWriter, Similarity, lexical_similarity
 from erc_llm.profiles.notes import (
@@ -165,6 +166,7 @@ def _server(config: ProfileConfig, cache: Journal, ask: bool, allow_remote: bool
     return answer
 
 
+_LEAST_BUDGET = 64  # of prompt.trunk_budget
 # Packed and plain forwards sum in another order; in nats, several times what was seen.
 _TOLERANCE = {"float32": 1e-2, "bfloat16": 1.0, "float16": 0.5}
 
@@ -248,25 +250,82 @@ def _known_past(config: RunConfig, labels: LabelSet, past: Past) -> Corpus:
     return Corpus("nothing", "own", labels, {})
 
 
-def check_fit(prompter: Prompter, loaded: LoadedModel, written: int = 0) -> None:
-    """Refuse a model that these prompts, and so many tokens of free text behind them, do not fit.
+def check_fit(prompter: Prompter, loaded: LoadedModel, written: int = 0, state: bool = True) -> None:
+    """Refuse a model that does not fit the longest prompts, with so many tokens of free text behind them.
+
+    What a corpus holds is not known here. Room is made for a line that `_CROWD` speaks together, all of them with a
+    profile of the whole budget.
+
+    Args:
+        prompter: Makes the prompts.
+        loaded: The model.
+        written: Most tokens of free text behind a question.
+        state: Whether questions state what was predicted for earlier lines.
 
     Raises:
-        ConfigError: The trunk budget, with instruction, question and answer, exceeds the positions of the model.
+        ConfigError: The trunk budget, with all that stands around the lines, exceeds the positions of the model.
         ModelError: The model does not run token trees: a packed forward differs from a plain one.
     """
     positions = getattr(loaded.model.config, "max_position_embeddings", None)
-    question = sum(len(ids) for _, ids in prompter.question_ids(1, "somebody", ""))
-    around = len(prompter.head_ids(prompter.labels.names)) + question + max(map(len, prompter.answer_ids)) + written
-    budget = prompter.options.trunk_budget
-    if positions is not None and budget + around > positions:
-        raise ConfigError(
-            f"prompt.trunk_budget: {budget} tokens of lines and {around} around them exceed the {positions} positions "
-            f"of {loaded.name}; use at most {positions - around}"
-        )
+    if positions is not None:
+        _check_positions(prompter, int(positions), loaded.name, written, state)
     probe = Dialogue("probe", (Utterance("1", ("Ada",), "Hello."), Utterance("2", ("Ben",), "Oh, it is you.")))
     tolerance = _TOLERANCE.get(str(loaded.dtype).removeprefix("torch."), 1.0)
     verify_tree_attention(loaded.model, prompter.trees(probe, "all")[0], tolerance)
+
+
+# The longest name of EmoryNLP, as often as people of it speak a line together at most.
+_CROWD = ("The Cigarette Smoking Guy",) * 4
+
+
+def longest_path(prompter: Prompter, written: int = 0, state: bool = True) -> dict[str, int]:
+    """What the longest path of a token tree is made of: part to its tokens. Arguments as for `check_fit`."""
+    options = prompter.options
+    profiles = len(_CROWD) * options.profile_budget if prompter.shows_profiles else 0
+    in_question = profiles if options.placement == "question" else 0
+    behind_text = prompter.frame.encoder.markup(f"{LABEL_FOLLOWS}\n") if written else ()
+    return {
+        # A window is filled up to its budget, or it is a single line with the profiles before it.
+        "lines": max(options.trunk_budget, prompter.longest_line + profiles - in_question),
+        "instruction": len(prompter.head_ids(prompter.labels.names)),
+        "profiles": in_question,
+        "question": _longest_question(prompter, state),
+        "free text": written + len(behind_text),
+        "answer": max(map(len, prompter.answer_ids)),
+    }
+
+
+def _check_positions(prompter: Prompter, positions: int, model: str, written: int, state: bool) -> None:
+    parts = longest_path(prompter, written, state)
+    lines, around = parts["lines"], sum(parts.values()) - parts["lines"]
+    if lines + around <= positions:
+        return
+    remedies = [f"use at most {positions - around}"] if positions - around >= _LEAST_BUDGET else []
+    if parts["profiles"]:
+        remedies.append("lower profile.budget, set profile.placement=trunk")
+    elif lines > prompter.options.trunk_budget:
+        remedies = ["lower profile.budget"]
+    if written:
+        remedies.append("lower scoring.reason_tokens or scoring.answer_tokens")
+    remedies = remedies or ["use a shorter prompt template or a model of more positions"]
+    shown = ", ".join(f"{part} {tokens}" for part, tokens in parts.items() if tokens and part != "lines")
+    raise ConfigError(
+        f"prompt.trunk_budget: {lines} tokens of lines and {around} around them exceed the {positions} positions of "
+        f"{model} ({shown}); {', or '.join(remedies)}"
+    )
+
+
+def _longest_question(prompter: Prompter, state: bool) -> int:
+    """Most tokens of a question and the header behind it, without profiles."""
+    name = ", ".join(_CROWD[:-1]) + f" and {_CROWD[-1]}"
+    label = max(prompter.labels.names, key=lambda label: len(prompter.frame.encoder.data(label.lower())))
+    told = ", ".join([f"{name} was {label.lower()}"] * 2) if state else ""
+
+    def tokens(text: str) -> int:
+        return sum(len(ids) for _, ids in prompter.question_ids(999, name, text, told))
+
+    repeats_text = tokens("Oh!") != tokens("")
+    return tokens("") + (prompter.longest_line if repeats_text else 0)
 
 
 def build_model(config: RunConfig) -> LoadedModel:

@@ -12,14 +12,15 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from erc_llm.config_files import Section, load_section, resolve
 from erc_llm.corpus.labels import EMORYNLP, LabelSet
 from erc_llm.errors import ConfigError
+from erc_llm.models.lora_targets import checked_targets
 
 
 class LabelsConfig(Section):
@@ -169,8 +170,9 @@ class LoraConfig(Section):
         lt=1,
         description="Dropout on the adapter's input; on the trunk it is shared by all queries of a dialogue.",
     )
-    target_modules: str | tuple[str, ...] = Field(
-        "all-linear", description="Layers that get an adapter: `all-linear` (all but the head), or their names."
+    target_modules: Annotated[str | tuple[str, ...], AfterValidator(checked_targets)] = Field(
+        "all-linear",
+        description="Layers that get an adapter: `all-linear` (all but the head), their names, or a pattern.",
     )
 
 
@@ -217,7 +219,7 @@ class TrainingConfig(Section):
     )
     epochs: float = Field(3, gt=0, description="Passes over the training dialogues; may be a fraction.")
     learning_rate: float = Field(6e-4, gt=0, description="Peak learning rate of AdamW.")
-    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="How the rate falls to zero.")
+    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="Learning rate after its warm-up.")
     warmup: float = Field(0.05, ge=0, lt=1, description="Fraction of all steps over which the learning rate rises.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")

@@ -121,7 +121,8 @@ def _place_of_bad_scalar(path: Path) -> str:
 
 def _explain(kind: type[Section], item: Mapping[str, Any]) -> str:
     location = item["loc"]
-    if location[:2] == ("lora", "target_modules"):  # one field of two types, one mistake
+    # One field of two types, one mistake; a value error is about what the value means.
+    if location[:2] == ("lora", "target_modules") and item["type"] != "value_error":
         return (
             f"lora.target_modules: expected `all-linear`, a pattern, or a list of layer names, found {item['input']!r}"
         )

@@ -24,7 +24,6 @@ from erc_llm.decoding.scenes import mean_score, score_scenes, scored_prediction
 from erc_llm.decoding.scoring import LabelScores, score_questions
 from erc_llm.errors import ConfigError, ModelError
 from erc_llm.models.adapters import load_adapter
-from erc_llm.models.devices import keep_freed_memory
 from erc_llm.models.loading import LoadedModel
 from erc_llm.predictions import Correction, Prediction
 from erc_llm.prompting.prompter import Scene, scoring_orders
@@ -89,7 +88,7 @@ class Predictor:
         self.loaded = loaded
         self.correction = Correction() if correction is None else correction
         self.prompter = build_prompter(self.config, self.labels, loaded.tokenizer, opened.template, past)
-        check_fit(self.prompter, loaded, self._writes)
+        check_fit(self.prompter, loaded, self._writes, self.uses_state)
 
     def scores(
         self, dialogues: Sequence[Dialogue], on_progress: Callable[[int], None] | None = None
@@ -271,7 +270,6 @@ def load(
         RunError: No such run or calibration, or one that is not finished or of another format.
         ModelError: The base model is missing, or not the one the adapter was trained on.
     """
-    keep_freed_memory()
     opened = open_run(source, overrides)
     correction = _correction(opened, prior, calibration)  # its mistakes are reported before the model is loaded
     loaded = build_model(opened.config)

@@ -279,6 +279,23 @@ def test_a_field_of_two_types_is_one_mistake(tmp_path: Path) -> None:
     assert "lora.target_modules:" in message
 
 
+@pytest.mark.parametrize("value", ["lm_head", "'.*'", "'model.*|lm_head'", "[q_proj, lm_head]", "[model.lm_head]"])
+def test_the_output_layer_gets_no_update(value: str, tmp_path: Path) -> None:
+    message = _complaint(_save(tmp_path, f"lora: {{target_modules: {value}}}\n"))
+    assert "lora.target_modules:" in message
+    assert "lm_head, the output layer" in message
+
+
+@pytest.mark.parametrize("value", ["all-linear", "'.*_proj'", "[q_proj, lm_headless]"])
+def test_other_layers_may_get_one(value: str, tmp_path: Path) -> None:
+    assert load_config(_save(tmp_path, f"lora: {{target_modules: {value}}}\n")).lora.rank == 16
+
+
+def test_a_pattern_of_layers_that_is_none_is_a_mistake(tmp_path: Path) -> None:
+    message = _complaint(_save(tmp_path, "lora: {target_modules: '*_proj'}\n"))
+    assert "lora.target_modules: '*_proj' is not a regular expression" in message.replace("Value error, ", "")
+
+
 def test_a_logger_that_does_not_exist_is_a_mistake(tmp_path: Path) -> None:
     assert "training.report_to" in _complaint(_save(tmp_path, ""), "training.report_to=[papyrus]")
 

@@ -1,7 +1,8 @@
 """EmoNet's ablation: five rows that switch its parts on one after the other, over several seeds.
 
-In: a configuration of kind emonet and a corpus. Out: a run directory per row and seed, and a table of what was measured
-beside what the thesis reports. Finished runs are left as they are, so that an interrupted ablation goes on.
+Input: a configuration of kind emonet and a corpus. Output: a run directory per row and seed, and a table of the
+measured rows beside those that the thesis reports. Finished runs are kept, so that an interrupted ablation goes on.
+Does not depend on: how a baseline is trained.
 """
 
 from __future__ import annotations
@@ -12,8 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.markdown import Markdown
 
 from erc_llm.baselines.baseline_config import BaselineConfig, SpeakerConfig
 from erc_llm.baselines.emonet import ABLATION, AblationRow
@@ -22,13 +21,14 @@ from erc_llm.corpus import Corpus
 from erc_llm.errors import ConfigError, PredictionsError
 from erc_llm.files import write_text
 from erc_llm.metrics import Estimate, Integers, confusion_by_dialogue, scores_from_confusion
+from erc_llm.models.hashes import weights_sha256
 from erc_llm.models.loading import encoder_folder
-from erc_llm.models.wheels import weights_sha256
 from erc_llm.predictions import Predictions, read_predictions, strip_text
 from erc_llm.published import reported_system
 from erc_llm.resampling import percentile_interval, resampled_sums
 from erc_llm.runs.directory import check_precision, read_directory
 from erc_llm.runs.manifest import MANIFEST
+from erc_llm.runs.progress import SILENT, Progress
 
 DRAWS = 10_000
 
@@ -52,6 +52,21 @@ class Measured:
     weighted_f1: float
     by_seed: tuple[float, ...]
     step: Estimate | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ablation:
+    """A finished ablation.
+
+    Attributes:
+        rows: What was measured, in the order of `ABLATION`.
+        markdown: The table, with the published one below.
+        path: The file that holds it; one of the same name with `.json` holds the rows.
+    """
+
+    rows: list[Measured]
+    markdown: str
+    path: Path
 
 
 def row_config(config: BaselineConfig, row: AblationRow, seed: int) -> BaselineConfig:
@@ -88,65 +103,62 @@ def run_ablation(
     split: str,
     *,
     with_text: bool = True,
-    console: Console | None = None,
-) -> list[Measured]:
-    """Train what is not trained yet, predict `split`, write and print the table.
+    progress: Progress = SILENT,
+) -> Ablation:
+    """Train what is not trained yet, predict `split`, and write the table.
 
     Args:
         config: Of kind emonet; its own switches are not looked at.
         corpus: With its selection split cut.
-        seeds: One training of each row per seed.
+        seeds: One training run of each row per seed.
         split: Which is scored.
         with_text: Keep what was said in the predictions.
-        console: Where progress is shown.
+        progress: Where the runs are shown.
 
     Raises:
         CorpusError: The corpus has no such split.
         RunError: A folder of the ablation holds a run of another configuration.
     """
-    console = console or Console()
     corpus.split(split)
     base_sha256 = weights_sha256(encoder_folder(config.encoder.base))
     tables: dict[str, list[Predictions]] = {row.name: [] for row in ABLATION}
     for seed in seeds:
         for row in ABLATION:
-            console.rule(f"{row.words}, seed {seed}")
+            progress.heading(f"{row.words}, seed {seed}")
             wanted = row_config(config, row, seed)
-            tables[row.name].append(_table_of(wanted, corpus, base_sha256, split, with_text, console))
+            tables[row.name].append(_table_of(wanted, corpus, base_sha256, split, with_text, progress))
     measured = measure(tables)
     folder = ablation_folder(config)
     text = as_markdown(measured, tables, split)
     write_text(folder / f"ablation-{split}.md", text + "\n")
     content = {"split": split, "seeds": list(seeds), "rows": [asdict(row) for row in measured]}
     write_text(folder / f"ablation-{split}.json", json.dumps(content, indent=1) + "\n")
-    console.print(Markdown(text))
-    console.print(f"written to {folder / f'ablation-{split}.md'} and .json", markup=False, soft_wrap=True)
-    return measured
+    return Ablation(measured, text, folder / f"ablation-{split}.md")
 
 
 def _table_of(
-    config: BaselineConfig, corpus: Corpus, base_sha256: str, split: str, with_text: bool, console: Console
+    config: BaselineConfig, corpus: Corpus, base_sha256: str, split: str, with_text: bool, progress: Progress
 ) -> Predictions:
     """The predictions of one row, which is trained and predicted only where that has not been done."""
     folder = Path(config.output) / config.name
     path = folder / f"{split}.parquet"
     made_from = (corpus.sha256, base_sha256)
     if (kept := _kept(path, config, made_from)) is not None:
-        console.print("done already", highlight=False)
+        progress.line("done already")
         if not with_text:
             strip_text(folder)
         return kept
-    trained = train_baseline(config, corpus, resume=True, with_text=with_text, console=console)
+    trained = train_baseline(config, corpus, resume=True, with_text=with_text, progress=progress)
     if _kept(path, config, made_from) is None:  # the training writes the selection split itself
-        trained.write(split, with_text=with_text, console=console)
+        trained.write(split, with_text=with_text, progress=progress)
     return read_predictions(path)
 
 
 def _kept(path: Path, config: BaselineConfig, made_from: tuple[str, str]) -> Predictions | None:
-    """The table in the folder of a finished run of this configuration; None where there is none such.
+    """The table in the folder of a finished run of this configuration; None where there is no such table.
 
     Args:
-        path: Of the table.
+        path: The table.
         config: The run's `config.yaml` must have its hash, and the table the run's id.
         made_from: Hashes of corpus and encoder that the table must state.
     """

@@ -106,8 +106,8 @@ class BaselineTraining(Section):
     new_learning_rate: float | None = Field(
         None, gt=0, le=1, description="The same for the GRU and the head, which start at random; by default no other."
     )
-    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="How the rate falls to zero.")
-    warmup: float = Field(0.1, ge=0, lt=1, description="Share of all steps in which the rate rises.")
+    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="Learning rate after its warm-up.")
+    warmup: float = Field(0.1, ge=0, lt=1, description="Fraction of all steps over which the learning rate rises.")
     weight_decay: float = Field(0.01, ge=0, le=10, description="AdamW's decoupled weight decay.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     gradient_checkpointing: bool = Field(False, description="Recompute activations backwards to save memory.")

@@ -1,10 +1,12 @@
 """A baseline's model on its device: pretrained encoders from their names, new layers from the seed.
 
-In: plain settings. Out: a `LoadedBaseline`. Knows no corpus, no training and no run directory.
+Input: a `BaselineConfig` and the number of labels. Output: a `LoadedBaseline`.
+Does not depend on: corpora, training, run directories.
 """
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -79,14 +81,15 @@ def build(config: BaselineConfig, labels: int) -> LoadedBaseline:
     _check_reads_both_ways(loaded)
     _check_length(loaded, "encoder.max_tokens", section.max_tokens)
     hidden = int(loaded.model.config.hidden_size)
-    torch.manual_seed(config.seed)
-    context = TextEncoder(loaded.model)
-    model = ContextClassifier(context, hidden, labels)
-    if config.kind != "encoder":
-        _check_length(loaded, "memory.max_tokens", memory.max_tokens)
-        second = TextEncoder(load().model, memory.pooling)
-        recurrent = SpeakerMemory(hidden, memory.size or hidden, memory.layers, memory.dropout, config.half_life)
-        model = MemoryClassifier(context, second, recurrent, hidden, labels, memory.encoding == "cached")
+    with fork_rng(device):  # the caller's random numbers stay as they were
+        torch.manual_seed(config.seed)
+        context = TextEncoder(loaded.model)
+        model = ContextClassifier(context, hidden, labels)
+        if config.kind != "encoder":
+            _check_length(loaded, "memory.max_tokens", memory.max_tokens)
+            second = TextEncoder(load().model, memory.pooling)
+            recurrent = SpeakerMemory(hidden, memory.size or hidden, memory.layers, memory.dropout, config.half_life)
+            model = MemoryClassifier(context, second, recurrent, hidden, labels, memory.encoding == "cached")
     if config.training.gradient_checkpointing:
         _checkpoint_gradients(model)
     return LoadedBaseline(
@@ -100,6 +103,11 @@ def build(config: BaselineConfig, labels: int) -> LoadedBaseline:
         description=loaded.description,
         base_sha256=loaded.sha256,
     )
+
+
+def fork_rng(device: torch.device) -> AbstractContextManager[None]:
+    """Restore torch's random state, of the CPU and of a GPU that is used, at the end of the block."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 def _check_reads_both_ways(loaded: LoadedEncoder) -> None:

@@ -1,26 +1,23 @@
-"""The training loop of all baselines: steps, selection after each epoch, the best weights kept, checkpoints, progress.
+"""The training loop of all baselines: optimizer steps, selection after each epoch, the best weights, checkpoints.
 
-In: a loaded model, examples, `LoopSettings`. Out: `model.safetensors` of the best epoch and two logs in a folder. Knows
-nothing of corpora and configurations.
+Input: a loaded model, examples, `LoopSettings`. Output: `model.safetensors` of the best epoch and two logs in a folder.
+Does not depend on: corpora, configurations.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from erc_llm.baselines.batches import epoch_batches, pad, steps_per_epoch
-from erc_llm.baselines.build import LoadedBaseline
+from erc_llm.baselines.build import LoadedBaseline, fork_rng
 from erc_llm.baselines.compm import MemoryClassifier, new_parameters, pretrained_parameters
 from erc_llm.baselines.inference import figures, probabilities, snapshot_of
 from erc_llm.baselines.inputs import Example
@@ -36,20 +33,21 @@ from erc_llm.baselines.weights import (
     save_checkpoint,
     save_weights,
 )
-from erc_llm.errors import RunError
-from erc_llm.runs.logs import SELECTION_LOG, TRAINING_LOG, append_line, rewind_log
+from erc_llm.models.lr_schedules import LrSchedule, scheduler_name
+from erc_llm.runs.logs import SELECTION_LOG, append_line, rewind_log
+from erc_llm.runs.progress import Progress, TrainingLog
 
 SCORE = "weighted_f1"
-_LINES = 20  # of progress in a whole training, where there is no terminal
+_LINES = 20  # printed in a whole training run, where no bar is drawn
 
 
 @dataclass(frozen=True, slots=True)
 class LoopSettings:
-    """The numbers of a training; see `erc_llm.baselines.baseline_config.BaselineTraining` for what they mean.
+    """The numbers of a training run; see `erc_llm.baselines.baseline_config.BaselineTraining` for what they mean.
 
     Attributes:
         new_learning_rate: Of the layers that start at random.
-        warmup: Share of all steps.
+        warmup: Fraction of all steps.
         weights: (labels,) weight of a target's loss by its label.
         checkpoint_seconds: Time between checkpoints; 0: every step.
     """
@@ -58,7 +56,7 @@ class LoopSettings:
     batch_size: int
     learning_rate: float
     new_learning_rate: float
-    schedule: Literal["linear", "cosine", "constant"]
+    lr_schedule: LrSchedule
     warmup: float
     weight_decay: float
     max_grad_norm: float
@@ -69,7 +67,7 @@ class LoopSettings:
 
 
 class Fitting:
-    """One training.
+    """One training run.
 
     Args:
         loaded: The model; trained in place.
@@ -77,7 +75,7 @@ class Fitting:
         selection: Labelled examples by which the best epoch is chosen.
         settings: The numbers.
         folder: The run directory.
-        console: Where progress is shown.
+        progress: Where the run is shown.
     """
 
     def __init__(
@@ -87,14 +85,14 @@ class Fitting:
         selection: Sequence[Example],
         settings: LoopSettings,
         folder: Path,
-        console: Console,
+        progress: Progress,
     ) -> None:
         self.loaded = loaded
         self._examples = examples
         self._selection = selection
         self._settings = settings
         self._folder = folder
-        self._console = console
+        self._progress = progress
         self._weights = torch.tensor(settings.weights, device=loaded.device)
         self._lengths = [len(example.context) for example in examples]
         self._per_epoch = steps_per_epoch(len(examples), settings.batch_size)
@@ -112,33 +110,61 @@ class Fitting:
         Raises:
             RunError: A file cannot be written or read, or the training diverges.
         """
-        torch.manual_seed(self._settings.seed + 1)  # dropout; the new layers were drawn by the seed itself
+        with fork_rng(self.loaded.device):
+            torch.manual_seed(self._settings.seed + 1)  # dropout; the new layers were drawn by the seed itself
+            self._run(resume)
+
+    def _run(self, resume: bool) -> None:
         checkpoint = self._folder / CHECKPOINT
         loaded = load_checkpoint(checkpoint, self.loaded.model, self.optimizer, self.scheduler) if resume else None
         position = loaded or Position()
         keep_epoch(self._folder, position.best_epoch)
-        for name in (TRAINING_LOG, SELECTION_LOG):
-            rewind_log(self._folder / name, position.step)
+        rewind_log(self._folder / SELECTION_LOG, position.step)
         self.embed_once()
-        saved, log = time.monotonic(), _Log(self._folder, self._settings, self.total, position, self._console)
-        with log:
+        log, saved = self._log(), time.monotonic()
+        with log.running(position.step):
             while position.step < self.total:
                 epoch, done = divmod(position.step, self._per_epoch)
                 batches = epoch_batches(self._lengths, self._settings.batch_size, self._settings.seed, epoch)
                 for batch in batches[done:]:
-                    rate = self.optimizer.param_groups[0]["lr"]
-                    loss, norm = self.step([self._examples[i] for i in batch])
-                    losses = log.note(position.step + 1, len(batch), loss, norm, rate)
-                    position = replace(position, step=position.step + 1, losses=losses)
-                    if position.step % self._per_epoch == 0:
-                        position = self._select(position)
-                    if time.monotonic() - saved >= self._settings.checkpoint_seconds and position.step < self.total:
-                        save_checkpoint(checkpoint, self.loaded.model, self.optimizer, self.scheduler, position)
-                        keep_epoch(self._folder, position.best_epoch)
-                        saved = time.monotonic()
+                    position = self._logged_step(batch, position, log)
+                    with log.paused():
+                        if position.step % self._per_epoch == 0:
+                            position = self._select(position)
+                        if time.monotonic() - saved >= self._settings.checkpoint_seconds and position.step < self.total:
+                            save_checkpoint(checkpoint, self.loaded.model, self.optimizer, self.scheduler, position)
+                            keep_epoch(self._folder, position.best_epoch)
+                            saved = time.monotonic()
         assert position.best_epoch is not None, "there is at least one epoch"
         load_weights(self.loaded.model, epoch_weights(self._folder, position.best_epoch))
         save_weights(self.loaded.model, self._folder / WEIGHTS)
+
+    def _log(self) -> TrainingLog:
+        return TrainingLog(
+            self._folder,
+            self._progress,
+            total=self.total,
+            epochs=self._settings.epochs,
+            unit="utterances",
+            print_every=max(self._settings.log_every, self.total / _LINES),
+            precision="encoder.precision",
+        )
+
+    def _logged_step(self, batch: Sequence[int], position: Position, log: TrainingLog) -> Position:
+        """One optimizer step on the examples of these numbers; the loss in the log is the mean since the line before.
+
+        Returns:
+            The new position, with the losses that the next line is the mean of.
+        """
+        rate = self.optimizer.param_groups[0]["lr"]
+        loss, norm = self.step([self._examples[i] for i in batch])
+        step, losses = position.step + 1, (*position.losses, loss)
+        log.check(step, loss)
+        log.advance(step, len(batch))
+        if step % self._settings.log_every == 0 or step == self.total:
+            log.write(step, round(sum(losses) / len(losses), 6), round(norm, 6), rate)
+            losses = ()
+        return replace(position, step=step, losses=losses)
 
     def step(self, examples: Sequence[Example]) -> tuple[float, float]:
         """One optimizer step on labelled examples; its loss and the norm of its gradients before clipping."""
@@ -173,11 +199,11 @@ class Fitting:
         """Take the snapshot that a frozen memory reads from; nothing where the memory is trained."""
         if self.loaded.frozen_memory:
             began = time.perf_counter()
-            with self._console.status("embedding remembered utterances"):
+            with self._progress.busy("embedding remembered utterances"):
                 self._cached = snapshot_of(self.loaded, [*self._examples, *self._selection])
             assert self._cached is not None, "a frozen memory has a second encoder"
             seconds, count = time.perf_counter() - began, len(self._cached.row)
-            self._console.print(f"{count} remembered utterances embedded once, in {seconds:.0f} s", highlight=False)
+            self._progress.line(f"{count} remembered utterances embedded once, in {seconds:.0f} s")
 
     def _select(self, position: Position) -> Position:
         began = time.perf_counter()
@@ -189,10 +215,8 @@ class Fitting:
             position = replace(position, best=found[SCORE], best_epoch=epoch)
         record = {"step": position.step, "epoch": epoch, **found, "best": better}
         append_line(self._folder / SELECTION_LOG, record | {"seconds": round(time.perf_counter() - began, 1)})
-        mark = "[bold green]new best[/]" if better else f"best is {100 * (position.best or 0):.2f}"
-        self._console.print(
-            f"epoch {epoch}/{self._settings.epochs}: selection weighted F1 [bold]{100 * found[SCORE]:.2f}[/] ({mark})"
-        )
+        where = f"epoch {epoch}/{self._settings.epochs}"
+        self._progress.score(where, found[SCORE], position.best or 0.0, better)
         return position
 
 
@@ -208,73 +232,5 @@ def optimizer_of(loaded: LoadedBaseline, settings: LoopSettings) -> torch.optim.
 def _scheduler(optimizer: torch.optim.Optimizer, settings: LoopSettings, total: int) -> Any:
     from transformers import get_scheduler
 
-    name = "constant_with_warmup" if settings.schedule == "constant" else settings.schedule
-    return get_scheduler(name, optimizer, num_warmup_steps=round(settings.warmup * total), num_training_steps=total)
-
-
-class _Log:
-    """The training log and the bar of progress."""
-
-    def __init__(self, folder: Path, settings: LoopSettings, total: int, position: Position, console: Console) -> None:
-        self._path = folder / TRAINING_LOG
-        self._settings = settings
-        self._total = total
-        self._console = console
-        columns = (
-            TextColumn("training"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
-        self._task = self._progress.add_task("", total=total, completed=position.step, figures="")
-        self._began = time.perf_counter()
-        self._utterances = 0
-        self._losses = list(position.losses)
-
-    def __enter__(self) -> _Log:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def note(self, step: int, utterances: int, loss: float, norm: float, rate: float) -> tuple[float, ...]:
-        """A step was made; `loss` in the log is the mean since the line before.
-
-        Returns:
-            The losses that the next line is the mean of, so far.
-
-        Raises:
-            RunError: The loss is no number any more.
-        """
-        if not math.isfinite(loss):
-            raise RunError(
-                f"the loss is {loss} at step {step}: the training diverged; lower training.learning_rate, or use "
-                "another encoder.precision"
-            )
-        self._utterances += utterances
-        self._losses.append(loss)
-        self._progress.update(self._task, completed=step)
-        if step % self._settings.log_every == 0 or step == self._total:
-            now = time.perf_counter()
-            speed = self._utterances / (now - self._began)
-            mean = sum(self._losses) / len(self._losses)
-            record = {
-                "step": step,
-                "epoch": round(step * self._settings.epochs / self._total, 4),
-                "loss": round(mean, 6),
-                "grad_norm": round(norm, 6),
-                "learning_rate": rate,
-                "utterances_per_second": round(speed, 1),
-            }
-            append_line(self._path, record)
-            figures = f"loss {mean:.3f}  {speed:.0f} utterances/s"
-            self._progress.update(self._task, figures=figures)
-            self._began, self._utterances, self._losses = now, 0, []
-            part, before = (n * _LINES // self._total for n in (step, step - self._settings.log_every))
-            if not self._console.is_terminal and part > before:
-                self._console.print(f"step {step}/{self._total}  {figures}", highlight=False)
-        return tuple(self._losses)
+    name, warmup = scheduler_name(settings.lr_schedule), round(settings.warmup * total)
+    return get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=total)

@@ -1,20 +1,17 @@
-"""A baseline, whole: a configuration and a corpus become a run directory and predictions tables.
+"""End-to-end training of a baseline: a configuration and a corpus become a run directory and predictions tables.
 
-In: the configuration, the corpus with its selection split cut. Out: a `TrainedBaseline`. Composes inputs, model, loop
-and tables; knows nothing of how any of them works.
+Input: the configuration, the corpus with its selection split cut. Output: a `TrainedBaseline`.
+Does not depend on: how inputs, model, loop and tables work; it composes them.
 """
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.progress import Progress
 
 from erc_llm.baselines.baseline_config import BaselineConfig
 from erc_llm.baselines.build import LoadedBaseline, build
@@ -24,13 +21,14 @@ from erc_llm.baselines.inputs import Example, InputWriter, corpus_numbers
 from erc_llm.baselines.loop import Fitting, LoopSettings
 from erc_llm.baselines.speaker_numbers import read_speakers, write_speakers
 from erc_llm.baselines.weights import CHECKPOINT, WEIGHTS, keep_epoch, load_weights
-from erc_llm.corpus import Corpus, Dialogue
+from erc_llm.corpus import Corpus, Dialogue, labelled_scenes
 from erc_llm.errors import CorpusError, RunError
 from erc_llm.files import write_text
 from erc_llm.metrics import INVALID_POLICY
 from erc_llm.predictions import Prediction, Predictions, PredictionsInfo, strip_text, write_predictions
 from erc_llm.runs.directory import CONFIG, check_same, claim
 from erc_llm.runs.manifest import FINISHED, TRAINING, Manifest, write_manifest
+from erc_llm.runs.progress import SILENT, Progress
 from erc_llm.runs.provenance import commit, versions
 
 SELECTION = "selection"
@@ -54,12 +52,12 @@ class TrainedBaseline:
     loaded: LoadedBaseline
     writer: InputWriter
 
-    def predict(self, split: str, console: Console | None = None) -> Predictions:
+    def predict(self, split: str, progress: Progress = SILENT) -> Predictions:
         """The predictions table of one split of its corpus.
 
         Args:
             split: Its name.
-            console: Where a bar of progress is shown, in a terminal.
+            progress: Where a bar is drawn.
 
         Raises:
             CorpusError: The corpus has no such split.
@@ -67,17 +65,16 @@ class TrainedBaseline:
         dialogues = self.corpus.split(split)
         examples = self.writer.examples(dialogues)
         names = self.corpus.labels.names
-        with Progress(console=console, disable=console is None or not console.is_terminal, transient=True) as progress:
-            task = progress.add_task(f"reading {split}", total=len(examples))
-            found = probabilities(self.loaded, examples, on_progress=lambda n: progress.update(task, completed=n))
+        with progress.bar(f"reading {split}", len(examples), transient=True) as bar:
+            found = probabilities(self.loaded, examples, on_progress=bar.update)
         predictions = [Prediction(names[int(row.argmax())], probabilities=row.tolist()) for row in found]
         info = table_info(self.config, self.manifest, self.corpus, split)
         return Predictions.from_corpus(info, dialogues, predictions, self.corpus.dialogues(), self.corpus.generic)
 
-    def write(self, split: str, *, with_text: bool = True, console: Console | None = None) -> Path:
+    def write(self, split: str, *, with_text: bool = True, progress: Progress = SILENT) -> Path:
         """Write the table of a split into the run directory, as SPLIT.parquet; where it is."""
         path = self.folder / f"{split}.parquet"
-        table = self.predict(split, console)
+        table = self.predict(split, progress)
         write_predictions(table if with_text else table.without_text(), path)
         return path
 
@@ -88,7 +85,7 @@ def train_baseline(
     *,
     resume: bool = False,
     with_text: bool = True,
-    console: Console | None = None,
+    progress: Progress = SILENT,
 ) -> TrainedBaseline:
     """Train a baseline and write its run directory; a finished one is read again.
 
@@ -97,17 +94,16 @@ def train_baseline(
         corpus: With its selection split cut.
         resume: Go on with an unfinished run of the same configuration.
         with_text: Keep what was said in `selection.parquet`; else the other tables of the run lose it too.
-        console: Where progress is shown.
+        progress: Where the run is shown.
 
     Raises:
         RunError: The run directory is taken, or holds a run of another configuration, corpus or encoder.
         CorpusError: There is nothing to train on, or to choose the epoch by.
     """
-    console = console or Console()
     folder = Path(config.output) / config.name
     stored = claim(folder, config, resume)
     began = None if stored is None else stored.manifest
-    scenes = training_scenes(corpus, config.training.max_scenes, config.seed)
+    scenes = labelled_scenes(corpus, config.training.max_scenes, config.seed)
     loaded = build(config, len(corpus.labels))
     numbers = _speaker_numbers(config, corpus, folder, began is not None)
     writer = InputWriter(corpus, loaded.tokenizer, context_limits(config), numbers)
@@ -117,21 +113,21 @@ def train_baseline(
     if stored is not None:
         check_same(stored, manifest)
     if began is not None and began.finished:
-        console.print(f"{folder} is finished already", markup=False, soft_wrap=True)
+        progress.line(f"{folder} is finished already")
         load_weights(loaded.model, folder / WEIGHTS)
     else:
         write_text(folder / CONFIG, config.as_yaml(), RunError)
         if began is None and numbers:
             write_speakers(folder, numbers)
         write_manifest(folder, manifest)
-        with console.status("reading the corpus"):
+        with progress.busy("reading the corpus"):
             examples, selection = (_labelled(writer.examples(part)) for part in (scenes, corpus.split(SELECTION)))
-        _say(config, loaded, len(scenes), examples, selection, console)
-        Fitting(loaded, examples, selection, loop_settings(config, weights), folder, console).run(resume)
+        _describe(config, loaded, len(scenes), examples, selection, progress)
+        Fitting(loaded, examples, selection, loop_settings(config, weights), folder, progress).run(resume)
     finished = began if began is not None and began.finished else replace(manifest, status=FINISHED)
     trained = TrainedBaseline(folder, config, finished, corpus, loaded, writer)
     if began is None or not began.finished:
-        trained.write(SELECTION, with_text=with_text, console=console)
+        trained.write(SELECTION, with_text=with_text, progress=progress)
         write_manifest(folder, finished)
         (folder / CHECKPOINT).unlink(missing_ok=True)
         keep_epoch(folder, None)
@@ -147,26 +143,10 @@ def _speaker_numbers(config: BaselineConfig, corpus: Corpus, folder: Path, began
     return corpus_numbers(corpus, read_speakers(folder) if began else None)
 
 
-def training_scenes(corpus: Corpus, most: int | None, seed: int) -> tuple[Dialogue, ...]:
-    """Train scenes with labelled targets; `most` of them, drawn by seed, where a number is given."""
-    scenes = [d for d in corpus.split("train") if any(d.utterances[k].label is not None for k in d.targets)]
-    if most is not None and most < len(scenes):
-        chosen = set(random.Random(f"scenes/{seed}").sample(range(len(scenes)), most))
-        scenes = [scene for i, scene in enumerate(scenes) if i in chosen]
-    return tuple(scenes)
-
-
 def label_counts(scenes: Sequence[Dialogue], names: Sequence[str]) -> list[int]:
-    """How many targets have each label, in the order of `names`.
-
-    Raises:
-        CorpusError: None has one.
-    """
+    """How many targets have each label, in the order of `names`."""
     found = Counter(d.utterances[k].label for d in scenes for k in d.targets)
-    counts = [found[name] for name in names]
-    if not any(counts):
-        raise CorpusError("no labelled utterance in train; expected at least one to train on")
-    return counts
+    return [found[name] for name in names]
 
 
 def _labelled(examples: Sequence[Example]) -> list[Example]:
@@ -176,27 +156,27 @@ def _labelled(examples: Sequence[Example]) -> list[Example]:
     return found
 
 
-def _say(
+def _describe(
     config: BaselineConfig,
     loaded: LoadedBaseline,
     scenes: int,
     examples: Sequence[Example],
     selection: Sequence[Example],
-    console: Console,
+    progress: Progress,
 ) -> None:
-    console.print(f"{config.kind} on {loaded.description}, in {_precision(loaded)} ({loaded.precision_reason})")
-    console.print(f"{len(examples)} training targets in {scenes} scenes, {len(selection)} for selection")
+    progress.line(f"{config.kind} on {loaded.description}, in {_precision(loaded)} ({loaded.precision_reason})")
+    progress.line(f"{len(examples)} training targets in {scenes} scenes, {len(selection)} for selection")
 
 
 def loop_settings(config: BaselineConfig, weights: tuple[float, ...]) -> LoopSettings:
-    """The numbers of a configuration's training; `weights` are (labels,)."""
+    """The numbers of a configuration's training run; `weights` are (labels,)."""
     training = config.training
     return LoopSettings(
         epochs=training.epochs,
         batch_size=training.batch_size,
         learning_rate=training.learning_rate,
         new_learning_rate=training.new_learning_rate or training.learning_rate,
-        schedule=training.schedule,
+        lr_schedule=training.schedule,
         warmup=training.warmup,
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,

@@ -16,7 +16,7 @@ from erc_llm import __version__
 from erc_llm.cli.baseline import baseline
 from erc_llm.cli.data import config, data, profile, render
 from erc_llm.cli.evaluate import benchmark, compare, evaluate
-from erc_llm.cli.options import open_console, quiet
+from erc_llm.cli.options import open_console, prepare_scoring
 from erc_llm.cli.predict import calibrate, predict
 from erc_llm.cli.train import average, train
 from erc_llm.errors import ErcError, UserError
@@ -50,7 +50,7 @@ def demo(
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, as for train.")] = None,
 ) -> None:
     """Zero-shot, fine-tune, predict and evaluate on the embedded sample corpus, on the CPU."""
-    quiet()
+    prepare_scoring()
     from erc_llm.cli.demo import run_demo
 
     run_demo(output, overrides or [], open_console())

@@ -52,9 +52,7 @@ def baseline(
     print_warnings(corpus, open_console())
     try:
         if ablate:
-            from erc_llm.baselines.ablation import run_ablation
-
-            run_ablation(loaded, corpus, wanted, scored, with_text=not without_text, console=open_console())
+            _ablate(loaded, corpus, wanted, scored, not without_text)
         else:
             _train(loaded, corpus, resume, predict or [], not without_text)
     except KeyboardInterrupt:
@@ -65,13 +63,26 @@ def baseline(
 
 def _train(config: BaselineConfig, corpus: Corpus, resume: bool, splits: list[str], with_text: bool) -> None:
     from erc_llm.baselines.training import train_baseline
+    from erc_llm.recipes.console import ConsoleProgress
 
-    console = open_console()
-    trained = train_baseline(config, corpus, resume=resume, with_text=with_text, console=console)
+    progress = ConsoleProgress(open_console())
+    trained = train_baseline(config, corpus, resume=resume, with_text=with_text, progress=progress)
     typer.echo(f"run: {trained.folder}")
     for split in splits:
-        path = trained.write(split, with_text=with_text, console=console)
+        path = trained.write(split, with_text=with_text, progress=progress)
         typer.echo(f"predictions of {split} ({corpus.version}) written to {path}")
+
+
+def _ablate(config: BaselineConfig, corpus: Corpus, seeds: list[int], split: str, with_text: bool) -> None:
+    from rich.markdown import Markdown
+
+    from erc_llm.baselines.ablation import run_ablation
+    from erc_llm.recipes.console import ConsoleProgress
+
+    console = open_console()
+    done = run_ablation(config, corpus, seeds, split, with_text=with_text, progress=ConsoleProgress(console))
+    console.print(Markdown(done.markdown))
+    console.print(f"written to {done.path} and .json", markup=False, soft_wrap=True)
 
 
 def _seeds(text: str) -> list[int]:

@@ -108,12 +108,13 @@ def compare_with_baseline(
     from erc_llm.evaluation.comparison_pages import write_comparison
     from erc_llm.evaluation.comparison_report import sections, title
     from erc_llm.evaluation.matching import NamedTable
+    from erc_llm.recipes.console import ConsoleProgress
 
     fixed = [f"corpus.path={config.corpus.path}", f"seed={config.seed}", f"output={output}", "name=demo-emonet"]
     wanted = load_baseline(BASELINE, [*fixed, *overrides])
     _clear(Path(wanted.output) / wanted.name)
     try:
-        baseline = train_baseline(wanted, corpus, console=console).predict(SPLIT)
+        baseline = train_baseline(wanted, corpus, progress=ConsoleProgress(console)).predict(SPLIT)
     except ModelError as error:
         console.print(f"left out: {error}", markup=False, highlight=False)
         return

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from erc_llm.cli.options import open_console, quiet
+from erc_llm.cli.options import open_console, prepare_scoring
 from erc_llm.errors import UserError
 
 # What a comparison does not look at; text is needed once.
@@ -135,7 +135,7 @@ def benchmark(
     console = open_console()
     benchmark = read_benchmark_config(name)
     place = BenchmarkPaths(find_versions(data, benchmark), runs or out / "runs", out, not without_text)
-    quiet()
+    prepare_scoring()
     try:
         reports = run_benchmark(benchmark, place, split or [], draws, console, show)
     except KeyboardInterrupt:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from erc_llm.cli.options import HealFrom, open_console, quiet
+from erc_llm.cli.options import HealFrom, open_console, prepare_scoring
 from erc_llm.errors import UserError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def predict(
     ] = False,
 ) -> None:
     """Label a split and write the predictions table, or label lines one by one."""
-    quiet()
+    prepare_scoring()
     from erc_llm.calibration.choose import parse_prior
     from erc_llm.recipes.predict import PredictOptions, open_live, predict_to_file
 
@@ -164,7 +164,7 @@ def calibrate(
     heal_from: HealFrom = None,
 ) -> None:
     """Fit a calibration on the selection split, chosen by cross-validation over dialogues; stored with the run."""
-    quiet()
+    prepare_scoring()
     from erc_llm.calibration.choose import parse_prior, prior_shift
     from erc_llm.predictions import read_predictions
     from erc_llm.recipes.calibrate import calibrate_run, predict_selection

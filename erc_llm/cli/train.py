@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from erc_llm.cli.options import open_console, quiet
+from erc_llm.cli.options import open_console, prepare_scoring
 
 
 def train(
@@ -22,8 +22,8 @@ def train(
     from erc_llm.config import load_config
 
     loaded = load_config(config, overrides or [])
-    quiet()
-    from erc_llm.models.devices import leave_processes
+    prepare_scoring()
+    from erc_llm.models.devices import leave_processes, process_rank
     from erc_llm.recipes.train import train as run_training
 
     try:
@@ -32,7 +32,8 @@ def train(
         typer.echo("erc-llm: interrupted; the same command with --resume goes on from the last checkpoint", err=True)
         raise typer.Exit(130) from None
     leave_processes()
-    typer.echo(f"run: {run.folder}   adapter: {run.adapter}")
+    if process_rank() == 0:
+        typer.echo(f"run: {run.folder}   adapter: {run.adapter}")
 
 
 def average(

@@ -4,7 +4,7 @@ Input: corpus files. Output: a `Corpus`.
 Does not depend on: prompts, models, runs.
 """
 
-from erc_llm.corpus.dialogues import Corpus, Dialogue, Utterance, selection_split
+from erc_llm.corpus.dialogues import Corpus, Dialogue, Utterance, labelled_scenes, selection_split
 from erc_llm.corpus.labels import EMORYNLP, LabelSet
 from erc_llm.corpus.readers import read_corpus
 from erc_llm.corpus.sample import read_sample
@@ -18,6 +18,7 @@ __all__ = [
     "LabelSet",
     "Utterance",
     "identity",
+    "labelled_scenes",
     "read_corpus",
     "read_sample",
     "selection_split",

@@ -188,3 +188,23 @@ def selection_split(corpus: Corpus, fraction: float = 0.1, seed: int = 13) -> Co
     splits = {"train": kept, "selection": held_out} | {k: v for k, v in corpus.splits.items() if k != "train"}
     order = () if corpus.timed else tuple(d.id for d in corpus.dialogues())
     return replace(corpus, splits=splits, order=order)
+
+
+def labelled_scenes(corpus: Corpus, most: int | None, seed: int) -> tuple[Dialogue, ...]:
+    """Dialogues of train that have labelled targets, in their order.
+
+    Args:
+        corpus: With its selection split cut.
+        most: Keep that many of them, drawn by `seed`; None: all.
+        seed: Not negative.
+
+    Raises:
+        CorpusError: There are none.
+    """
+    scenes = [d for d in corpus.split("train") if any(d.utterances[k].label is not None for k in d.targets)]
+    if not scenes:
+        raise CorpusError(f"corpus '{corpus.name}': no labelled utterance in train, so there is nothing to train on")
+    if most is not None and most < len(scenes):
+        chosen = set(random.Random(f"scenes/{seed}").sample(range(len(scenes)), most))
+        scenes = [d for i, d in enumerate(scenes) if i in chosen]
+    return tuple(scenes)

@@ -147,13 +147,8 @@ class History:
 
     def _add(self, dialogue: Dialogue, labelled: bool) -> None:
         moment = self._moment(dialogue)
-        for speaker in speakers_of(dialogue):
+        for speaker, positions in spoken_lines(dialogue).items():
             person = self.person(speaker, dialogue)
-            positions = tuple(
-                k
-                for k, u in enumerate(dialogue.utterances)
-                if u.text.strip() and (speaker in u.speakers or EVERYONE in u.speakers)
-            )
             if positions:
                 self._speakers[person] = speaker
                 self._moments.setdefault(person, []).append(moment)
@@ -223,6 +218,22 @@ def _episode(dialogue: Dialogue) -> str:
 def speakers_of(dialogue: Dialogue) -> tuple[str, ...]:
     """Names of the speakers of a scene, ordered by their first line, without `#ALL#`."""
     return tuple(dict.fromkeys(s for u in dialogue.utterances for s in u.speakers if s != EVERYONE))
+
+
+def spoken_lines(dialogue: Dialogue) -> dict[str, tuple[int, ...]]:
+    """Positions of the lines that count as a speaker's own in later scenes, for every single speaker of a scene.
+
+    A line of several speakers counts for each of them, one of `#ALL#` for every speaker of the scene, an empty line for
+    nobody.
+    """
+    return {
+        speaker: tuple(
+            k
+            for k, u in enumerate(dialogue.utterances)
+            if u.text.strip() and (speaker in u.speakers or EVERYONE in u.speakers)
+        )
+        for speaker in speakers_of(dialogue)
+    }
 
 
 def first_lines(utterances: Sequence[Utterance]) -> dict[int, tuple[str, ...]]:

@@ -1,12 +1,14 @@
-"""Text generation that can only say a label: a trie of the answers, and the logits processor that walks it.
+"""Constrained generation: the output is always one of the labels.
 
-In: token ids of every label's answer, prompts as token ids, a model. Out: one label index per prompt, straight away or
-behind free text. Knows token ids and nothing of dialogues, label names or templates.
+A trie holds the answers, and a logits processor walks it. Masking leaves the scores it allows as they are. In greedy
+search and sampling the softmax over what is left makes each step a choice among the trie's branches. Beam search
+normalises over the whole vocabulary *before* its processors (`_beam_search` of transformers 5), so a beam's score stays
+the plain log-likelihood: with as many beams as labels, `length_penalty=0` and no early stopping, the beams rank as
+`erc_llm.decoding.scoring` does.
 
-Masking leaves the scores it allows as they are. In greedy search and sampling the softmax over what is left makes each
-step a choice among the trie's branches. Beam search normalises over the whole vocabulary *before* its processors
-(`_beam_search` of transformers 5), so a beam's score stays the plain log-likelihood: with as many beams as labels,
-`length_penalty=0` and no early stopping, the beams rank as `erc_llm.decoding.scoring` does.
+Input: token ids of every label's answer, prompts as token ids, a model. Output: one label index per prompt, straight
+away or behind free text.
+Does not depend on: dialogues, label names, templates.
 """
 
 from __future__ import annotations
@@ -117,6 +119,12 @@ class LabelProcessor(LogitsProcessor):
     """Lets `generate` only continue towards a label; behind a whole answer only the end token, which costs nothing.
 
     It keeps no state between steps, so beams may be reordered. Allowed scores are left as they are.
+
+    transformers' `prefix_allowed_tokens_fn` is as fast (SmolLM2-135M on a CPU, 16 prompts: 0.99 and 1.00 of the time of
+    this class; medians of 7 alternating pairs) and not as exact: it leaves the end token its own score behind a whole
+    answer. Where answers end with another token, such as the ")" of prompts for base models, beams then rank the labels
+    wrongly on 49 of 60 random prompts of a stand-in model, with log-likelihoods off by up to 7.4 nats. It is also
+    silent where the model gives no label a probability.
 
     Args:
         trie: The labels, on the device of the scores.

@@ -1,13 +1,13 @@
-"""How a served model is asked for a label, and what its answer says: one dialect per kind of server.
+"""Requests to model servers and the reading of their responses: one dialect per kind of server.
 
-In: a prompt as ids and as text, the labels as answers. Out: a request, and from its answer's JSON a `ServedResponse`:
-what was written, or the log-likelihood of every label. Knows nothing of connections and files, and of a server only
-what it says of itself (`dialect_of`).
+Input: a prompt as ids and as text, the labels as answers. Output: a request, and from its response's JSON a
+`ServedResponse`: the generated text, or the log-likelihood of every label.
+Does not depend on: connections, files; of a server only on how it describes itself (`dialect_of`).
 
-Formats, as the servers document them; docs/served-models.md says what was measured on a real one:
+Formats, as the servers document them; docs/served-models.md has what was measured on a real one:
 
-- vLLM, choices: `structured_outputs: {"choice": [...]}`; before 0.12 `guided_choice: [...]`, which newer versions do
-  not know any more. https://docs.vllm.ai/en/latest/features/structured_outputs/
+- vLLM, choices: `structured_outputs: {"choice": [...]}`; before 0.12 `guided_choice: [...]`, which newer versions no
+  longer accept. https://docs.vllm.ai/en/latest/features/structured_outputs/
 - vLLM, log-likelihoods: `/completions` takes token ids as prompts and gives with `prompt_logprobs: 0` the
   log-probability of each of their tokens.
   https://docs.vllm.ai/en/latest/serving/openai_compatible_server/#extra-parameters

@@ -1,7 +1,7 @@
 """Text from a local language model: greedy and free behind prompts, in left-padded batches.
 
-In: a model and prompts as token ids, or texts to continue. Out: token ids or text. Knows nothing of labels and of what
-is asked.
+Input: a model and prompts as token ids, or texts to continue. Output: token ids or text.
+Does not depend on: labels, dialogues, prompt templates.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from erc_llm.errors import ModelError, PromptError
+from erc_llm.models.autocast import autocast
 from erc_llm.prompting.encoding import TextEncoder
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def generate_batches(
             for row, i in enumerate(batch):
                 ids[row, width - len(prompts[i]) :] = torch.tensor(prompts[i])
                 mask[row, width - len(prompts[i]) :] = 1
-            with torch.inference_mode(), _without_habits(model):
+            with torch.inference_mode(), autocast(model), _without_habits(model):
                 output = generate(
                     input_ids=ids,
                     attention_mask=mask,

@@ -1,7 +1,9 @@
-"""What a model answers about whole scenes when it writes: a label and nothing else, a label behind reasons, or freely.
+"""Generated labels of whole scenes: constrained to a label, a label behind free reasons, or free text.
 
-In: a model, a prompter, dialogues. Out: a `GeneratedLabel` for every target, scene by scene. The prompts are the root
-paths of the very trees that scoring reads. Knows nothing of runs and tables.
+The prompts are the root paths of the same trees that scoring reads.
+
+Input: a model, a prompter, dialogues. Output: a `GeneratedLabel` for every target, scene by scene.
+Does not depend on: runs, tables.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Way = Literal["label", "reason_then_label", "free"]
-_LABEL_FOLLOWS = "\nAnswer:"
+LABEL_FOLLOWS = "\nAnswer:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ class Writer:
         self.prompter = prompter
         self._model, self._tokenizer, self._way = model, tokenizer, way
         self._most_tokens, self._tokens_per_batch = most_tokens, tokens_per_batch
-        self._bridge = _LABEL_FOLLOWS + ("" if prompter.frame.lead else "\n")
+        self._bridge = LABEL_FOLLOWS + ("" if prompter.frame.lead else "\n")
         self.bridge = prompter.frame.encoder.data(self._bridge)
         end = prompter.frame.end
         special = set(prompter.frame.encoder.markup(end)) & set(tokenizer.all_special_ids)
@@ -108,7 +110,7 @@ class Writer:
             trie,
             self.bridge,
             max_new_tokens=self._most_tokens,
-            stop=(*self._stop, _LABEL_FOLLOWS),
+            stop=(*self._stop, LABEL_FOLLOWS),
             tokens_per_batch=budget,
             on_progress=on_progress,
         )

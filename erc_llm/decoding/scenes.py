@@ -1,10 +1,11 @@
-"""Label scores of whole scenes: trees, forwards, and the second pass that tells questions what the first one answered.
-
-In: a model, a prompter, dialogues. Out: `LabelScores` of every asked target, scene by scene. Knows nothing of runs.
+"""Label scores of whole scenes, in one pass or in two, of which the second states what the first one predicted.
 
 A prompt lists the labels in some order. Averaging over K orders is averaging the probabilities of the label sequences:
 the likelihoods of a reader who gets one of the K prompts at random. So log-likelihoods keep their meaning, label mass
 too, and probabilities are, as ever, likelihoods normalised over the labels. It costs K times the time of one order.
+
+Input: a model, a prompter, dialogues. Output: `LabelScores` of every asked target, scene by scene.
+Does not depend on: runs, tables.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """Exact label distributions for every target of a scene, from one forward over its token tree.
 
-In: a model and token trees with all labels as answers. Out: a `LabelScores` per question. Trees are batched into
-forests under a token budget; a tree that alone exceeds it is scored in pieces on its trunk's KV cache. Knows nothing
-of text, training or files.
+Trees are batched into forests under a token budget; a tree that alone exceeds it is scored in pieces on its trunk's KV
+cache.
+
+Input: a model and token trees with all labels as answers. Output: a `LabelScores` per question.
+Does not depend on: text, training, files.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import numpy as np
 import torch
 
 from erc_llm.errors import ModelError
+from erc_llm.models.autocast import autocast
 from erc_llm.trees.attention import forest_logits, require_tree_attention
 from erc_llm.trees.forest import Forest, pack, rows_of
 from erc_llm.trees.likelihoods import answer_log_likelihoods
@@ -72,7 +75,7 @@ def score_trees(
     model.eval()
     scores: dict[int, list[LabelScores]] = {}
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), autocast(model):
             for group in batch_by_rows([rows_of(t) for t in trees], tokens_per_forest):
                 if len(group) == 1 and rows_of(trees[group[0]]) > tokens_per_forest:
                     scores[group[0]] = _score_on_cache(model, trees[group[0]], tokens_per_forest)
@@ -144,15 +147,16 @@ def extend_trunk(model: PreTrainedModel, cache: DynamicCache, ids: np.ndarray) -
     tokens = torch.as_tensor(ids, device=model.device)[None]
     positions = torch.arange(past, past + tokens.shape[1], device=model.device)
     mask = torch.arange(past + tokens.shape[1], device=model.device)[None, :] <= positions[:, None]
-    model(
-        input_ids=tokens,
-        position_ids=positions[None],
-        attention_mask=mask[None, None],
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-        tree=True,
-    )
+    with autocast(model):
+        model(
+            input_ids=tokens,
+            position_ids=positions[None],
+            attention_mask=mask[None, None],
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+            tree=True,
+        )
 
 
 def score_questions(
@@ -170,15 +174,16 @@ def score_questions(
     # An answer that hangs on the trunk itself needs that trunk token's logits, so it is read again.
     past = min(held, int(forest.logit_rows.min()))
     _shorten(cache, past)
-    logits = model(
-        input_ids=forest.input_ids[:, past:],
-        position_ids=forest.position_ids[:, past:],
-        attention_mask=_mask_behind(forest, past),
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=forest.logit_rows - past,
-        tree=True,
-    ).logits[0]
+    with autocast(model):
+        logits = model(
+            input_ids=forest.input_ids[:, past:],
+            position_ids=forest.position_ids[:, past:],
+            attention_mask=_mask_behind(forest, past),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=forest.logit_rows - past,
+            tree=True,
+        ).logits[0]
     _shorten(cache, tree.trunk)
     values = answer_log_likelihoods(logits, forest).double().cpu().numpy()
     sizes = np.cumsum([0] + [len(q.answers) for q in branch.questions])
@@ -206,7 +211,7 @@ def verify_tree_attention(model: PreTrainedModel, tree: TokenTree, tolerance: fl
         ModelError: They differ by more than `tolerance` nats: this architecture does not run token trees.
     """
     scored = score_trees(model, [tree])[0]
-    with torch.inference_mode():
+    with torch.inference_mode(), autocast(model):
         for question, scores in zip(tree.questions, scored, strict=True):
             for label, path in zip(question.labels, question.answers, strict=True):
                 plain = _plain_log_likelihood(model, tree, path)

@@ -1,9 +1,11 @@
-"""Text that somebody generated freely becomes a label, or is invalid.
+"""Maps freely generated text to a label, or to none.
 
-In: an answer as text, a label set. Out: a canonical name or None. In this order: a name or spelling of the label set;
-the same behind case, surrounding punctuation and a leading "Answer:"; for EmoryNLP's labels a written synonym table.
-All else is invalid and counted wrong: no edit distance, no search inside sentences, no choice between two labels.
-Knows nothing of models and servers.
+Tried in this order: a name or spelling of the label set; the same without case, surrounding punctuation and a leading
+"Answer:"; for EmoryNLP's labels a written synonym table. All else is invalid and counted wrong: no edit distance, no
+search inside sentences, no choice between two labels.
+
+Input: an answer as text, a label set. Output: a canonical name or None.
+Does not depend on: models, servers.
 """
 
 from __future__ import annotations

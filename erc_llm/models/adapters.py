@@ -1,7 +1,8 @@
 """LoRA adapters: attach a fresh one, save it, load it onto the model it belongs to.
 
-In: a base model, and either the shape of an adapter or a folder. Out: a PEFT model, or a folder that plain PEFT loads
-too. Knows nothing of how an adapter is trained, nor of runs.
+Input: a base model, and either the shape of an adapter or a folder. Output: a PEFT model, or a folder that plain PEFT
+loads too.
+Does not depend on: training, runs.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Where a model computes, in what precision, and with what memory.
+"""Devices: where a model computes, in what precision and with what memory, and which process this is.
 
-In: what a user asked for. Out: a torch device, a torch dtype and the reason. Knows nothing of models.
+Input: what a configuration asks for, and a launcher's environment. Output: a torch device, a dtype and the reason.
+Does not depend on: models.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Literal
 
-from erc_llm.errors import ModelError
+from erc_llm.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
     import torch
@@ -19,23 +20,33 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 
 def choose_device(device: str = "auto") -> torch.device:
-    """The device of this process: under `accelerate launch` each process takes the GPU of its local rank.
+    """The one device of this process.
+
+    Args:
+        device: `auto` is a GPU where there is one. `auto` and `cuda` mean the GPU of this process's rank on its
+            machine, the first one without a launcher; `cuda:N` means that one.
 
     Raises:
         ModelError: The device is unknown to torch, or not there.
     """
     import torch
 
-    if device == "auto":
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    asked, local_rank = device, int(os.environ.get("LOCAL_RANK", "0"))
+    if device == "auto" and not torch.cuda.is_available():
+        device = "cpu"
+    elif device in ("auto", "cuda"):
+        if 0 < torch.cuda.device_count() <= local_rank:
+            raise ModelError(
+                f"device: process {local_rank} of this machine needs a GPU of its own, torch sees "
+                f"{torch.cuda.device_count()}; start as many processes as there are GPUs (--num_processes)"
+            )
+        device = f"cuda:{local_rank}"
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
-        raise ModelError(f"device: '{device}' is not a device; use auto, cpu, cuda or cuda:N") from error
+        raise ModelError(f"device: '{asked}' is not a device; use auto, cpu, cuda or cuda:N") from error
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise ModelError(
-            f"device: '{device}' was asked for, torch {torch.__version__} sees no such GPU; use device=cpu"
-        )
+        raise ModelError(f"device: '{asked}' was asked for, torch {torch.__version__} sees no such GPU; use device=cpu")
     return chosen
 
 
@@ -92,8 +103,47 @@ def leave_processes() -> None:
         processes.destroy_process_group()
 
 
+def other_gpus(device: torch.device) -> str | None:
+    """What to print where a process without a launcher leaves GPUs unused; None where it does not.
+
+    Args:
+        device: The device that it uses.
+    """
+    import torch
+
+    count = torch.cuda.device_count()
+    if device.type != "cuda" or count < 2 or process_count() > 1:
+        return None
+    name = torch.cuda.get_device_name(device)
+    return (
+        f"{count} GPUs are visible; one process uses one of them, {device} ({name}). CUDA_VISIBLE_DEVICES=N chooses "
+        f"another; `accelerate launch --multi_gpu --num_processes {count} --no_python erc-llm train ...` uses all"
+    )
+
+
+_SHARDED = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DEEPSPEED"}
+
+
+def check_launcher() -> None:
+    """Refuse the launchers' modes that cut a model into pieces: an adapter is trained on a whole copy in each process.
+
+    Raises:
+        ConfigError: This process was started in one of them.
+    """
+    for variable, mode in _SHARDED.items():
+        if os.environ.get(variable, "false").lower() in ("true", "1", "yes"):
+            raise ConfigError(
+                f"accelerate: distributed_type {mode} was found ({variable}={os.environ[variable]}), expected "
+                "MULTI_GPU or NO, since every process trains on a whole copy of the model; start with "
+                "`accelerate launch --multi_gpu --num_processes N --no_python erc-llm train ...`, and use "
+                "model.quantisation=nf4 where a GPU is too small for the model"
+            )
+
+
+# Launchers set these variables for every process. `accelerate.PartialState` reads the same ones, but makes the group of
+# processes at once, on a device of its own choice, and needs torch: rank and count are needed before both.
 def process_rank() -> int:
-    """This process's number among those of one training, 0 for the main one; as launchers set it."""
+    """This process's number among those of one training run, 0 for the main one."""
     return int(os.environ.get("RANK", "0"))
 
 

@@ -1,8 +1,9 @@
 """Encoders: loaded by name, and texts to vectors.
 
-In: a folder, a hub id or `all-minilm-l6-v2`; texts. Out: an encoder with its tokenizer, or unit vectors, mean-pooled
-over tokens (Reimers and Gurevych 2019). Vectors are kept by text for the life of a `SentenceEncoder`. Knows nothing of
-conversations.
+Vectors are mean-pooled over tokens (Reimers and Gurevych 2019) and kept by text for the life of a `SentenceEncoder`.
+
+Input: a folder, a hub id or `all-minilm-l6-v2`; texts. Output: an encoder with its tokenizer, or unit vectors.
+Does not depend on: conversations.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ def load_encoder(name: str, *, attention_dropout: float | None = None, eager: bo
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-    from erc_llm.models.wheels import ENCODERS, quiet_loading, weights_sha256
+    from erc_llm.models.hashes import weights_sha256
+    from erc_llm.models.wheels import ENCODERS, quiet_loading
 
     folder: Path = encoder_folder(name)
     try:

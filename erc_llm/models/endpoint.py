@@ -1,8 +1,10 @@
-"""A language model behind an OpenAI-compatible server.
+"""Client of a language model behind an OpenAI-compatible server.
 
-In: an address, a model name, requests. Out: what is read of their answers, as they come. Text leaves this machine only
-where that was allowed explicitly. The key comes from the environment (`ERC_LLM_API_KEY`, else `OPENAI_API_KEY`) and is
-never shown or stored. Knows nothing of what is asked.
+Text leaves this machine only where that was allowed explicitly. The key comes from the environment (`ERC_LLM_API_KEY`,
+else `OPENAI_API_KEY`) and is never shown or stored.
+
+Input: an address, a model name, requests. Output: what is read of the responses, as they come.
+Does not depend on: prompts, labels, where responses are kept.
 """
 
 from __future__ import annotations
@@ -16,10 +18,13 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from erc_llm.errors import ConfigError, ModelError
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
 
 _KEYS = ("ERC_LLM_API_KEY", "OPENAI_API_KEY")
 _NO_KEY = "none"
@@ -56,6 +61,17 @@ class _NoAnswer(Exception):
         self.wait = wait
 
 
+def _may_pass(error: BaseException) -> bool:
+    """Whether the same request may be answered later, within the time that is waited for it."""
+    return isinstance(error, _NoAnswer) and error.in_passing and error.wait <= _LONGEST_WAIT
+
+
+def _wait_of(state: RetryCallState) -> float:
+    """Seconds that the server asked to wait in its last answer."""
+    error = state.outcome.exception() if state.outcome else None
+    return error.wait if isinstance(error, _NoAnswer) else 0.0
+
+
 class Endpoint:
     """A model that a server offers.
 
@@ -90,6 +106,7 @@ class Endpoint:
                 f"'{url}' is another machine, and text would be sent there; add --allow-remote if that is meant"
             )
         try:
+            import tenacity  # noqa: F401
             from openai import AsyncOpenAI, DefaultAsyncHttpxClient
         except ModuleNotFoundError as error:
             raise ModelError("a model server needs the client library: pip install 'erc-llm[endpoint]'") from error
@@ -200,14 +217,22 @@ class Endpoint:
 
     async def _ask(self, client: Any, request: Request, read: Callable[[str], T]) -> T:
         """What is read of the text of an answer, asked for again while that may help."""
-        for attempt in range(self._retries + 1):
-            try:
-                return self._read(await self._text(client, request), read)
-            except _NoAnswer as error:
-                if not error.in_passing or attempt == self._retries or error.wait > _LONGEST_WAIT:
-                    raise self._failed(request, error) from error
-                await asyncio.sleep(max(error.wait, min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE)))
-        raise AssertionError("unreachable")
+        from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential
+
+        async def ask() -> T:
+            return self._read(await self._text(client, request), read)
+
+        usual = wait_exponential(_FIRST_PAUSE, max=_LONGEST_PAUSE)  # doubles from one to the other
+        retrying = AsyncRetrying(
+            stop=stop_after_attempt(self._retries + 1),
+            retry=retry_if_exception(_may_pass),
+            wait=lambda state: max(_wait_of(state), usual(state)),
+            reraise=True,
+        )
+        try:
+            return await retrying(ask)
+        except _NoAnswer as error:
+            raise self._failed(request, error) from error
 
     async def _text(self, client: Any, request: Request) -> str:
         """The text of an answer; that of a page which is not there is empty."""

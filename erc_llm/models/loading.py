@@ -1,7 +1,8 @@
-"""Loading language models: from a name to a model on its device, with what a manifest must say about it.
+"""Loading language models: from a name to a model on its device, with what a manifest records about it.
 
-In: a folder, a hub id or a built-in alias; precision, quantisation, device, attention. Out: a `LoadedModel`, or one
-`ModelError` that says where the model was looked for and what to do. Knows nothing of prompts, corpora or training.
+Input: a folder, a hub id or a built-in alias; precision, quantisation, device, attention. Output: a `LoadedModel`, or
+one `ModelError` that names where the model was looked for and what to do.
+Does not depend on: prompts, corpora, training.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from erc_llm.errors import ModelError
 from erc_llm.models.devices import Precision, choose_device, choose_precision
-from erc_llm.models.wheels import BASE_MODELS, ENCODERS, WheelModel, converted_model, quiet_loading, weights_sha256
+from erc_llm.models.hashes import weights_sha256
+from erc_llm.models.wheels import BASE_MODELS, ENCODERS, WheelModel, converted_model, quiet_loading
 
 if TYPE_CHECKING:
     import torch
@@ -84,8 +86,7 @@ def load_base_model(
         name: A folder, a hub id, or an alias such as `smollm2-135m-instruct`.
         precision: What to multiply in; see `choose_precision` for `auto`.
         quantisation: `nf4` holds the weights of all linear layers but the head in 4 bits (QLoRA: NF4, double
-            quantisation) and everything else in fp32, as `peft.prepare_model_for_kbit_training` does; activations
-            are then fp32 outside autocast. Works on the CPU too.
+            quantisation) and everything else in the dtype of `precision`. Works on the CPU too.
         device: `auto` takes this process's GPU where there is one; else anything torch understands.
         attention: transformers' `attn_implementation`; None for the library's choice.
 
@@ -270,11 +271,14 @@ def _nf4(dtype: torch.dtype) -> Any:
 
 
 def _prepare_quantised(model: PreTrainedModel) -> None:
-    from bitsandbytes.nn import Linear4bit
-    from peft import prepare_model_for_kbit_training
+    """Freeze the model; what is not quantised stays in the compute dtype.
 
-    # Gradient checkpointing is the trainer's choice, not a matter of loading.
-    prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    `peft.prepare_model_for_kbit_training` would make embeddings, norms and head fp32, and with them the whole residual
+    stream: twice the activations, and attention without its bf16 kernels. Norms compute in fp32 inside in any case.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    model.requires_grad_(False)
     for module in model.modules():
         if isinstance(module, Linear4bit):
             # Else the first forward in eval mode repacks the weights for AVX512-BF16, in place, and the backward of

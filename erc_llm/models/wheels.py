@@ -1,17 +1,17 @@
 """Models that come inside Python wheels, so that everything can be tried without a hub.
 
-In: an alias such as `smollm2-135m-instruct`. Out: a folder that `from_pretrained` reads. A GGUF file is converted
-once to fp32 safetensors in the cache (`ERC_LLM_CACHE`, else `~/.cache/erc-llm`). The wheels are never imported: their
-code wants packages that are not needed here. Knows nothing of precision, devices or adapters.
+A GGUF file is converted once to fp32 safetensors in the cache (`ERC_LLM_CACHE`, else `~/.cache/erc-llm`). The wheels
+are never imported: their code needs packages that are not used here.
+
+Input: an alias such as `smollm2-135m-instruct`. Output: a folder that `from_pretrained` reads.
+Does not depend on: precision, devices, adapters.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import logging
-import os
 import shutil
 import tempfile
 import time
@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from erc_llm.errors import ModelError
+from erc_llm.models.cache import cache_dir
+from erc_llm.models.hashes import file_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -94,12 +96,6 @@ ENCODERS = {
 }
 
 
-def cache_dir() -> Path:
-    """Folder for what is made once and kept: `ERC_LLM_CACHE`, else `~/.cache/erc-llm`."""
-    named = os.environ.get("ERC_LLM_CACHE")
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "erc-llm"
-
-
 @contextmanager
 def quiet_loading() -> Iterator[None]:
     """No weight-loading progress bars inside: they tell a user nothing that a line of ours does not."""
@@ -114,52 +110,6 @@ def quiet_loading() -> Iterator[None]:
             with warnings.catch_warnings():  # it warns where HF_HUB_DISABLE_PROGRESS_BARS keeps the hub's bars off
                 warnings.simplefilter("ignore")
                 transformers_logging.enable_progress_bar()
-
-
-def weights_sha256(folder: Path) -> str:
-    """SHA-256 of a model folder's weights, in hexadecimal.
-
-    One file: the hash of its bytes, which is also what the hub shows for it. Several shards: the hash of their names
-    and hashes in order. A hash is kept in the cache under the file's path, size and time of change, since reading
-    13 GB takes longer than most questions one asks about a model.
-
-    Raises:
-        ModelError: There are no weights in the folder.
-    """
-    for pattern in ("model*.safetensors", "*.safetensors", "pytorch_model*.bin"):
-        files = sorted(folder.glob(pattern))
-        if files:
-            break
-    else:
-        raise ModelError(f"{folder}: found no weights, expected model.safetensors or its shards")
-    hashes = [(file.name, file_sha256(file)) for file in files]
-    if len(hashes) == 1:
-        return hashes[0][1]
-    return hashlib.sha256("".join(f"{name} {digest}\n" for name, digest in hashes).encode()).hexdigest()
-
-
-def file_sha256(file: Path) -> str:
-    """SHA-256 of a file's bytes, remembered in the cache for as long as the file does not change."""
-    real = file.resolve()
-    state = real.stat()
-    key = hashlib.sha256(f"{real}\0{state.st_size}\0{state.st_mtime_ns}".encode()).hexdigest()
-    note = cache_dir() / "sha256" / key
-    try:
-        known = note.read_text("ascii")
-        if len(known) == 64:
-            return known
-    except OSError:
-        pass
-    with real.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    try:
-        note.parent.mkdir(parents=True, exist_ok=True)
-        draft = note.with_name(f"{note.name}.{os.getpid()}")
-        draft.write_text(digest, "ascii")
-        os.replace(draft, note)
-    except OSError:
-        pass  # a cache that cannot be written costs time, not correctness
-    return digest
 
 
 def converted_model(model: WheelModel, gguf: Path) -> Path:

@@ -1,4 +1,8 @@
-"""What the corpus knows about a target: its place, its speaker's past, and its gold labels."""
+"""Columns of the predictions table that come from the corpus: a target's place, its speaker's past, its gold labels.
+
+Input: dialogues. Output: the columns of one target; the lengths of speakers' histories.
+Does not depend on: models, predictions, files.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from itertools import groupby
 from typing import Any
 
 from erc_llm.corpus.dialogues import Dialogue
+from erc_llm.corpus.history import spoken_lines
 from erc_llm.corpus.speakers import GENERIC_NAMES, identity
 from erc_llm.errors import PredictionsError
 
@@ -18,8 +23,9 @@ def history_lengths(
     """For each dialogue and each of its speakers: how many lines that person had in strictly earlier dialogues.
 
     Dialogues are put in time order; where one has no time, all keep the order they are given in. Dialogues of the same
-    time do not count for each other. A line with several speakers counts for each of them, an empty line for nobody.
-    Who a generic name stands for is told by `erc_llm.corpus.speakers.identity`.
+    time do not count for each other. The lines are those that speaker profiles are written from, see
+    `erc_llm.corpus.history.spoken_lines`; `#ALL#` itself has none. A generic name stands for whom
+    `erc_llm.corpus.speakers.identity` returns.
     """
     given = list(dialogues)
     timed = all(d.time is not None for d in given)
@@ -32,7 +38,8 @@ def history_lengths(
         for d in scenes:
             lengths[d] = {s: spoken[identity(s, d, generic)] for u in d.utterances for s in u.speakers}
         for d in scenes:
-            spoken.update(identity(s, d, generic) for u in d.utterances if u.text.strip() for s in u.speakers)
+            for speaker, positions in spoken_lines(d).items():
+                spoken[identity(speaker, d, generic)] += len(positions)
     return lengths
 
 

@@ -1,8 +1,11 @@
 """Text to token ids, with data kept apart from markup.
 
-Two ways in: `markup` encodes our own and the chat template's text, special tokens recognised; `data` encodes names,
-lines and label words, which can never become a special token or a template marker. Each piece is tokenised on its own
-and the ids are joined by the caller. Knows no prompt and no tree.
+`markup` encodes our own and the chat template's text, special tokens recognised; `data` encodes names, lines and label
+words, which can never become a special token or a template marker. Each piece is tokenised on its own and the ids are
+joined by the caller.
+
+Input: a tokenizer, the markers of a template, texts. Output: token ids.
+Does not depend on: prompts, trees, models.
 """
 
 from __future__ import annotations
@@ -23,14 +26,28 @@ if TYPE_CHECKING:
 
 # What chat templates use to mark turns: <|x|>, </s>, <<SYS>>, [INST], and whole lines such as "### Response:".
 _MARKER = re.compile(r"<<[^<>\s]+>>|<[^<>\s]{1,40}>|\[/?[A-Z_]{2,}\]|^[^\S\n]*\S[^\n]*:[^\S\n]*$", re.MULTILINE)
-
+# The last word of such a line, where it is prose: "A chat between a user and an assistant. USER:".
+_LAST_WORD = (re.compile(r"[\w-]+\s*:$"), re.compile(r"\S+\s*:$"))
 
 _METASPACE = "▁"  # U+2581, which SentencePiece-like tokenizers read as a space
 
 
 def markers_in(glue: str) -> tuple[str, ...]:
-    """Turn markers that stand in a chat template's own text."""
-    return tuple(sorted({m.strip() for m in _MARKER.findall(glue)}))
+    """Turn markers that stand in a chat template's own text.
+
+    Args:
+        glue: The template's text around sentinels, each piece on lines of its own.
+    """
+    found = {m.strip() for m in _MARKER.findall(glue)}
+    return tuple(sorted(found | {word for marker in found if (word := _last_word(marker))}))
+
+
+def _last_word(marker: str) -> str | None:
+    """The word before a line's final colon; None where nothing but signs stands before it ("### Response:")."""
+    for pattern in _LAST_WORD:
+        if word := pattern.search(marker):
+            return word[0] if any(char.isalnum() for char in marker[: word.start()]) else None
+    return None
 
 
 def one_line(text: str) -> str:

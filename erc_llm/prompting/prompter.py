@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -153,10 +154,20 @@ class Prompter:
         values = {"labels": [self.frame.encoder.harmless(name) for name in order], "context": self.options.context}
         return self.template.render("system", values)
 
+    @property
+    def shows_profiles(self) -> bool:
+        """Whether prompts hold profiles of speakers."""
+        return self._sentences_of is not None
+
+    @property
+    def longest_line(self) -> int:
+        """Most tokens of one trunk line, and of a text that a question repeats: half the trunk budget."""
+        return max(self.options.trunk_budget // 2, 8)
+
     def line_ids(self, number: int, name: str, text: str) -> tuple[int, ...]:
-        """Ids of one trunk line, cut to half the trunk budget."""
+        """Ids of one trunk line, cut to `longest_line`."""
         ids = self._data("line", number, name, text)
-        limit = max(self.options.trunk_budget // 2, 8)
+        limit = self.longest_line
         return ids if len(ids) <= limit else ids[: limit - 1] + ids[-1:]
 
     def profile_ids(self, name: str, sentences: Sequence[str]) -> tuple[int, ...]:
@@ -175,12 +186,25 @@ class Prompter:
         Args:
             number: Of the line, from 1.
             name: Who spoke it.
-            text: What was said.
+            text: What was said; a template that repeats it in the question shows `longest_line` tokens of it.
             state: What was predicted for earlier lines, as `state_text` puts it.
             profiles: Profiles that stand in the question.
         """
+        text = self._beginning(text)
         known = tuple(("profile", tuple(ids)) for ids in profiles)
         return (*known, ("question", self._data("question", number, name, text, state)), ("bridge", self._bridge))
+
+    def _beginning(self, text: str) -> str:
+        """As much of a text as `longest_line` tokens hold."""
+        if len(text) * 4 <= self.longest_line:  # no tokenizer makes more than a token of each of its UTF-8 bytes
+            return text
+
+        def tokens(length: int) -> int:
+            return len(self.frame.encoder.data(self.frame.encoder.harmless(text[:length])))
+
+        if tokens(len(text)) <= self.longest_line:
+            return text
+        return text[: bisect_right(range(len(text)), self.longest_line, key=tokens) - 1]
 
     def _data(self, block: str, number: int, name: str, text: str, state: str = "") -> tuple[int, ...]:
         encoder = self.frame.encoder

@@ -1,8 +1,11 @@
 """Prompt templates (ours, Jinja) and the frame a chat template (the model's) puts around them.
 
 A prompt template has named blocks: `system`, `line`, `question`, `answer`, for base models `end`, and `profile` where
-it can show one. A `Frame` is what
-stands around user text and answer once the chat template is cut: head, bridge, lead, end. Knows no dialogue.
+it can show one. A `Frame` is what stands around user text and answer once the chat template is cut: head, bridge, lead,
+end.
+
+Input: a template's name or file, a tokenizer. Output: a `PromptTemplate`, a `Frame`.
+Does not depend on: dialogues, trees, models.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from erc_llm.errors import ModelError, RunError
 from erc_llm.files import write_text
 from erc_llm.models.adapters import CONFIG, WEIGHTS
-from erc_llm.models.wheels import file_sha256
+from erc_llm.models.hashes import file_sha256
 from erc_llm.runs.directory import ADAPTER, TEMPLATE, Run, read_run
 from erc_llm.runs.manifest import FINISHED, Manifest, write_manifest
 from erc_llm.runs.provenance import commit, versions

@@ -209,15 +209,17 @@ def _baselines(
 ) -> Iterator[_PredictingRun]:
     from erc_llm.baselines.baseline_config import load_baseline
     from erc_llm.baselines.training import train_baseline
+    from erc_llm.recipes.console import ConsoleProgress
     from erc_llm.recipes.data import open_corpus
 
+    progress = ConsoleProgress(console)
     for seed in system.seeds:
         name = f"{system.name}-{version}-{seed}"
         fixed = [f"corpus.path={place.data[version]}", f"output={place.runs}", f"name={name}", f"seed={seed}"]
         config = load_baseline(source, [*system.overrides, *fixed])
-        console.rule(name)
+        progress.heading(name)
         corpus = open_corpus(config.corpus, config.label_set())
-        trained = train_baseline(config, corpus, resume=True, with_text=place.with_text, console=console)
+        trained = train_baseline(config, corpus, resume=True, with_text=place.with_text, progress=progress)
         of = trained.manifest
         made_from = (of.run_id, of.base_model_sha256, None, of.train_sha256, trained.corpus.sha256)
         yield _PredictingRun(name, made_from, trained.predict, Correction())

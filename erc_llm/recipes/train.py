@@ -1,38 +1,39 @@
-"""A training, whole: a `RunConfig` becomes a run directory with an adapter in it.
+"""End-to-end fine-tuning: trains an adapter from a `RunConfig` and writes its run directory.
 
-In: the configuration. Out: the finished `Run`. Composes corpus, prompts, model, sampler, schedule and trainer; knows
-nothing of how any of them works.
+Input: the configuration. Output: the finished `Run`.
+Does not depend on: how corpora, prompts, models and the optimisation work; it composes them.
 """
 
 from __future__ import annotations
 
-import math
-import random
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from erc_llm.config import RunConfig, SamplingConfig
-from erc_llm.corpus import Corpus, Dialogue, LabelSet
-from erc_llm.errors import CorpusError, RunError
+from erc_llm.corpus import Corpus, Dialogue, LabelSet, labelled_scenes
+from erc_llm.errors import ConfigError, CorpusError, RunError
 from erc_llm.files import write_text
-from erc_llm.models.devices import process_count, process_rank
+from erc_llm.models.devices import check_launcher, process_rank
 from erc_llm.predictions import Correction
+from erc_llm.recipes.console import ConsoleProgress
 from erc_llm.recipes.data import label_distribution, labelled_targets, open_corpus, print_warnings
 from erc_llm.recipes.run_inputs import check_finished, read_confusion
-from erc_llm.runs.directory import ADAPTER, CONFIG, TEMPLATE, Run, check_same, claim
+from erc_llm.recipes.training_run import Training
+from erc_llm.runs.directory import ADAPTER, CHECKPOINTS, CONFIG, TEMPLATE, Run, check_same, claim
 from erc_llm.runs.manifest import FINISHED, TRAINING, Manifest, write_manifest
+from erc_llm.runs.progress import Progress
 from erc_llm.runs.provenance import commit, versions
 
 if TYPE_CHECKING:
-    from erc_llm.prompting.prompter import Prompter
-    from erc_llm.trees.tree import TokenTree
-    from erc_llm.tuning.order import StepOrder
-    from erc_llm.tuning.sampling import Asked, Sampler, Targets
+    from peft import PeftModel
+
+    from erc_llm.models.loading import LoadedModel
+    from erc_llm.tuning.sampling import Sampler, Targets
 
 
 def train(config: RunConfig, *, resume: bool = False, console: Console | None = None) -> Run:
@@ -46,70 +47,85 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
     Raises:
         RunError: The run directory is taken, or holds a run of another configuration.
         CorpusError: There is nothing to train on.
+        ConfigError: A launcher cuts models into pieces, or the adapter would be on the output layer.
+        UserError: The GPU has too little memory.
     """
     from erc_llm.build import build_model, build_prompter, check_fit
     from erc_llm.calibration.choose import prior_shift
     from erc_llm.tuning.selection import check_selection
 
-    console = console or Console()
+    check_launcher()
+    # Every process of a launcher runs this; people need one of them.
+    console = (console or Console()) if process_rank() == 0 else Console(quiet=True)
+    progress = ConsoleProgress(console)
     folder = Path(config.output) / config.name
     began = claim(folder, config, resume)
     if began is not None and began.manifest.finished:
         check_finished(began, config)
-        console.print(f"{folder} is finished already", markup=False, soft_wrap=True)
+        progress.line(f"{folder} is finished already")
         return began
     labels = config.label_set()
     corpus = open_corpus(config.corpus, labels, cut_selection=config.training.evaluations > 0)
     print_warnings(corpus, console)
-    scenes = training_scenes(corpus, config.training.max_scenes, config.seed)
+    scenes = labelled_scenes(corpus, config.training.max_scenes, config.seed)
     sampler = target_sampler(config.sampling, scenes, labels, config.seed)
-    say_absent(sampler.targets, labels, console)
+    warn_of_absent(sampler.targets, labels, progress)
     if config.training.evaluations:
         check_selection(corpus)
     confusion = read_confusion(config.state, corpus)
     loaded = build_model(config)
-    prompter = build_prompter(config, labels, loaded.tokenizer, past=corpus, on_notes=notes_progress(console))
-    check_fit(prompter, loaded)
+    prompter = build_prompter(config, labels, loaded.tokenizer, past=corpus, on_notes=notes_progress(progress))
+    check_fit(prompter, loaded, state=config.state.source != "none")
     manifest = _manifest(config, corpus, labels, scenes, sampler, prompter.template.sha256, loaded, confusion)
-    model = _with_adapter(config, loaded)
+    if began is not None and process_rank() == 0:
+        check_same(began, manifest)
+    training = Training(
+        config=config,
+        folder=folder,
+        corpus=corpus,
+        scenes=scenes,
+        sampler=sampler,
+        prompter=prompter,
+        loaded=loaded,
+        model=_with_adapter(config, loaded),
+        confusion=confusion,
+        correction=Correction(prior_shift(manifest, "auto")),
+        progress=progress,
+    )
+    training.describe()
+    steps = training.order()  # refuses what would not continue a checkpoint, before anything is written over
     if process_rank() == 0:
-        if began is not None:
-            check_same(began, manifest)
         write_text(folder / CONFIG, config.as_yaml(), RunError)
         write_text(folder / TEMPLATE, prompter.template.source, RunError)
         write_manifest(folder, manifest)
-    precision = str(loaded.dtype).removeprefix("torch.")
-    console.print(f"{loaded.description}, in {precision} ({loaded.precision_reason})")
-    held_out = len(corpus.splits.get("selection", ()))
-    console.print(f"{len(scenes)} training scenes, {held_out} for selection")
-    correction = Correction(prior_shift(manifest, "auto"))
-    _fit(config, folder, corpus, scenes, sampler, prompter, loaded, model, confusion, correction, console, resume)
+    training.run(steps, resume)
     finished = replace(manifest, status=FINISHED)
     if process_rank() == 0:
         write_manifest(folder, finished)
-        for left in (folder / "checkpoints", *folder.glob(f".{ADAPTER}-*")):
+        for left in (folder / CHECKPOINTS, *folder.glob(f".{ADAPTER}-*")):
             shutil.rmtree(left, ignore_errors=True)
     return Run(folder, config, finished)
 
 
-def notes_progress(console: Console, parts: int = 20) -> Callable[[int, int], None]:
-    """Says now and then how many notes on speakers are written; a language model takes its time."""
-    told = [0]
+def notes_progress(progress: Progress, parts: int = 20) -> Callable[[int, int], None]:
+    """A function that prints now and then how many notes on speakers are written; a language model takes its time."""
+    printed = [0]
 
-    def tell(done: int, total: int) -> None:
+    def show(done: int, total: int) -> None:
         part = done * parts // total
-        if part > told[0]:
-            told[0] = part
-            console.print(f"notes on speakers: {done} of {total}", highlight=False)
+        if part > printed[0]:
+            printed[0] = part
+            progress.line(f"notes on speakers: {done} of {total}")
 
-    return tell
+    return show
 
 
-def _with_adapter(config: RunConfig, loaded: Any) -> Any:
+def _with_adapter(config: RunConfig, loaded: LoadedModel) -> PeftModel:
     from erc_llm.models.adapters import attach_lora
+    from erc_llm.models.lora_targets import adapted_head
 
     lora = config.lora
-    return attach_lora(
+    model = attach_lora(
         loaded.model,
         rank=lora.rank,
         alpha=lora.alpha,
@@ -117,25 +133,13 @@ def _with_adapter(config: RunConfig, loaded: Any) -> Any:
         target_modules=lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules),
         seed=config.seed,
     )
-
-
-def training_scenes(corpus: Corpus, most: int | None, seed: int) -> tuple[Dialogue, ...]:
-    """Train scenes that have labelled targets; `most` of them, drawn by seed, where a number is given.
-
-    Raises:
-        CorpusError: There are none.
-    """
-    scenes = [d for d in corpus.split("train") if any(d.utterances[k].label is not None for k in d.targets)]
-    if not scenes:
-        raise CorpusError(f"corpus '{corpus.name}': no labelled utterance in train, so there is nothing to train on")
-    if most is not None and most < len(scenes):
-        chosen = set(random.Random(f"scenes/{seed}").sample(range(len(scenes)), most))
-        scenes = [d for i, d in enumerate(scenes) if i in chosen]
-    return tuple(scenes)
+    if (head := adapted_head(model)) is not None:  # by a name that the configuration could not know
+        raise ConfigError(f"lora.target_modules: '{head}' is the output layer, which gets no adapter; leave it out")
+    return model
 
 
 def target_sampler(config: SamplingConfig, scenes: Sequence[Dialogue], labels: LabelSet, seed: int) -> Sampler:
-    """How the labelled targets of the training scenes are drawn, or weighed in the loss.
+    """What draws the labelled targets of the training scenes, or weights their losses.
 
     Raises:
         CorpusError: Classes are to be balanced, and one has no target.
@@ -155,11 +159,11 @@ def target_sampler(config: SamplingConfig, scenes: Sequence[Dialogue], labels: L
     return Sampler(targets, weights, config.scheme != "none", seed)
 
 
-def say_absent(targets: Targets, labels: LabelSet, console: Console) -> None:
-    """Tell which labels no training target has: nothing will be learned of them."""
+def warn_of_absent(targets: Targets, labels: LabelSet, progress: Progress) -> None:
+    """Print which labels no training target has: nothing is learned of them."""
     if targets.absent:
         names = ", ".join(labels.names[label] for label in targets.absent)
-        console.print(f"note: no training target is labelled {names}", style="yellow", markup=False, highlight=False)
+        progress.line(f"note: no training target is labelled {names}", warning=True)
 
 
 def _manifest(
@@ -169,7 +173,7 @@ def _manifest(
     scenes: Sequence[Dialogue],
     sampler: Sampler,
     template: str,
-    loaded: Any,
+    loaded: LoadedModel,
     confusion: tuple[tuple[int, ...], ...] | None,
 ) -> Manifest:
     return Manifest(
@@ -196,149 +200,3 @@ def _manifest(
         train_sha256=corpus.train_sha256,
         precision=str(loaded.dtype).removeprefix("torch."),
     )
-
-
-def _fit(
-    config: RunConfig,
-    folder: Path,
-    corpus: Corpus,
-    scenes: Sequence[Dialogue],
-    sampler: Sampler,
-    prompter: Prompter,
-    loaded: Any,
-    model: Any,
-    confusion: Sequence[Sequence[int]] | None,
-    correction: Correction,
-    console: Console,
-    resume: bool,
-) -> None:
-    import torch
-
-    from erc_llm.models.adapters import save_adapter
-    from erc_llm.tuning.callbacks import CheckpointCallback, LogCallback, SelectionCallback
-    from erc_llm.tuning.checkpoints import check_step_order
-    from erc_llm.tuning.order import order_steps
-    from erc_llm.tuning.selection import evaluation_steps, score_metrics
-    from erc_llm.tuning.trainer import FitSettings, fit
-
-    training = config.training
-    asked = [sampler.asked(epoch) for epoch in range(math.ceil(training.epochs))]
-    sizes = scene_sizes(training_trees(config, scenes, prompter, confusion), asked)
-    fewest = min(sum(size > 0 for size in epoch) for epoch in sizes)
-    accumulation = max(1, min(training.accumulation, fewest // process_count()))
-    parts = accumulation * process_count()
-    schedule = order_steps(
-        sizes, epochs=training.epochs, tokens_per_step=training.tokens_per_step, parts=parts, seed=config.seed
-    )
-    check_step_order(folder, schedule)
-    tokens = [sum(sizes[batch.epoch][s] for batch in step for s in batch.scenes) for step in schedule.steps]
-    say_overfull(schedule, tokens, training.tokens_per_step, parts, console)
-    main = process_rank() == 0
-    bf16 = loaded.dtype == torch.bfloat16
-
-    def save(model: Any) -> None:
-        save_adapter(model, folder / ADAPTER, loaded.reference)
-
-    def evaluate(model: Any) -> dict[str, float]:
-        passes: Literal[1, 2] = 1 if confusion is None else 2
-        held_out, most = corpus.split("selection"), config.scoring.tokens_per_forest
-        with torch.autocast(loaded.device.type, torch.bfloat16, enabled=bf16):
-            return score_metrics(model, prompter, held_out, most, passes, correction)
-
-    steps = evaluation_steps(len(schedule.steps), training.evaluations)
-    callbacks = [
-        LogCallback(folder, tokens, training.epochs, main, console),
-        SelectionCallback(folder, steps, evaluate, save, training.patience, main, console),
-        CheckpointCallback(training.checkpoint_minutes),
-    ]
-    fit(
-        model,
-        loaded.tokenizer,
-        schedule,
-        training_trees(config, scenes, prompter, confusion, asked),
-        FitSettings(
-            learning_rate=training.learning_rate,
-            schedule=training.schedule,
-            warmup=training.warmup,
-            weight_decay=training.weight_decay,
-            max_grad_norm=training.max_grad_norm,
-            accumulation=accumulation,
-            gradient_checkpointing=training.gradient_checkpointing,
-            bf16=bf16,
-            use_cpu=loaded.device.type == "cpu",
-            seed=config.seed,
-            log_every=training.log_every,
-            report_to=training.report_to,
-            run_name=config.name,
-            normalised=sampler.resampled or config.sampling.normalised,
-            objective=training.objective,
-        ),
-        folder,
-        callbacks,
-        resume,
-    )
-    if not steps and main:
-        save(model)
-
-
-def say_overfull(schedule: StepOrder, tokens: Sequence[int], budget: int, parts: int, console: Console) -> None:
-    """Tell where steps are larger than asked for, because each process and forest gets a scene of its own."""
-    sizes = zip(tokens, schedule.steps, strict=True)
-    overfull = sum(size > budget and sum(len(forest.scenes) for forest in step) > 1 for size, step in sizes)
-    if overfull:
-        console.print(
-            f"note: {overfull} of {len(tokens)} steps have more than training.tokens_per_step={budget} tokens, as each "
-            f"needs at least {parts} scenes, one per process and accumulated forest; results depend on how many",
-            style="yellow",
-            highlight=False,
-        )
-
-
-def training_trees(
-    config: RunConfig,
-    scenes: Sequence[Dialogue],
-    prompter: Prompter,
-    confusion: Sequence[Sequence[int]] | None,
-    asked: Sequence[Asked] | None = None,
-) -> Callable[[int, int], list[TokenTree]]:
-    """What a scene looks like in an epoch, both by number.
-
-    Args:
-        config: The run.
-        scenes: The training scenes.
-        prompter: Builds the trees.
-        confusion: Counts that corrupt what questions are told, as from `read_confusion`.
-        asked: What each epoch asks about each scene, with which weight; by default all labelled targets with 1.
-    """
-    from erc_llm.prompting.prompter import Answers, shuffled_labels
-    from erc_llm.prompting.state import corrupted_state, smoothed
-
-    likely = None if confusion is None else smoothed(confusion)
-    answers: Answers = "gold" if config.training.objective == "label" else "gold_all"
-
-    def trees_of(scene: int, epoch: int) -> list[TokenTree]:
-        dialogue = scenes[scene]
-        order = state = None
-        if config.prompt.shuffle_labels:
-            order = shuffled_labels(prompter.labels, config.seed, epoch, dialogue.id)
-        if likely is not None:
-            state = corrupted_state(dialogue, prompter.labels, likely, config.state.dropout, config.seed, epoch)
-        weights = None if asked is None else asked[epoch][scene]
-        return prompter.trees(dialogue, answers, weights=weights, label_order=order, state=state)
-
-    return trees_of
-
-
-def scene_sizes(trees_of: Callable[[int, int], list[TokenTree]], asked: Sequence[Asked]) -> list[list[int]]:
-    """(epochs, scenes) tokens a scene takes with what the epoch asks about it; 0 where it asks nothing.
-
-    Measured once, on the first epoch's trees with all their questions: another order of the labels, or other emotions
-    told, move it by a few tokens at most.
-    """
-    from erc_llm.trees.forest import rows_by_part
-
-    parts = [[rows_by_part(tree) for tree in trees_of(scene, 0)] for scene in range(len(asked[0]))]
-    return [
-        [sum(tree.asking(targets) for tree in trees) for trees, targets in zip(parts, epoch, strict=True)]
-        for epoch in asked
-    ]

@@ -40,6 +40,7 @@ ADAPTER = "adapter"
 CONFIG = "config.yaml"
 TEMPLATE = "prompt.jinja"
 SPEAKERS = "speakers.json"
+CHECKPOINTS = "checkpoints"
 
 C = TypeVar("C", bound=Recipe)
 
@@ -131,7 +132,7 @@ def claim(folder: Path, config: C, resume: bool) -> RunDirectory[C] | None:
 def _is_beginning(path: Path) -> bool:
     """Whether a file is one that a run writes before its manifest, or a draft of one that a kill left."""
     partial = path.name.startswith(".") and path.name.endswith(".partial")
-    return partial or path.name in (CONFIG, TEMPLATE, SPEAKERS)
+    return partial or path.name in (CONFIG, TEMPLATE, SPEAKERS, CHECKPOINTS)
 
 
 def check_same(run: RunDirectory[Any], now: Manifest) -> None:

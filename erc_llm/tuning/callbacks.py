@@ -1,38 +1,40 @@
-"""What happens during a training besides the steps: selection scores, the best adapter, checkpoints, log, progress.
+"""Training callbacks: selection scores, the best adapter, early stopping, checkpoint times, the training log.
 
-In: transformers' training events. Out: `training.jsonl`, `selection.jsonl`, `adapter/`, and lines for people. Knows
-nothing of prompts and metrics; the score is handed in.
+Input: transformers' training events. Output: `training.jsonl`, `selection.jsonl`, `adapter/`, and progress for people.
+Does not depend on: prompts, metrics; the score is handed in.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from erc_llm.errors import RunError
-from erc_llm.runs.logs import SELECTION_LOG, TRAINING_LOG, append_line, read_lines, rewind_log
+from erc_llm.runs.logs import SELECTION_LOG, append_line, read_lines, rewind_log
+from erc_llm.runs.progress import Progress, TrainingLog
 
 SCORE = "weighted_f1"
+T = TypeVar("T")
 
 
 class SelectionCallback(TrainerCallback):
-    """Scores the selection split at fixed steps and keeps the best adapter.
+    """Scores the selection split at fixed steps, keeps the best adapter and stops early.
+
+    Every process scores, and the main process's score decides in all of them: scores of several GPUs may differ in
+    their last bits, and a process that stops alone leaves the others waiting for it.
 
     Args:
         folder: The run directory.
         steps: Optimizer steps after which to score.
-        evaluate: Returns figures of the model as it is, `weighted_f1` among them.
+        evaluate: Returns metrics of the model as it is, `weighted_f1` among them.
         save: Writes the adapter.
         patience: Stop after that many evaluations without a new best; None: never.
         main: Whether this process writes.
-        console: Where to say the score.
+        progress: Where the score is printed.
+        log: The training log, whose clock stops meanwhile.
     """
 
     def __init__(
@@ -43,49 +45,53 @@ class SelectionCallback(TrainerCallback):
         save: Callable[[Any], None],
         patience: int | None,
         main: bool,
-        console: Console,
+        progress: Progress,
+        log: TrainingLog,
     ) -> None:
-        self._log = folder / SELECTION_LOG
+        self._scores = folder / SELECTION_LOG
         self._steps = steps
         self._evaluate = evaluate
         self._save = save
         self._patience = patience
         self._main = main
-        self._console = console
+        self._progress = progress
+        self._log = log
         self._best: float | None = None
         self._since_best = 0
         self._stopped = False  # whether patience had run out before this process began
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Take up the scores up to the step that is resumed from."""
+        """Read the scores up to the step that is resumed from."""
         if self._main:
-            rewind_log(self._log, state.global_step)
-        for record in read_lines(self._log):
-            if record["step"] <= state.global_step:
-                self._note(record[SCORE])
+            rewind_log(self._scores, state.global_step)
+        records = read_lines(self._scores)
+        for score in of_main_process([record[SCORE] for record in records if record["step"] <= state.global_step]):
+            self._note(score)
         self._stopped = self._out_of_patience
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
-        """Score, where it is time."""
+        """Score after the steps that are to be scored."""
         if self._stopped:
             control.should_training_stop = True
             return
-        if state.global_step not in self._steps:
-            return
+        if state.global_step in self._steps:
+            with self._log.paused():
+                self._score(state.global_step, model)
+            control.should_training_stop |= self._out_of_patience
+
+    def _score(self, step: int, model: Any) -> None:
         started = time.perf_counter()
-        figures = dict(self._evaluate(model))
-        better = self._note(figures[SCORE])
+        metrics = dict(self._evaluate(model))
+        score = of_main_process(metrics[SCORE])
+        better = self._note(score)
         if self._main:
-            append_line(self._log, {"step": state.global_step, **figures, "best": better, "seconds": _since(started)})
+            seconds = round(time.perf_counter() - started, 1)
+            append_line(self._scores, {"step": step, **metrics, "best": better, "seconds": seconds})
             if better:
                 self._save(model)
-            mark = "[bold green]new best[/]" if better else f"best is {100 * (self._best or 0):.2f}"
-            self._console.print(
-                f"step {state.global_step}: selection weighted F1 [bold]{100 * figures[SCORE]:.2f}[/] ({mark})"
-            )
-        control.should_training_stop |= self._out_of_patience
+            self._progress.score(f"step {step}", score, self._best or 0.0, better)
 
     @property
     def _out_of_patience(self) -> bool:
@@ -98,66 +104,50 @@ class SelectionCallback(TrainerCallback):
 
 
 class CheckpointCallback(TrainerCallback):
-    """Asks for a checkpoint every so many minutes (0: after each step)."""
+    """Asks for a checkpoint every so many minutes (0: after each step).
 
-    def __init__(self, minutes: float) -> None:
+    Args:
+        minutes: Time between checkpoints.
+        log: The training log, whose clock stops while a checkpoint is written.
+    """
+
+    def __init__(self, minutes: float, log: TrainingLog) -> None:
         self._seconds = 60 * minutes
+        self._log = log
         self._last = time.monotonic()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Save if the time has come; several processes must agree, so the main one's clock is not asked elsewhere."""
+        """Save if the time has come by the main process's clock: all processes must save at the same step."""
         due = time.monotonic() - self._last >= self._seconds
-        if _agree(due) and state.global_step < state.max_steps:
+        if of_main_process(due) and state.global_step < state.max_steps:
             control.should_save = True
             self._last = time.monotonic()
+            self._log.pause()
 
-
-def _agree(due: bool) -> bool:
-    import torch
-    import torch.distributed as processes
-
-    if not (processes.is_available() and processes.is_initialized()):
-        return due
-    device = "cuda" if processes.get_backend() == "nccl" else "cpu"
-    flag = torch.tensor(int(due), device=device)
-    processes.broadcast(flag, src=0)
-    return bool(flag.item())
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Let the clock of the training log go on: the checkpoint is written."""
+        self._log.resume()
 
 
 class LogCallback(TrainerCallback):
-    """Writes the training log and shows progress: loss, learning rate, tokens a second, time left."""
+    """Writes the training log; only the main process has one.
 
-    def __init__(self, folder: Path, tokens: list[int], epochs: float, main: bool, console: Console) -> None:
-        self._log = folder / TRAINING_LOG
+    Args:
+        log: The log.
+        tokens: (steps,) tokens of each optimizer step.
+    """
+
+    def __init__(self, log: TrainingLog, tokens: Sequence[int]) -> None:
+        self._log = log
         self._tokens = tokens
-        self._epochs = epochs
-        self._main = main
-        self._console = console
-        self._progress: Progress | None = None
-        self._last = (0, time.perf_counter())
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Start the bar at the step that is resumed from."""
-        self._last = (state.global_step, time.perf_counter())
-        if not self._main:
-            return
-        rewind_log(self._log, state.global_step)
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        self._progress = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
-        self._task = self._progress.add_task("training", total=state.max_steps, completed=state.global_step, figures="")
-        self._progress.start()
+        """Start the log at the step that is resumed from."""
+        self._log.begin(state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Move the bar."""
-        if self._progress:
-            self._progress.update(self._task, completed=state.global_step)
+        """Count the step."""
+        self._log.advance(state.global_step, self._tokens[state.global_step - 1])
 
     def on_log(
         self,
@@ -167,38 +157,18 @@ class LogCallback(TrainerCallback):
         logs: Mapping[str, float] | None = None,
         **_: Any,
     ) -> None:
-        """Write one line of the log."""
-        if not self._main or not logs or "loss" not in logs:
-            return
-        if not math.isfinite(logs["loss"]):
-            raise RunError(
-                f"the loss is {logs['loss']} at step {state.global_step}: the training diverged; "
-                "lower training.learning_rate, or use another model.precision"
-            )
-        step, started = self._last
-        now = time.perf_counter()
-        speed = sum(self._tokens[step : state.global_step]) / max(now - started, 1e-9)
-        self._last = (state.global_step, now)
-        record = {
-            "step": state.global_step,
-            "epoch": round(self._epochs * state.global_step / state.max_steps, 4),
-            "loss": logs["loss"],
-            "grad_norm": logs.get("grad_norm"),
-            "learning_rate": logs.get("learning_rate"),
-            "tokens_per_second": round(speed, 1),
-        }
-        append_line(self._log, record)
-        figures = f"loss {logs['loss']:.3f}  {speed:.0f} tokens/s"
-        if self._progress:
-            self._progress.update(self._task, figures=figures)
-        if not self._console.is_terminal and state.global_step % (10 * args.logging_steps) == 0:
-            self._console.print(f"step {state.global_step}/{state.max_steps}  {figures}")
+        """Write one line."""
+        if logs and "loss" in logs:
+            self._log.write(state.global_step, logs["loss"], logs.get("grad_norm"), logs.get("learning_rate"))
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Stop the bar."""
-        if self._progress:
-            self._progress.stop()
+        """End the log."""
+        self._log.end()
 
 
-def _since(started: float) -> float:
-    return round(time.perf_counter() - started, 1)
+def of_main_process(value: T) -> T:
+    """The main process's value, in every process; all must call this at the same step."""
+    from accelerate.utils import broadcast_object_list
+
+    agreed: list[T] = broadcast_object_list([value])
+    return agreed[0]

@@ -1,21 +1,31 @@
-"""Checkpoints that survive being killed: which one is whole, which one is not.
+"""Checkpoints: which ones are complete, and the best adapter that belongs to each.
 
-transformers writes `trainer_state.json` last; a checkpoint whose state file parses was written in full.
+Input: a run directory. Output: the checkpoint to resume from, and `adapter/` as it was at that checkpoint.
+Does not depend on: models, the training loop.
+
+transformers writes `trainer_state.json` last; a checkpoint whose state file parses was written in full. Before that,
+the best adapter so far is copied into it, so that a complete checkpoint has its own: a run that is resumed from there
+keeps no adapter of a later evaluation, whose line `selection.jsonl` has lost.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 from erc_llm.errors import RunError
 from erc_llm.files import write_text
+from erc_llm.models.adapters import CONFIG, WEIGHTS
 from erc_llm.models.devices import process_rank
+from erc_llm.runs.directory import ADAPTER, CHECKPOINTS
+from erc_llm.runs.logs import SELECTION_LOG, read_lines
 from erc_llm.tuning.order import StepOrder
 
-CHECKPOINTS = "checkpoints"
 STEP_ORDER = "step_order.json"
+# The best adapter within a checkpoint. Not in a folder of its own: transformers would load that as a second adapter.
+_BEST = {WEIGHTS: "best_adapter_model.safetensors", CONFIG: "best_adapter_config.json"}
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
@@ -73,3 +83,41 @@ def check_step_order(folder: Path, order: StepOrder) -> None:
             f"needs a scene, so steps would have other scenes than those of its checkpoint; resume with {before} (to "
             "save memory set training.gradient_checkpointing=true), or choose another name="
         )
+
+
+def keep_adapter(folder: Path, checkpoint: Path) -> None:
+    """Copy the best adapter so far, if there is one, into a checkpoint that is about to be written."""
+    if (folder / ADAPTER).is_dir():
+        checkpoint.mkdir(parents=True, exist_ok=True)
+        for name, best in _BEST.items():
+            shutil.copyfile(folder / ADAPTER / name, checkpoint / best)
+
+
+def rewind_adapter(folder: Path, checkpoint: Path | None) -> None:
+    """Put `adapter/` back to the best one at a checkpoint; remove it where none had been scored by then.
+
+    It may be called again after a kill at any point: the checkpoint keeps its copy.
+
+    Args:
+        folder: The run directory.
+        checkpoint: The complete one that is resumed from; None: the training begins anew.
+
+    Raises:
+        RunError: The adapter cannot be written.
+    """
+    target = folder / ADAPTER
+    if checkpoint is not None and all((checkpoint / best).is_file() for best in _BEST.values()):
+        try:
+            target.mkdir(exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f".{ADAPTER}-", dir=folder) as draft:
+                for name, best in _BEST.items():
+                    shutil.copyfile(checkpoint / best, Path(draft) / name)
+                    (Path(draft) / name).replace(target / name)
+        except OSError as error:
+            reason = error.strerror or error
+            raise RunError(f"{target}: cannot be written: {reason}; make room and add --resume") from error
+        return
+    step = 0 if checkpoint is None else checkpoint_step(checkpoint) or 0
+    # Checkpoints of older versions have no copy: there `adapter/` stays as it is, if it was scored by that step.
+    if not any(record["step"] <= step for record in read_lines(folder / SELECTION_LOG)):
+        shutil.rmtree(target, ignore_errors=True)

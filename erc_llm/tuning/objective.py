@@ -1,11 +1,11 @@
-"""What training makes smaller: a loss for every target of a forest.
+"""Training losses, one per target of a forest.
 
-In: the log-likelihoods of a forest's answers. Out: one loss per question. Knows nothing of steps, weights' meaning and
-models.
+Input: the log-likelihoods of a forest's answers. Output: one loss per question.
+Does not depend on: optimizer steps, what weights mean, models.
 
-`label` is the negative log-likelihood of the gold label's tokens, end tokens included: it also teaches the model to
-say nothing but labels. `closed_set` is that log-likelihood after normalising over all labels, the cross-entropy of the
-distribution that scoring gives: it moves probability between labels only, and leaves alone how much all of them have.
+`label` is the negative log-likelihood of the gold label's tokens, end tokens included: it also trains the model to
+answer with labels only. `closed_set` is that log-likelihood after normalising over all labels, the cross-entropy of the
+distribution that scoring gives: it moves probability between labels, and leaves their sum as it is.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def target_weights(forest: Forest) -> torch.Tensor:
 
 
 def require_gold(forest: Forest) -> None:
-    """Check that every question knows its gold answer.
+    """Check that every question has its gold answer.
 
     Raises:
         InternalError: One does not, and training on it would train on some other answer.

@@ -1,7 +1,10 @@
-"""The whole order of a training, fixed before it starts: which scenes make up each optimizer step.
+"""Step order: which scenes make up each optimizer step, fixed before the training starts.
 
-In: scene sizes and a seed. Out: a `StepOrder`, a flat list of forests. Since step k is always the same list of scenes,
-resuming is starting at step k, and any number of processes trains on the same steps. Knows no model and no text.
+Input: scene sizes and a seed. Output: a `StepOrder`, a flat list of forests.
+Does not depend on: models, text.
+
+Step k is always the same list of scenes. So a resumed run starts at step k, and any number of processes trains on the
+same steps.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class StepOrder:
-    """Every optimizer step of a training.
+    """Every optimizer step of a training run.
 
     Attributes:
         steps: For each step its forests, as many as processes times accumulation.

@@ -1,10 +1,10 @@
-"""Which targets an epoch asks about and with what weight: classes balanced by drawing targets, or on their loss.
+"""Class balancing: resamples an epoch's targets, or weights their losses.
 
-In: the class of every labelled target, a scheme, a seed. Out: for each epoch and scene the positions asked about with
-their weights, and the label shares that training effectively sees. Conversations are not its business: a scene keeps
-all its lines, only its questions vary. Knows nothing of text, trees and models.
+Input: the class of every labelled target, a scheme, a seed. Output: the targets of every epoch and scene with their
+weights, and the label distribution that training effectively sees. A scene keeps all its lines; its questions vary.
+Does not depend on: text, trees, models, files.
 
-Drawing and weighing are two roads to the same expected gradient. With w the weight of a target's class, scaled to a
+Drawing and weighting are two ways to the same expected gradient. With w the weight of a target's class, scaled to a
 mean of 1 over the targets, an epoch of T targets either draws T times, a target w times in expectation, or asks every
 target once and multiplies its loss by w. So at matched weights the expected sum of an epoch's gradients is the same.
 The noise is not: drawing passes over some targets of a frequent class and repeats some of a rare one. Steps divide that

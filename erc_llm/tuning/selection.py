@@ -1,6 +1,7 @@
-"""The selection split during training: when it is scored, and how well the model does on it.
+"""The selection split during training: when it is scored, and the model's metrics on it.
 
-In: a model, a prompter and labelled dialogues. Out: plain figures. Knows nothing of run directories.
+Input: a model, a prompter and labelled dialogues. Output: metrics by name.
+Does not depend on: run directories, the training loop.
 """
 
 from __future__ import annotations
@@ -65,10 +66,10 @@ def score_metrics(
             nll.append(-float(np.log(max(probabilities[gold[-1]], 1e-12))))
     if not gold:
         raise CorpusError("the selection split has no labelled utterance; set training.evaluations=0 or a larger split")
-    figures = scores_from_confusion(confusion(np.array(gold), np.array(predicted), len(prompter.labels)))
+    metrics = scores_from_confusion(confusion(np.array(gold), np.array(predicted), len(prompter.labels)))
     return {
-        "weighted_f1": float(figures.weighted_f1),
-        "macro_f1": float(figures.macro_f1),
-        "accuracy": float(figures.accuracy),
+        "weighted_f1": float(metrics.weighted_f1),
+        "macro_f1": float(metrics.macro_f1),
+        "accuracy": float(metrics.accuracy),
         "nll": float(np.mean(nll)),
     }

@@ -1,7 +1,8 @@
-"""Fits a LoRA adapter on token trees through TRL's `SFTTrainer`.
+"""Fine-tuning: trains a LoRA adapter on token trees with TRL's `SFTTrainer`.
 
-In: a PEFT model, a `StepOrder`, a function that builds a scene's trees, and callbacks (scores, log, checkpoint times).
-Out: the trained adapter in the model, and checkpoints to resume from. Knows nothing of prompts, corpora and metrics.
+Input: a PEFT model, a `StepOrder`, a function that builds a scene's trees, and callbacks (scores, log, checkpoints).
+Output: the trained adapter in the model, and checkpoints to resume from.
+Does not depend on: prompts, corpora, metrics.
 
 The loss of a step is the weighted mean, over its targets, of what `erc_llm.tuning.objective` gives for each, whatever
 the number of forests and processes the step is split into. Where weights are not to be normalised, the weighted sum is
@@ -10,9 +11,8 @@ divided by the number of targets instead of by their weights.
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,22 +22,24 @@ from datasets import Dataset
 from peft.helpers import disable_input_dtype_casting
 from safetensors import SafetensorError
 from transformers import PrinterCallback, TrainerCallback, set_seed
+from transformers.integrations import TensorBoardCallback, is_tensorboard_available
 from trl import SFTConfig, SFTTrainer
 
-from erc_llm.errors import RunError
+from erc_llm.errors import ConfigError, RunError, UserError
+from erc_llm.models.devices import process_rank
+from erc_llm.models.lr_schedules import LrSchedule, scheduler_name
+from erc_llm.runs.directory import CHECKPOINTS
 from erc_llm.trees.attention import forest_logits, require_tree_attention
 from erc_llm.trees.forest import Forest, pack
 from erc_llm.trees.likelihoods import answer_log_likelihoods
-from erc_llm.trees.tree import TokenTree
-from erc_llm.tuning.checkpoints import CHECKPOINTS, latest_checkpoint
+from erc_llm.tuning.checkpoints import keep_adapter, latest_checkpoint, rewind_adapter
 from erc_llm.tuning.objective import Objective, require_gold, target_losses, target_weights
 from erc_llm.tuning.order import Batch, StepOrder
+from erc_llm.tuning.scene_trees import TreesOf
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
-
-TreesOf = Callable[[int, int], list[TokenTree]]  # (scene, epoch) -> its trees, which know the gold answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class FitSettings:
     """The numbers of an optimisation; see `TrainingConfig` and `SamplingConfig` for their meaning and units."""
 
     learning_rate: float
-    schedule: str
+    lr_schedule: LrSchedule
     warmup: float
     weight_decay: float
     max_grad_norm: float
@@ -75,7 +77,7 @@ class TreeTrainer(SFTTrainer):
         self.loss_is_scaled_for_ga = True  # type: ignore[assignment]  # compute_loss divides for the whole step
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
-        # The schedule is the order; shuffling it here would break resuming.
+        # The steps' order is fixed; shuffling it here would break resuming.
         return torch.utils.data.SequentialSampler(range(len(self._batches)))
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor | None:
@@ -91,12 +93,15 @@ class TreeTrainer(SFTTrainer):
         return total
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        folder = Path(str(self.args.output_dir))
+        checkpoint = folder / f"checkpoint-{self.state.global_step}"
         try:
+            if process_rank() == 0:
+                keep_adapter(folder.parent, checkpoint)
             super()._save_checkpoint(model, trial)  # type: ignore[no-untyped-call]
         # A full disk is an OSError to Python, a RuntimeError to torch, and a SafetensorError to safetensors.
         except (OSError, RuntimeError, SafetensorError) as error:
-            folder = Path(str(self.args.output_dir))
-            shutil.rmtree(folder / f"checkpoint-{self.state.global_step}", ignore_errors=True)
+            shutil.rmtree(checkpoint, ignore_errors=True)
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
             raise RunError(
                 f"{folder}: a checkpoint cannot be written: {reason}; make room and go on with --resume"
@@ -141,34 +146,65 @@ class _Collator:
 def fit(
     model: PeftModel,
     tokenizer: PreTrainedTokenizerBase,
-    schedule: StepOrder,
+    order: StepOrder,
     trees_of: TreesOf,
     settings: FitSettings,
     folder: Path,
     callbacks: Sequence[TrainerCallback],
     resume: bool = False,
-) -> int:
-    """Train the adapter; returns the number of optimizer steps made in all.
+) -> None:
+    """Train the adapter.
 
     Args:
         model: The base model with its adapter attached.
         tokenizer: Its tokenizer.
-        schedule: Every step of the training.
+        order: Every optimizer step of the training.
         trees_of: Builds the trees of a scene for an epoch.
         settings: The numbers of the optimisation.
         folder: The run directory.
         callbacks: Progress, log, selection scores, checkpoint times.
         resume: Go on from the latest complete checkpoint in the run directory, if there is one.
+
+    Raises:
+        UserError: The GPU has too little memory, or a checkpoint cannot be written.
+        ConfigError: A logger of `report_to` is not installed.
     """
     require_tree_attention(model)
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "tensorboard")
+    trainer = TreeTrainer(
+        order.batches(),
+        trees_of,
+        settings.normalised,
+        settings.objective,
+        model=model,
+        args=_arguments(settings, folder),
+        processing_class=tokenizer,
+        callbacks=[*callbacks, *_tensorboard(settings.report_to, folder)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    for parameter in model.parameters():
+        if parameter.requires_grad:  # TRL casts the adapter of a quantised model to bf16; ours stays in fp32
+            parameter.data = parameter.data.float()
+    set_seed(settings.seed)
+    checkpoint = latest_checkpoint(folder) if resume else None
+    if process_rank() == 0:
+        rewind_adapter(folder, checkpoint)
+    # Under autocast PEFT would cast every input of the fp32 adapter up, and autocast down again: a tenth of the time.
+    with disable_input_dtype_casting(model, active=settings.bf16):
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except torch.OutOfMemoryError as error:
+            raise out_of_memory(error, settings, trainer.state.global_step) from error
+
+
+def _arguments(settings: FitSettings, folder: Path) -> SFTConfig:
+    """The trainer's arguments; one process uses one device, however many GPUs are visible."""
     arguments = SFTConfig(
         output_dir=str(folder / CHECKPOINTS),
         num_train_epochs=1,
         per_device_train_batch_size=1,
         gradient_accumulation_steps=settings.accumulation,
         learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.schedule,
+        lr_scheduler_type=scheduler_name(settings.lr_schedule),
         warmup_steps=settings.warmup,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
@@ -184,7 +220,7 @@ def fit(
         ddp_find_unused_parameters=False,
         save_strategy="no",  # the checkpoint callback decides, by time
         save_total_limit=2,
-        report_to=list(settings.report_to),
+        report_to=[name for name in settings.report_to if name != "tensorboard"],
         run_name=settings.run_name,
         disable_tqdm=True,
         dataloader_pin_memory=False,
@@ -193,23 +229,45 @@ def fit(
         max_length=None,
         packing=False,
     )
-    trainer = TreeTrainer(
-        schedule.batches(),
-        trees_of,
-        settings.normalised,
-        settings.objective,
-        model=model,
-        args=arguments,
-        processing_class=tokenizer,
-        callbacks=list(callbacks),
+    # Without a launcher transformers counts all visible GPUs and splits batches over them (`nn.DataParallel`), which
+    # TRL refuses. The model is on `arguments.device` alone; transformers sets the same field for models that it splits.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+def _tensorboard(report_to: Sequence[str], folder: Path) -> list[TrainerCallback]:
+    """TensorBoard's callback, writing into the run directory.
+
+    transformers' own way to name that folder is an environment variable of the whole process.
+    """
+    if "tensorboard" not in report_to:
+        return []
+    if not is_tensorboard_available():
+        raise ConfigError(
+            "training.report_to: tensorboard is not installed; pip install 'erc-llm[tensorboard]', or leave it out"
+        )
+    from torch.utils.tensorboard import SummaryWriter
+
+    if process_rank() != 0:
+        return []
+    return [TensorBoardCallback(SummaryWriter(log_dir=str(folder / "tensorboard")))]
+
+
+def out_of_memory(error: torch.OutOfMemoryError, settings: FitSettings, step: int) -> UserError:
+    """What to raise where a GPU's memory was too small for training or for scoring the selection split."""
+    found = str(error).splitlines()[0]
+    peak = ""
+    if torch.cuda.is_available():
+        total = torch.cuda.get_device_properties().total_memory
+        peak = f"; the peak was {_gib(torch.cuda.max_memory_allocated())} of {_gib(total)}"
+    more = "Raise" if settings.gradient_checkpointing else "Set training.gradient_checkpointing=true, raise"
+    return UserError(
+        f"out of GPU memory after {step} optimizer steps{peak} ({found}). {more} "
+        f"training.accumulation (now {settings.accumulation}), or lower scoring.tokens_per_forest, which bounds "
+        "the scoring of the selection split: the same command with these and --resume goes on. Lowering "
+        "training.tokens_per_step helps too, but changes the training: give that run another name="
     )
-    trainer.remove_callback(PrinterCallback)
-    for parameter in model.parameters():
-        if parameter.requires_grad:  # TRL casts the adapter of a quantised model to bf16; ours stays in fp32
-            parameter.data = parameter.data.float()
-    set_seed(settings.seed)
-    checkpoint = latest_checkpoint(folder) if resume else None
-    # Under autocast PEFT would cast every input of the fp32 adapter up, and autocast down again: a tenth of the time.
-    with disable_input_dtype_casting(model, active=settings.bf16):
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    return int(trainer.state.global_step)
+
+
+def _gib(memory: int) -> str:
+    return f"{memory / 2**30:.1f} GiB"

@@ -6,8 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from erc_llm.baselines.baseline_config import BaselineConfig
 from erc_llm.baselines.emonet import context_limits
 from erc_llm.baselines.inputs import Example, InputWriter
@@ -15,8 +13,6 @@ from erc_llm.baselines.training import TrainedBaseline, train_baseline
 from erc_llm.corpus import EMORYNLP, Corpus, Dialogue, Utterance
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import dialogue
-
-QUIET = Console(quiet=True)
 
 
 def baseline_config(model: TinyModel, output: Path, /, **sections: Any) -> BaselineConfig:
@@ -44,7 +40,7 @@ def small_corpus(train: int = 10, selection: int = 3, dev: int = 3) -> Corpus:
 
 
 def trained(config: BaselineConfig, corpus: Corpus | None = None, **options: Any) -> TrainedBaseline:
-    return train_baseline(config, corpus or small_corpus(), console=QUIET, **options)
+    return train_baseline(config, corpus or small_corpus(), **options)
 
 
 def writer_of(config: BaselineConfig, model: TinyModel, corpus: Corpus) -> InputWriter:

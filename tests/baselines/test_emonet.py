@@ -13,7 +13,8 @@ from erc_llm.baselines.emonet import ABLATION, class_weights
 from erc_llm.baselines.loop import Fitting, LoopSettings
 from erc_llm.baselines.weights import trained as trained_weights
 from erc_llm.published import reported_system
-from tests.baselines.small import QUIET, baseline_config, small_corpus, trained, writer_of
+from erc_llm.runs.progress import SILENT
+from tests.baselines.small import baseline_config, small_corpus, trained, writer_of
 from tests.tiny_models import TinyModel
 
 OFF = {"speaker": {"global_identity": False, "behaviour": False, "loss_weights": "none"}}
@@ -68,7 +69,7 @@ def test_a_loss_is_weighed_also_at_batch_size_one(tiny_bert: TinyModel, tmp_path
         loaded = build(config, 7)
         example = writer_of(config, tiny_bert, corpus).examples(corpus.split("train"))[:1]
         settings = LoopSettings(1, 1, 1e-3, 1e-3, "linear", 0.0, 0.0, 1.0, (weight,) * 7, 1, 1e9, 1)
-        fitting = Fitting(loaded, example, example, settings, tmp_path, QUIET)
+        fitting = Fitting(loaded, example, example, settings, tmp_path, SILENT)
         torch.manual_seed(1)
         losses.append(fitting.step(example)[0])
     assert losses[1] == pytest.approx(3 * losses[0], rel=1e-5)

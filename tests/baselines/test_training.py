@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from erc_llm.baselines import loop
 from erc_llm.baselines.baseline_config import BaselineConfig, load_baseline
 from erc_llm.baselines.inputs import corpus_numbers
 from erc_llm.baselines.speaker_numbers import read_speakers
@@ -224,6 +226,35 @@ def test_nothing_to_choose_the_epoch_by(tiny_bert: TinyModel, tmp_path: Path) ->
     )
     with pytest.raises(CorpusError, match="no labelled utterance in the selection split"):
         trained(baseline_config(tiny_bert, tmp_path), replace(corpus, splits={**corpus.splits, "selection": bare}))
+
+
+def test_scoring_and_saving_do_not_slow_the_logged_speed(
+    tiny_bert: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock on which a step takes two seconds, scoring 1,000 and a checkpoint 500."""
+    now, sizes = [0.0], []
+    step, score, save = loop.Fitting.step, loop.figures, loop.save_checkpoint
+
+    def timed_step(self: Any, examples: Any) -> Any:
+        now[0] += 2
+        sizes.append(len(examples))
+        return step(self, examples)
+
+    def timed(seconds: int, original: Any) -> Any:
+        def call(*arguments: Any) -> Any:
+            now[0] += seconds
+            return original(*arguments)
+
+        return call
+
+    monkeypatch.setattr(loop.Fitting, "step", timed_step)
+    monkeypatch.setattr(loop, "figures", timed(1000, score))
+    monkeypatch.setattr(loop, "save_checkpoint", timed(500, save))
+    monkeypatch.setattr(loop, "TrainingLog", partial(loop.TrainingLog, clock=lambda: now[0]))
+    run = trained(baseline_config(tiny_bert, tmp_path, training={"checkpoint_minutes": 0}))
+    speeds = [record["utterances_per_second"] for record in read_lines(run.folder / "training.jsonl")]
+    assert speeds == [size / 2 for size in sizes]
+    assert now[0] == 2 * len(sizes) + 2 * 1000 + (len(sizes) - 1) * 500
 
 
 # --- resuming

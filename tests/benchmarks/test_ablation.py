@@ -96,7 +96,7 @@ def test_orders_of_the_labels_are_averaged_in_scoring_alone(
     path, corpus, out = small
     command = [str(path), "none", "--corpus", str(corpus), "--out", str(out)]
     assert main(command) == 0
-    monkeypatch.setattr("erc_llm.recipes.train._fit", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("erc_llm.recipes.train.Training.run", lambda *_: pytest.fail("trained again"))
     assert main([*command, "--orders", "3"]) == 0
     rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert [row[0] for row in rows[-2:]] == ["none", "none, mean of 3 label orders"]

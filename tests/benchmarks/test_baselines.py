@@ -12,7 +12,8 @@ from benchmarks.measure import Job, Result
 from benchmarks.report import sheets
 from erc_llm.baselines.build import build
 from erc_llm.baselines.loop import Fitting, LoopSettings
-from tests.baselines.small import QUIET, baseline_config, small_corpus, writer_of
+from erc_llm.runs.progress import SILENT
+from tests.baselines.small import baseline_config, small_corpus, writer_of
 from tests.tiny_models import TinyModel
 
 
@@ -26,7 +27,7 @@ def _fitting(model: TinyModel, folder: Path) -> tuple[Fitting, list[baselines.Ex
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     settings = LoopSettings(1, 1, 1e-3, 1e-3, "linear", 0.0, 0.0, 10.0, (1.0,) * 7, 1, 1e9, 1)
-    return Fitting(loaded, examples, examples[:1], settings, folder, QUIET), examples
+    return Fitting(loaded, examples, examples[:1], settings, folder, SILENT), examples
 
 
 def test_a_step_of_the_peer_is_a_step_of_ours_at_batch_size_one(tiny_bert: TinyModel, tmp_path: Path) -> None:

@@ -72,6 +72,19 @@ def test_no_space_for_a_checkpoint(piece: str, config: Path, erc: Command, monke
     refused(erc("train", config, "training.checkpoint_minutes=0", "training.evaluations=0"), "checkpoint")
 
 
+def test_no_space_for_the_best_adapter_in_a_checkpoint(
+    config: Path, erc: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run goes on from the checkpoint before once there is room."""
+    with monkeypatch.context() as patched:
+        patched.setattr("erc_llm.tuning.checkpoints.shutil.copyfile", _no_space)
+        refused(erc("train", config, "training.checkpoint_minutes=0"), "checkpoint", "No space left", "--resume")
+    left = list((tmp_path / "runs" / "tiny" / "checkpoints").glob("checkpoint-*"))
+    assert left
+    assert [path for path in left if not (path / "trainer_state.json").is_file()] == []
+    assert erc("train", config, "training.checkpoint_minutes=0", "--resume").code == 0
+
+
 def test_no_space_for_a_log_names_the_log(config: Path, erc: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     import erc_llm.runs.json_lines as json_lines
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erc_llm.corpus import EMORYNLP, Corpus, Dialogue, Utterance, selection_split
+from erc_llm.corpus import EMORYNLP, Corpus, Dialogue, Utterance, labelled_scenes, selection_split
 from erc_llm.errors import CorpusError
 
 
@@ -88,3 +88,21 @@ def test_selection_needs_two_episodes() -> None:
         selection_split(corpus(episodes=1))
     with pytest.raises(CorpusError, match="no split 'train'"):
         selection_split(replace(corpus(), splits={"dev": (scene(1, 1),)}))
+
+
+def test_a_few_training_scenes_are_drawn_by_seed_and_kept_in_order() -> None:
+    drawn = [tuple(d.id for d in labelled_scenes(corpus(), 4, seed)) for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    order = [d.id for d in corpus().split("train")]
+    assert sorted(drawn[0], key=order.index) == list(drawn[0])
+    assert len(labelled_scenes(corpus(), None, 1)) == len(labelled_scenes(corpus(), 99, 1)) == len(order)
+
+
+def test_training_scenes_have_labelled_targets() -> None:
+    """A scene without a label is left out, and so is one whose only label is not asked about."""
+    unlabelled = replace(scene(1, 1), utterances=(Utterance("u1", ("Ada",), "Mind the step."),))
+    no_target = replace(scene(1, 2), utterances=(Utterance("u1", ("Ada",), "Mind it.", "Sad", target=False),))
+    whole = replace(corpus(), splits={"train": (unlabelled, no_target, scene(1, 3))})
+    assert labelled_scenes(whole, None, 1) == (scene(1, 3),)
+    with pytest.raises(CorpusError, match="no labelled utterance in train"):
+        labelled_scenes(replace(whole, splits={"train": (unlabelled, no_target)}), None, 1)

@@ -1,4 +1,4 @@
-"""What a process does with the memory that it frees. Devices and precisions: tests/test_models.py."""
+"""Which GPU a process takes, which launchers are refused, and what a process does with the memory that it frees."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from erc_llm.errors import ConfigError, ModelError
+from erc_llm.models.devices import check_launcher, choose_device, other_gpus
 
 BLOCK = 48  # MB: what is below 32 MB, glibc may learn to keep by itself
 MEASURE = """
@@ -53,3 +57,50 @@ def test_memory_that_is_kept_is_used_again_and_not_handed_out_anew() -> None:
     assert while_used - before > BLOCK * 3 / 4, "by default, a block is handed out anew"
     assert while_used - freed > BLOCK * 3 / 4
     assert abs(after - freed) < BLOCK / 4
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"Example GPU {torch.device(device).index}")
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+@pytest.mark.parametrize(("rank", "expected"), [(None, "cuda:0"), ("0", "cuda:0"), ("1", "cuda:1")])
+def test_each_process_of_a_launcher_takes_the_gpu_of_its_rank(
+    device: str, rank: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    assert choose_device(device) == torch.device(expected)
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ModelError, match=r"process 2 .* torch sees 2; .*--num_processes"):
+        choose_device("cuda")
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_a_process_that_leaves_a_gpu_unused_names_the_one_it_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+    note = other_gpus(torch.device("cuda:0"))
+    assert note is not None
+    assert "2 GPUs are visible" in note
+    assert "cuda:0 (Example GPU 0)" in note
+    assert "accelerate launch --multi_gpu --num_processes 2" in note
+    assert other_gpus(torch.device("cpu")) is None
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert other_gpus(torch.device("cuda:0")) is None
+
+
+@pytest.mark.parametrize("mode", ["FSDP", "DEEPSPEED"])
+def test_modes_that_cut_the_model_into_pieces_are_refused(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_launcher()
+    monkeypatch.setenv(f"ACCELERATE_USE_{mode}", "true")
+    with pytest.raises(ConfigError, match=f"distributed_type {mode} was found .* expected MULTI_GPU or NO"):
+        check_launcher()
+    monkeypatch.setenv(f"ACCELERATE_USE_{mode}", "false")
+    check_launcher()

@@ -95,6 +95,25 @@ def test_a_server_that_asks_to_wait_too_long_is_told_at_once(server: Server) -> 
     assert len(server.requests) == 1
 
 
+def test_pauses_double_up_to_a_limit_and_never_go_below_what_the_server_asks(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paused: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        paused.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+
+    def reply(request: dict[str, Any], number: int) -> Reply:
+        server.headers = {"Retry-After": {2: "3", 7: "119"}.get(number, "0")}
+        return (503, "{}") if number <= 7 else said("fine")
+
+    server.reply = reply
+    assert endpoint(server, retries=7).answer([("s", "q")], 20) == ["fine"]
+    assert paused == [0.5, 3, 2, 4, 8, 8, 119]
+
+
 @pytest.mark.parametrize("rubbish", [(200, "<html>Bad gateway</html>"), (200, '{"choices": []}'), (200, "{")])
 def test_an_answer_that_cannot_be_read_is_asked_for_again(server: Server, rubbish: Reply) -> None:
     server.reply = lambda request, number: rubbish if number == 1 else said("fine")
@@ -305,7 +324,8 @@ def test_nobody_at_the_address_is_one_clear_message() -> None:
         Endpoint(f"http://127.0.0.1:{port}/v1", "m", retries=0).answer([("s", "q")], 20)
 
 
-def test_without_the_client_library_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "openai", None)
+@pytest.mark.parametrize("library", ["openai", "tenacity"])
+def test_without_the_client_library_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(ModelError, match=r"pip install 'erc-llm\[endpoint\]'"):
         Endpoint("http://127.0.0.1:1/v1", "m")

@@ -120,32 +120,6 @@ def _unreachable(*args: Any, **kwargs: Any) -> str:
     raise ConnectionError("no network")
 
 
-def test_a_hash_is_remembered_until_the_file_changes(cache: Path, gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = wheels.file_sha256(gguf)
-    with monkeypatch.context() as patch:
-        patch.setattr("hashlib.file_digest", _unreachable)
-        assert wheels.file_sha256(gguf) == first
-    gguf.write_bytes(b"weightz")
-    os.utime(gguf, ns=(5, 5))
-    assert wheels.file_sha256(gguf) != first
-
-
-def test_an_unwritable_cache_still_gives_the_hash(gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("not a folder")
-    monkeypatch.setenv("ERC_LLM_CACHE", str(tmp_path / "file"))
-    assert len(wheels.file_sha256(gguf)) == 64
-
-
-def test_shards_are_hashed_together(cache: Path, tmp_path: Path) -> None:
-    for number in (1, 2):
-        (tmp_path / f"model-0000{number}-of-00002.safetensors").write_bytes(bytes([number]))
-    both = wheels.weights_sha256(tmp_path)
-    (tmp_path / "model-00002-of-00002.safetensors").unlink()
-    assert wheels.weights_sha256(tmp_path) != both
-    with pytest.raises(ModelError, match="no weights"):
-        wheels.weights_sha256(cache.parent / "nowhere")
-
-
 @pytest.mark.smollm2
 def test_smollm2_is_a_plain_model_that_knows_its_ends() -> None:
     folder = resolve_base_model("smollm2-135m-instruct")

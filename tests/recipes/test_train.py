@@ -18,7 +18,7 @@ from erc_llm.predictor import load
 from erc_llm.prompting.prompter import Prompter
 from erc_llm.recipes.data import open_corpus
 from erc_llm.recipes.predict import predict
-from erc_llm.recipes.train import train, training_scenes
+from erc_llm.recipes.train import train
 from erc_llm.runs.directory import Run
 from tests.recipes.changed import changed
 from tests.tiny_models import TinyModel
@@ -151,10 +151,23 @@ def test_the_sample_with_other_labels_is_a_clear_error(tiny_llama: TinyModel, tm
         train(config, console=QUIET)
 
 
-def test_a_few_scenes_are_drawn_by_seed_and_kept_in_order(corpus: Path) -> None:
-    data = read_corpus(corpus)
-    drawn = [tuple(d.id for d in training_scenes(data, 4, seed)) for seed in (1, 1, 2)]
-    assert drawn[0] == drawn[1] != drawn[2]
-    order = [d.id for d in data.split("train")]
-    assert sorted(drawn[0], key=order.index) == list(drawn[0])
-    assert len(training_scenes(data, None, 1)) == len(training_scenes(data, 99, 1)) == len(order)
+def test_the_output_layer_by_another_name_gets_no_update(
+    tiny_llama2_style: TinyModel, corpus: Path, tmp_path: Path
+) -> None:
+    """Known only once the model is there; here a configuration that was not checked stands for such a name."""
+    config = tiny_config(tiny_llama2_style, corpus, tmp_path / "runs")
+    lora = config.lora.model_copy(update={"target_modules": ("q_proj", "lm_head")})
+    with pytest.raises(ConfigError, match=r"lora\.target_modules: 'lm_head' is the output layer"):
+        train(config.model_copy(update={"lora": lora}), console=QUIET)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("mode", ["FSDP", "DEEPSPEED"])
+def test_a_launcher_that_cuts_the_model_is_refused_before_anything_is_read(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"ACCELERATE_USE_{mode}", "true")
+    config = tiny_config(tmp_path / "no-model", tmp_path / "no-corpus", tmp_path / "runs")
+    with pytest.raises(ConfigError, match=f"distributed_type {mode}"):
+        train(config, console=QUIET)
+    assert not (tmp_path / "runs").exists()

@@ -18,10 +18,11 @@ from erc_llm.corpus.labels import EMORYNLP, LabelSet
 from erc_llm.errors import InternalError
 from erc_llm.prompting.prompter import Prompter
 from erc_llm.prompting.templates import load_prompt
-from erc_llm.recipes.train import scene_sizes, target_sampler, train, training_trees
+from erc_llm.recipes.train import target_sampler, train
 from erc_llm.trees.forest import pack, rows_of
 from erc_llm.trees.tree import TokenTree
 from erc_llm.tuning.objective import require_gold, target_losses, target_weights, total_log_likelihood
+from erc_llm.tuning.scene_trees import scene_sizes, training_trees
 from erc_llm.tuning.trainer import fit
 from tests.tiny_models import TinyModel, chatml_tokenizer
 from tests.tiny_runs import tiny_config, write_corpus

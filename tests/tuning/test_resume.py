@@ -22,11 +22,13 @@ from erc_llm.errors import RunError
 from erc_llm.recipes.train import train
 from erc_llm.runs.directory import read_run
 from erc_llm.runs.logs import read_lines
+from erc_llm.runs.progress import SILENT
 from erc_llm.tuning.callbacks import SelectionCallback
 from erc_llm.tuning.checkpoints import checkpoint_step, latest_checkpoint
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import tiny_config, write_corpus
 from tests.tuning.killed_runs import Kill, train_apart
+from tests.tuning.logs import unseen_log
 
 STEPS = 8  # at least; one more where no selection split is cut
 DROPOUT = 0.1  # uses up random numbers, so that a wrong random state shows
@@ -279,7 +281,7 @@ def test_patience_that_had_run_out_stops_a_resumed_training(tmp_path: Path) -> N
         scored.append(1)
         return {"weighted_f1": 0.6}
 
-    callback = SelectionCallback(tmp_path, steps, evaluate, lambda _: None, 1, True, Console(quiet=True))
+    callback = SelectionCallback(tmp_path, steps, evaluate, lambda _: None, 1, True, SILENT, unseen_log(tmp_path))
     state, control = TrainerState(global_step=2, max_steps=6), TrainerControl()
     callback.on_train_begin(None, state, control)  # type: ignore[arg-type]
     state.global_step = 3

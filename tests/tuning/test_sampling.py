@@ -20,11 +20,12 @@ from erc_llm.errors import CorpusError
 from erc_llm.prompting.prompter import Prompter, PromptOptions, shuffled_labels
 from erc_llm.prompting.templates import load_prompt
 from erc_llm.recipes.data import label_distribution, labelled_targets
-from erc_llm.recipes.train import scene_sizes, target_sampler, training_trees
+from erc_llm.recipes.train import target_sampler
 from erc_llm.trees.forest import rows_of
 from erc_llm.trees.tree import TokenTree
 from erc_llm.tuning.order import StepOrder, order_steps
 from erc_llm.tuning.sampling import Asked, Sampler, Targets, class_weights, draw
+from erc_llm.tuning.scene_trees import scene_sizes, training_trees
 from tests.prompting.scenes import decode
 from tests.tiny_models import chatml_tokenizer
 from tests.tiny_runs import dialogue

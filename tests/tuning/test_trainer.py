@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,25 +11,25 @@ from typing import Any
 import pytest
 import torch
 from peft import get_peft_model_state_dict
-from rich.console import Console
-from safetensors.torch import load_file
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
 from erc_llm.corpus.labels import EMORYNLP
-from erc_llm.errors import ModelError
+from erc_llm.errors import ConfigError, ModelError, UserError
 from erc_llm.models.adapters import attach_lora
 from erc_llm.models.loading import load_base_model
 from erc_llm.prompting.prompter import Prompter
 from erc_llm.prompting.templates import load_prompt
-from erc_llm.recipes.train import train
 from erc_llm.runs.logs import read_lines
+from erc_llm.runs.progress import SILENT
 from erc_llm.trees.attention import ATTENTION
 from erc_llm.trees.tree import TokenTree
+from erc_llm.tuning import trainer
 from erc_llm.tuning.callbacks import SelectionCallback
 from erc_llm.tuning.order import StepOrder, order_steps
-from erc_llm.tuning.trainer import FitSettings, fit
+from erc_llm.tuning.trainer import FitSettings, TreeTrainer, fit
 from tests.tiny_models import TinyModel
-from tests.tiny_runs import dialogue, tiny_config, write_corpus
+from tests.tiny_runs import dialogue
+from tests.tuning.logs import unseen_log
 
 SCENES = [dialogue(number, 2 + number % 4) for number in range(12)]
 
@@ -46,6 +44,10 @@ class Watcher(TrainerCallback):
 
     losses: list[float] = field(default_factory=list)
     gradients: list[dict[str, torch.Tensor]] = field(default_factory=list)
+    steps: int = 0
+
+    def on_train_end(self, _: Any, state: TrainerState, *__: Any, **___: Any) -> None:
+        self.steps = state.global_step
 
     def on_pre_optimizer_step(self, *_: Any, model: Any, **__: Any) -> None:
         self.gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
@@ -74,7 +76,7 @@ def _model(tiny: TinyModel, dropout: float = 0.0) -> Any:
 def _plan(**changes: Any) -> FitSettings:
     values: dict[str, Any] = {
         "learning_rate": 1e-3,
-        "schedule": "cosine",
+        "lr_schedule": "cosine",
         "warmup": 0.0,
         "weight_decay": 0.0,
         "max_grad_norm": 1e9,
@@ -119,7 +121,7 @@ def _fit(
     trees = [_trees(prompter, scene, weights) for scene in range(len(SCENES))]
     schedule = _schedule(parts)
     model = _model(tiny, dropout)
-    steps = fit(
+    fit(
         model,
         tiny.tokenizer,
         schedule,
@@ -128,7 +130,7 @@ def _fit(
         folder,
         [watcher, *callbacks],
     )
-    return Fitted(watcher, {k: v.clone() for k, v in get_peft_model_state_dict(model).items()}, steps)
+    return Fitted(watcher, {k: v.clone() for k, v in get_peft_model_state_dict(model).items()}, watcher.steps)
 
 
 def _trees(prompter: Prompter, scene: int, weight: float | None) -> list[TokenTree]:
@@ -261,6 +263,23 @@ def test_another_attention_is_refused(tiny_llama: TinyModel, tmp_path: Path) -> 
         fit(model, base.tokenizer, schedule, lambda *_: [], _plan(), tmp_path, [])
 
 
+def test_of_several_visible_gpus_one_process_uses_one(
+    tiny_llama: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TRL refuses transformers' way to use them all; the trainer is built, what needs a GPU is left out."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Example GPU")
+    monkeypatch.setattr(TreeTrainer, "_move_model_to_device", lambda *_: None)
+    built: list[Any] = []
+    monkeypatch.setattr(TreeTrainer, "train", lambda self, **_: built.append(self))
+    _fit(tiny_llama, tmp_path, use_cpu=False)
+    (one,) = built
+    assert one.args.device == torch.device("cuda:0")
+    assert one.args.n_gpu == 1
+
+
 class Scripted:
     """Stands for the selection split: gives the scores it was told, keeps the adapter it was told to keep."""
 
@@ -277,8 +296,8 @@ class Scripted:
         self.kept = {k: v.clone() for k, v in get_peft_model_state_dict(model).items()}
 
     def callback(self, folder: Path, steps: set[int], patience: int | None = None) -> SelectionCallback:
-        console = Console(quiet=True)
-        return SelectionCallback(folder, frozenset(steps), self.evaluate, self.save, patience, True, console)
+        log = unseen_log(folder)
+        return SelectionCallback(folder, frozenset(steps), self.evaluate, self.save, patience, True, SILENT, log)
 
 
 def test_the_adapter_of_the_best_score_is_kept(tiny_llama: TinyModel, tmp_path: Path) -> None:
@@ -322,8 +341,8 @@ def test_scoring_in_between_does_not_change_the_training(tiny_llama: TinyModel, 
         score_trees(model, _prompter(tiny_llama).trees(SCENES[0], "all"))
         return {"weighted_f1": 0.5}
 
-    console = Console(quiet=True)
-    callback = SelectionCallback(tmp_path, frozenset({1, 2}), evaluate, lambda _: None, None, True, console)
+    log = unseen_log(tmp_path)
+    callback = SelectionCallback(tmp_path, frozenset({1, 2}), evaluate, lambda _: None, None, True, SILENT, log)
     with_scores = _fit(tiny_llama, tmp_path / "a", dropout=0.2, callbacks=[callback]).adapter
     without = _fit(tiny_llama, tmp_path / "b", dropout=0.2).adapter
     assert all(torch.equal(with_scores[name], without[name]) for name in without)
@@ -332,64 +351,50 @@ def test_scoring_in_between_does_not_change_the_training(tiny_llama: TinyModel, 
 def test_tensorboard_gets_its_events(tiny_llama: TinyModel, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     _fit(tiny_llama, tmp_path, report_to=("tensorboard",))
-    events = list(tmp_path.rglob("events.out.tfevents.*"))
+    events = list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
     assert events
     assert b"train/loss" in b"".join(path.read_bytes() for path in events)
 
 
-LAUNCHED = """
-import sys
-from erc_llm.cli import main
-sys.argv = ["erc-llm", "train", sys.argv[1]]
-main()
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("sampling", "objective"),
-    [
-        ({}, "label"),
-        ({"scheme": "square_root", "allow_absent": True}, "label"),
-        ({"scheme": "square_root", "allow_absent": True}, "closed_set"),
-    ],
-    ids=["all", "drawn", "drawn, closed set"],
-)
-def test_two_processes_train_the_same_adapter_as_one(
-    sampling: dict[str, Any], objective: str, tiny_llama: TinyModel, tmp_path: Path
+def test_a_training_leaves_the_environment_alone(
+    tiny_llama: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on several GPUs, with gloo: `accelerate launch` with the file at the top level."""
-    corpus = write_corpus(tmp_path / "corpus", train=12)
-    tokens = 900 if objective == "label" else 1400  # no step of one scene, which two processes could not split
-    training = {"tokens_per_step": tokens, "evaluations": 1, "objective": objective}
-    changes: dict[str, Any] = {"training": training, "sampling": sampling}
-    alone = train(tiny_config(tiny_llama, corpus, tmp_path / "alone", **changes), console=Console(quiet=True))
-    config = tiny_config(tiny_llama, corpus, tmp_path / "two", **changes)
-    (tmp_path / "run.yaml").write_text(config.as_yaml(), encoding="utf-8")
-    (tmp_path / "launched.py").write_text(LAUNCHED, encoding="utf-8")
-    root = Path(__file__).parents[2]
-    command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--config_file",
-        str(root / "accelerate_config.yaml"),
-    ]
-    command += ["--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
-    done = subprocess.run(
-        [*command, str(tmp_path / "launched.py"), str(tmp_path / "run.yaml")],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    one, two = (
-        load_file(folder / "adapter_model.safetensors") for folder in (alone.adapter, tmp_path / "two/tiny/adapter")
-    )
-    for name, weight in one.items():
-        assert torch.allclose(two[name], weight, atol=1e-5), name
-    assert (
-        len(read_lines(alone.folder / "training.jsonl")) == len(read_lines(tmp_path / "two/tiny/training.jsonl")) >= 2
-    )
+    """A host's own TensorBoard folder stays the host's, and gets nothing of ours."""
+    pytest.importorskip("tensorboard")
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "host"))
+    before = dict(os.environ)
+    _fit(tiny_llama, tmp_path / "run", report_to=("tensorboard",))
+    assert os.environ["TENSORBOARD_LOGGING_DIR"] == before["TENSORBOARD_LOGGING_DIR"]
+    assert not (tmp_path / "host").exists()
+
+
+def test_tensorboard_that_is_not_installed_is_named(
+    tiny_llama: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("erc_llm.tuning.trainer.is_tensorboard_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"training\.report_to: .*pip install 'erc-llm\[tensorboard\]'"):
+        _fit(tiny_llama, tmp_path, report_to=("tensorboard",))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_too_little_gpu_memory_names_the_settings_that_help(
+    checkpointing: bool, tiny_llama: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, calls = trainer.forest_logits, []
+
+    def full(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore of it")
+        return forward(*arguments)
+
+    monkeypatch.setattr(trainer, "forest_logits", full)
+    with pytest.raises(UserError, match="out of GPU memory after 1 optimizer steps") as caught:
+        _fit(tiny_llama, tmp_path, gradient_checkpointing=checkpointing)
+    message = str(caught.value)
+    assert "Tried to allocate 2.00 GiB" in message
+    assert "More of it" not in message
+    for knob in ("training.accumulation (now 1)", "scoring.tokens_per_forest", "training.tokens_per_step", "--resume"):
+        assert knob in message
+    assert ("training.gradient_checkpointing=true" in message) is not checkpointing
+    assert caught.value.exit_code == 2

@@ -71,7 +71,7 @@ def test_labels_that_come_later_are_taken_in_and_a_calibration_of_another_kind_i
     def trained_again(*_: Any, **__: Any) -> None:
         raise AssertionError("everything was trained already")
 
-    monkeypatch.setattr("erc_llm.recipes.train._fit", trained_again)
+    monkeypatch.setattr("erc_llm.recipes.train.Training.run", trained_again)
     monkeypatch.setattr("erc_llm.baselines.training.Fitting", trained_again)
     again = erc(*command)
     assert again.code == 0, again.err

@@ -1,0 +1,81 @@
+"""Progress on a terminal: draws what `erc_llm.runs.progress.Progress` describes with rich.
+
+Input: a rich console. Output: lines, headings and bars on it.
+Does not depend on: models, what the work is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from erc_llm.runs.progress import Bar
+
+
+class ConsoleProgress:
+    """Shows long work on a console; bars only where it is a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    @property
+    def animated(self) -> bool:
+        """Whether the console is a terminal."""
+        return self.console.is_terminal
+
+    def line(self, text: str, *, warning: bool = False) -> None:
+        """Print one line, in yellow where it is a warning."""
+        style = "yellow" if warning else None
+        self.console.print(text, style=style, markup=False, highlight=not warning, soft_wrap=True)
+
+    def heading(self, text: str) -> None:
+        """Print a rule across the console with a text in it."""
+        self.console.rule(text)
+
+    def score(self, where: str, score: float, best: float, is_best: bool) -> None:
+        """Print a selection score in per cent, and whether it is the best so far."""
+        mark = "[bold green]new best[/]" if is_best else f"best is {100 * best:.2f}"
+        self.console.print(f"{where}: selection weighted F1 [bold]{100 * score:.2f}[/] ({mark})")
+
+    @contextmanager
+    def bar(self, text: str, total: int, completed: int = 0, *, transient: bool = False) -> Iterator[Bar]:
+        """Draw a bar; a transient one is plain and leaves nothing behind."""
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[metrics]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        chosen = Progress.get_default_columns() if transient else columns
+        drawn = Progress(*chosen, console=self.console, disable=not self.animated, transient=transient)
+        task = drawn.add_task(text, total=total, completed=completed, metrics="")
+        with drawn:
+            yield _ConsoleBar(drawn, task)
+
+    def busy(self, text: str) -> AbstractContextManager[object]:
+        """Show a spinner."""
+        return self.console.status(text)
+
+
+class _ConsoleBar:
+    def __init__(self, drawn: Progress, task: TaskID) -> None:
+        self._drawn = drawn
+        self._task = task
+
+    def update(self, completed: int, metrics: str | None = None) -> None:
+        self._drawn.update(self._task, completed=completed)
+        if metrics is not None:
+            self._drawn.update(self._task, metrics=metrics)

@@ -1,0 +1,114 @@
+"""Several processes, as on several GPUs but with gloo: `accelerate launch` with the file at the top level."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from erc_llm.config import RunConfig
+from erc_llm.recipes.train import train
+from erc_llm.runs.logs import read_lines
+from tests.tiny_models import TinyModel
+from tests.tiny_runs import tiny_config, write_corpus
+
+LAUNCHED = """
+import sys
+from erc_llm.cli import main
+sys.argv = ["erc-llm", "train", sys.argv[1]]
+main()
+"""
+
+# The processes see other scores: the first one's fall, the second one's rise. Each writes where it stopped.
+DISAGREEING = (
+    """
+import json, os
+import erc_llm.tuning.selection
+from erc_llm.tuning.trainer import TreeTrainer
+
+rank, scored, original = os.environ["RANK"], [], TreeTrainer.train
+
+def score_metrics(*_, **__):
+    scored.append(1)
+    return {"weighted_f1": 1 / (1 + len(scored)) if rank == "0" else 0.1 * len(scored)}
+
+def train(self, **options):
+    original(self, **options)
+    with open(f"stopped-{rank}.json", "w") as file:
+        json.dump([self.state.global_step, len(scored)], file)
+
+erc_llm.tuning.selection.score_metrics, TreeTrainer.train = score_metrics, train
+"""
+    + LAUNCHED
+)
+
+
+def _launch(script: str, config: RunConfig, folder: Path) -> subprocess.CompletedProcess[str]:
+    (folder / "run.yaml").write_text(config.as_yaml(), encoding="utf-8")
+    (folder / "launched.py").write_text(script, encoding="utf-8")
+    root = Path(__file__).parents[2]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch"]
+    launcher += ["--config_file", str(root / "accelerate_config.yaml")]
+    launcher += ["--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
+    return subprocess.run(
+        [*launcher, str(folder / "launched.py"), str(folder / "run.yaml")],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("sampling", "objective"),
+    [
+        ({}, "label"),
+        ({"scheme": "square_root", "allow_absent": True}, "label"),
+        ({"scheme": "square_root", "allow_absent": True}, "closed_set"),
+    ],
+    ids=["all", "drawn", "drawn, closed set"],
+)
+def test_two_processes_train_the_same_adapter_as_one(
+    sampling: dict[str, Any], objective: str, tiny_llama: TinyModel, tmp_path: Path
+) -> None:
+    corpus = write_corpus(tmp_path / "corpus", train=12)
+    tokens = 900 if objective == "label" else 1400  # no step of one scene, which two processes could not split
+    training = {"tokens_per_step": tokens, "evaluations": 1, "objective": objective}
+    changes: dict[str, Any] = {"training": training, "sampling": sampling}
+    alone = train(tiny_config(tiny_llama, corpus, tmp_path / "alone", **changes), console=Console(quiet=True))
+    config = tiny_config(tiny_llama, corpus, tmp_path / "two", **changes)
+    done = _launch(LAUNCHED, config, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (
+        load_file(folder / "adapter_model.safetensors") for folder in (alone.adapter, tmp_path / "two/tiny/adapter")
+    )
+    for name, weight in one.items():
+        assert torch.allclose(two[name], weight, atol=1e-5), name
+    assert (
+        len(read_lines(alone.folder / "training.jsonl")) == len(read_lines(tmp_path / "two/tiny/training.jsonl")) >= 2
+    )
+
+
+@pytest.mark.slow
+def test_processes_that_see_other_scores_stop_at_the_same_step(tiny_llama: TinyModel, tmp_path: Path) -> None:
+    """The main process's patience runs out at its second score, the other one's never would."""
+    training = {"tokens_per_step": 900, "epochs": 3, "evaluations": 4, "patience": 1}
+    config = tiny_config(tiny_llama, write_corpus(tmp_path / "corpus", train=12), tmp_path, training=training)
+    done = _launch(DISAGREEING, config, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    stopped = [json.loads((tmp_path / f"stopped-{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1)]
+    assert stopped[0] == stopped[1]
+    records = read_lines(tmp_path / "tiny" / "selection.jsonl")
+    assert [(record["weighted_f1"], record["best"]) for record in records] == [(1 / 2, True), (1 / 3, False)]
+    assert stopped[0] == [records[-1]["step"], 2]
+    assert done.stdout.count("training scenes, ") == done.stdout.count("run: ") == 1, "one process prints"
