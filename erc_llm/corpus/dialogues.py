@@ -194,12 +194,12 @@ def labelled_scenes(corpus: Corpus, most: int | None, seed: int) -> tuple[Dialog
     """Dialogues of train that have labelled targets, in their order.
 
     Args:
-        corpus: With its selection split cut.
-        most: Keep that many of them, drawn by `seed`; None: all.
-        seed: Not negative.
+        corpus: A corpus whose selection split was cut already.
+        most: Number of dialogues to keep, drawn at random; None keeps all.
+        seed: Seed of the draw, not negative.
 
     Raises:
-        CorpusError: There are none.
+        CorpusError: No target of train is labelled.
     """
     scenes = [d for d in corpus.split("train") if any(d.utterances[k].label is not None for k in d.targets)]
     if not scenes:

@@ -221,10 +221,10 @@ def speakers_of(dialogue: Dialogue) -> tuple[str, ...]:
 
 
 def spoken_lines(dialogue: Dialogue) -> dict[str, tuple[int, ...]]:
-    """Positions of the lines that count as a speaker's own in later scenes, for every single speaker of a scene.
+    """Each speaker of a scene to the positions of the lines that later scenes may use as that speaker's past.
 
-    A line of several speakers counts for each of them, one of `#ALL#` for every speaker of the scene, an empty line for
-    nobody.
+    A line of several speakers counts for each of them, a line of `#ALL#` for every speaker of the scene, and an empty
+    line for nobody.
     """
     return {
         speaker: tuple(
