@@ -1,4 +1,4 @@
-"""A finished run, or a configuration's base model, opened once: read, checked, and its overrides applied.
+"""Opening a source of predictions: reads and checks a finished run, or a configuration, and applies overrides.
 
 Input: a run directory, its adapter folder, a configuration or the name of one; overrides. Output: an `Opened`.
 Does not depend on: models, prompts, corpora.
@@ -20,10 +20,10 @@ from erc_llm.runs.manifest import FINISHED
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What predictions are made with.
+    """The configuration and run that predictions are made with.
 
     Attributes:
-        config: The run's configuration with overrides applied; without a run, the configuration itself.
+        config: The run's configuration, or the given one, with overrides applied.
         run: The finished run; None for a base model alone (zero-shot).
     """
 
@@ -45,8 +45,8 @@ def open_run(source: str | Path | RunConfig | Opened, overrides: Sequence[str] =
         overrides: `key=value` texts; see `erc_llm.config.override_finished`.
 
     Raises:
-        RunError: No such run, or it is unfinished, damaged, of another format, or its prompt template was changed.
-        ConfigError: No such configuration, or an override is wrong.
+        RunError: The run is missing, unfinished, damaged, of another format, or its prompt template was changed.
+        ConfigError: The configuration does not exist, or an override is wrong.
     """
     if isinstance(source, Opened):
         return Opened(override_finished(source.config, overrides), source.run)
@@ -56,7 +56,7 @@ def open_run(source: str | Path | RunConfig | Opened, overrides: Sequence[str] =
         return Opened(override_finished(source, overrides))
     run = read_run(_run_folder(Path(source)))
     if run.manifest.status != FINISHED:
-        raise RunError(f"{run.folder}: its training is not finished; `erc-llm train ... --resume` continues it")
+        raise RunError(f"{run.folder}: the training run is not finished; `erc-llm train ... --resume` continues it")
     _check_template(run)
     return Opened(override_finished(run.config, overrides), run)
 
@@ -67,7 +67,7 @@ def _is_run(source: str) -> bool:
 
 
 def _run_folder(folder: Path) -> Path:
-    """The run directory of an adapter folder; any other folder as it is."""
+    """The run directory that contains an adapter folder; any other folder unchanged."""
     inside_a_run = (folder / "adapter_config.json").is_file() and (folder.parent / "manifest.json").is_file()
     return folder.parent if inside_a_run else folder
 
