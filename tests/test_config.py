@@ -364,5 +364,5 @@ def test_how_a_run_answers_and_where_its_model_is_may_be_changed_and_nothing_els
         override_finished(run, ["scoring.decode=free", "lora.rank=8"])
     with pytest.raises(ConfigError, match=r"overrides: 1 mistake\n.*scoring\.decode.*'beam'"):
         override_finished(run, ["scoring.decode=beam"])
-    with pytest.raises(ConfigError, match=r"scoring\.decod: no such field; there are tokens_per_forest, decode"):
+    with pytest.raises(ConfigError, match=r"scoring\.decod: no such field; expected one of tokens_per_forest, decode"):
         override_finished(run, ["scoring.decod=free"])
