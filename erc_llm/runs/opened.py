@@ -12,10 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from erc_llm.config import RunConfig, load_config, override_finished
-from erc_llm.errors import RunError
+from erc_llm.config import RunConfig, load_config
+from erc_llm.config_files import resolve
+from erc_llm.errors import ConfigError, RunError
 from erc_llm.runs.directory import Run, read_run
 from erc_llm.runs.manifest import FINISHED
+
+# The decision rule and the locations on this machine may change after training; hashes ensure that a moved model is the
+# same one.
+_CHANGEABLE = ("model.base", "model.device", "model.precision", "profile.notes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +47,7 @@ def open_run(source: str | Path | RunConfig | Opened, overrides: Sequence[str] =
     Args:
         source: A run directory or its adapter folder; a configuration, its YAML file, or the name of one that comes
             with the package. A `Path` is always a run.
-        overrides: `key=value` texts; see `erc_llm.config.override_finished`.
+        overrides: `key=value` texts; see `override_finished`.
 
     Raises:
         RunError: The run is missing, unfinished, damaged, of another format, or its prompt template was changed.
@@ -59,6 +64,22 @@ def open_run(source: str | Path | RunConfig | Opened, overrides: Sequence[str] =
         raise RunError(f"{run.folder}: the training run is not finished; `erc-llm train ... --resume` continues it")
     _check_template(run)
     return Opened(override_finished(run.config, overrides), run)
+
+
+def override_finished(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """The configuration of a finished run with `key=value` overrides, as for `load_config`.
+
+    Raises:
+        ConfigError: An override changes a training setting, or is wrong; the message lists all wrong values.
+    """
+    for text in overrides:
+        field = text.partition("=")[0]
+        if not field.startswith("scoring.") and field not in _CHANGEABLE:
+            raise ConfigError(
+                f"override '{text}': training settings of a finished run cannot be overridden; only scoring.FIELD, "
+                f"{', '.join(_CHANGEABLE)} can"
+            )
+    return resolve(RunConfig, config.model_dump(mode="json"), overrides, "overrides") if overrides else config
 
 
 def _is_run(source: str) -> bool:
