@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import yaml
 from pydantic import AfterValidator, Field, model_validator
 
-from erc_llm.config_files import Section, load_section, resolve
+from erc_llm.config_files import Section, load_section
 from erc_llm.corpus.labels import EMORYNLP, LabelSet
 from erc_llm.errors import ConfigError
 from erc_llm.models.lora_targets import checked_targets
@@ -391,23 +391,3 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         ConfigError: With every mistake of file and overrides, one a line.
     """
     return load_section(RunConfig, source, overrides)
-
-
-# How labels are decided, and where things are on this machine, may change after training; hashes guard identity.
-_CHANGEABLE = ("model.base", "model.device", "model.precision", "profile.notes")
-
-
-def override_finished(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
-    """A configuration to predict with: `key=value` texts, as for `load_config`, on top of a finished one.
-
-    Raises:
-        ConfigError: An override is of a field that training fixed, or wrong; all mistakes are listed.
-    """
-    for text in overrides:
-        field = text.partition("=")[0]
-        if not field.startswith("scoring.") and field not in _CHANGEABLE:
-            raise ConfigError(
-                f"override '{text}': training settings of a finished run cannot be overridden; only scoring.FIELD, "
-                f"{', '.join(_CHANGEABLE)} can"
-            )
-    return resolve(RunConfig, config.model_dump(mode="json"), overrides, "overrides") if overrides else config

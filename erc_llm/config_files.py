@@ -1,6 +1,7 @@
-"""Configuration files: YAML and `key=value` overrides, checked as a whole.
+"""Configuration files: reads YAML and `key=value` overrides, and reports all mistakes at once.
 
-In: a kind of `Section`, a file and overrides. Out: a frozen section, or one `ConfigError` that lists every mistake.
+Input: a kind of `Section`, a file and overrides. Output: a frozen section.
+Does not depend on: the fields of a configuration.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from erc_llm.resources import configs_dir
 
 
 class Section(BaseModel):
-    """Fields that are checked all at once; unknown ones are mistakes."""
+    """Base of all configuration sections: frozen; unknown fields are mistakes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
@@ -26,22 +27,22 @@ Checked = TypeVar("Checked", bound=Section)
 
 
 def load_section(kind: type[Checked], source: str | Path, overrides: Sequence[str] = ()) -> Checked:
-    """Read a configuration file of some kind.
+    """Read a configuration file of a given kind.
 
     Args:
-        kind: What it may say.
+        kind: Type of the configuration.
         source: A YAML file, or the name of one that comes with the package.
-        overrides: `key.sub=value` texts; values are read as YAML.
+        overrides: `key.sub=value` texts; values are parsed as YAML.
 
     Raises:
-        ConfigError: With every mistake of file and overrides, one a line.
+        ConfigError: The file or an override has mistakes; the message lists all of them, one per line.
     """
     path = _find(source)
     return resolve(kind, read_yaml(path), overrides, str(path))
 
 
 def resolve(kind: type[Checked], content: dict[str, Any], overrides: Sequence[str], source: str) -> Checked:
-    """`load_section` of what a file holds; `source` is what a message calls it."""
+    """`load_section` for the content of a file; `source` is the file's name in messages."""
     mistakes = []
     for override in overrides:
         key, equals, value = override.partition("=")
@@ -53,7 +54,7 @@ def resolve(kind: type[Checked], content: dict[str, Any], overrides: Sequence[st
         except (yaml.YAMLError, ValueError):
             mistakes.append(f"override '{override}': the value is not YAML: {value}")
         except TypeError:
-            mistakes.append(f"override '{override}': '{key}' goes into a field that has no fields")
+            mistakes.append(f"override '{override}': '{key}' is inside a field that has no subfields")
     try:
         config = kind.model_validate(content)
     except ValidationError as error:
@@ -72,14 +73,14 @@ def _find(source: str | Path) -> Path:
     if packaged.is_file() and path.parent.name in ("", "configs"):
         return packaged
     known = sorted(p.stem for p in configs_dir().glob("*.yaml"))
-    raise ConfigError(f"{source}: no such configuration file; those that come with the package: {', '.join(known)}")
+    raise ConfigError(f"{source}: no such configuration file; the package contains: {', '.join(known)}")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping that a YAML file holds; empty for an empty file.
+    """The mapping in a YAML file; empty for an empty file.
 
     Raises:
-        ConfigError: It is not UTF-8, broken YAML, or no mapping.
+        ConfigError: The file is not UTF-8, not valid YAML, or not a mapping.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -89,7 +90,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}:{mark.line + 1}" if mark else str(path)
         raise ConfigError(f"{place}: broken YAML: {getattr(error, 'problem', error)}") from error
-    except ValueError as error:  # a date or number that YAML recognises and Python cannot make
+    except ValueError as error:  # a date or number that YAML recognises but Python cannot represent
         raise ConfigError(f"{path}: broken YAML: {error}{_place_of_bad_scalar(path)}; put it in quotes") from error
     if content is None:
         return {}
@@ -121,7 +122,7 @@ def _place_of_bad_scalar(path: Path) -> str:
 
 def _explain(kind: type[Section], item: Mapping[str, Any]) -> str:
     location = item["loc"]
-    # One field of two types, one mistake; a value error is about what the value means.
+    # pydantic reports one mistake per type of this field; a value error concerns the meaning and is kept.
     if location[:2] == ("lora", "target_modules") and item["type"] != "value_error":
         return (
             f"lora.target_modules: expected `all-linear`, a pattern, or a list of layer names, found {item['input']!r}"
@@ -138,4 +139,4 @@ def _fields_beside(kind: type[Section], location: Sequence[int | str]) -> str:
     for part in location[:-1]:
         section = section.model_fields[part].annotation
         section = next((t for t in getattr(section, "__args__", ()) if hasattr(t, "model_fields")), section)
-    return "there are " + ", ".join(section.model_fields)
+    return "expected one of " + ", ".join(section.model_fields)

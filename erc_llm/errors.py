@@ -1,16 +1,19 @@
-"""Everything that can go wrong, as one tree.
+"""The exceptions of this package, one tree.
 
-    ErcError                     base of all; carries the message a user reads
+    ErcError                     base of all exceptions; its message is shown to the user
     ├── UserError                the input is wrong; the command exits with code 2
-    │   ├── CorpusError          a data file: what was found, in which file and line, what was expected
-    │   ├── ConfigError          a run's configuration: every mistake of the file at once
-    │   ├── PromptError          a prompt or chat template that cannot be used, and why
-    │   ├── ModelError           a base model or adapter that is missing or does not fit
-    │   ├── RunError             a run directory that is missing, incomplete or of another format version
-    │   └── PredictionsError     a predictions table that cannot be read or does not answer the question
-    └── InternalError            we are wrong; the command exits with code 1
+    │   ├── CorpusError          a data file cannot be used: file, line, what was found and expected
+    │   ├── ConfigError          a configuration is wrong: all mistakes of the file at once
+    │   ├── PromptError          a prompt or chat template cannot be used
+    │   ├── ModelError           a base model or adapter is missing or does not fit
+    │   ├── RunError             a run directory is missing, incomplete or of another format version
+    │   └── PredictionsError     a predictions table cannot be read or lacks required data
+    └── InternalError            a bug in this package; the command exits with code 1
 
-A message says what was found, where, what was expected, and what to do. It never needs its traceback.
+A message states what was found, where, what was expected and what to do; it is clear without a traceback.
+
+Input: a message, for data files also path and line. Output: an exception with its exit code.
+Does not depend on: any other module.
 """
 
 from __future__ import annotations
@@ -19,13 +22,13 @@ from pathlib import Path
 
 
 class ErcError(Exception):
-    """Base of all errors that this package raises on purpose."""
+    """Base of all exceptions that this package raises deliberately."""
 
     exit_code = 1
 
 
 class UserError(ErcError):
-    """The input or the call is wrong; changing it mends the problem."""
+    """The input or the call is wrong; changing it solves the problem."""
 
     exit_code = 2
 
@@ -35,8 +38,8 @@ class CorpusError(UserError):
 
     Args:
         message: What was found and what was expected.
-        path: The file it stands in.
-        line: Its line, counted from 1; None where the file has no meaningful lines.
+        path: The data file.
+        line: The line, counted from 1; None if the file has no meaningful lines.
     """
 
     def __init__(self, message: str, path: Path | str | None = None, line: int | None = None) -> None:
@@ -47,11 +50,11 @@ class CorpusError(UserError):
 
 
 class ConfigError(UserError):
-    """A configuration file or an override has one or more mistakes; all of them are listed."""
+    """A configuration file or an override has mistakes; the message lists all of them."""
 
 
 class PromptError(UserError):
-    """A prompt or chat template cannot be used; the reason is in the message."""
+    """A prompt or chat template cannot be used; the message states the reason."""
 
 
 class ModelError(UserError):
@@ -59,7 +62,7 @@ class ModelError(UserError):
 
 
 class RunError(UserError):
-    """A run directory is missing, incomplete, or of a format this version does not read."""
+    """A run directory is missing, incomplete, or of a format that this version does not read."""
 
 
 class PredictionsError(UserError):
@@ -67,4 +70,4 @@ class PredictionsError(UserError):
 
 
 class InternalError(ErcError):
-    """Our own mistake: an invariant does not hold."""
+    """A bug in this package: an invariant does not hold."""

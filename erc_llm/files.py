@@ -1,7 +1,10 @@
-"""Files that appear whole or not at all.
+"""Atomic file writes: a file is complete or does not exist.
 
-To a temporary name in the same folder, flushed, then renamed. Adapters have their own way of the same kind, and logs
-are appended to.
+The content is written to a temporary name in the same folder, flushed, then renamed. Adapters are written atomically by
+their own code; logs are appended to.
+
+Input: a path and content. Output: the complete file.
+Does not depend on: the content, models, configurations.
 """
 
 from __future__ import annotations
@@ -16,10 +19,10 @@ from erc_llm.errors import UserError
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object], error: type[UserError] = UserError) -> None:
-    """Write a file under its name only once it is complete; missing folders are made.
+    """Write a file that gets its name only once it is complete; missing folders are created.
 
     Raises:
-        error: It cannot be written, for example because no space is left; nothing is left behind.
+        error: The file cannot be written, for example because the disk is full; no partial file remains.
     """
     partial = path.parent / f".{path.name}.{os.getpid()}.partial"
     try:
@@ -38,11 +41,11 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object], error: type[Us
 
 
 def remove_partials(folder: Path) -> None:
-    """Delete what `write_whole` had begun in a folder when it was killed."""
+    """Delete the partial files that a killed `write_whole` left in a folder."""
     for path in folder.glob(".*.partial"):
         path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str, error: type[UserError] = UserError) -> None:
-    """`write_whole` for a text in UTF-8."""
+    """`write_whole` for text, encoded as UTF-8."""
     write_whole(path, lambda file: file.write(text.encode()), error)

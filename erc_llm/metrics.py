@@ -1,11 +1,11 @@
-"""Figures of merit of a classifier, and how sure one can be of them.
+"""Classification metrics with confidence intervals from resampling whole dialogues.
 
-Goes in: integer label indices `gold` and `predicted`, shape (targets,); probabilities, shape (targets, labels); the
-index of each target's dialogue, shape (targets,). Comes out: confusion counts, scores, intervals.
-An *invalid* prediction is the index -1: it is no label, so it always counts as wrong.
-This module knows nothing of files, label names, prompts or models.
+Weighted F1 is over *all* labels, Neutral included, as in the papers on EmoryNLP. An *invalid* prediction has the index
+-1, which is not a label, so it always counts as wrong.
 
-Weighted F1 here is over *all* labels, Neutral included, as the papers on EmoryNLP report it.
+Input: integer label indices `gold` and `predicted`, shape (targets,); probabilities, shape (targets, labels); the index
+of each target's dialogue, shape (targets,). Output: confusion counts, scores, intervals.
+Does not depend on: files, label names, prompts, models.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from erc_llm.resampling import percentile_interval, resampled_sums
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
-Figure = Literal["weighted_f1", "macro_f1", "accuracy"]
+HeadlineMetric = Literal["weighted_f1", "macro_f1", "accuracy"]
 
-HEADLINE: tuple[Figure, ...] = ("weighted_f1", "macro_f1", "accuracy")
+HEADLINE: tuple[HeadlineMetric, ...] = ("weighted_f1", "macro_f1", "accuracy")
 INVALID = -1
 INVALID_POLICY = "an invalid answer counts as wrong"
 
@@ -35,8 +35,8 @@ class Scores:
 
     Attributes:
         weighted_f1: (...) F1 averaged over all labels, weighted by their support.
-        macro_f1: (...) plain mean of F1 over all labels, those without support included.
-        accuracy: (...) share of targets with the right label.
+        macro_f1: (...) unweighted mean of F1 over all labels, including those without support.
+        accuracy: (...) fraction of targets with the correct label.
         precision: (..., labels).
         recall: (..., labels).
         f1: (..., labels).
@@ -54,7 +54,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its 95 % interval; `low` and `high` are None where none could be computed."""
+    """A value with its 95 % interval; `low` and `high` are None if no interval can be computed."""
 
     value: float
     low: float | None = None
@@ -63,7 +63,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Headline:
-    """The three headline figures, each between 0 and 1, with their intervals."""
+    """The three headline metrics, each between 0 and 1, with their intervals."""
 
     weighted_f1: Estimate
     macro_f1: Estimate
@@ -72,12 +72,12 @@ class Headline:
 
 @dataclass(frozen=True)
 class Reliability:
-    """Targets by how sure the likeliest label is, in equally wide bins; bin i is (i / bins, (i + 1) / bins].
+    """Targets binned by the probability of their likeliest label; bin i of equal width is (i / bins, (i + 1) / bins].
 
     Attributes:
-        count: (bins,) targets.
+        count: (bins,) number of targets.
         confidence: (bins,) sum of their largest probabilities.
-        right: (bins,) how many of them have the likeliest label as gold label.
+        right: (bins,) number of targets whose likeliest label is the gold label.
     """
 
     count: Integers
@@ -88,7 +88,7 @@ class Reliability:
 def confusion(gold: Integers, predicted: Integers, n: int) -> Integers:
     """Count targets by gold label (row) and predicted label (column), shape (n, n + 1).
 
-    The last column holds the invalid predictions (index -1), so that a row's sum is the label's support.
+    The last column counts invalid predictions (index -1), so that the sum of a row is the label's support.
 
     Raises:
         InternalError: The vectors differ in length, or an index is outside the label set.
@@ -99,7 +99,7 @@ def confusion(gold: Integers, predicted: Integers, n: int) -> Integers:
 
 
 def confusion_by_dialogue(gold: Integers, predicted: Integers, dialogue_index: Integers, n: int) -> Integers:
-    """`confusion` of each dialogue, shape (dialogues, n, n + 1), in the order of their numbers.
+    """`confusion` of each dialogue, shape (dialogues, n, n + 1), sorted by dialogue index.
 
     Raises:
         InternalError: As for `confusion`.
@@ -111,9 +111,9 @@ def confusion_by_dialogue(gold: Integers, predicted: Integers, dialogue_index: I
 def scores_from_confusion(confusion: NDArray[Any]) -> Scores:
     """Scores of confusion counts of shape (..., n, n), or (..., n, n + 1) with a last column of invalid predictions.
 
-    The definitions are scikit-learn's `precision_recall_fscore_support(labels=range(n), zero_division=0)`: what would
-    be divided by zero is zero. Weighted F1 and macro F1 are over all n labels, Neutral included; a label that never
-    occurs has weight zero in the first and counts as zero in the second.
+    The definitions are those of scikit-learn's `precision_recall_fscore_support(labels=range(n), zero_division=0)`: a
+    division by zero yields zero. Weighted F1 and macro F1 are over all n labels, Neutral included; a label that never
+    occurs has weight zero in the former and counts as zero in the latter.
 
     Raises:
         InternalError: The last two axes are neither (n, n) nor (n, n + 1).
@@ -127,12 +127,12 @@ def scores_from_confusion(confusion: NDArray[Any]) -> Scores:
 
 
 def scores_from_counts(hits: Floats, answered: Floats, support: Floats) -> Scores:
-    """Scores of what they need of a confusion matrix, each (..., labels) of float64; shapes are broadcast.
+    """Scores from the required sums of a confusion matrix, each (..., labels) of float64; shapes are broadcast.
 
     Args:
-        hits: Targets of a label that were answered so.
-        answered: Targets answered with a label.
-        support: Targets of a label.
+        hits: Number of targets with the label as both gold and predicted label.
+        answered: Number of targets with the label as predicted label.
+        support: Number of targets with the label as gold label.
     """
     hits, answered, support = np.broadcast_arrays(hits, answered, support)
     f1 = _ratio(2 * hits, support + answered)
@@ -156,7 +156,7 @@ def bootstrap_over_dialogues(
     draws: int = 10_000,
     seed: int = 0,
 ) -> Headline:
-    """Headline figures with percentile 95 % intervals from resampling whole dialogues.
+    """Headline metrics with percentile 95 % intervals from resampling whole dialogues.
 
     Utterances of a scene share speakers, topic and context, so they are not independent; dialogues nearly are. Each
     draw takes as many dialogues as there are, with replacement: the randomised cluster bootstrap of C. A. Field and
@@ -165,20 +165,20 @@ def bootstrap_over_dialogues(
     Args:
         gold: (targets,) label indices.
         predicted: (targets,) label indices, -1 where invalid.
-        dialogue_index: (targets,) any integer per dialogue.
+        dialogue_index: (targets,) one arbitrary integer per dialogue.
         n_labels: Size of the label set.
         draws: Number of resamples.
-        seed: Of the resampling.
+        seed: Seed of the resampling.
 
     Raises:
-        InternalError: Fewer than two dialogues, or vectors that do not fit together.
+        InternalError: Fewer than two dialogues, or vectors of different lengths.
     """
     per_dialogue = _per_dialogue(gold, (predicted,), dialogue_index, n_labels)
     point = scores_from_confusion(per_dialogue.sum(axis=0)[0])
     resampled = [scores_from_confusion(chunk[:, 0]) for chunk in _resample(per_dialogue, draws, seed)]
     estimates = {
-        figure: _estimate(float(getattr(point, figure)), np.concatenate([getattr(s, figure) for s in resampled]))
-        for figure in HEADLINE
+        metric: _estimate(float(getattr(point, metric)), np.concatenate([getattr(s, metric) for s in resampled]))
+        for metric in HEADLINE
     }
     return Headline(**estimates)
 
@@ -191,16 +191,16 @@ def paired_difference(
     n_labels: int,
     draws: int = 10_000,
     seed: int = 0,
-    figure: Figure = "weighted_f1",
+    metric: HeadlineMetric = "weighted_f1",
 ) -> Estimate:
-    """How much better `a` is than `b` on the same targets (a minus b), with its percentile 95 % interval.
+    """Difference of a metric between `a` and `b` on the same targets (a minus b), with its percentile 95 % interval.
 
-    Both are scored on the same resampled dialogues in every draw, so what makes a dialogue hard for both cancels out.
+    Every draw scores both on the same resampled dialogues, so the difficulty that a dialogue has for both cancels out.
     Weighted F1 is over all labels, Neutral included. Arguments and errors as in `bootstrap_over_dialogues`.
     """
     per_dialogue = _per_dialogue(gold, (predicted_a, predicted_b), dialogue_index, n_labels)
-    point = getattr(scores_from_confusion(per_dialogue.sum(axis=0)), figure)
-    chunks = [getattr(scores_from_confusion(chunk), figure) for chunk in _resample(per_dialogue, draws, seed)]
+    point = getattr(scores_from_confusion(per_dialogue.sum(axis=0)), metric)
+    chunks = [getattr(scores_from_confusion(chunk), metric) for chunk in _resample(per_dialogue, draws, seed)]
     resampled = np.concatenate(chunks)
     return _estimate(float(point[0] - point[1]), resampled[:, 0] - resampled[:, 1])
 
@@ -211,7 +211,7 @@ def paired_mean_difference(
     """Mean of `a` minus mean of `b`, (targets,) each, with its percentile 95 % interval over whole dialogues.
 
     Raises:
-        InternalError: Fewer than two dialogues, or vectors that do not fit together.
+        InternalError: Fewer than two dialogues, or vectors of different lengths.
     """
     names, dialogue = np.unique(np.asarray(dialogue_index), return_inverse=True)
     if len(names) < 2 or not a.shape == b.shape == dialogue.shape:
@@ -223,10 +223,10 @@ def paired_mean_difference(
 
 
 def kappa(a: Integers, b: Integers) -> float | None:
-    """Cohen's kappa of two vectors of answers: 1 for equal ones, 0 for those of chance.
+    """Cohen's kappa of two vectors of predicted labels: 1 for equal vectors, 0 for agreement by chance.
 
-    None where both always give one and the same answer. An invalid answer is an answer of its own. J. Cohen, "A
-    coefficient of agreement for nominal scales", Educ. Psychol. Meas. 20 (1960) 37-46.
+    None if both vectors consist of one and the same label. Invalid predictions count as a label of their own. J. Cohen,
+    "A coefficient of agreement for nominal scales", Educ. Psychol. Meas. 20 (1960) 37-46.
     """
     answers, both = np.unique(np.concatenate([a, b]), return_inverse=True)
     one, other = np.split(both, 2)
@@ -243,7 +243,7 @@ def negative_log_likelihood(probabilities: Floats, gold: Integers) -> float:
 def gold_surprise(probabilities: Floats, gold: Integers) -> Floats:
     """(targets,) -ln p(gold label) in nats; probabilities are (targets, labels).
 
-    Probabilities are kept above the float64 epsilon, as scikit-learn's `log_loss` does, so that one confident mistake
+    Probabilities are clipped at the float64 epsilon, as in scikit-learn's `log_loss`, so that one confident mistake
     cannot make the mean infinite.
     """
     _check_probabilities(probabilities, gold)
@@ -253,9 +253,9 @@ def gold_surprise(probabilities: Floats, gold: Integers) -> Floats:
 
 
 def expected_calibration_error(probabilities: Floats, gold: Integers, bins: int = 15) -> float:
-    """Mean distance between how sure the likeliest label is and how often it is right, over equally wide bins.
+    """Mean absolute difference between confidence and accuracy of the likeliest label, over bins of equal width.
 
-    The weighted sum over bins of |accuracy - mean confidence| of C. Guo et al., "On Calibration of Modern Neural
+    It is the weighted sum over bins of |accuracy - mean confidence| of C. Guo et al., "On Calibration of Modern Neural
     Networks" (ICML 2017), who use 15 bins. Probabilities are (targets, labels).
     """
     found = reliability(probabilities, gold, bins)
@@ -268,7 +268,7 @@ def calibration_error_over_dialogues(
     """`expected_calibration_error` with a 95 % interval from resampling whole dialogues.
 
     Raises:
-        InternalError: Fewer than two dialogues, or vectors that do not fit together.
+        InternalError: Fewer than two dialogues, or vectors of different lengths.
     """
     names, dialogue = np.unique(np.asarray(dialogue_index), return_inverse=True)
     if len(names) < 2:
@@ -281,9 +281,10 @@ def calibration_error_over_dialogues(
 
 
 def calibration_gaps(probabilities: Floats, gold: Integers, cluster: Integers, clusters: int, bins: int = 15) -> Floats:
-    """(clusters, bins) how often the likeliest label is right minus how sure it is, summed over a cluster's targets.
+    """(clusters, bins) sum over a cluster's targets of (likeliest label correct, 0 or 1) minus its probability.
 
-    The calibration error of any clusters together is the sum over bins of |their gaps' sum| over their targets.
+    The calibration error of a set of clusters is: sum the gaps over the clusters, then the absolute values over the
+    bins, and divide by the number of targets.
     """
     _check_probabilities(probabilities, gold)
     confidence, bin_index = _confidence(probabilities, bins)
@@ -292,10 +293,10 @@ def calibration_gaps(probabilities: Floats, gold: Integers, cluster: Integers, c
 
 
 def calibration_estimate(value: float, resampled: Floats) -> Estimate:
-    """A calibration error with its interval: percentiles of its resamples, (draws,), less what resampling adds.
+    """A calibration error with its percentile interval over resamples, (draws,), corrected for their upward bias.
 
-    A sum of absolute values grows with noise, and resamples are noisier than the sample: their mean lies above its
-    value. The interval is moved down by that much, and ends at 0.
+    A sum of absolute values grows with noise, and resamples are noisier than the sample, so their mean exceeds the
+    value. The interval is shifted down by this excess and cut off at 0.
     """
     low, high = percentile_interval(resampled)
     added = float(resampled.mean()) - value
@@ -303,7 +304,7 @@ def calibration_estimate(value: float, resampled: Floats) -> Estimate:
 
 
 def reliability(probabilities: Floats, gold: Integers, bins: int = 15) -> Reliability:
-    """What the expected calibration error sums up, bin by bin; probabilities are (targets, labels)."""
+    """Sums per bin of the expected calibration error; probabilities are (targets, labels)."""
     _check_probabilities(probabilities, gold)
     confidence, bin_index = _confidence(probabilities, bins)
     right = (probabilities.argmax(axis=1) == gold).astype(np.float64)
@@ -312,15 +313,15 @@ def reliability(probabilities: Floats, gold: Integers, bins: int = 15) -> Reliab
 
 
 def brier_score(probabilities: Floats, gold: Integers) -> float:
-    """Mean of `squared_error`: 0 is perfect, 2 the worst; probabilities are (targets, labels)."""
+    """Mean of `squared_error`, from 0 (best) to 2 (worst); probabilities are (targets, labels)."""
     return float(squared_error(probabilities, gold).mean())
 
 
 def squared_error(probabilities: Floats, gold: Integers) -> Floats:
-    """(targets,) squared distance between the probabilities, (targets, labels), and certainty of the gold label.
+    """(targets,) squared distance between the probabilities, (targets, labels), and the one-hot gold label.
 
-    Summed over all labels, as in G. W. Brier, "Verification of forecasts expressed in terms of probability", Monthly
-    Weather Review 78 (1950) 1-3.
+    It is summed over all labels, as in G. W. Brier, "Verification of forecasts expressed in terms of probability",
+    Monthly Weather Review 78 (1950) 1-3.
     """
     _check_probabilities(probabilities, gold)
     of_gold = probabilities[np.arange(len(gold)), gold]
@@ -334,7 +335,7 @@ def _check_probabilities(probabilities: Floats, gold: Integers) -> None:
 
 
 def _confidence(probabilities: Floats, bins: int) -> tuple[Floats, Integers]:
-    """(targets,) probability of the likeliest label, and its bin."""
+    """Probability of the likeliest label and its bin, (targets,) each."""
     confidence = probabilities.max(axis=1)
     return confidence, np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
 
@@ -349,10 +350,10 @@ def _ratio(numerator: Floats, denominator: Floats) -> Floats:
 
 
 def _confusions(gold: Integers, predicted: Integers, cluster: Integers, n: int, clusters: int) -> Integers:
-    """Confusion counts of each cluster, shape (clusters, n, n + 1); `cluster` holds 0 ... clusters - 1."""
+    """Confusion counts of each cluster, shape (clusters, n, n + 1); `cluster` has values 0 ... clusters - 1."""
     gold, predicted = np.asarray(gold, dtype=np.int64), np.asarray(predicted, dtype=np.int64)
     if not gold.shape == predicted.shape == cluster.shape or gold.ndim != 1:
-        raise InternalError(f"vectors do not fit together: {gold.shape}, {predicted.shape}, {cluster.shape}")
+        raise InternalError(f"expected vectors of one length, found {gold.shape}, {predicted.shape}, {cluster.shape}")
     if gold.size and (gold.min() < 0 or gold.max() >= n or predicted.min() < INVALID or predicted.max() >= n):
         raise InternalError(f"a label index is outside 0..{n - 1} (predictions may also be {INVALID})")
     column = np.where(predicted == INVALID, n, predicted)

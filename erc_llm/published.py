@@ -1,7 +1,9 @@
-"""What others report on EmoryNLP: shown beside measured figures, and never among them.
+"""Published results on EmoryNLP, which are shown beside measured results.
 
-Goes in: the packaged file `published.yaml`. Comes out: frozen records. They are of another type than anything measured,
-so that no table can hold both.
+The records have a type of their own, so that published and measured results cannot be mixed in one table.
+
+Input: the packaged file `published.yaml`. Output: frozen records.
+Does not depend on: models, runs, metrics.
 """
 
 from __future__ import annotations
@@ -22,18 +24,18 @@ _EMORYNLP_VERSIONS = ("original", "aligned", "compm")
 
 @dataclass(frozen=True, slots=True)
 class Reported:
-    """A result of others on EmoryNLP's test set. What a source does not state is None.
+    """A published result on EmoryNLP's test set; fields that the source does not state are None.
 
     Attributes:
-        system: Its name.
-        weighted_f1: In percent.
-        accuracy: In percent.
-        source: Where it is reported.
-        base_model: What it stands on.
-        test_version: `original` or `aligned`.
+        system: Name of the system.
+        weighted_f1: Weighted F1 in percent.
+        accuracy: Accuracy in percent.
+        source: Publication that reports the result.
+        base_model: Base model of the system.
+        test_version: Corpus version of the test set, `original` or `aligned`.
         test_utterances: Size of the test set: 1,328 or 984.
         context: `past` or `full`.
-        caveats: What to keep in mind.
+        caveats: Differences in the setup that limit a comparison.
     """
 
     system: str
@@ -49,7 +51,7 @@ class Reported:
 
 @cache
 def reported() -> tuple[Reported, ...]:
-    """All of them, in the order of the file."""
+    """All published results, in the order of the file."""
     import yaml
     from pydantic import TypeAdapter
 
@@ -58,16 +60,16 @@ def reported() -> tuple[Reported, ...]:
 
 
 def reported_system(name: str) -> Reported:
-    """The record of one system.
+    """The published result of one system.
 
     Raises:
-        KeyError: There is none of that name.
+        KeyError: No record has this name.
     """
     return {record.system: record for record in reported()}[name]
 
 
 def reported_for(tables: Iterable[PredictionsInfo]) -> tuple[Reported, ...]:
-    """Those that belong beside figures of such tables: all where they are about EmoryNLP, else none."""
+    """Published results to show beside tables: all if every table is of EmoryNLP, otherwise none."""
     about_emorynlp = all(
         info.corpus_version in _EMORYNLP_VERSIONS and set(info.labels) == set(EMORYNLP.names) for info in tables
     )

@@ -1,7 +1,8 @@
-"""Sums over resampled clusters: what every bootstrap here draws from.
+"""Cluster bootstrap: sums over resampled clusters, the basis of all intervals and permutation tests.
 
-Goes in: whole numbers or floats by cluster, shape (clusters, cells). Comes out: their sums over resampled clusters, in
-chunks, so that memory stays bounded whatever the number of draws. Knows nothing of what the numbers count.
+Input: integers or floats by cluster, shape (clusters, cells). Output: their sums over resampled clusters, in chunks, so
+that memory stays bounded for any number of draws.
+Does not depend on: the meaning of the numbers.
 """
 
 from __future__ import annotations
@@ -15,22 +16,22 @@ from numpy.typing import NDArray
 from erc_llm.errors import InternalError
 
 _CELLS_PER_CHUNK = 4_000_000  # 32 MB of float64
-_EXACT_IN_FLOAT32 = 2**24  # whole numbers up to here, and their sums, are exact
+_EXACT_IN_FLOAT32 = 2**24  # float32 holds integers up to here exactly
 
 
 def resampled_sums(per_cluster: NDArray[Any], draws: int, seed: int) -> Iterator[NDArray[np.float64]]:
-    """Sums over as many clusters as there are, drawn with replacement; the same draws for the same seed.
+    """Sums over resamples of the clusters, drawn with replacement; equal seeds give equal draws.
 
     Args:
-        per_cluster: (clusters, cells) of whole numbers or floats.
-        draws: Number of resamples.
-        seed: Of the resampling.
+        per_cluster: (clusters, cells) of integers or floats.
+        draws: Number of resamples; each has as many clusters as `per_cluster`.
+        seed: Seed of the resampling.
 
     Yields:
         Chunks of shape (draws of the chunk, cells).
 
     Raises:
-        InternalError: No draw is asked for.
+        InternalError: `draws` is below 1.
     """
     if draws < 1:
         raise InternalError(f"a bootstrap needs at least one draw, found {draws}")
@@ -43,20 +44,20 @@ def resampled_sums(per_cluster: NDArray[Any], draws: int, seed: int) -> Iterator
 
 
 def chunk_sizes(draws: int, cells: int) -> Iterator[int]:
-    """How many draws to make at a time, where each needs `cells` numbers, so that memory stays bounded."""
+    """Numbers of draws per chunk, so that memory stays bounded; a draw needs `cells` numbers."""
     size = max(1, _CELLS_PER_CHUNK // cells)
     for start in range(0, draws, size):
         yield min(size, draws - start)
 
 
 def for_products(per_cluster: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Parts of numbers by cluster side by side as floats, because integers have no BLAS product.
+    """Concatenate arrays along the cells and convert them to floats, because BLAS has no integer product.
 
-    As float32, which takes half the memory and time, where the sums of all whole numbers are exact in it; floats beside
-    them are then only as exact as float32 is. Parts of floats alone stay as they are.
+    The result is float32, which takes half the memory and time, if the sums of all integers are exact in it; float
+    arrays are then rounded to float32 too. Float arrays without integer arrays keep their type.
 
     Args:
-        per_cluster: (clusters, cells) each.
+        per_cluster: Arrays of shape (clusters, cells).
     """
     whole = [part for part in per_cluster if np.issubdtype(part.dtype, np.integer)]
     largest = max((max(int(part.max(initial=0)), -int(part.min(initial=0))) for part in whole), default=None)
@@ -67,7 +68,7 @@ def for_products(per_cluster: Sequence[NDArray[Any]]) -> NDArray[Any]:
 
 
 def _times_drawn(dialogues: int, draws: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """How often each dialogue is drawn in each draw, shape (draws, dialogues); rows sum to `dialogues`."""
+    """Count of each dialogue in each draw, shape (draws, dialogues); rows sum to `dialogues`."""
     drawn = rng.integers(dialogues, size=(draws, dialogues))
     drawn += np.arange(draws)[:, None] * dialogues
     counts: NDArray[np.int64] = np.bincount(drawn.ravel(), minlength=draws * dialogues).reshape(draws, dialogues)
@@ -75,6 +76,6 @@ def _times_drawn(dialogues: int, draws: int, rng: np.random.Generator) -> NDArra
 
 
 def percentile_interval(resampled: NDArray[np.float64]) -> tuple[float, float]:
-    """The 95 % interval that holds the middle of the resamples, (draws,)."""
+    """95 % percentile interval of the resamples, (draws,)."""
     low, high = np.quantile(resampled, [0.025, 0.975])
     return float(low), float(high)

@@ -1,4 +1,8 @@
-"""Where the files that come with the package lie: prompts and ready configurations."""
+"""Locations of the packaged files: prompt templates and ready configurations.
+
+Input: none. Output: folders, in an installed package and in a checkout alike.
+Does not depend on: the content of the files.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ _PACKAGE = Path(__file__).parent
 
 
 def _folder(name: str) -> Path:
-    # A wheel carries the folder inside the package; in a checkout it stands beside it.
+    # A wheel contains the folder inside the package; in a checkout it lies beside the package.
     inside = _PACKAGE / name
     return inside if inside.is_dir() else _PACKAGE.parent / name
 

@@ -9,7 +9,7 @@ import yaml
 
 from erc_llm import config_files as config_module
 from erc_llm.baselines.baseline_config import load_baseline
-from erc_llm.config import RunConfig, load_config, override_finished
+from erc_llm.config import RunConfig, load_config
 from erc_llm.errors import ConfigError
 
 
@@ -348,21 +348,3 @@ def test_reasons_need_constrained_generation(tmp_path: Path, decode: str) -> Non
 def test_written_answers_are_not_averaged(tmp_path: Path, decode: str) -> None:
     message = _complaint(_save(tmp_path, f"scoring: {{label_orders: 4, decode: {decode}}}\n"))
     assert f"label_orders=4 averages scores; decode={decode}" in message
-
-
-def test_how_a_run_answers_and_where_its_model_is_may_be_changed_and_nothing_else() -> None:
-    run = RunConfig.model_validate({"lora": {"rank": 4}})
-    assert override_finished(run, []) is run
-    changed = override_finished(run, ["scoring.decode=generate", "scoring.answer=reason_then_label"])
-    assert (changed.scoring.decode, changed.scoring.answer, changed.lora.rank) == ("generate", "reason_then_label", 4)
-    assert changed.sha256 != run.sha256
-    moved = override_finished(run, ["model.base=/elsewhere/llama", "model.device=cpu", "model.precision=fp32"])
-    assert (moved.model.base, moved.model.device, moved.model.precision) == ("/elsewhere/llama", "cpu", "fp32")
-    with pytest.raises(ConfigError, match=r"model\.quantisation=nf4.*cannot be overridden"):
-        override_finished(run, ["model.quantisation=nf4"])
-    with pytest.raises(ConfigError, match=r"lora\.rank=8.*only scoring\.FIELD, model\.base"):
-        override_finished(run, ["scoring.decode=free", "lora.rank=8"])
-    with pytest.raises(ConfigError, match=r"overrides: 1 mistake\n.*scoring\.decode.*'beam'"):
-        override_finished(run, ["scoring.decode=beam"])
-    with pytest.raises(ConfigError, match=r"scoring\.decod: no such field; there are tokens_per_forest, decode"):
-        override_finished(run, ["scoring.decod=free"])

@@ -1,4 +1,4 @@
-"""The figures against scikit-learn, and the intervals against what they promise."""
+"""The metrics against scikit-learn, and the coverage of the intervals."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from sklearn import metrics as peer
 
 from erc_llm.errors import InternalError
 from erc_llm.metrics import (
+    HEADLINE,
     bootstrap_over_dialogues,
     brier_score,
     calibration_error_over_dialogues,
@@ -176,8 +177,8 @@ def test_the_paired_difference_is_surer_than_two_intervals() -> None:
 
 def test_a_system_does_not_differ_from_itself() -> None:
     gold, predicted, dialogue = clustered(np.random.default_rng(8), 20, 0.2)
-    for figure in ("weighted_f1", "macro_f1", "accuracy"):
-        estimate = paired_difference(gold, predicted, predicted, dialogue, 3, draws=200, figure=figure)
+    for metric in HEADLINE:
+        estimate = paired_difference(gold, predicted, predicted, dialogue, 3, draws=200, metric=metric)
         assert (estimate.value, estimate.low, estimate.high) == (0.0, 0.0, 0.0)
 
 

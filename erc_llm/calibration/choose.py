@@ -1,6 +1,6 @@
-"""Which correction a run's predictions get: the prior and the calibration that were asked for.
+"""Choice of correction: combines the requested prior and calibration for a run's predictions.
 
-Input: a run, and the prior and calibration asked for. Output: a `Correction`.
+Input: a run, and the requested prior and calibration. Output: a `Correction`.
 Does not depend on: models, prompts, tables.
 """
 
@@ -19,16 +19,14 @@ from erc_llm.runs.directory import Run
 from erc_llm.runs.manifest import Manifest
 
 Prior = Literal["auto", "none", "corpus"] | Sequence[float]
-
-
 Calibrated = Literal["none", "run"]
 
 
 def parse_prior(text: str) -> Prior:
-    """A prior as a person types it: `auto`, `none`, `corpus`, or shares such as `0.1,0.7,0.2`.
+    """Parse a prior from the command line: `auto`, `none`, `corpus`, or shares such as `0.1,0.7,0.2`.
 
     Raises:
-        ConfigError: None of these.
+        ConfigError: The text is none of these.
     """
     if text in ("auto", "none", "corpus"):
         return cast(Prior, text)
@@ -41,28 +39,29 @@ def parse_prior(text: str) -> Prior:
 
 
 def prior_shift(manifest: Manifest, prior: Prior) -> PriorShift | None:
-    """How a run's scores get from the prior of its training to the one asked for; None where nothing is to be done.
+    """The shift from a run's training prior to the requested one; None if it changes nothing.
 
     Args:
-        manifest: Of the run.
-        prior: `none`: nothing is done; `corpus` and `auto`: to the label shares of train, which does nothing unless
-            training balanced the classes; or shares of one's own, in label order. An own share of 0 rules a label out.
+        manifest: The run's manifest.
+        prior: `none`: no shift; `corpus` or `auto`: to the label distribution of train, which changes nothing unless
+            training balanced the classes; or one share per label, in label order. A share of 0 rules a label out.
+            Shares that sum to 1 within 0.01 are divided by their sum.
 
     Raises:
-        ConfigError: The shares are not one for each label, negative, do not sum to 1 (to 0.01; then they are divided
-            by their sum), or give one to a label that training never saw.
+        ConfigError: The number of shares differs from the number of labels, a share is negative, their sum is not 1, or
+            a label that training never saw has a share above 0.
     """
     if prior == "none":
         return None
     shift = PriorShift(CORPUS_PRIOR, manifest.training_prior, manifest.train_shares)
     if not isinstance(prior, str):
         shift = PriorShift("given", manifest.training_prior, _given(manifest, prior))
-    # Shares that differ by rounding are the same; scores then stay as they are, to the bit.
+    # Distributions that differ only by rounding count as equal, so that scores stay bit-identical.
     return None if np.allclose(shift.log_ratio, 0, rtol=0, atol=1e-9) else shift
 
 
 def _given(manifest: Manifest, prior: Sequence[float]) -> tuple[float, ...]:
-    """A person's own shares, which sum to 1."""
+    """The label distribution that the user gave, normalised."""
     try:
         wanted = shares_of(prior, len(manifest.labels))
     except PredictionsError as error:
@@ -71,23 +70,23 @@ def _given(manifest: Manifest, prior: Sequence[float]) -> tuple[float, ...]:
     unseen = [f"{label} (found {share:.4g})" for label, seen, share in rows if seen == 0 < share]
     if unseen:
         raise ConfigError(
-            f"prior: training never saw {', '.join(unseen)}, so there is no share to take back; expected 0 there, "
-            "which rules the label out"
+            f"prior: training never saw {', '.join(unseen)}, so no correction is defined for it; expected a share of "
+            "0, which rules the label out"
         )
     return wanted
 
 
 def choose_correction(run: Run | None, prior: Prior = "auto", calibration: Calibrated = "none") -> Correction:
-    """What predictions of a run get; a base model alone (None) gets nothing, and may ask for nothing.
+    """The correction of a run's predictions; without a run (a base model alone), an empty one.
 
     Args:
-        run: The run.
-        prior: As for `prior_shift`; with a calibration, `auto` is the prior that it was fitted on top of.
-        calibration: `run`: the one that `erc-llm calibrate` stored with the run.
+        run: The run; None for a base model alone, which supports neither a prior nor a calibration.
+        prior: As for `prior_shift`; with a calibration, `auto` is the prior that the calibration was fitted on top of.
+        calibration: `run`: use the calibration that `erc-llm calibrate` stored with the run; `none`: use none.
 
     Raises:
-        ConfigError: The prior cannot be had, or is another than the calibration's.
-        RunError: The run has no calibration, a damaged one, or one of other labels or another training.
+        ConfigError: The prior is invalid, or differs from the prior of the calibration.
+        RunError: The run has no calibration, or it is damaged, or belongs to other labels or another training run.
     """
     if calibration not in ("none", "run"):
         raise ConfigError(f"calibration: expected none or run, found '{calibration}'")
@@ -104,13 +103,13 @@ def choose_correction(run: Run | None, prior: Prior = "auto", calibration: Calib
     if prior != "auto" and not _same(wanted, stored.prior):
         raise ConfigError(
             f"prior: the calibration of {run.folder} was fitted on top of {_named(stored.prior)}, found "
-            f"{_named(wanted)}; leave --prior out, or run `erc-llm calibrate {run.folder}` with that --prior"
+            f"{_named(wanted)}; omit --prior, or run `erc-llm calibrate {run.folder}` with that --prior"
         )
     return stored
 
 
 def _same(one: PriorShift | None, other: PriorShift | None) -> bool:
-    """Whether two corrections of one run's prior do the same, by whatever name and but for rounding."""
+    """Whether two prior shifts of one run are equal up to rounding, whatever their names."""
     if one is None or other is None:
         return one is other
     return np.allclose(one.log_ratio, other.log_ratio, rtol=0, atol=1e-6)

@@ -1,6 +1,7 @@
-"""The two fits of a calibration: temperature with offsets by likelihood, decision weights by expected weighted F1.
+"""The two fits of a calibration: temperature and offsets by likelihood, decision weights by expected weighted F1.
 
-In: arrays of scores and gold labels. Out: a few numbers. Knows nothing of tables, folds and files.
+Input: arrays of scores and gold labels. Output: the fitted parameters.
+Does not depend on: predictions tables, folds, files.
 """
 
 from __future__ import annotations
@@ -13,31 +14,31 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-SOFTNESS = 0.1  # of the decision that `fit_decision` differentiates, in nats: a lead of 0.5 counts as nearly won
-_FLOOR = -1e4  # nats; stands for ln 0, so that 0 probability times its score stays 0
-_INVERSE_RANGE = (0.01, 100.0)  # of 1 / temperature
+SOFTNESS = 0.1  # nats; temperature of the soft decision in `fit_decision`, where a lead of 0.5 is nearly decisive
+_FLOOR = -1e4  # nats; replaces ln 0, so that probability 0 times its score stays 0
+_INVERSE_RANGE = (0.01, 100.0)  # bounds of 1 / temperature
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Scores are divided by `temperature`, then `offsets`, (labels,) in nats, are added."""
+    """Divisor of the scores, and `offsets`, (labels,) in nats, added afterwards."""
 
     temperature: float
     offsets: tuple[float, ...]
 
 
 def fit_scaling(scores: Floats, gold: Integers, strength: float, with_offsets: bool) -> Fit:
-    """The temperature and offsets of least regularised negative log-likelihood.
+    """The temperature and offsets with the smallest regularised negative log-likelihood.
 
     Minimises mean(-ln softmax(b scores + c)[gold]) + strength / 2 ((b - 1)^2 + |c|^2), which is convex in the inverse
     temperature b and the offsets c. Temperature: C. Guo et al., "On Calibration of Modern Neural Networks" (2017).
 
     Args:
-        scores: (targets, labels) log-probabilities up to a constant for each target.
+        scores: (targets, labels) log-probabilities, up to a constant per target.
         gold: (targets,) label indices.
-        strength: Of the pull towards temperature 1 and offsets 0, in nats a target; above 0 with offsets, since a label
-            that never occurs would be pushed to minus infinity.
-        with_offsets: Without, all offsets are 0.
+        strength: Regularisation towards temperature 1 and offsets 0, in nats per target; must be above 0 with offsets,
+            because the offset of a label that never occurs would otherwise go to minus infinity.
+        with_offsets: Whether to fit offsets; otherwise all are 0.
     """
     from scipy.optimize import minimize
 
@@ -69,16 +70,16 @@ def fit_scaling(scores: Floats, gold: Integers, strength: float, with_offsets: b
 
 
 def fit_decision(probabilities: Floats, strength: float) -> tuple[float, ...]:
-    """(labels,) weights that raise the expected weighted F1 of answering argmax(probability times weight).
+    """(labels,) weights that increase the expected weighted F1 of the decision argmax(probability times weight).
 
-    The probabilities are taken at their word: of n answers of a label with probability p each, n p are right and the
-    label's support is the sum of p over all targets. No gold label is used, so it holds as far as the probabilities
-    are calibrated. Answers are softened to softmax(ln(probability times weight) / 0.1) so that there is a gradient,
-    and strength / 2 |ln weights|^2 is taken off. Starts at equal weights, and ends at a local optimum.
+    The expectation assumes calibrated probabilities and uses no gold labels: of n decisions for a label with
+    probability p each, n p are right, and the label's support is the sum of p over all targets. To obtain a gradient,
+    decisions are softened to softmax(ln(probability times weight) / 0.1). The penalty is strength / 2 |ln weights|^2.
+    The optimisation starts at equal weights and ends at a local optimum.
 
     Args:
         probabilities: (targets, labels), calibrated.
-        strength: Of the pull towards equal weights, in units of F1.
+        strength: Regularisation towards equal weights, in units of F1.
     """
     from scipy.optimize import minimize
 
@@ -94,7 +95,7 @@ def fit_decision(probabilities: Floats, strength: float) -> tuple[float, ...]:
         hits, size = (answers * probabilities).sum(axis=0), answers.sum(axis=0) + support
         size = np.maximum(size, np.finfo(np.float64).tiny)  # a label without any probability
         f1 = 2 * hits / size
-        slope = shares * (2 * probabilities - f1) / size  # of weighted F1, by each soft answer
+        slope = shares * (2 * probabilities - f1) / size  # of weighted F1, with respect to each soft decision
         slope = answers * (slope - (answers * slope).sum(axis=1, keepdims=True)) / SOFTNESS
         return float(strength / 2 * values @ values - shares @ f1), strength * values - slope.sum(axis=0)
 

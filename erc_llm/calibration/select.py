@@ -1,8 +1,11 @@
-"""Fits a calibration on a predictions table, and chooses by cross-validation over whole dialogues how much of one.
+"""Calibration by cross-validation: fits candidates on a predictions table and selects one by its held-out score.
 
-In: a table of the selection split with gold labels and log-likelihoods, and the prior to calibrate on top of. Out: a
-`Calibration`. Choices are made on dialogues that the fit has not seen, because the targets of one dialogue are alike.
-Applying one is `erc_llm.predictions.correct`; storing it with a run is `erc_llm.calibration.store`.
+Folds consist of whole dialogues, because the targets of one dialogue resemble each other.
+`erc_llm.predictions.correct` applies a calibration, `erc_llm.calibration.store` stores it with a run.
+
+Input: a table of the selection split with gold labels and log-likelihoods, and the prior to calibrate on top of.
+Output: a `Calibration`.
+Does not depend on: runs, files, models.
 """
 
 from __future__ import annotations
@@ -29,13 +32,13 @@ Goal = Literal["nll", "weighted_f1"]
 
 FEWEST_DIALOGUES = 5
 MOST_FOLDS = 10
-STRENGTHS = (1.0, 0.1, 0.01, 0.001)  # strongest first, so that a tie goes to the simpler fit
+STRENGTHS = (1.0, 0.1, 0.01, 0.001)  # strongest first, so that ties select the simpler fit
 DECISION_STRENGTHS = (0.1, 0.01, 0.001)
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What was tried: a kind of calibration, its strength of regularisation, and the held-out NLL in nats."""
+    """One candidate: the kind of calibration, its regularisation strength, and its held-out NLL in nats."""
 
     kind: Kind
     strength: float | None
@@ -44,7 +47,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class DecisionCandidate:
-    """Decision weights that were tried (None: none), and the weighted F1 they reached on held-out dialogues."""
+    """Regularisation strength of candidate decision weights (None: no weights), and their held-out weighted F1."""
 
     strength: float | None
     weighted_f1: float
@@ -52,7 +55,7 @@ class DecisionCandidate:
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """Figures on held-out dialogues: fractions between 0 and 1, and `nll` in nats."""
+    """Metrics on held-out dialogues: fractions between 0 and 1, and `nll` in nats."""
 
     weighted_f1: float
     macro_f1: float
@@ -62,28 +65,28 @@ class HeldOut:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """A fitted calibration and how it was chosen.
+    """A fitted calibration and how it was selected.
 
     Attributes:
-        labels: The order of every list in it.
-        prior: The prior correction that it was fitted on top of; None: raw scores.
-        kind: What cross-validation chose.
-        strength: With what regularisation; None for `identity`.
-        temperature: By which scores are divided.
-        offsets: (labels,) nats added then.
-        fit_for: `weighted_f1`: decision weights were tried too.
-        decision_strength: Their regularisation; None where none were chosen.
-        decision_weights: (labels,) by which probabilities are multiplied to choose the label; None: not at all.
-        targets: Targets it was fitted on.
-        dialogues: Their dialogues.
-        folds: Of the cross-validation, each of whole dialogues.
-        seed: Of the folds.
-        table_sha256: Hash of what it was fitted on, see `table_hash`.
-        before: Figures without it.
-        after: With it, on held-out dialogues. The choice was made on the same folds, so they are slightly too good.
-        decided: The same with decision weights; None without.
-        candidates: All that was tried.
-        decision_candidates: Decision weights that were tried.
+        labels: Label names; the order of all lists over labels.
+        prior: Prior shift that the calibration was fitted on top of; None: raw scores.
+        kind: Kind of calibration that cross-validation selected.
+        strength: Its regularisation strength; None for `identity`.
+        temperature: Divisor of the scores.
+        offsets: (labels,) in nats, added to the divided scores.
+        fit_for: Goal of the fit; for `weighted_f1`, decision weights were candidates too.
+        decision_strength: Regularisation strength of the decision weights; None if none were selected.
+        decision_weights: (labels,) factors on the probabilities when the label is chosen; None if none were selected.
+        targets: Number of targets in the fit.
+        dialogues: Number of their dialogues.
+        folds: Number of cross-validation folds, each of whole dialogues.
+        seed: Seed of the assignment to folds.
+        table_sha256: Hash of the data of the fit, see `table_hash`.
+        before: Metrics without the calibration.
+        after: Metrics with it on held-out dialogues; slightly optimistic, because the same folds served for selection.
+        decided: The same with decision weights; None if none were selected.
+        candidates: All candidates.
+        decision_candidates: All candidates for decision weights.
     """
 
     labels: tuple[str, ...]
@@ -108,12 +111,12 @@ class Calibration:
 
     @property
     def correction(self) -> Correction:
-        """What it does to raw scores, with the prior that it stands on."""
+        """The correction of raw scores: the prior shift, the calibration and the decision weights."""
         return Correction(self.prior, Scaling(self.temperature, self.offsets, self.words), self.decision_weights)
 
     @property
     def words(self) -> str:
-        """What it is, for people."""
+        """Description for the user."""
         what = {
             "identity": "identity, which cross-validation preferred to any calibration",
             "temperature": f"temperature {self.temperature:.4g}",
@@ -127,7 +130,7 @@ class Calibration:
 
 @dataclass(frozen=True, eq=False)
 class _Targets:
-    """Labelled targets with scores on which the prior is corrected already, and the fold of each one's dialogue."""
+    """Labelled targets: scores after the prior shift, gold labels, and the fold of each target's dialogue."""
 
     scores: Floats
     gold: Integers
@@ -136,7 +139,7 @@ class _Targets:
     folds: int
 
     def splits(self) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
-        """For each fold: the targets to fit on, and those held out."""
+        """(targets to fit on, held-out targets) of each fold."""
         for fold in range(self.folds):
             yield self.fold != fold, self.fold == fold
 
@@ -145,22 +148,22 @@ class _Targets:
 class _Decision:
     strength: float | None = None
     weights: tuple[float, ...] | None = None
-    figures: HeldOut | None = None
+    metrics: HeldOut | None = None
     candidates: tuple[DecisionCandidate, ...] = ()
 
 
 def calibrate(table: Predictions, prior: PriorShift | None = None, goal: Goal = "nll", seed: int = 0) -> Calibration:
-    """Fit a calibration and choose its kind and strength by held-out negative log-likelihood.
+    """Fit a calibration; its kind and strength are selected by held-out negative log-likelihood.
 
-    Identity, a temperature, and a temperature with an offset for each label are tried, the latter two with several
-    strengths of regularisation; the best is fitted again on all targets. For `weighted_f1` decision weights are fitted
-    on the calibrated probabilities and chosen, or not, by weighted F1 (over all labels) on the same folds.
+    The candidates are the identity, a temperature, and a temperature with an offset per label, the latter two with
+    several regularisation strengths; the best is fitted again on all targets. For `weighted_f1`, decision weights are
+    fitted on the calibrated probabilities, and kept if they improve weighted F1 (over all labels) on the same folds.
 
     Args:
-        table: Of the selection split; rows without gold label or log-likelihoods are left out.
-        prior: The prior correction to calibrate on top of.
-        goal: `nll`: no decision weights.
-        seed: Of the folds.
+        table: Predictions of the selection split; rows without gold label or log-likelihoods are ignored.
+        prior: The prior shift to calibrate on top of.
+        goal: `nll`: no decision weights; `weighted_f1`: decision weights are candidates too.
+        seed: Seed of the assignment to folds.
 
     Raises:
         PredictionsError: Fewer than five dialogues, or the prior excludes a label that occurs.
@@ -169,7 +172,7 @@ def calibrate(table: Predictions, prior: PriorShift | None = None, goal: Goal = 
     candidates = [Candidate("identity", None, _held_out_nll(targets, "identity", None))]
     for kind in ("temperature", "offsets"):
         candidates += [Candidate(kind, s, _held_out_nll(targets, kind, s)) for s in STRENGTHS]
-    best = min(candidates, key=lambda c: c.nll)  # the first of equals, which is the simplest
+    best = min(candidates, key=lambda c: c.nll)  # the first of equals, i.e. the simplest
     held_out = _held_out(targets, best.kind, best.strength)
     fit = _fit(targets.scores, targets.gold, best.kind, best.strength)
     decision = _Decision() if goal == "nll" else _choose_decision(targets, best, held_out, fit)
@@ -189,16 +192,16 @@ def calibrate(table: Predictions, prior: PriorShift | None = None, goal: Goal = 
         folds=targets.folds,
         seed=seed,
         table_sha256=table_hash(table),
-        before=_figures(before, targets.gold, before.argmax(axis=1)),
-        after=_figures(held_out, targets.gold, held_out.argmax(axis=1)),
-        decided=decision.figures,
+        before=_metrics(before, targets.gold, before.argmax(axis=1)),
+        after=_metrics(held_out, targets.gold, held_out.argmax(axis=1)),
+        decided=decision.metrics,
         candidates=tuple(candidates),
         decision_candidates=decision.candidates,
     )
 
 
 def table_hash(table: Predictions) -> str:
-    """Hash of what a calibration is fitted on: labels, keys, gold labels and log-likelihoods, in row order."""
+    """Hash of the data that a calibration is fitted on: labels, keys, gold labels, log-likelihoods, in row order."""
     rows = [table.info.labels, table.keys, table.gold]
     digest = hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode())
     if table.log_likelihoods is not None:
@@ -212,7 +215,7 @@ def _targets_of(table: Predictions, prior: PriorShift | None, seed: int) -> _Tar
     dialogues = int(dialogue.max()) + 1 if len(rows) else 0
     if table.log_likelihoods is None or dialogues < FEWEST_DIALOGUES:
         raise PredictionsError(
-            f"a calibration is chosen by cross-validation over whole dialogues: expected at least {FEWEST_DIALOGUES} "
+            f"calibration uses cross-validation over whole dialogues: expected at least {FEWEST_DIALOGUES} "
             f"with gold labels and log-likelihoods, found {dialogues}; use a larger selection split"
         )
     raw, gold = table.log_likelihoods[rows], table.gold_index[rows]
@@ -221,11 +224,11 @@ def _targets_of(table: Predictions, prior: PriorShift | None, seed: int) -> _Tar
     if len(excluded):
         label = table.info.labels[gold[excluded[0]]]
         raise PredictionsError(
-            f"'{label}' is the gold label of a target that gives it likelihood 0; a calibration cannot mend that, "
-            "give it a share in the prior"
+            f"a target with gold label '{label}' gives this label likelihood 0, which no calibration can correct; "
+            "give the label a share above 0 in the prior"
         )
     folds = min(MOST_FOLDS, dialogues)
-    # Sorting uniform numbers rather than `permutation`, whose stream numpy does not promise to keep.
+    # Sorts uniform numbers instead of calling `permutation`, whose random stream numpy may change.
     order = np.argsort(np.random.default_rng(seed).random(dialogues), kind="stable")
     fold_of = np.empty(dialogues, dtype=np.int64)
     fold_of[order] = np.arange(dialogues) % folds
@@ -243,7 +246,7 @@ def _scaled(scores: Floats, fit: Fit) -> Floats:
 
 
 def _held_out(targets: _Targets, kind: Kind, strength: float | None) -> Floats:
-    """(targets, labels) probabilities of each target by the fit on the other folds."""
+    """(targets, labels) probabilities of each target from the fit on the other folds."""
     probabilities = np.empty_like(targets.scores)
     for train, test in targets.splits():
         fit = _fit(targets.scores[train], targets.gold[train], kind, strength)
@@ -256,21 +259,21 @@ def _held_out_nll(targets: _Targets, kind: Kind, strength: float | None) -> floa
 
 
 def _choose_decision(targets: _Targets, best: Candidate, held_out: Floats, fit: Fit) -> _Decision:
-    """None, unless some decision weights beat none on held-out dialogues."""
-    answers = {None: held_out.argmax(axis=1)} | {
+    """Decision weights, if some improve weighted F1 on held-out dialogues; otherwise only the candidates."""
+    decisions = {None: held_out.argmax(axis=1)} | {
         strength: _decide_held_out(targets, best, held_out, strength) for strength in DECISION_STRENGTHS
     }
-    figures = {strength: _figures(held_out, targets.gold, decided) for strength, decided in answers.items()}
-    candidates = tuple(DecisionCandidate(strength, found.weighted_f1) for strength, found in figures.items())
+    measured = {strength: _metrics(held_out, targets.gold, decided) for strength, decided in decisions.items()}
+    candidates = tuple(DecisionCandidate(strength, found.weighted_f1) for strength, found in measured.items())
     chosen = max(candidates, key=lambda c: c.weighted_f1).strength  # the first of equals: none, then the strongest
     if chosen is None:
         return _Decision(candidates=candidates)
     weights = fit_decision(_scaled(targets.scores, fit), chosen)
-    return _Decision(chosen, weights, figures[chosen], candidates)
+    return _Decision(chosen, weights, measured[chosen], candidates)
 
 
 def _decide_held_out(targets: _Targets, best: Candidate, held_out: Floats, strength: float) -> Integers:
-    """(targets,) labels by calibration and decision weights of the other folds."""
+    """(targets,) label indices chosen with the calibration and decision weights of the other folds."""
     decided = np.empty(len(targets.gold), dtype=np.int64)
     for train, test in targets.splits():
         fit = _fit(targets.scores[train], targets.gold[train], best.kind, best.strength)
@@ -279,7 +282,7 @@ def _decide_held_out(targets: _Targets, best: Candidate, held_out: Floats, stren
     return decided
 
 
-def _figures(probabilities: Floats, gold: Integers, decided: Integers) -> HeldOut:
+def _metrics(probabilities: Floats, gold: Integers, decided: Integers) -> HeldOut:
     scores = metrics.scores_from_confusion(metrics.confusion(gold, decided, probabilities.shape[1]))
     return HeldOut(
         weighted_f1=float(scores.weighted_f1),

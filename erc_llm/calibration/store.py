@@ -1,6 +1,7 @@
-"""A run's `calibration.json`, and what correction a run's predictions get.
+"""Storage of a run's calibration: writes and reads `calibration.json`, and checks that it belongs to the run.
 
-In: a run, and the prior and calibration asked for. Out: a `Correction`; or the file, which appears whole or not at all.
+Input: a run, and a `Calibration` to store. Output: a complete file, or the stored `Calibration`.
+Does not depend on: how a calibration is fitted, predictions tables, models.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ _IDENTITY = {
 
 
 def write_calibration(run: Run, calibration: Calibration) -> Path:
-    """Store a calibration with its run; an older one is replaced.
+    """Store a calibration with its run, replacing an older one.
 
     Raises:
-        RunError: It cannot be written.
+        RunError: The file cannot be written.
     """
     path = run.folder / CALIBRATION
     head = {"format_version": CALIBRATION_FORMAT, "split": "selection", **_identity(run.manifest)}
@@ -46,7 +47,7 @@ def read_calibration(run: Run) -> Calibration:
     """The calibration stored with a run.
 
     Raises:
-        RunError: There is none, it is damaged or of another format, or it is of other labels or another run.
+        RunError: The file is missing, damaged or of another format, or belongs to other labels or another run.
     """
     from pydantic import TypeAdapter, ValidationError
 
@@ -59,7 +60,7 @@ def read_calibration(run: Run) -> Calibration:
         raise RunError(f"{path}: broken JSON ({error}), damaged or cut off; {again}") from None
     version = content.get("format_version") if isinstance(content, dict) else None
     if version != CALIBRATION_FORMAT:
-        raise RunError(f"{path}: calibration format {version}, this version reads {CALIBRATION_FORMAT}; {again}")
+        raise RunError(f"{path}: found calibration format {version}, expected {CALIBRATION_FORMAT}; {again}")
     try:
         calibration = TypeAdapter(Calibration).validate_json(json.dumps(content), strict=True)
     except ValidationError as error:
@@ -71,20 +72,20 @@ def read_calibration(run: Run) -> Calibration:
 
 
 def _identity(manifest: Manifest) -> dict[str, str | None]:
-    """What a calibration is of: the same id may be given to trainings of other weights or another corpus."""
+    """Hashes that identify a run beyond its id, which runs on other weights or another corpus may share."""
     return {name: getattr(manifest, name) for name in _IDENTITY}
 
 
 def _misfit(calibration: Calibration, content: Mapping[str, object], manifest: Manifest) -> str | None:
-    """Why a calibration, well-formed as JSON, is not one of this run."""
+    """Why a calibration with valid fields does not belong to this run; None if it does."""
     if calibration.labels != manifest.labels:
-        return f"is for the labels {', '.join(calibration.labels)}, the run has {', '.join(manifest.labels)}"
+        return f"found the labels {', '.join(calibration.labels)}, the run has {', '.join(manifest.labels)}"
     for name, own in _identity(manifest).items():
-        if name in content and content[name] != own:  # only the id in calibrations of before
+        if name in content and content[name] != own:  # older calibrations store only the id
             return f"was fitted for {_IDENTITY[name]} {content[name]}, this is {own}"
     prior = calibration.prior
     if prior is not None and prior.training != manifest.training_prior:
-        return "takes back another prior than this run was trained with"
+        return "corrects another prior than this run was trained with"
     given = (calibration.offsets, calibration.decision_weights, None if prior is None else prior.wanted)
     if any(values is not None and len(values) != len(manifest.labels) for values in given):
         return f"expected {len(manifest.labels)} numbers, one per label, in every list"

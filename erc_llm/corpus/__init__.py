@@ -1,4 +1,8 @@
-"""Conversations with emotion labels: records, readers, label sets, the embedded sample."""
+"""Conversations with emotion labels: records, file readers, label sets and the sample corpus.
+
+Input: corpus files. Output: a `Corpus`.
+Does not depend on: prompts, models, runs.
+"""
 
 from erc_llm.corpus.dialogues import Corpus, Dialogue, Utterance, labelled_scenes, selection_split
 from erc_llm.corpus.labels import EMORYNLP, LabelSet

@@ -1,8 +1,11 @@
-"""The records every other module speaks of: `Utterance`, `Dialogue`, `Corpus`.
+"""Corpus records: `Utterance`, `Dialogue` and `Corpus`, all frozen, and the selection split.
 
-They are frozen and know nothing of files, prompts or models. A dialogue is a scene; its place in time is
-(season, episode, scene); dialogues of a split are kept in that order. In a corpus without episodes the order of its
-file is the order of time, over all splits: whatever is cut or moved between splits, each dialogue keeps its place.
+A dialogue is a scene. Its place in time is (season, episode, scene), and the dialogues of a split are kept in that
+order. In a corpus without episodes the order of the files is the order of time over all splits: each dialogue keeps its
+place when it is moved to another split.
+
+Input: the fields of the records. Output: dialogues in time order, content hashes, a corpus with a selection split.
+Does not depend on: files, prompts, models.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from types import MappingProxyType
 from erc_llm.corpus.labels import LabelSet
 from erc_llm.errors import CorpusError
 
-EVERYONE = "#ALL#"  # EmoryNLP's marker for a line that all present speak together
+EVERYONE = "#ALL#"  # EmoryNLP's marker for a line that everyone present speaks together
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +30,10 @@ class Utterance:
 
     Attributes:
         id: Unique within its dialogue.
-        speakers: One or more global identities; `#ALL#` stands for everyone present.
-        text: What was said; may be empty (then it is context only).
-        label: A name of the corpus's label set, or None where nobody labelled it.
-        target: Whether a model is asked about it. Context-only lines (gap-healed or empty) are not.
+        speakers: One or more names; `#ALL#` stands for everyone present.
+        text: The spoken text; an utterance with empty text is context only.
+        label: A name of the corpus's label set; None if unlabelled.
+        target: Whether its label is to be predicted; False for context-only lines (gap-healed or empty).
     """
 
     id: str
@@ -42,9 +45,9 @@ class Utterance:
 
 @dataclass(frozen=True, slots=True)
 class Dialogue:
-    """One scene: utterances in the order in which they were said.
+    """One scene: utterances in spoken order.
 
-    `season`, `episode` and `scene` are None where the data does not tell.
+    `season`, `episode` and `scene` are None where the data does not state them.
     """
 
     id: str
@@ -62,32 +65,32 @@ class Dialogue:
 
     @property
     def time(self) -> tuple[int, int, int] | None:
-        """(season, episode, scene), by which dialogues are ordered; None without episodes."""
+        """(season, episode, scene), the sort key of dialogues; None where the data has no episodes."""
         if self.episode is None:
             return None
         return (self.season or 0, self.episode, self.scene or 0)
 
     @property
     def targets(self) -> tuple[int, ...]:
-        """Positions of the utterances a model is asked about."""
+        """Positions of the utterances whose label is to be predicted."""
         return tuple(i for i, u in enumerate(self.utterances) if u.target)
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Dialogues by split, with the label set they use.
+    """Dialogues by split, with their label set.
 
     Attributes:
-        name: What the user calls it, usually the folder's name.
+        name: Name chosen by the user; the folder's name by default.
         version: `original`, `aligned`, `compm`, or `own` for a user's own data.
-        labels: The label set of every label in it.
-        splits: Split name to dialogues in time order. Names in use: train, selection, dev, test.
-        order: Ids of the dialogues in the order of the files, where not every one tells its time. What it does not
-            name comes after, split after split.
-        healed: Whether missing lines were filled in from another version as context.
-        warnings: Sentences about what was found odd while reading, for people.
-        generic: Names that mean another person in every episode; see `erc_llm.corpus.speakers.identity`.
-        files: (name, sha256) of every file that was read; names are `folder/file`, never a machine's whole path.
+        labels: The label set; it contains every label in the corpus.
+        splits: Split name to dialogues in time order. Common names: train, selection, dev, test.
+        order: Ids of the dialogues in the order of the files; used if any dialogue has no time. Dialogues that are not
+            listed come last, split by split.
+        healed: Whether missing lines were added as context from another version.
+        warnings: Sentences for the user about unusual data that was accepted.
+        generic: Names that stand for a different person in each episode; see `erc_llm.corpus.speakers.identity`.
+        files: (name, sha256) of every file that was read; names are `folder/file`, without the rest of the path.
     """
 
     name: str
@@ -107,26 +110,26 @@ class Corpus:
         """Dialogues of one split.
 
         Raises:
-            CorpusError: The corpus has no such split; the message lists those it has.
+            CorpusError: The corpus has no such split; the message lists the existing ones.
         """
         if name not in self.splits:
             raise CorpusError(f"no split '{name}' in corpus '{self.name}'; it has: {', '.join(self.splits)}")
         return self.splits[name]
 
     def dialogues(self) -> Iterator[Dialogue]:
-        """All dialogues, in the order of time over all splits."""
+        """All dialogues in time order over all splits."""
         yield from (dialogue for _, dialogue in self.in_time)
 
     @cached_property
     def timed(self) -> bool:
-        """Whether every dialogue tells its place in time."""
+        """Whether every dialogue has a (season, episode, scene)."""
         return all(dialogue.time is not None for dialogues in self.splits.values() for dialogue in dialogues)
 
     @cached_property
     def in_time(self) -> tuple[tuple[str, Dialogue], ...]:
-        """Every dialogue with its split, in the order of time over all splits.
+        """(split, dialogue) of every dialogue, in time order over all splits.
 
-        That is (season, episode, scene) where every dialogue has it, and `order` where one does not.
+        Sorted by (season, episode, scene) if every dialogue has it, otherwise by `order`.
         """
         scenes = [(split, dialogue) for split, dialogues in self.splits.items() for dialogue in dialogues]
         if self.timed:
@@ -136,15 +139,15 @@ class Corpus:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the content (labels, splits, dialogues), whatever file format it came from.
+        """Hash of the content (labels, splits, dialogues), independent of the file format.
 
-        A selection split counts as the part of train it is, so that cutting it changes no hash.
+        A selection split is hashed as part of train, so that cutting it does not change the hash.
         """
         return self._hash(self.splits)
 
     @cached_property
     def train_sha256(self) -> str:
-        """The same of train alone, its selection split included: a test split that is added later changes nothing."""
+        """`sha256` of train alone, selection split included: adding a test split later does not change it."""
         return self._hash(split for split in self.splits if split in ("train", "selection"))
 
     def _hash(self, splits: Iterable[str]) -> str:
@@ -161,13 +164,13 @@ class Corpus:
 
 
 def selection_split(corpus: Corpus, fraction: float = 0.1, seed: int = 13) -> Corpus:
-    """Cut a `selection` split of whole episodes out of train, for every choice that is made before reporting.
+    """Move whole episodes of train into a `selection` split, for all choices made before the final evaluation.
 
-    Episodes are drawn in a seeded order until `fraction` of train's dialogues is reached. Where the data has no
-    episodes, every dialogue counts as an episode of its own. No dialogue changes its place in time.
+    Episodes are drawn in a seeded order until they hold `fraction` of train's dialogues. Without episodes, every
+    dialogue counts as its own episode. Dialogues keep their place in time.
 
     Raises:
-        CorpusError: Train is missing or has fewer than two episodes, so that nothing could be left to fit on.
+        CorpusError: Train is missing, or has fewer than two episodes, so that none would remain to train on.
     """
     train = corpus.split("train")
     episode = {d.id: d.episode_id or d.id for d in train}
@@ -191,12 +194,12 @@ def labelled_scenes(corpus: Corpus, most: int | None, seed: int) -> tuple[Dialog
     """Dialogues of train that have labelled targets, in their order.
 
     Args:
-        corpus: With its selection split cut.
-        most: Keep that many of them, drawn by `seed`; None: all.
-        seed: Not negative.
+        corpus: A corpus whose selection split was cut already.
+        most: Number of dialogues to keep, drawn at random; None keeps all.
+        seed: Seed of the draw, not negative.
 
     Raises:
-        CorpusError: There are none.
+        CorpusError: No target of train is labelled.
     """
     scenes = [d for d in corpus.split("train") if any(d.utterances[k].label is not None for k in d.targets)]
     if not scenes:

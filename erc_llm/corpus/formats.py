@@ -1,12 +1,12 @@
-"""The four file formats, told apart by their content; the records that their parsers hand on.
-
-In: a `Source`. Out: the name of its format. Deliberately unknown here: how a format is taken to pieces
-(`json_files`, `text_files`), label sets, aliases, and what makes a corpus odd.
+"""File formats: recognises the four formats by their content, and defines the records that their parsers return.
 
     original   the JSON of EmoryNLP's release 1.0: episodes > scenes > utterances
-    aligned    the CSV of the MELD repository: a row an utterance, Speaker is a Python-style list in a string
-    compm      the text files of CoMPM: speaker, utterance, emotion between tabs; a blank line ends a scene
-    own        JSONL of this project: a dialogue a line (docs/own-corpus.md)
+    aligned    the CSV of the MELD repository: one utterance per row, Speaker is a Python-style list in a string
+    compm      the text files of CoMPM: speaker, utterance, emotion, separated by tabs; a blank line ends a scene
+    own        JSONL of this project: one dialogue per line (docs/own-corpus.md)
+
+Input: a `Source`. Output: the name of its format.
+Does not depend on: the parsers (`json_files`, `text_files`), label sets, aliases.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ DESCRIPTIONS = {
     "original": "EmoryNLP JSON",
     "aligned": "CSV as in the MELD repository",
     "compm": "CoMPM text",
-    "own": "JSONL, one dialogue a line",
+    "own": "JSONL, one dialogue per line",
 }
 COLUMNS = ("Utterance", "Speaker", "Emotion", "Scene_ID", "Utterance_ID", "Season", "Episode")
 DELIMITERS = ",\t;"
-NUMBER_LIMIT = 999_999  # larger season, episode, scene or utterance numbers are taken for damage
+NUMBER_LIMIT = 999_999  # larger season, episode, scene or utterance numbers are treated as damaged data
 
 
 @dataclass(frozen=True, slots=True)
 class RawUtterance:
-    """An utterance as its file has it; `line` is where its label stands, or where it begins if it has none."""
+    """An utterance as read from its file; `line` is the line of its label, or its first line if it has no label."""
 
     id: str | None
     speakers: tuple[str, ...]
@@ -43,7 +43,7 @@ class RawUtterance:
 
 @dataclass(frozen=True, slots=True)
 class RawDialogue:
-    """A dialogue as its file has it; `split` only where the record itself names one."""
+    """A dialogue as read from its file; `split` is None unless the record itself names one."""
 
     id: str | None
     utterances: tuple[RawUtterance, ...]
@@ -55,10 +55,10 @@ class RawDialogue:
 
 
 def recognise(source: Source) -> str:
-    """Name of the format: a key of `DESCRIPTIONS`. Looks at the content only.
+    """Name of the format, a key of `DESCRIPTIONS`, decided by the content alone.
 
     Raises:
-        CorpusError: The file is empty or in none of the four formats.
+        CorpusError: The file is empty, or its format is none of the four.
     """
     text = source.text.lstrip()
     first = text.partition("\n")[0]
@@ -74,13 +74,11 @@ def recognise(source: Source) -> str:
     if "\t" in first:
         return "compm"
     known = "; ".join(f"{name}: {what}" for name, what in DESCRIPTIONS.items())
-    raise CorpusError(
-        f"not a format this program reads; it begins with {show(first)}. Expected one of {known}", source.path
-    )
+    raise CorpusError(f"unknown file format; the file begins with {show(first)}. Expected one of {known}", source.path)
 
 
 def csv_delimiter(header: str) -> str | None:
-    """What separates the columns of a header line that names at least two of ours; None for any other line."""
+    """Delimiter of a header line that contains at least two of `COLUMNS`; None for any other line."""
     for delimiter in DELIMITERS:
         names = {name.strip(' "').casefold() for name in header[:4096].split(delimiter)}
         if len(names & {column.casefold() for column in COLUMNS}) >= 2:

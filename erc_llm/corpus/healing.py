@@ -1,8 +1,9 @@
-"""Gap healing: the lines that `aligned` lacks, returned from `original` as context.
+"""Gap healing: adds the lines that `aligned` lacks, taken from `original`, as context.
 
-In: a corpus in version `aligned` and one in version `original`. Out: the aligned corpus with the missing lines of its
-scenes in their places, never as targets and without labels. Scenes that `aligned` lacks altogether stay away.
-Deliberately unknown here: files.
+The added lines are unlabelled and never targets. Scenes that are missing from `aligned` altogether are not added.
+
+Input: a corpus of version `aligned` and one of version `original`. Output: the aligned corpus with complete scenes.
+Does not depend on: files.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ from erc_llm.errors import CorpusError
 
 
 def heal(aligned: Corpus, original: Corpus) -> Corpus:
-    """Fill the holes of every scene of `aligned`, joined on dialogue and utterance ids.
+    """Fill the gaps in every scene of `aligned`, matched by dialogue and utterance id.
 
-    Where both have an utterance, that of `aligned` stays as it is. The order within a scene is that of `original`.
+    An utterance that both versions have is kept as in `aligned`. The order within a scene is that of `original`.
 
     Raises:
-        CorpusError: A version is not what its name says, or the two share no scene.
+        CorpusError: A corpus is not of the expected version, or the two share no scene.
     """
     if aligned.version != "aligned" or original.version != "original":
         raise CorpusError(
             f"heal_from fills the gaps of version aligned from version original; found {aligned.version} and "
-            f"{original.version}. Leave heal_from out, or name the folder with the EmoryNLP JSON files"
+            f"{original.version}. Remove heal_from, or set it to the folder with the EmoryNLP JSON files"
         )
     sources = {dialogue.id: dialogue for dialogue in original.dialogues()}
     warned = ReadWarnings()
@@ -40,17 +41,17 @@ def heal(aligned: Corpus, original: Corpus) -> Corpus:
         splits[split] = healed
     if not any(d.id in sources for d in aligned.dialogues()):
         raise CorpusError(
-            f"heal_from: none of the scenes of '{aligned.name}' is in '{original.name}'; is it the same corpus?"
+            f"heal_from: '{aligned.name}' and '{original.name}' share no scene; expected two versions of one corpus"
         )
     parts = ", ".join(f"{split} {count:,}" for split, count in restored.items())
-    report = f"gap-healed: {restored.total():,} missing lines came back as context, never asked about ({parts})"
+    report = f"gap-healed: {restored.total():,} missing lines were added as context only ({parts})"
     sentences = (*aligned.warnings, report, *warned.sentences())
     return replace(aligned, splits=splits, healed=True, warnings=sentences, files=aligned.files + original.files)
 
 
 def _heal_dialogue(aligned: Dialogue, original: Dialogue | None, warned: ReadWarnings) -> Dialogue:
     if original is None:
-        warned.add("scene not healed, because original does not have it", aligned.id)
+        warned.add("scene not healed: it is missing from original", aligned.id)
         return aligned
     own = {utterance.id: utterance for utterance in aligned.utterances}
     for missing in original.utterances:
@@ -69,13 +70,13 @@ def _heal_dialogue(aligned: Dialogue, original: Dialogue | None, warned: ReadWar
 
 
 def _additions(aligned: Dialogue, known: set[str], warned: ReadWarnings) -> dict[str | None, list[Utterance]]:
-    """Utterances that only `aligned` has, by the id of the shared one they follow."""
+    """Utterances that only `aligned` has, grouped by the id of the shared utterance before them (None: none)."""
     additions: dict[str | None, list[Utterance]] = {}
     previous = None
     for utterance in aligned.utterances:
         if utterance.id in known:
             previous = utterance.id
         else:
-            warned.add("utterance of aligned that original does not have, kept", utterance.id)
+            warned.add("utterance of aligned that is missing from original, kept", utterance.id)
             additions.setdefault(previous, []).append(utterance)
     return additions

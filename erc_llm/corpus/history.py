@@ -1,9 +1,11 @@
-"""What a person did before a scene: the past that a speaker profile may be written from.
+"""Speaker history: the earlier scenes of a person, from which a speaker profile may be written.
 
-In: a corpus. Out: for a scene and a person, the scenes in which that person spoke strictly earlier, latest first, with
-the labels that may be seen. Two rules are kept here and nowhere else: text comes from strictly earlier scenes of any
-split; labels come from train only, and never from the scene's own episode, because a new episode never has labels.
-Knows no profile and no prompt.
+This module alone enforces the two rules against leaks: text comes from strictly earlier scenes of any split; labels
+come from train only, and never from the scene's own episode, because a new episode has no labels.
+
+Input: a corpus. Output: for a scene and a person, the strictly earlier scenes of that person, latest first, with the
+labels that may be used.
+Does not depend on: profiles, prompts.
 """
 
 from __future__ import annotations
@@ -20,18 +22,18 @@ from typing import Any
 from erc_llm.corpus.dialogues import EVERYONE, Corpus, Dialogue, Utterance
 from erc_llm.corpus.speakers import identity
 
-_LABELLED_SPLITS = ("train",)  # the selection split is train that nothing is ever fitted on
+_LABELLED_SPLITS = ("train",)  # without the selection split, on which nothing may be fitted
 
 
 @dataclass(frozen=True, slots=True)
 class PastScene:
-    """A scene in which a person spoke, as a later scene may look back on it.
+    """A scene in which a person spoke, as far as a later scene may use it.
 
     Attributes:
         dialogue: The scene.
-        positions: The person's lines in it, those spoken together with others included.
-        distance: How many of the person's own scenes ago; 1 is the latest.
-        labels: Label of each line; None where there is none, or where it may not be seen.
+        positions: Positions of the person's lines, including those spoken together with others.
+        distance: Number of the person's own scenes back in time; 1 is the latest.
+        labels: Label of each line; None where it is unlabelled, or where its label may not be used.
     """
 
     dialogue: Dialogue
@@ -46,16 +48,16 @@ class PastScene:
 
 
 def fading(distance: float, half_life: float) -> float:
-    """Weight of what was `distance` own scenes ago: half of it is left after `half_life`, in scenes."""
+    """Weight of a scene `distance` own scenes ago; it halves every `half_life` scenes."""
     return float(0.5 ** (distance / half_life))
 
 
 class History:
-    """Everybody's past, by scene.
+    """The earlier scenes of every person, for any scene.
 
-    Scenes are put in the order of (season, episode, scene) over all splits; where one of them has no such time, all
-    keep the order of the corpus's files (`timed` is False then), whichever split they are in. Scenes of the same time
-    do not see each other. A scene that is not part of the corpus comes where its time says, or after everything.
+    Scenes are sorted by (season, episode, scene) over all splits; if any of them has no such time, all keep the order
+    of the corpus's files over all splits (`timed` is then False). Scenes with the same time are not earlier than each
+    other. A scene from outside the corpus is placed by its time, or after all others if it has none.
     """
 
     def __init__(self, corpus: Corpus) -> None:
@@ -84,14 +86,14 @@ class History:
         return tuple(self._seen(*scenes[i], stop - i, dialogue) for i in range(stop - 1, start - 1, -1))
 
     def count(self, dialogue: Dialogue, person: str) -> int:
-        """In how many scenes before `dialogue` a person spoke."""
+        """Number of scenes before `dialogue` in which a person spoke."""
         return bisect_left(self._moments.get(person, []), self._moment(dialogue))
 
     def similar(self, dialogue: Dialogue, person: str, most: int) -> tuple[str, ...]:
-        """Others with about as many scenes before `dialogue` as a person, the most similar first; at most `most`.
+        """At most `most` other persons whose number of scenes before `dialogue` is closest, closest first.
 
-        Those who are equally similar come in the order of their identities. For scenes of the corpus all answers are
-        found in one pass over time, at the first question.
+        Ties are ordered by identity. For scenes of the corpus, the first call computes the results of all scenes in one
+        pass over time.
         """
         count, moment = self.count(dialogue, person), self._moment(dialogue)
         moments = self._moments.get(person, [])
@@ -105,18 +107,18 @@ class History:
         return ranking.nearest(person, most)
 
     def label_counts(self, dialogue: Dialogue) -> tuple[int, ...]:
-        """How often each label, in label order, was seen on anybody earlier in other episodes of train."""
+        """Count of each label, in label order, over all persons in earlier scenes of other episodes of train."""
         moment = self._moment(dialogue)
         counts = self._label_counts[bisect_left(self._label_moments, moment)]
         own = [c for when, c in self._episode_labels.get(_episode(dialogue), []) if when < moment]
         return tuple(n - sum(c[i] for c in own) for i, n in enumerate(counts))
 
     def person(self, speaker: str, dialogue: Dialogue) -> str:
-        """The identity of a speaker of a scene."""
+        """Identity of a speaker in a scene."""
         return identity(speaker, dialogue, self._generic)
 
     def persons(self) -> Iterator[str]:
-        """Everybody who ever speaks, in the order of their first scene."""
+        """All persons who speak, ordered by their first scene."""
         yield from self._scenes
 
     def scenes(self, person: str) -> tuple[tuple[Dialogue, tuple[int, ...]], ...]:
@@ -124,7 +126,7 @@ class History:
         return tuple((dialogue, positions) for dialogue, positions, _ in self._scenes.get(person, []))
 
     def speaker(self, person: str) -> str:
-        """The plain name of a person, as the corpus has it."""
+        """The plain name of a person, as spelled in the corpus."""
         return self._speakers[person]
 
     def _moment(self, dialogue: Dialogue) -> Any:
@@ -133,10 +135,10 @@ class History:
         return (self._places.get(dialogue.id, inf),)
 
     def _all_similar(self, most: int) -> dict[tuple[str, int], tuple[str, ...]]:
-        """(person, how many scenes before) to `similar`, of everybody before each of their scenes."""
+        """Results of `similar` before each scene of each person, by (person, number of earlier scenes)."""
         spoke = sorted((moment, person, i) for person, all_ in self._moments.items() for i, moment in enumerate(all_))
         ranking, found = _Ranking(), {}
-        for _, together in groupby(spoke, key=lambda scene: scene[0]):  # scenes of one time do not see each other
+        for _, together in groupby(spoke, key=lambda scene: scene[0]):  # scenes with the same time together
             now = list(together)
             found.update({(person, i): ranking.nearest(person, most) for _, person, i in now})
             for _, person, i in now:
@@ -167,15 +169,15 @@ class History:
 
 
 class _Ranking:
-    """People by how many scenes they have, for finding the nearest ones without looking at everybody."""
+    """Index of persons by number of scenes; finds those with the nearest counts without a scan over all persons."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
         self._people: dict[int, list[str]] = {}  # sorted
-        self._taken: list[int] = []  # the counts that somebody has, sorted
+        self._taken: list[int] = []  # counts that occur, sorted
 
     def put(self, person: str, count: int) -> None:
-        """A person has so many scenes from now on; who has none is not known."""
+        """Set a person's number of scenes; persons with 0 scenes are not ranked."""
         before = self._counts.get(person, 0)
         if before:
             people = self._people[before]
@@ -190,7 +192,7 @@ class _Ranking:
         self._counts[person] = count
 
     def nearest(self, person: str, most: int) -> tuple[str, ...]:
-        """Others with about as many scenes, the nearest counts first, then by name."""
+        """At most `most` other persons, nearest counts first, then by name."""
         own, found = self._counts.get(person, 0), list[str]()
         high = bisect_left(self._taken, own)
         low = high - 1
@@ -209,20 +211,20 @@ class _Ranking:
 
 
 def _episode(dialogue: Dialogue) -> str:
-    """The episode of a scene; a scene without one is an episode of its own."""
+    """Episode of a scene; a scene without one counts as its own episode."""
     return dialogue.episode_id or dialogue.id
 
 
 def speakers_of(dialogue: Dialogue) -> tuple[str, ...]:
-    """The single speakers of a scene in the order of their first line; `#ALL#` is nobody of its own."""
+    """Names of the speakers of a scene, ordered by their first line, without `#ALL#`."""
     return tuple(dict.fromkeys(s for u in dialogue.utterances for s in u.speakers if s != EVERYONE))
 
 
 def spoken_lines(dialogue: Dialogue) -> dict[str, tuple[int, ...]]:
-    """Positions of the lines that count as a speaker's own in later scenes, for every single speaker of a scene.
+    """Each speaker of a scene to the positions of the lines that later scenes may use as that speaker's past.
 
-    A line of several speakers counts for each of them, one of `#ALL#` for every speaker of the scene, an empty line for
-    nobody.
+    A line of several speakers counts for each of them, a line of `#ALL#` for every speaker of the scene, and an empty
+    line for nobody.
     """
     return {
         speaker: tuple(
@@ -235,7 +237,7 @@ def spoken_lines(dialogue: Dialogue) -> dict[str, tuple[int, ...]]:
 
 
 def first_lines(utterances: Sequence[Utterance]) -> dict[int, tuple[str, ...]]:
-    """Position of a line to the speakers whose first line it is."""
+    """Position of an utterance to the speakers whose first line it is; other positions are left out."""
     seen: set[str] = set()
     found: dict[int, tuple[str, ...]] = {}
     for k, utterance in enumerate(utterances):

@@ -1,6 +1,7 @@
-"""The two JSON formats taken to pieces: EmoryNLP's own (`original`) and this project's JSONL (`own`).
+"""Parsers of the two JSON formats: EmoryNLP's own (`original`) and this project's JSONL (`own`).
 
-In: a `Source`. Out: `RawDialogue` records, in the order of the file. Deliberately unknown here: label sets and aliases.
+Input: a `Source`. Output: `RawDialogue` records in file order.
+Does not depend on: label sets, aliases.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def parse_original(source: Source, warned: ReadWarnings) -> Iterator[RawDialogue
     """Scenes of an EmoryNLP JSON file.
 
     Raises:
-        CorpusError: Not JSON (cut in the middle, say), or a field is missing or of another kind.
+        CorpusError: Not JSON (for example truncated), or a field is missing or of the wrong type.
     """
     place = _Place(source.path)
     root = _parse(source.text, source.path, 1, "EmoryNLP JSON")
@@ -35,16 +36,16 @@ def parse_original(source: Source, warned: ReadWarnings) -> Iterator[RawDialogue
 
 
 def parse_own(source: Source, warned: ReadWarnings) -> Iterator[RawDialogue]:
-    """Dialogues of a JSONL file, one a line; blank lines are skipped.
+    """Dialogues of a JSONL file, one per line; blank lines are skipped.
 
     Raises:
-        CorpusError: A line is not a JSON object, or a field is missing or of another kind.
+        CorpusError: A line is not a JSON object, or a field is missing or of the wrong type.
     """
     for number, line in enumerate(source.text.split("\n"), start=1):
         if not line.strip():
             continue
         place = _Place(source.path, number)
-        record = _parse(line, source.path, number, "one dialogue a line, as a JSON object")
+        record = _parse(line, source.path, number, "one dialogue per line, as a JSON object")
         where = "the dialogue"
         utterances = place.items(record, "utterances", where)
         place.report_unread(record, DIALOGUE_FIELDS, warned, source.name)
@@ -105,7 +106,7 @@ def _parse(text: str, path: Path, first_line: int, expected: str) -> object:
         value: object = json.loads(text)
     except json.JSONDecodeError as error:
         cut = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
-        hint = "it ends in the middle: is the file complete?" if cut else f"expected {expected}"
+        hint = "the text is cut off: is the file complete?" if cut else f"expected {expected}"
         message = f"not valid JSON: {error.msg} at column {error.colno}; {hint}"
         raise CorpusError(message, path, first_line + error.lineno - 1) from None
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of nested lists
@@ -114,10 +115,10 @@ def _parse(text: str, path: Path, first_line: int, expected: str) -> object:
 
 
 class _UtteranceLines:
-    """The line of each utterance's label, which the JSON parser does not keep.
+    """Finds the line of each utterance's label, which the JSON parser does not keep.
 
-    The text `"emotion":` with bare quotes can only be a key, never part of a string, so the n-th one belongs to the
-    n-th utterance that has this key. Without a label the line of another key of the utterance stands in.
+    Unescaped, the text `"emotion":` is always a key and never part of a string, so its n-th occurrence belongs to the
+    n-th utterance that has this key. For an utterance without a label, the line of another of its keys is used.
     """
 
     def __init__(self, text: str) -> None:
@@ -126,7 +127,7 @@ class _UtteranceLines:
         self._keys = {key: re.finditer(rf'"{key}"\s*:', text) for key in keys}
 
     def next(self, utterance: object) -> int | None:
-        """Line of the next utterance in the order of the file; None where none of its keys can be found."""
+        """Line of the next utterance in file order; None if none of its keys is found."""
         line = None
         if isinstance(utterance, Mapping):
             for key, matches in self._keys.items():
@@ -136,7 +137,7 @@ class _UtteranceLines:
 
 
 class _Place:
-    """Checked access to parsed JSON. Errors name the file, the line at hand, and the field."""
+    """Checked access to parsed JSON. Errors name the file, the current line and the field."""
 
     def __init__(self, path: Path, line: int | None = None) -> None:
         self._path = path
@@ -156,7 +157,7 @@ class _Place:
             raise self.error(f"{where}: '{key}' is null; expected a value")
         if value is None:
             found = ", ".join(show(name) for name in list(record)[:8]) if isinstance(record, Mapping) else ""
-            raise self.error(f"{where} has no '{key}'; it has {found or 'no field at all'}")
+            raise self.error(f"{where} has no '{key}'; it has {found or 'no fields'}")
         return value
 
     def items(self, record: object, key: str, where: str) -> list[object]:

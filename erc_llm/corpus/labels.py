@@ -1,6 +1,7 @@
-"""The closed set of labels a corpus uses.
+"""Label sets: the closed set of labels of a corpus, EmoryNLP's seven by default.
 
-EmoryNLP's seven by default; any other set by configuration. Knows spellings, not files and not tokens.
+Input: label names and accepted spellings. Output: a `LabelSet` that maps spellings to canonical names.
+Does not depend on: files, tokens.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ class LabelSet:
 
     Attributes:
         names: Canonical names; predictions and probabilities use this order.
-        spellings: Further accepted spelling to canonical name. Matching ignores case and outer spaces.
-        neutral: The label that means "no emotion", where there is one.
+        spellings: Additional accepted spelling to canonical name. Matching ignores case and outer spaces.
+        neutral: The label that means "no emotion"; None if there is none.
     """
 
     names: tuple[str, ...]
@@ -31,9 +32,9 @@ class LabelSet:
             raise ConfigError(f"labels: expected at least two different, non-empty names, found {list(self.names)}")
         for spelling, name in self.spellings.items():
             if name not in self.names:
-                raise ConfigError(f"labels.spellings: '{spelling}' stands for '{name}', not one of {list(self.names)}")
+                raise ConfigError(f"labels.spellings: '{spelling}' maps to '{name}', not one of {list(self.names)}")
         if self.neutral is not None and self.neutral not in self.names:
-            raise ConfigError(f"labels.neutral: '{self.neutral}' is not among {list(self.names)}")
+            raise ConfigError(f"labels.neutral: found '{self.neutral}'; expected one of {list(self.names)}")
         table = {s.strip().casefold(): n for s, n in self.spellings.items()}
         table |= dict(zip(folded, self.names, strict=True))
         object.__setattr__(self, "_table", table)
@@ -46,7 +47,7 @@ class LabelSet:
         return self.names.index(name)
 
     def match(self, spelling: str) -> str | None:
-        """Canonical name of a spelling; None if it is not one of ours."""
+        """Canonical name of a spelling; None if the label set does not accept it."""
         table: dict[str, str] = self._table  # type: ignore[attr-defined]
         return table.get(spelling.strip().casefold())
 

@@ -1,36 +1,38 @@
-"""What was found odd while reading, gathered into a few sentences for people.
+"""Warnings about a corpus, collected while it is read and summarised in a few sentences.
 
-Something is odd when the corpus can still be used but its owner would want to know. What cannot be used is a
-`CorpusError` instead. Knows nothing of files and formats.
+A warning concerns unusual data that can still be used; data that cannot be used raises a `CorpusError` instead.
+
+Input: kinds of warnings and the places they apply to. Output: one sentence per kind.
+Does not depend on: files, formats.
 """
 
 from __future__ import annotations
 
 import reprlib
 
-EXAMPLES = 3  # places named for each kind; the rest is counted
+EXAMPLES = 3  # places named per kind; the others are only counted
 SHOWN_CHARACTERS = 60
 
 
 def show(value: object) -> str:
-    """A piece of somebody's data, quoted, shortened and safe to print in a message (one line, no control codes)."""
+    """User data quoted for a message: shortened, on one line, without control codes."""
     if not isinstance(value, str):
         return reprlib.repr(value)
     return repr(value if len(value) <= SHOWN_CHARACTERS else value[:SHOWN_CHARACTERS] + "...")
 
 
 class ReadWarnings:
-    """Collects places by kind of oddity; one sentence a kind, in the order in which the kinds were met."""
+    """Collects the places of each kind of warning, in the order in which the kinds first occur."""
 
     def __init__(self) -> None:
         self._places: dict[str, list[str]] = {}
 
     def add(self, kind: str, place: str) -> None:
-        """Note that `kind` was met at `place`."""
+        """Record that a warning of `kind` applies to `place`."""
         self._places.setdefault(kind, []).append(place)
 
     def sentences(self) -> tuple[str, ...]:
-        """One sentence a kind: how often, and the first few places."""
+        """One sentence per kind: its first few places and the number of further ones."""
         return tuple(_sentence(kind, places) for kind, places in self._places.items())
 
 

@@ -1,9 +1,10 @@
-"""From files to a `Corpus`: the one entrance for data.
+"""Corpus reader: reads files of any of the four formats into a `Corpus`.
 
-In: a file or a directory of split files in one of four formats, told apart by content. Out: a `Corpus` whose labels
-belong to the label set, whose ids are unique and whose dialogues stand in time order. What cannot be used is an error
-with file and line; what is merely strange is a sentence in `Corpus.warnings`. Deliberately unknown here: how a format
-is taken to pieces, prompts and models.
+Unusable data raises an error with file and line; unusual data that can be used adds a sentence to `Corpus.warnings`.
+
+Input: a file or a directory of split files. Output: a `Corpus` with labels from its label set, unique ids, and
+dialogues in time order.
+Does not depend on: the syntax of the formats, prompts, models.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from erc_llm.corpus.speakers import GENERIC_NAMES, resolve
 from erc_llm.corpus.text_files import parse_aligned, parse_compm
 from erc_llm.errors import CorpusError
 
-LONG_UTTERANCE = 1_000  # words; spoken turns hardly reach a hundred, so more is worth a second look
+LONG_UTTERANCE = 1_000  # words; spoken turns rarely reach a hundred, so a longer one is probably a mistake
 
 PARSERS: Mapping[str, Callable[[Source, ReadWarnings], Iterator[RawDialogue]]] = {
     "original": parse_original,
@@ -45,20 +46,20 @@ def read_corpus(
 ) -> Corpus:
     """Read a corpus file, or a directory of split files, in any of the four formats.
 
-    The split of a file is told by its name: train or trn; dev, val or valid; test or tst; selection. In our JSONL, a
-    dialogue's own `split` wins. The dialogues of a file that tells none are the split `all`. Several files of one split
-    are read one after the other, in the order of their names.
+    The split comes from the file name: train or trn; dev, val or valid; test or tst; selection. In this project's
+    JSONL, a dialogue's own `split` takes precedence. Without either, the split is `all`. Several files of one split are
+    read in the order of their names.
 
     Args:
-        path: File or directory; a directory's own files only.
-        labels: The label set; anything outside it is an error.
-        heal_from: The EmoryNLP JSON file or folder whose lines fill the gaps of version `aligned` as context.
-        aliases: A name as the data has it, to the name to use instead.
-        generic: Names that mean another person in every episode, kept in `Corpus.generic`.
-        name: What to call the corpus; the file's or folder's name by default.
+        path: File or directory; subdirectories are not read.
+        labels: The label set; any other label is an error.
+        heal_from: EmoryNLP JSON file or folder, from which the gaps of version `aligned` are filled as context.
+        aliases: Speaker name in the data to the name to use instead.
+        generic: Names that stand for a different person in each episode, kept in `Corpus.generic`.
+        name: Name of the corpus; by default the name of the file or folder.
 
     Raises:
-        CorpusError: See the message: what was found, in which file and line, what was expected, what to do.
+        CorpusError: The data cannot be used; the message states file, line, what was found and what was expected.
     """
     warned = ReadWarnings()
     sources = open_sources(path, warned)
@@ -89,13 +90,13 @@ def _common_format(sources: list[Source], path: Path) -> str:
     if len(set(found.values())) > 1:
         listed = "; ".join(f"{file} is {DESCRIPTIONS[form]}" for file, form in found.items())
         raise CorpusError(
-            f"the files of a folder must share one format; found: {listed}. Give one file, or part them", path
+            f"expected all files of the folder in one format; found: {listed}. Give one file, or separate them", path
         )
     return next(iter(found.values()))
 
 
 class _Builder:
-    """Turns raw dialogues into records, file after file, and sees to it that ids are unique throughout the corpus."""
+    """Turns raw dialogues into checked records with ids that are unique within the corpus."""
 
     def __init__(self, labels: LabelSet, aliases: Mapping[str, str], warned: ReadWarnings) -> None:
         self._labels = labels
@@ -115,7 +116,7 @@ class _Builder:
             self._warned.add("dialogue without utterances, left out", f"{show(name)} ({place})")
             return
         if raw.episode is None and (raw.season is not None or raw.scene is not None):
-            self._warned.add("season and scene mean nothing without an episode", f"{show(name)} ({place})")
+            self._warned.add("season and scene are ignored without an episode", f"{show(name)} ({place})")
         unique = self._unique(name, self._ids, "dialogue", place)
         ids: set[str] = set()
         utterances = tuple(self._utterance(u, i, unique, ids, source) for i, u in enumerate(raw.utterances))
@@ -126,21 +127,21 @@ class _Builder:
 
     @property
     def order(self) -> tuple[str, ...]:
-        """Ids in the order in which they were added; empty where every dialogue tells its own time."""
+        """Ids in the order in which they were added; empty if every dialogue has a time."""
         timed = all(dialogue.time is not None for dialogues in self._splits.values() for dialogue in dialogues)
         return () if timed else tuple(self._order)
 
     def splits(self, path: Path) -> dict[str, tuple[Dialogue, ...]]:
-        """Splits in their usual order, dialogues in time order.
+        """Splits in their usual order, with dialogues in time order.
 
         Raises:
-            CorpusError: There is no dialogue at all.
+            CorpusError: There is no dialogue.
         """
         filled = {split: dialogues for split, dialogues in self._splits.items() if dialogues}
         if not filled:
-            raise CorpusError("the corpus is empty: no dialogue in it; expected at least one with an utterance", path)
+            raise CorpusError("the corpus is empty; expected at least one dialogue with an utterance", path)
         for alias in sorted(self._aliases.keys() - self._names):
-            self._warned.add("alias for a name that no utterance has", show(alias))
+            self._warned.add("alias for a name that does not occur in the corpus", show(alias))
         usual = [*SPLIT_WORDS, WHOLE]
         order = sorted(filled, key=lambda split: (usual.index(split) if split in usual else len(usual), split))
         numbered = _number_scenes({split: filled[split] for split in order}, path)
@@ -154,7 +155,7 @@ class _Builder:
         if raw.label is not None and label is None:
             message = (
                 f"label {show(raw.label)} of utterance {show(name)} is not one of {', '.join(self._labels.names)}; "
-                "correct it, or describe your own label set under `corpus.labels` (docs/own-corpus.md)"
+                "correct it, or define your own label set under `corpus.labels` (docs/own-corpus.md)"
             )
             raise CorpusError(message, source.path, raw.line)
         self._names.update(name.strip() for name in raw.speakers)
@@ -175,14 +176,14 @@ class _Builder:
             copy += 1
             unique = f"{name}_{copy}"
         if unique != name:
-            self._warned.add(f"{kind} id met again, renamed", f"{show(name)} to {show(unique)} ({place})")
+            self._warned.add(f"duplicate {kind} id, renamed", f"{show(name)} to {show(unique)} ({place})")
         taken.add(unique)
         return unique
 
     def _in_time_order(self, split: str, dialogues: list[Dialogue]) -> tuple[Dialogue, ...]:
         times = [dialogue.time for dialogue in dialogues if dialogue.time is not None]
         if 0 < len(times) < len(dialogues):
-            self._warned.add("some dialogues tell no episode, so the order of the file is kept", split)
+            self._warned.add("some dialogues have no episode, so the order of the file is kept", split)
         if len(times) < len(dialogues):
             return tuple(dialogues)
         return tuple(sorted(dialogues, key=lambda dialogue: dialogue.time or ()))
@@ -197,7 +198,8 @@ class _Builder:
                 homes[dialogue.episode_id][split] = None
                 if dialogue.time in moments:
                     self._warned.add(
-                        "two dialogues in one place in time", f"{show(moments[dialogue.time])} and {show(dialogue.id)}"
+                        "two dialogues with the same season, episode and scene",
+                        f"{show(moments[dialogue.time])} and {show(dialogue.id)}",
                     )
                 moments.setdefault(dialogue.time, dialogue.id)
         for episode, found in sorted(homes.items()):
@@ -206,7 +208,7 @@ class _Builder:
 
 
 def _number_scenes(splits: Mapping[str, list[Dialogue]], path: Path) -> dict[str, list[Dialogue]]:
-    """Where an episode's dialogues have no scene numbers, give them those of their order in the file."""
+    """Number the scenes of episodes without scene numbers in the order of the file."""
     seen: defaultdict[str, set[bool]] = defaultdict(set)
     for dialogues in splits.values():
         for dialogue in dialogues:
@@ -215,7 +217,7 @@ def _number_scenes(splits: Mapping[str, list[Dialogue]], path: Path) -> dict[str
     for episode, kinds in seen.items():
         if len(kinds) > 1:
             message = (
-                f"episode {episode}: some dialogues have a scene number and some have none; give it to all or to none"
+                f"episode {episode}: some dialogues have a scene number and some have none; expected one in all or none"
             )
             raise CorpusError(message, path)
     counts: defaultdict[str, int] = defaultdict(int)
@@ -231,7 +233,7 @@ def _number_scenes(splits: Mapping[str, list[Dialogue]], path: Path) -> dict[str
 
 
 def _is_blank(text: str) -> bool:
-    """Nothing visible: empty, spaces, control characters, invisible marks."""
+    """Whether nothing is visible: empty text, spaces, control characters, invisible marks."""
     return not any(character.isprintable() and not character.isspace() for character in text)
 
 
@@ -241,5 +243,5 @@ def _check_encodable(text: str, source: Source, line: int | None) -> None:
     except UnicodeEncodeError as error:
         found = show(text[error.start : error.end])
         raise CorpusError(
-            f"half of a surrogate pair: {found}; expected valid Unicode text", source.path, line
+            f"found half of a surrogate pair, {found}; expected valid Unicode text", source.path, line
         ) from None

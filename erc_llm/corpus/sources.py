@@ -1,7 +1,7 @@
-"""From a path a user gives to the texts that are to be read.
+"""Corpus files: finds the files to read, decodes them, and takes their split from the file name.
 
-In: a file or a directory of split files. Out: `Source` records: decoded text, the split its name tells, a checksum of
-its bytes. Knows which names mean which split; deliberately nothing of what stands inside a file.
+Input: a file or a directory of split files. Output: `Source` records: decoded text, split, checksum of the bytes.
+Does not depend on: the content of the files.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SPLIT_WORDS = {
     "dev": ("dev", "development", "valid", "validation", "val"),
     "test": ("test", "testing", "tst"),
 }
-WHOLE = "all"  # the split of a file whose name tells none
+WHOLE = "all"  # the split of a file whose name states none
 DATA_SUFFIXES = frozenset({".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ""})
 
 SPLIT_OF_WORD = {word: split for split, words in SPLIT_WORDS.items() for word in words}
@@ -29,13 +29,13 @@ SPLIT_OF_WORD = {word: split for split, words in SPLIT_WORDS.items() for word in
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One file, read.
+    """One file that was read.
 
     Attributes:
-        path: Where it is, as the user would write it.
-        split: The split its name tells; None where it tells none.
-        text: Its content, without byte order mark, lines ended by a line feed.
-        sha256: Hash of its bytes, in hexadecimal.
+        path: Path as the user gave it.
+        split: The split in the file name; None if it states none.
+        text: Decoded content without byte order mark; lines end with a line feed.
+        sha256: Hash of the bytes, in hexadecimal.
     """
 
     path: Path
@@ -45,15 +45,15 @@ class Source:
 
     @property
     def name(self) -> str:
-        """`folder/file`: enough to tell files apart, and nothing about the machine."""
+        """`folder/file`: distinguishes files without revealing paths of the machine."""
         return "/".join(self.path.parts[-2:])
 
 
 def open_sources(path: Path | str, warned: ReadWarnings) -> list[Source]:
-    """Read a file, or the split files of a directory (not of its subdirectories).
+    """Read a file, or the split files of a directory without its subdirectories.
 
     Raises:
-        CorpusError: Nothing is there, it cannot be read, is not UTF-8, or its name tells two splits.
+        CorpusError: No such file, or a file cannot be read, is not UTF-8, or has a name that states two splits.
     """
     path = Path(path)
     try:
@@ -67,27 +67,27 @@ def open_sources(path: Path | str, warned: ReadWarnings) -> list[Source]:
 
 
 def split_of_name(path: Path) -> str | None:
-    """The split that a file's name tells, such as dev for `emorynlp_dev_final.csv`; None where it tells none.
+    """The split in a file name, such as dev for `emorynlp_dev_final.csv`; None if the name states none.
 
     Raises:
-        CorpusError: It tells more than one.
+        CorpusError: The name states more than one split.
     """
     found = sorted({SPLIT_OF_WORD[w] for w in re.findall(r"[a-z]+", path.stem.casefold()) if w in SPLIT_OF_WORD})
     if len(found) > 1:
         raise CorpusError(
-            f"the file's name tells {len(found)} splits ({', '.join(found)}); expected one: rename it", path
+            f"the file name states {len(found)} splits ({', '.join(found)}); expected one: rename the file", path
         )
     return found[0] if found else None
 
 
 def decode(data: bytes, path: Path) -> str:
-    """UTF-8 with or without byte order mark; Windows and old Macintosh line ends become line feeds.
+    """Decode UTF-8 with or without byte order mark; Windows and old Macintosh line ends become line feeds.
 
     Raises:
         CorpusError: A byte is not UTF-8; the message names its line and offset.
     """
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise CorpusError("is UTF-16; expected UTF-8: convert it with `iconv -f UTF-16 -t UTF-8`", path)
+        raise CorpusError("found UTF-16; expected UTF-8: convert it with `iconv -f UTF-16 -t UTF-8`", path)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -112,16 +112,18 @@ def _split_files(folder: Path, warned: ReadWarnings) -> list[Path]:
     data = [p for p in files if p.suffix.casefold() in DATA_SUFFIXES]
     chosen = [p for p in data if split_of_name(p) is not None]
     if not chosen:
-        tables = [p for p in data if p.suffix.casefold() not in (".txt", "")]  # a lone README.txt is no corpus
+        tables = [p for p in data if p.suffix.casefold() not in (".txt", "")]  # a single README.txt is not a corpus
         if len(tables) != 1:
             raise CorpusError(_nothing_found(files, [p for p in visible if p.is_dir()]), folder)
         return tables
     for file in data:
         if file not in chosen and file.suffix.casefold() not in (".txt", ""):
-            warned.add("left out, because its name tells no split", file.name)
+            warned.add("file left out, because its name states no split", file.name)
     for file in files:
         if file not in data and SPLIT_OF_WORD.keys() & set(re.findall(r"[a-z]+", file.stem.casefold())):
-            warned.add(f"left out, because it ends in none of {', '.join(sorted(DATA_SUFFIXES - {''}))}", file.name)
+            warned.add(
+                f"file left out, because its suffix is none of {', '.join(sorted(DATA_SUFFIXES - {''}))}", file.name
+            )
     order = list(SPLIT_WORDS)
     return sorted(chosen, key=lambda p: (order.index(split_of_name(p) or ""), p.name))
 
@@ -131,5 +133,5 @@ def _nothing_found(files: Iterable[Path], folders: Iterable[Path]) -> str:
     listed = ", ".join(found[:8]) + (" ..." if len(found) > 8 else "") if found else "nothing"
     return (
         "no split files in this folder; expected names with train (trn), dev (val, valid) or test (tst) in them, such "
-        f"as train.jsonl; found {listed}. Give one of its folders, or a single file"
+        f"as train.jsonl; found {listed}. Give one of the subfolders, or a single file"
     )

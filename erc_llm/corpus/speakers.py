@@ -1,11 +1,12 @@
-"""Who a name stands for.
+"""Speaker names: applies aliases, and finds the person that a name stands for.
 
-In: the names of an utterance as the data spells them, a table of aliases, a list of generic names. Out: the names an
-`Utterance` keeps, and the identity behind a name.
+An `Utterance` keeps the plain name, because prompts show it. Most names stand for the same person throughout a corpus,
+but generic ones such as `Guy` or `Director` stand for a different person in each episode. `identity` distinguishes
+them; collect anything about a speaker's past by identity, not by name.
 
-An `Utterance` keeps the plain name, because that is what a prompt shows. Most names mean the same person throughout a
-corpus; `Guy` or `Director` mean somebody else in every episode. `identity` tells them apart, and whoever gathers what
-a speaker said before keys it by that. Deliberately unknown here: files, prompts, and what anybody said.
+Input: speaker names as spelled in the data, aliases, a list of generic names. Output: the names that an `Utterance`
+keeps, and identities.
+Does not depend on: files, prompts, the text of utterances.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from erc_llm.corpus.dialogues import Dialogue
 
-# Roles of which a series meets a new one every few episodes. A leading article and a trailing "No. 2" are ignored when
-# names are compared with it, so that "The Waiter" and "Fireman No. 3" are covered.
+# Roles that a series fills with a new person every few episodes. Names are compared without a leading article and a
+# trailing "No. 2", so that the list covers "The Waiter" and "Fireman No. 3".
 GENERIC_NAMES: tuple[str, ...] = (
     "Actor", "Actress", "Agent", "Air Hostess", "All", "Announcement", "Announcer", "Assistant", "Attendant",
     "Bartender", "Boss", "Both", "Boy", "Caller", "Casting Director", "Casting Guy", "Clerk", "Cop", "Crowd",
@@ -37,25 +38,25 @@ _DECORATION = re.compile(r"^(?:the|an?|another)\s+|\s+(?:no\.?|#)\s*\d+$|\s+\d+$
 
 
 def resolve(names: Sequence[str], aliases: Mapping[str, str]) -> tuple[str, ...]:
-    """Names as an `Utterance` keeps them: outer spaces gone, aliases applied, nobody twice, order kept.
+    """Names as an `Utterance` keeps them: stripped, with aliases applied, without duplicates, in the same order.
 
-    An alias matches a whole name, letter by letter, and is applied once: what it leads to is not looked up again.
+    An alias matches the whole name, case-sensitively, and is applied once: its result is not looked up again.
     """
     stripped = (name.strip() for name in names)
     return tuple(dict.fromkeys(aliases.get(name, name) for name in stripped))
 
 
 def is_generic(name: str, generic: Collection[str] = GENERIC_NAMES) -> bool:
-    """Whether a name is a role that many different people fill. Ignores case, articles and a trailing number."""
+    """Whether a name is a role of many different people; ignores case, a leading article and a trailing number."""
     return _is_generic(name, generic if isinstance(generic, (tuple, frozenset)) else frozenset(generic))
 
 
 def identity(speaker: str, dialogue: Dialogue, generic: Collection[str] = GENERIC_NAMES) -> str:
-    """The person behind a speaker's name, the same string wherever it is the same person.
+    """Identity of a speaker: equal strings stand for the same person.
 
-    For most names that is the name itself. A generic name (`corpus.generic` holds the list a corpus was read with) is
-    scoped to its episode, such as `Guy [s01_e15]`, or to its dialogue where the data has no episodes. The result is a
-    key for histories and counts; what a prompt shows is the plain name.
+    For most names this is the name itself. A generic name (`corpus.generic` is the list that a corpus was read with) is
+    scoped to its episode, such as `Guy [s01_e15]`, or to its dialogue if the data has no episodes. Use the result as a
+    key of histories and counts; prompts show the plain name.
     """
     if not is_generic(speaker, generic):
         return speaker

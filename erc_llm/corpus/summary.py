@@ -22,13 +22,13 @@ class SplitSummary:
 
     Attributes:
         name: Name of the split.
-        episodes: Different episodes; 0 where the data tells none.
-        dialogues: Scenes.
-        utterances: All utterances, those that are only context included.
-        targets: Utterances a model is asked about.
-        unlabelled: Targets without a label.
-        speakers: Different identities, `#ALL#` not counted.
-        labels: Label to number of targets with it, in the label set's order.
+        episodes: Number of episodes; 0 if the data has none.
+        dialogues: Number of scenes.
+        utterances: Number of utterances, context-only ones included.
+        targets: Number of utterances to predict.
+        unlabelled: Number of targets without a label.
+        speakers: Number of identities, without `#ALL#`.
+        labels: Label to number of targets with it, in label order.
     """
 
     name: str
@@ -42,7 +42,7 @@ class SplitSummary:
 
     @property
     def context_only(self) -> int:
-        """Utterances a model is never asked about: healed gaps and empty lines."""
+        """Number of utterances that are never targets: healed gaps and empty lines."""
         return self.utterances - self.targets
 
 
@@ -51,18 +51,18 @@ class CorpusSummary:
     """Counts of a corpus.
 
     Attributes:
-        name: What the user calls the corpus.
+        name: Name of the corpus.
         version: `original`, `aligned`, `compm` or `own`.
         healed: Whether gaps were filled with context lines.
-        splits: One entry a split, in the corpus's order.
-        speakers: Different identities in all splits, `#ALL#` not counted.
-        speaking_once: Identities with a single utterance.
-        generic: Generic names met, each of which counts once an episode.
-        everyone: Utterances of `#ALL#`.
-        top_speakers: The most frequent identities with their utterances.
+        splits: One entry per split, in the corpus's order.
+        speakers: Number of identities over all splits, without `#ALL#`.
+        speaking_once: Number of identities with a single utterance.
+        generic: Number of generic names that occur; each counts as a different identity in each episode.
+        everyone: Number of utterances of `#ALL#`.
+        top_speakers: The most frequent identities with their numbers of utterances.
         sha256: Hash of the content.
-        files: (name, sha256) of every file read.
-        warnings: Sentences about what its owner may want to correct.
+        files: (name, sha256) of every file that was read.
+        warnings: Sentences about unusual data that the user may want to correct.
     """
 
     name: str
@@ -84,7 +84,7 @@ class CorpusSummary:
 
 
 def summarise(corpus: Corpus) -> CorpusSummary:
-    """Count a corpus through."""
+    """Counts, checksums and warnings of a corpus."""
     counts = _count_speakers(corpus.dialogues(), corpus.generic)
     everyone = counts.pop(EVERYONE, 0)
     names = {name for dialogue in corpus.dialogues() for u in dialogue.utterances for name in u.speakers}

@@ -1,6 +1,7 @@
-"""The two tabular formats taken to pieces: CSV of the MELD repository (`aligned`) and CoMPM text (`compm`).
+"""Parsers of the two tabular formats: CSV of the MELD repository (`aligned`) and CoMPM text (`compm`).
 
-In: a `Source`. Out: `RawDialogue` records, in the order of the file. Deliberately unknown here: label sets and aliases.
+Input: a `Source`. Output: `RawDialogue` records in file order.
+Does not depend on: label sets, aliases.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from erc_llm.errors import CorpusError
 
 
 def parse_aligned(source: Source, warned: ReadWarnings) -> Iterator[RawDialogue]:
-    """Scenes of a CSV file, rows of a scene in the order of `Utterance_ID`.
+    """Scenes of a CSV file; the rows of a scene are sorted by `Utterance_ID`.
 
     Raises:
-        CorpusError: A needed column is missing, a row has too few or too many fields, a number is none.
+        CorpusError: A required column is missing, a row has too few or too many fields, or a number is invalid.
     """
     scenes: dict[tuple[int, int, int], list[tuple[int, RawUtterance]]] = {}
     for row, line in _rows(source):
@@ -38,7 +39,7 @@ def parse_aligned(source: Source, warned: ReadWarnings) -> Iterator[RawDialogue]
         utterance = RawUtterance(name, speakers, row["Utterance"], row["Emotion"], line)
         rows = scenes.setdefault((season, episode, scene), [])
         if rows and number < rows[-1][0]:
-            warned.add("row put back into the order of Utterance_ID", f"{name} ({source.name}:{line})")
+            warned.add("row moved to the order of Utterance_ID", f"{name} ({source.name}:{line})")
         rows.append((number, utterance))
     for (season, episode, scene), rows in scenes.items():
         utterances = tuple(utterance for _, utterance in sorted(rows, key=lambda row: row[0]))
@@ -47,7 +48,7 @@ def parse_aligned(source: Source, warned: ReadWarnings) -> Iterator[RawDialogue]
 
 
 def parse_compm(source: Source, warned: ReadWarnings) -> Iterator[RawDialogue]:
-    """Scenes of a CoMPM text file. It names no episodes and no ids.
+    """Scenes of a CoMPM text file, which has no episodes and no ids.
 
     Raises:
         CorpusError: A line does not have three fields.
@@ -61,7 +62,7 @@ def parse_compm(source: Source, warned: ReadWarnings) -> Iterator[RawDialogue]:
             continue
         fields = line.split("\t")
         if len(fields) != 3:
-            message = f"{len(fields)} fields between tabs; expected three: speaker, utterance, emotion"
+            message = f"found {len(fields)} fields separated by tabs; expected three: speaker, utterance, emotion"
             raise CorpusError(message, source.path, number)
         scene.append(RawUtterance(None, (fields[0],), fields[1], fields[2], number))
 
@@ -71,17 +72,17 @@ def _rows(source: Source) -> Iterator[tuple[dict[str, str], int]]:
     header = _header(*records[0], source)
     for fields, line in records[1:]:
         if len(fields) != len(header):
-            message = f"a row of {len(fields)} fields; the header has {len(header)}. Is a quote left open?"
+            message = f"found a row of {len(fields)} fields; the header has {len(header)}. Is a quote left open?"
             raise CorpusError(message, source.path, line)
         yield dict(zip(header, fields, strict=True)), line
 
 
 def _records(source: Source) -> list[tuple[list[str], int]]:
-    """Rows with the line each begins in; blank rows left out."""
+    """(fields, first line) of every row that is not blank."""
     delimiter = csv_delimiter(source.text.lstrip().partition("\n")[0]) or ","
     reader = csv.reader(io.StringIO(source.text, newline=""), delimiter=delimiter, strict=True)
     records, line = [], 1
-    limit = csv.field_size_limit(len(source.text) + 1)  # the default, 128 KB, is less than a very long utterance needs
+    limit = csv.field_size_limit(len(source.text) + 1)  # the default, 128 KB, is too small for a very long utterance
     try:
         for fields in reader:
             if fields:
@@ -101,15 +102,15 @@ def _header(fields: list[str], line: int, source: Source) -> list[str]:
     if missing:
         found = ", ".join(show(name) for name in names[:12])
         message = (
-            f"CSV without the column {', '.join(missing)}; found {found}. A table with other columns becomes our JSONL "
-            "with a converter of a few lines: see docs/own-corpus.md"
+            f"CSV without the column {', '.join(missing)}; found {found}. To use a table with other columns, convert "
+            "it to this project's JSONL: see docs/own-corpus.md"
         )
         raise CorpusError(message, source.path, line)
     return names
 
 
 def _number(field: str, column: str, source: Source, line: int) -> int:
-    match = re.fullmatch(r"\s*([0-9]{1,6})(?:\.0+)?\s*", field)  # 3.0 is what pandas makes of 3 in a column with gaps
+    match = re.fullmatch(r"\s*([0-9]{1,6})(?:\.0+)?\s*", field)  # pandas writes 3 as 3.0 in a column with gaps
     if match is None:
         raise CorpusError(f"{column} is {show(field)}; expected a whole number", source.path, line)
     return int(match[1])
@@ -117,12 +118,12 @@ def _number(field: str, column: str, source: Source, line: int) -> int:
 
 @lru_cache(maxsize=8192)
 def _speaker_list(field: str) -> tuple[str, ...] | None:
-    """Names of a Python-style list, or a plain name; None for what is neither."""
+    """Names of a Python-style list, or of a plain name; None if the field is neither."""
     if not field.lstrip().startswith("["):
         return (field,)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a stray backslash in a name is none of the user's business
+            warnings.simplefilter("ignore")  # Python warns about a stray backslash in a name
             value = ast.literal_eval(field.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return None

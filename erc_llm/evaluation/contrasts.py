@@ -20,10 +20,10 @@ from erc_llm.evaluation.significance import holm, smallest_detectable, standard_
 from erc_llm.evaluation.subgroups import Factor
 from erc_llm.evaluation.systems import System
 from erc_llm.evaluation.tallies import Tallies, bootstrap, metrics_of, permutation_p_values
-from erc_llm.metrics import HEADLINE, Estimate, Figure, Floats, calibration_estimate
+from erc_llm.metrics import HEADLINE, Estimate, Floats, HeadlineMetric, calibration_estimate
 from erc_llm.resampling import percentile_interval
 
-TITLES: dict[Figure, str] = {"weighted_f1": "weighted F1", "macro_f1": "macro F1", "accuracy": "accuracy"}
+TITLES: dict[HeadlineMetric, str] = {"weighted_f1": "weighted F1", "macro_f1": "macro F1", "accuracy": "accuracy"}
 
 
 @dataclass(frozen=True)

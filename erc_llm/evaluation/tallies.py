@@ -44,7 +44,7 @@ class Layout:
         """Length of the vector."""
         return self.groups + self.labels + 5
 
-    def headline(self, metric: metrics.Figure) -> int:
+    def headline(self, metric: metrics.HeadlineMetric) -> int:
         """Place of a headline metric; weighted F1 of group `g` stands at place `g`."""
         return {"weighted_f1": 0, "macro_f1": self.groups, "accuracy": self.groups + 1}[metric]
 

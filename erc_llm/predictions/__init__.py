@@ -1,9 +1,11 @@
-"""The predictions table: the one seam between models and evidence.
+"""The predictions table: every system writes it, and evaluation reads nothing else.
 
-Goes in: the dialogues of a split and a model's answers, or a file. Comes out: a checked, frozen `Predictions`, or a
-Parquet or JSONL file. Every system writes this table and every evaluation reads only this table, so nothing here knows
-prompts, models or figures. A table that breaks its own rules (a doubled target, a label outside the set, probabilities
-that do not sum to one) cannot be built, whether it comes from a model or from a file.
+A table that breaks a rule (a duplicate target, a label outside the set, probabilities that do not sum to one) raises an
+error when it is built, from a model or from a file.
+
+Input: the dialogues of a split and a system's predictions, or a file. Output: a checked, frozen `Predictions`, or a
+Parquet or JSONL file.
+Does not depend on: prompts, models, metrics.
 """
 
 from erc_llm.predictions.corpus_columns import history_lengths

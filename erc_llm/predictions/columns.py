@@ -1,4 +1,8 @@
-"""The columns of a predictions table: their kinds, and plain values checked and given their final type."""
+"""Columns of the predictions table: their kinds, and the conversion between plain values and checked final types.
+
+Input: plain values of one column. Output: a tuple of texts or a read-only array; or plain values again.
+Does not depend on: the table, files.
+"""
 
 from __future__ import annotations
 
@@ -32,13 +36,13 @@ KINDS: Mapping[str, str] = {
     "probabilities": "numbers",
     "label_mass": "number",
 }
-NULLABLE = ("episode", "gold", "previous_gold_same_speaker", "predicted", "raw_answer")  # text that may lack in a row
+NULLABLE = ("episode", "gold", "previous_gold_same_speaker", "predicted", "raw_answer")  # text that may be null
 
 
 def column(name: str, values: Sequence[Any], n_labels: int) -> Any:
-    """Check plain values of one column and give them their final type.
+    """Check plain values of one column and convert them to their final type.
 
-    An array of the final type is taken as it is; it is the fast way for a file with a million rows.
+    An array that has the final type already is used without conversion, which is fast for files with a million rows.
 
     Raises:
         PredictionsError: A value breaks the rules of its column; the message names column and row.
@@ -81,7 +85,7 @@ def _sealed(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _are_texts(values: Sequence[Any], nullable: bool) -> bool:
-    """Whether all are valid texts, at a glance; where not, a look at each value finds the row to name."""
+    """Whether all values are valid texts; fast, because it does not determine which row is not."""
     if not {str, type(None)}.issuperset(map(type, values)) or (not nullable and None in values):
         return False
     try:
@@ -135,7 +139,7 @@ def _as_numbers(values: object, n_labels: int) -> list[float]:
 
 
 def plain(kind: str, values: Any) -> list[Any]:
-    """A column as plain values that JSON can hold, None for null."""
+    """A column as JSON-compatible values, with None for null."""
     if kind == "number":
         return [None if np.isnan(v) else float(v) for v in values]
     if kind == "numbers":

@@ -1,8 +1,11 @@
-"""From raw label scores to corrected ones: another prior, a calibration, decision weights. Applied, never fitted.
+"""Correction of label scores: applies a prior shift, a calibration and decision weights to raw log-likelihoods.
 
-In: log-likelihoods (..., labels), and a `Correction`, chosen elsewhere or read from a table's metadata. Out:
-probabilities, decisions, or a whole table. A live session and a batch go through the same two methods, and a table's
-`log_likelihoods` always stay the raw ones, so that every step can be taken back. Knows no model, no run and no gold.
+Live sessions and batches use the same two methods. A table's `log_likelihoods` always stay raw, so that every step can
+be undone.
+
+Input: log-likelihoods (..., labels) and a `Correction`, given or read from a table's metadata. Output: probabilities,
+label decisions, or a corrected table.
+Does not depend on: how a correction is fitted, models, runs, gold labels.
 """
 
 from __future__ import annotations
@@ -18,21 +21,21 @@ from erc_llm.errors import PredictionsError
 from erc_llm.predictions.table import Predictions, PredictionsInfo
 
 Floats = NDArray[np.float64]
-CORPUS_PRIOR = "corpus"  # name of the prior whose shares were counted; others are somebody's wish
+CORPUS_PRIOR = "corpus"  # name of the prior that was counted in train; any other name means that a user gave the prior
 
 
 @dataclass(frozen=True, slots=True)
 class PriorShift:
-    """From the label shares that training saw to those that are wanted.
+    """Shift from the label distribution of the training loss to the wanted one.
 
     With p(x | y) unchanged, p'(y | x) is proportional to p(y | x) p'(y) / p(y): M. Saerens, P. Latinne and
     C. Decaestecker, "Adjusting the Outputs of a Classifier to New a Priori Probabilities: A Simple Procedure",
     Neural Computation 14 (2002) 21-41.
 
     Attributes:
-        name: Where the wanted shares come from: `corpus` for those of train, else another word.
-        training: (labels,) shares that training saw.
-        wanted: (labels,) shares to answer by.
+        name: Origin of the wanted label distribution: `corpus` for that of train, another word otherwise.
+        training: (labels,) label distribution of the training loss.
+        wanted: (labels,) label distribution to correct predictions to.
     """
 
     name: str
@@ -43,10 +46,10 @@ class PriorShift:
     def log_ratio(self) -> Floats:
         """(labels,) ln wanted - ln training, in nats.
 
-        Minus infinity where a label is wanted with share 0: its probability becomes 0, whether training saw it or not.
-        0 where training saw nothing of a label that is wanted: there is no share to take back, so it keeps its
-        log-likelihood. So does a label that neither training nor the prior `corpus` knows: that it is not in the corpus
-        does not say that it cannot be.
+        Minus infinity where the wanted probability is 0: the corrected probability becomes 0, even for a label that
+        training never saw. 0 where training never saw a label that is wanted: there is no training prior to divide by,
+        so the label keeps its log-likelihood. Also 0 where both training and the prior `corpus` have probability 0: a
+        label that is absent from the corpus is still possible.
         """
         training, wanted = np.array(self.training), np.array(self.wanted)
         with np.errstate(divide="ignore"):
@@ -56,20 +59,20 @@ class PriorShift:
 
     @property
     def words(self) -> str:
-        """What it does, for people."""
+        """Description for the user, stored in `PredictionsInfo.prior`."""
         return f"{self.name}: each log-likelihood + ln(share in prior_shares / share in training_prior)"
 
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """A calibration: scores are divided by a temperature, then each label's offset is added.
+    """A calibration: divides the scores by a temperature, then adds an offset per label.
 
-    The temperature is that of C. Guo et al., "On Calibration of Modern Neural Networks" (ICML 2017).
+    Temperature scaling: C. Guo et al., "On Calibration of Modern Neural Networks" (ICML 2017).
 
     Attributes:
-        temperature: Above 0; 1 changes nothing.
-        offsets: (labels,) in nats; only their differences count.
-        words: Where it comes from, for people.
+        temperature: Divisor of the scores, above 0; 1 changes nothing.
+        offsets: (labels,) in nats; only their differences matter.
+        words: Origin of the calibration, for the user.
     """
 
     temperature: float
@@ -79,13 +82,13 @@ class Scaling:
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """What is done to raw scores, in this order; without any step, nothing.
+    """Steps applied to raw scores, in this order; without a step, the scores are only normalised.
 
     Attributes:
-        prior: Another prior.
-        scaling: A calibration, fitted on top of that prior.
-        decision_weights: (labels,) above 0: the label answered is the one whose probability times weight is largest.
-            Probabilities stay as they are.
+        prior: Prior shift.
+        scaling: Calibration, fitted on scores after the prior shift.
+        decision_weights: (labels,) above 0: the predicted label has the largest product of probability and weight. The
+            probabilities themselves are not changed.
     """
 
     prior: PriorShift | None = None
@@ -96,7 +99,7 @@ class Correction:
         """Corrected probabilities of (..., labels) raw log-likelihoods; the last axis sums to 1.
 
         Raises:
-            PredictionsError: Nothing is left of a row, because the labels that the prior allows have likelihood 0.
+            PredictionsError: In some row, every label that the prior allows has likelihood 0.
         """
         scores = log_likelihoods
         if self.prior is not None:
@@ -106,7 +109,7 @@ class Correction:
         return normalise(scores)
 
     def decide(self, probabilities: Floats) -> NDArray[np.int64]:
-        """(...) index of the label answered, for (..., labels) corrected probabilities."""
+        """(...) index of the predicted label, from (..., labels) corrected probabilities."""
         if self.decision_weights is not None:
             probabilities = probabilities * np.array(self.decision_weights)
         decided: NDArray[np.int64] = probabilities.argmax(axis=-1)
@@ -114,7 +117,7 @@ class Correction:
 
     @property
     def steps(self) -> tuple[tuple[str, Correction], ...]:
-        """(name, correction so far) from `raw` on, one for each step it has."""
+        """(name, cumulative correction) of `raw` and of each step."""
         found = [("raw", Correction())]
         if self.prior is not None:
             found.append((f"prior: {self.prior.name}", Correction(self.prior)))
@@ -126,7 +129,7 @@ class Correction:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The fields of `PredictionsInfo` that tell of it; `of` takes them back."""
+        """The fields of `PredictionsInfo` that describe the correction; `of` is the inverse."""
         fields: dict[str, Any] = {
             "prior": self.prior and self.prior.words,
             "prior_shares": self.prior and self.prior.wanted,
@@ -139,7 +142,7 @@ class Correction:
 
     @classmethod
     def of(cls, info: PredictionsInfo) -> Correction:
-        """The correction a table's metadata names."""
+        """The correction that a table's metadata describes."""
         prior = scaling = None
         if info.prior_shares is not None and info.training_prior is not None:
             name = (info.prior or "given").partition(":")[0]
@@ -165,7 +168,7 @@ def normalise(scores: Floats) -> Floats:
 
 
 def scored_rows(table: Predictions) -> NDArray[np.bool_]:
-    """(rows,) which rows have a log-likelihood for every label."""
+    """(rows,) whether the row has a log-likelihood for every label."""
     if table.log_likelihoods is None:
         return np.zeros(len(table), dtype=np.bool_)
     known: NDArray[np.bool_] = np.logical_not(np.isnan(table.log_likelihoods).any(axis=1))
@@ -173,18 +176,18 @@ def scored_rows(table: Predictions) -> NDArray[np.bool_]:
 
 
 def correct(table: Predictions, correction: Correction) -> Predictions:
-    """The table with corrected probabilities and answers, and metadata that says so in words and numbers.
+    """The table with corrected probabilities and predicted labels, and metadata that describes the correction.
 
-    Always starts at the raw log-likelihoods, so an earlier correction is replaced. Rows without log-likelihoods keep
-    what they have. A correction without a step gives back the very table, unless that was corrected before.
+    Starts from the raw log-likelihoods, so an earlier correction is replaced. Rows without log-likelihoods stay
+    unchanged. If neither the table nor `correction` has a step, the same object is returned.
 
     Raises:
-        PredictionsError: The table has no log-likelihoods, or is of another number of labels.
+        PredictionsError: The table has no log-likelihoods, or another number of labels.
     """
     if correction == Correction() == Correction.of(table.info):
         return table
     if table.log_likelihoods is None:
-        raise PredictionsError("the table has no log-likelihoods, which a prior or calibration would correct")
+        raise PredictionsError("the table has no log-likelihoods; a prior or calibration can only correct those")
     info = replace(table.info, **correction.metadata)
     rows = np.flatnonzero(scored_rows(table))
     probabilities = np.full(table.log_likelihoods.shape, np.nan)
@@ -198,10 +201,11 @@ def correct(table: Predictions, correction: Correction) -> Predictions:
 
 
 def shares_of(given: Sequence[float], n_labels: int) -> tuple[float, ...]:
-    """Label shares that a person gave, divided by their sum.
+    """Normalise a label distribution that the user gave.
 
     Raises:
-        PredictionsError: Not one share a label, a negative one, or a sum that is off 1 by more than 0.01.
+        PredictionsError: The number of values differs from the number of labels, a value is negative, or the sum
+            differs from 1 by more than 0.01.
     """
     shares = np.array(given, dtype=np.float64)
     if shares.shape != (n_labels,):

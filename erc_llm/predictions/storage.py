@@ -1,4 +1,8 @@
-"""Predictions tables as files: Parquet, or JSONL for reading by eye."""
+"""Storage of predictions tables: Parquet, or JSONL, which people can read.
+
+Input: a `Predictions` and a path, or a file. Output: a complete file, or a checked `Predictions`.
+Does not depend on: corpora, models, metrics.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +18,17 @@ from erc_llm.files import write_whole
 from erc_llm.predictions.columns import KINDS
 from erc_llm.predictions.table import FORMAT_VERSION, REQUIRED, Predictions, PredictionsInfo
 
-_KEY = b"erc_llm"  # of the metadata in the Parquet schema
+_KEY = b"erc_llm"  # key of the metadata in the Parquet schema
 
 
 def write_predictions(predictions: Predictions, path: Path | str) -> None:
     """Write a table: JSONL if the name ends in `.jsonl`, Parquet otherwise. Missing columns are left out.
 
     JSONL starts with a line `{"info": metadata, "rows": number of rows}`; each further line is a row. Missing folders
-    are made. The file appears under its name only when it is complete.
+    are created. The file gets its name only once it is complete.
 
     Raises:
-        PredictionsError: The file cannot be written, for example because no space is left.
+        PredictionsError: The file cannot be written, for example because the disk is full.
     """
     path = Path(path)
     write = _write_jsonl if path.suffix.lower() == ".jsonl" else _write_parquet
@@ -32,10 +36,10 @@ def write_predictions(predictions: Predictions, path: Path | str) -> None:
 
 
 def strip_text(folder: Path) -> None:
-    """Take what was said out of every table in a folder that is named `*.parquet`.
+    """Remove the text of the utterances from every `*.parquet` table in a folder.
 
     Raises:
-        PredictionsError: One cannot be read or written.
+        PredictionsError: A table cannot be read or written.
     """
     for path in sorted(folder.glob("*.parquet")):
         table = read_predictions(path)
@@ -45,16 +49,16 @@ def strip_text(folder: Path) -> None:
 
 
 def read_predictions(path: Path | str, without: Collection[str] = ()) -> Predictions:
-    """Read a table that `write_predictions` wrote; the content tells which format it has.
+    """Read a table written by `write_predictions`; the format is recognised by the content.
 
-    Optional columns that are not there become None and are listed in `Predictions.missing`.
+    Optional columns that the file lacks become None and are listed in `Predictions.missing`.
 
     Args:
         path: The file.
-        without: Optional columns to leave out, which saves memory where tables are large.
+        without: Optional columns to leave out, which saves memory for large tables.
 
     Raises:
-        PredictionsError: No such file, not a predictions table, cut off, of another format version, without a needed
+        PredictionsError: No such file, not a predictions table, cut off, of another format version, without a required
             column, or with values that break a rule. The message names the file.
     """
     path = Path(path)
@@ -111,9 +115,9 @@ def _read_jsonl(content: bytes, without: Collection[str]) -> tuple[PredictionsIn
             raise PredictionsError(f"line {number}: expected a JSON object")
     head, rows = records[0], records[1:]
     if "info" not in head:
-        raise PredictionsError('line 1: expected the metadata, {"info": ...}; this is no predictions table')
+        raise PredictionsError('line 1: expected the metadata, {"info": ...}; this is not a predictions table')
     if head.get("rows", len(rows)) != len(rows):
-        raise PredictionsError(f"the first line promises {head['rows']} rows, found {len(rows)}; the file is cut off")
+        raise PredictionsError(f"the first line states {head['rows']} rows, found {len(rows)}; the file is cut off")
     names = {name for row in rows for name in row}.difference(without) if rows else set(REQUIRED)
     return _read_info(head["info"]), {name: [row.get(name) for row in rows] for name in names}
 
@@ -133,14 +137,14 @@ def _read_parquet(content: bytes, without: Collection[str]) -> tuple[Predictions
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise PredictionsError(f"damaged or cut off ({reason}); make it again with `erc-llm predict`") from None
     if metadata is None:
-        raise PredictionsError(f"Parquet without the metadata '{_KEY.decode()}'; this is no predictions table")
+        raise PredictionsError(f"Parquet without the metadata '{_KEY.decode()}'; this is not a predictions table")
     return _read_info(metadata), columns
 
 
 def _values(column: Any) -> Any:
-    """An Arrow column as an array of its final type where it can be one, else as plain values for `from_columns`.
+    """An Arrow column as an array of its final type if possible, otherwise as plain values for `from_columns`.
 
-    Texts that are equal become one object: a million rows repeat few labels, scenes and names.
+    Equal texts share one object, because a million rows repeat few labels, scenes and names.
     """
     import pyarrow as pa
 

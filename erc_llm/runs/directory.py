@@ -1,24 +1,24 @@
-"""Run directories: what a training run leaves behind, and how it is read again.
+"""Run directories: layout, reading, and the checks before a run is resumed.
 
     runs/NAME/
-      config.yaml       the resolved configuration, as the latest part of the training run used it
+      config.yaml       the resolved configuration, as last used by the training run
       manifest.json     kind, hashes of corpus, template, base model and config; labels, versions, seed, commit
       training.jsonl    loss, learning rate and speed, step by step
       selection.jsonl   scores on the selection split, evaluation by evaluation
 
-    of an adapter, besides
+    for an adapter, also
       prompt.jinja      the prompt template, so that the adapter stays usable when the packaged one changes
       adapter/          the adapter of the best selection score, as plain PEFT reads it
-      calibration.json  what `erc-llm calibrate` fitted on the selection split, where it was called
-      checkpoints/      what `--resume` goes on from; removed when the training run is finished
+      calibration.json  the calibration fitted by `erc-llm calibrate`, if any
+      checkpoints/      state for `--resume`; removed when the training run is finished
 
-    of a baseline, besides
-      speakers.json       speaker to number, where speakers are numbered over the whole corpus
-      model.safetensors   what was trained, of the epoch with the best selection score
-      selection.parquet   predictions of the selection split; further splits beside it
-      checkpoint.pt, epoch-N.safetensors   what `--resume` goes on from; removed when the training run is finished
+    for a baseline, also
+      speakers.json       speaker to number, if speakers are numbered over the whole corpus
+      model.safetensors   the trained weights of the epoch with the best selection score
+      selection.parquet   predictions of the selection split; those of other splits lie beside it
+      checkpoint.pt, epoch-N.safetensors   state for `--resume`; removed when the training run is finished
 
-Input: a folder, and the kind of configuration that is expected there. Output: a `RunDirectory`.
+Input: a folder, and the expected kind of configuration. Output: a `RunDirectory`.
 Does not depend on: models, prompts, corpora.
 """
 
@@ -47,7 +47,7 @@ C = TypeVar("C", bound=Recipe)
 
 @dataclass(frozen=True)
 class RunDirectory(Generic[C]):
-    """A run directory that was read: `config` is a `RunConfig` for an adapter, a `BaselineConfig` for a baseline."""
+    """The records of a run directory; `config` is a `RunConfig` for an adapter, a `BaselineConfig` for a baseline."""
 
     folder: Path
     config: C
@@ -55,7 +55,7 @@ class RunDirectory(Generic[C]):
 
     @property
     def precision(self) -> str | None:
-        """What it was trained in, such as `bfloat16`; None if unknown (older runs under `auto`)."""
+        """Precision of the training run, such as `bfloat16`; None if unknown (older runs with `auto`)."""
         return self.manifest.precision or self.config.asked_precision
 
     @property
@@ -81,34 +81,36 @@ def read_directory(folder: Path | str, form: type[C]) -> RunDirectory[C]:
     """Read a run directory.
 
     Args:
-        folder: Where it is.
+        folder: The run directory.
         form: `RunConfig` for an adapter, `BaselineConfig` for a baseline.
 
     Raises:
-        RunError: It is missing, incomplete, damaged, of a format that this version does not read, or of the other kind.
+        RunError: The directory is missing, incomplete, damaged, of an unsupported format, or of the other kind.
         ConfigError: Its `config.yaml` cannot be read.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise RunError(f"{folder}: no such run directory; `erc-llm train CONFIG` makes one")
+        raise RunError(f"{folder}: no such run directory; `erc-llm train CONFIG` creates one")
     if not (folder / MANIFEST).is_file() or not (folder / CONFIG).is_file():
-        raise RunError(f"{folder}: not a run directory: it needs {MANIFEST} and {CONFIG}")
+        raise RunError(f"{folder}: not a run directory; expected {MANIFEST} and {CONFIG} in it")
     manifest = read_manifest(folder)
     if issubclass(form, RunConfig) and manifest.kind != "adapter":
-        raise RunError(f"{folder}: holds a baseline, no adapter; `erc-llm baseline CONFIG --resume` predicts by it")
+        raise RunError(
+            f"{folder}: found a baseline, expected an adapter; `erc-llm baseline CONFIG --resume` predicts with it"
+        )
     if not issubclass(form, RunConfig) and manifest.kind == "adapter":
-        raise RunError(f"{folder}: holds an adapter, no baseline; `erc-llm predict {folder}` predicts by it")
+        raise RunError(f"{folder}: found an adapter, expected a baseline; `erc-llm predict {folder}` predicts with it")
     return RunDirectory(folder, load_section(form, folder / CONFIG), manifest)
 
 
 def claim(folder: Path, config: C, resume: bool) -> RunDirectory[C] | None:
-    """The run that is in the folder already; None where nothing has begun.
+    """The run that already exists in the folder; None if no run has begun there.
 
-    Under a launcher only the main process looks: others see a finished run, and None for any other, because the main
-    process may have begun to write.
+    Under a launcher, only the main process checks the folder. Other processes get a finished run, and None for an
+    unfinished one, because the main process may be writing to it already.
 
     Raises:
-        RunError: The folder belongs to something else, to a run of another configuration, or `resume` is not set.
+        RunError: The folder exists and is not a run, belongs to a run with another configuration, or `resume` is False.
     """
     if not folder.exists() or all(_is_beginning(path) for path in folder.iterdir()):
         return None
@@ -130,27 +132,29 @@ def claim(folder: Path, config: C, resume: bool) -> RunDirectory[C] | None:
 
 
 def _is_beginning(path: Path) -> bool:
-    """Whether a file is one that a run writes before its manifest, or a draft of one that a kill left."""
+    """Whether a run writes this file before its manifest, or a killed run left it as a partial file."""
     partial = path.name.startswith(".") and path.name.endswith(".partial")
     return partial or path.name in (CONFIG, TEMPLATE, SPEAKERS, CHECKPOINTS)
 
 
 def check_same(run: RunDirectory[Any], now: Manifest) -> None:
-    """Refuse to go on with a run, or to predict by it, on other things than it began with.
+    """Refuse to resume a run, or to predict with it, if its inputs have changed.
 
-    A finished run may predict splits that its corpus has got since; only train must be the same. An unfinished one must
-    also go on in the same precision.
+    A finished run may predict splits that were added to its corpus later; only train must be unchanged. An unfinished
+    run must also keep its precision.
 
     Args:
-        run: As it began.
-        now: The manifest that it would have if it began now.
+        run: The existing run.
+        now: The manifest that a new run would have.
 
     Raises:
-        RunError: The corpus, template, base model, confusion or precision differs.
+        RunError: The corpus, template, base model, confusion counts or precision differ.
     """
     began, folder = run.manifest, run.folder
     if began.confusion != now.confusion:
-        raise RunError(f"{folder}: cannot resume: state.confusion names other predictions than it began with")
+        raise RunError(
+            f"{folder}: cannot resume: state.confusion names other predictions than those the run began with"
+        )
     corpus = "train_sha256" if began.finished and began.train_sha256 else "corpus_sha256"
     for name in (corpus, "template_sha256", "base_model_sha256"):
         old, new = str(getattr(began, name)), str(getattr(now, name))
@@ -163,7 +167,7 @@ def check_same(run: RunDirectory[Any], now: Manifest) -> None:
 
 
 def check_precision(run: RunDirectory[Any], now: str | None) -> None:
-    """Refuse a run that was trained, or began to be, in another precision; what is unknown (None) is not compared.
+    """Refuse a run whose training used another precision; an unknown precision (None) is not compared.
 
     Raises:
         RunError: The precisions differ.
@@ -173,36 +177,37 @@ def check_precision(run: RunDirectory[Any], now: str | None) -> None:
         return
     if run.manifest.finished:
         raise RunError(
-            f"{run.folder}: finished, in {began}; {field} asks for {now}, which gives other results: leave it at auto, "
-            "or choose another name="
+            f"{run.folder}: this run was trained in {began}; {field} requests {now}, which gives other results: set it "
+            "to auto, or choose another name="
         )
     raise RunError(
-        f"{run.folder}: cannot resume: it began in {began}, here it would go on in {now}; set {field} to what it began "
-        "with, or choose another name="
+        f"{run.folder}: cannot resume: the run began in {began} and would continue in {now}; set {field} to that of "
+        "the run, or choose another name="
     )
 
 
 def refuse_other_source(run: Run, what: str, old: str | None, new: str | None) -> None:
-    """Refuse to take a finished run for one that was made from something else; what is not known is not compared.
+    """Refuse to reuse a finished run if a source of it has changed; unknown hashes (None) are not compared.
 
     Args:
         run: The finished run.
-        what: It was made from, as in `on another WHAT`.
-        old: Its hash then.
-        new: Its hash now.
+        what: Name of the source for the message, as in `another WHAT`.
+        old: Hash of the source that the run was made from.
+        new: Hash of the source now.
 
     Raises:
         RunError: The hashes differ.
     """
     if None not in (old, new) and old != new:
         raise RunError(
-            f"{run.folder}: finished, on another {what}: its hash was {str(old)[:12]}, now it is {str(new)[:12]}; "
+            f"{run.folder}: this run was made from another {what}: its hash was {str(old)[:12]}, now it is "
+            f"{str(new)[:12]}; "
             "choose another name="
         )
 
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Names of the fields that differ; of entries too, where a field is a mapping with keys of the user's own."""
+    """Dotted names of the fields that differ, including single entries of mappings with user-defined keys."""
     changed = []
     for key in {**old, **new}:
         before, after = old.get(key), new.get(key)

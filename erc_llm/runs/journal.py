@@ -1,8 +1,9 @@
-"""Results kept one by one as they come, so that long work that is killed goes on where it stopped.
+"""Journal: stores results one by one, so that long work can continue after it was killed.
 
-Input: a key and a value that JSON can hold. Output: the values of earlier tries, by key. A key must be a hash of all
-that the value depends on, unless the file's head states the rest.
-Does not depend on: what is kept, configurations, models.
+A key must be a hash of everything that its value depends on, except for what the head of the file states.
+
+Input: a key and a JSON-compatible value. Output: the values stored so far, by key.
+Does not depend on: the meaning of the values, configurations, models.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from erc_llm.runs.json_lines import append_record, parse_record, read_records
 
 
 class Journal:
-    """A file of JSON lines `{"key": ..., "value": ...}` that only grows; the last value of a key counts.
+    """An append-only file of JSON lines `{"key": ..., "value": ...}`; the last value of a key counts.
 
-    A line that is cut off, as after a crash, is skipped; so is one that is no entry.
+    Lines that a crash cut off and lines that are not entries are skipped.
 
     Args:
-        path: The file; made with the first entry, or at once where there is a head.
-        head: What all values depend on; the file's first line. None: the file has no such line.
+        path: The file; created with the first entry, or at once if there is a head.
+        head: First line of the file, which states what all values depend on. None: the file has no such line.
 
     Raises:
-        UserError: The file is there and cannot be read, or its head cannot be written.
+        UserError: The file exists and cannot be read, or its head cannot be written.
         ConfigError: The file has another head.
     """
 
@@ -48,24 +49,26 @@ class Journal:
 
     @property
     def values(self) -> Mapping[str, Any]:
-        """What is kept, by key."""
+        """The stored values, by key."""
         return self._values
 
     def add(self, key: str, value: Any) -> None:
-        """Keep a value; once this returns, killing the process does not lose it.
+        """Store a value; once this returns, it survives a kill of the process.
 
         Raises:
-            UserError: It cannot be written.
+            UserError: The file cannot be written.
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             append_record(self.path, {"key": key, "value": value})
         except OSError as error:
-            raise UserError(f"{self.path}: cannot be written: {error.strerror or error}; all before is kept") from error
+            raise UserError(
+                f"{self.path}: cannot be written: {error.strerror or error}; earlier results are kept"
+            ) from error
         self._values[key] = value
 
     def remove(self) -> None:
-        """Delete the file: what it held is elsewhere now."""
+        """Delete the file, once its values are stored elsewhere."""
         self.path.unlink(missing_ok=True)
 
 
@@ -74,11 +77,11 @@ def _check_head(path: Path, head: Mapping[str, Any]) -> None:
         found = parse_record(file.readline())
     if found != head:
         differing = ", ".join(name for name, value in head.items() if (found or {}).get(name) != value)
-        raise ConfigError(f"{path}: was written from another {differing or 'source'}; name another file")
+        raise ConfigError(f"{path}: written with another {differing or 'source'}; name another file")
 
 
 def _entry(record: Mapping[str, Any]) -> tuple[str, Any] | None:
-    """Key and value of a line; older files of speaker notes call them `batch` and `answers`."""
+    """Key and value of a line; older files of speaker notes name these fields `batch` and `answers`."""
     for key, value in (("key", "value"), ("batch", "answers")):
         if isinstance(record.get(key), str) and value in record:
             return record[key], record[value]

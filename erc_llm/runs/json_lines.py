@@ -1,8 +1,7 @@
-"""Files of JSON lines that only grow: the one way to append to them and to read them after a kill.
+"""Append-only files of JSON lines that stay readable after a kill or on a full disk.
 
-Input: a path, and records that JSON can hold. Output: the whole records of the file; a line that a kill or a full disk
-cut off is skipped.
-Does not depend on: what is recorded, configurations, models.
+Input: a path, and JSON-compatible records. Output: the complete records of the file, without lines that were cut off.
+Does not depend on: the meaning of the records, configurations, models.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ from typing import Any
 
 
 def append_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Append one record; once this returns, killing the process does not lose it.
+    """Append one record; once this returns, it survives a kill of the process.
 
-    A line that was cut off is closed first, so that it spoils no other. It is not removed: another process may be
-    writing to the same file.
+    If the last line was cut off, a line break is added first, so that the record gets its own line. The cut line is not
+    removed, because another process may be writing to the file.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The file cannot be written.
     """
     line = json.dumps(dict(record), ensure_ascii=False).encode() + b"\n"
     with open(path, "ab+") as file:
@@ -32,12 +31,12 @@ def append_record(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a file in their order; none where there is no file. Lines that are no JSON object are skipped.
+    """The records of a file in file order; none if the file does not exist. Lines without a JSON object are skipped.
 
-    A line that lacks only its line break is whole: no beginning of a JSON object is one itself.
+    A last line that lacks only its line break counts, because a truncated JSON object is never valid JSON.
 
     Raises:
-        OSError: It is there and cannot be read.
+        OSError: The file exists and cannot be read.
     """
     try:
         content = path.read_bytes()
@@ -47,7 +46,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def parse_record(line: bytes) -> dict[str, Any] | None:
-    """The JSON object of a line; None where it holds none, or half of one."""
+    """The JSON object in a line; None if there is none or it was cut off."""
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):

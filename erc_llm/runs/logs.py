@@ -1,7 +1,7 @@
-"""Logs of a run: one JSON object a line, step by step.
+"""Logs of a run: JSON lines, one record per logged step.
 
-Input: the run directory's `training.jsonl` or `selection.jsonl`, and records with their `step`. Output: the records.
-Does not depend on: what a step is, models, configurations.
+Input: the run directory's `training.jsonl` or `selection.jsonl`, and records with a `step`. Output: the records.
+Does not depend on: the meaning of a step, models, configurations.
 """
 
 from __future__ import annotations
@@ -20,22 +20,24 @@ SELECTION_LOG = "selection.jsonl"
 
 
 def append_line(path: Path, record: Mapping[str, Any]) -> None:
-    """Append one JSON line to a log; a line cut by a kill is dropped by `read_lines`.
+    """Append one JSON line to a log; `read_lines` skips a line that a kill cut off.
 
     Raises:
-        RunError: It cannot be written.
+        RunError: The log cannot be written.
     """
     try:
         append_record(path, record)
     except OSError as error:
-        raise RunError(f"{path}: cannot be written: {error.strerror or error}; make room and add --resume") from error
+        raise RunError(
+            f"{path}: cannot be written: {error.strerror or error}; free disk space and add --resume"
+        ) from error
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a log; nothing where there is no log yet.
+    """The records of a log; none if the log does not exist yet.
 
     Raises:
-        RunError: It is there and cannot be read.
+        RunError: The log exists and cannot be read.
     """
     try:
         return read_records(path)
@@ -44,7 +46,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def rewind_log(path: Path, step: int) -> None:
-    """Keep a log's records up to `step`, so that a resumed training run does not write them twice."""
+    """Remove a log's records after `step`, so that a resumed training run does not write them twice."""
     kept = [r for r in read_lines(path) if r["step"] <= step]
     if path.is_file():
         write_text(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept), RunError)

@@ -1,6 +1,6 @@
-"""The manifest of a run: what an adapter or a baseline was made from and with.
+"""The manifest of a run: the sources and settings that an adapter or a baseline was made from.
 
-Input: a run directory. Output: a `Manifest`, also where an older version of this package wrote it.
+Input: a run directory. Output: a `Manifest`, also from files that older versions of this package wrote.
 Does not depend on: configurations, models, prompts.
 """
 
@@ -27,28 +27,28 @@ Kind = Literal["adapter", "encoder", "compm", "emonet"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What a run was made from and with.
+    """Sources, settings and status of a run.
 
     Attributes:
-        kind: `adapter` of a language model, or the kind of a baseline.
-        run_id: Name of the run and the beginning of its config's hash; of an average, of a hash of its runs.
+        kind: `adapter` for a language model, otherwise the kind of the baseline.
+        run_id: Name of the run and the first digits of its config's hash; for an average, of a hash of its runs.
         status: `training` until the weights are final, then `finished`.
         context: `past` or `full`.
-        train_shares: Share of each label among the labelled targets, in label order.
-        training_prior: Share of each label in what the loss saw: the expected share of draws under class-balanced
-            sampling, the share of weight under weights on the loss; otherwise the same as `train_shares`.
-        config_sha256: Hash of the configuration as the version that wrote the manifest computed it. A later version may
-            hash other fields, so a run is compared by the hash of its `config.yaml`, computed anew.
+        train_shares: Label distribution of the labelled targets, in label order.
+        training_prior: Label distribution of what the loss was computed on: of the expected draws with class-balanced
+            sampling, of the weights with loss weights; otherwise equal to `train_shares`.
+        config_sha256: Hash of the configuration, computed by the version that wrote the manifest. Other versions may
+            hash other fields, so runs are compared by a hash recomputed from `config.yaml`.
         template_sha256: Hash of the prompt template; None for a baseline.
         base_model_sha256: Hash of the weights of the base model, or of a baseline's encoder.
-        confusion: (labels, labels) counts by which labels told to training questions were corrupted; None if none
-            were told.
-        averaged: The runs whose mean this one is; none for a run that was trained.
-        train_sha256: Hash of train alone, selection split included, where `corpus_sha256` is of all splits; None in
-            runs from before it was kept.
-        precision: What was multiplied in, such as `bfloat16`; None in runs from before it was kept.
-        memory: What a baseline reads of a speaker's past, and from where; None for an adapter.
-        selected_by: The split by which a baseline's epoch was chosen; None for an adapter, whose `config.yaml` says it.
+        confusion: (labels, labels) confusion counts from which the labels in training prompts were corrupted; None if
+            training prompts contained no labels.
+        averaged: Ids of the runs that were averaged; empty for a trained run.
+        train_sha256: Hash of train alone, selection split included (`corpus_sha256` covers all splits); None in older
+            runs, which did not store it.
+        precision: Precision of the computation, such as `bfloat16`; None in older runs, which did not store it.
+        memory: Which part of a speaker's past a baseline reads, and its source; None for an adapter.
+        selected_by: The split that selected a baseline's epoch; None for an adapter, whose `config.yaml` states it.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -82,7 +82,7 @@ class Manifest:
 
     @property
     def finished(self) -> bool:
-        """Whether its weights are final."""
+        """Whether the weights are final."""
         return self.status == FINISHED
 
 
@@ -90,7 +90,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write or replace the manifest of a run directory.
 
     Raises:
-        RunError: It cannot be written.
+        RunError: The file cannot be written.
     """
     write_text(folder / MANIFEST, json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n", RunError)
 
@@ -99,7 +99,7 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest of a run directory.
 
     Raises:
-        RunError: It is missing, damaged, or of a format that this version does not read.
+        RunError: The file is missing, damaged, or of a format that this version does not read.
     """
     path = folder / MANIFEST
     try:
@@ -113,7 +113,7 @@ def read_manifest(folder: Path) -> Manifest:
     current = _from_format_1(content)
     if (version := current.get("format_version")) != RUN_FORMAT:
         raise RunError(
-            f"{path}: run format {version}, this version of erc-llm reads 1 to {RUN_FORMAT}; "
+            f"{path}: found run format {version}; this version of erc-llm reads 1 to {RUN_FORMAT}; "
             "use the version that wrote it, or train again"
         )
     try:
@@ -124,10 +124,11 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _from_format_1(content: dict[str, Any]) -> dict[str, Any]:
-    """A manifest of format 1 with the names and fields of format 2; any other one as it is.
+    """Convert a manifest of format 1 to the fields of format 2; return any other manifest unchanged.
 
-    Format 1 had two forms: an adapter's, and a baseline's with names of its own. Runs from before classes could be
-    balanced do not state their training prior: their loss saw every target once an epoch.
+    Format 1 had two forms: one for adapters, and one for baselines with other field names. Runs from before class
+    balancing do not state a training prior; it equals `train_shares`, because their loss used every target once per
+    epoch.
     """
     if content.get("baseline_format") == 1:
         names = {"baseline": "kind", "base_sha256": "base_model_sha256", "baseline_format": "format_version"}

@@ -1,4 +1,4 @@
-"""A finished run, or a configuration's base model, opened once: read, checked, and its overrides applied.
+"""Opening a source of predictions: reads and checks a finished run, or a configuration, and applies overrides.
 
 Input: a run directory, its adapter folder, a configuration or the name of one; overrides. Output: an `Opened`.
 Does not depend on: models, prompts, corpora.
@@ -12,18 +12,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from erc_llm.config import RunConfig, load_config, override_finished
-from erc_llm.errors import RunError
+from erc_llm.config import RunConfig, load_config
+from erc_llm.config_files import resolve
+from erc_llm.errors import ConfigError, RunError
 from erc_llm.runs.directory import Run, read_run
 from erc_llm.runs.manifest import FINISHED
+
+# The decision rule and the locations on this machine may change after training; hashes ensure that a moved model is the
+# same one.
+_CHANGEABLE = ("model.base", "model.device", "model.precision", "profile.notes")
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What predictions are made with.
+    """The configuration and run that predictions are made with.
 
     Attributes:
-        config: The run's configuration with overrides applied; without a run, the configuration itself.
+        config: The run's configuration, or the given one, with overrides applied.
         run: The finished run; None for a base model alone (zero-shot).
     """
 
@@ -42,11 +47,11 @@ def open_run(source: str | Path | RunConfig | Opened, overrides: Sequence[str] =
     Args:
         source: A run directory or its adapter folder; a configuration, its YAML file, or the name of one that comes
             with the package. A `Path` is always a run.
-        overrides: `key=value` texts; see `erc_llm.config.override_finished`.
+        overrides: `key=value` texts; see `override_finished`.
 
     Raises:
-        RunError: No such run, or it is unfinished, damaged, of another format, or its prompt template was changed.
-        ConfigError: No such configuration, or an override is wrong.
+        RunError: The run is missing, unfinished, damaged, of another format, or its prompt template was changed.
+        ConfigError: The configuration does not exist, or an override is wrong.
     """
     if isinstance(source, Opened):
         return Opened(override_finished(source.config, overrides), source.run)
@@ -56,9 +61,25 @@ def open_run(source: str | Path | RunConfig | Opened, overrides: Sequence[str] =
         return Opened(override_finished(source, overrides))
     run = read_run(_run_folder(Path(source)))
     if run.manifest.status != FINISHED:
-        raise RunError(f"{run.folder}: its training is not finished; `erc-llm train ... --resume` continues it")
+        raise RunError(f"{run.folder}: the training run is not finished; `erc-llm train ... --resume` continues it")
     _check_template(run)
     return Opened(override_finished(run.config, overrides), run)
+
+
+def override_finished(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """The configuration of a finished run with `key=value` overrides, as for `load_config`.
+
+    Raises:
+        ConfigError: An override changes a training setting, or is wrong; the message lists all wrong values.
+    """
+    for text in overrides:
+        field = text.partition("=")[0]
+        if not field.startswith("scoring.") and field not in _CHANGEABLE:
+            raise ConfigError(
+                f"override '{text}': training settings of a finished run cannot be overridden; only scoring.FIELD, "
+                f"{', '.join(_CHANGEABLE)} can"
+            )
+    return resolve(RunConfig, config.model_dump(mode="json"), overrides, "overrides") if overrides else config
 
 
 def _is_run(source: str) -> bool:
@@ -67,7 +88,7 @@ def _is_run(source: str) -> bool:
 
 
 def _run_folder(folder: Path) -> Path:
-    """The run directory of an adapter folder; any other folder as it is."""
+    """The run directory that contains an adapter folder; any other folder unchanged."""
     inside_a_run = (folder / "adapter_config.json").is_file() and (folder.parent / "manifest.json").is_file()
     return folder.parent if inside_a_run else folder
 

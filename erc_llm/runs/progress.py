@@ -1,6 +1,6 @@
-"""Progress of long work: lines, headings, bars and scores for people, and the training log of a run.
+"""Progress of long work: the display interface (lines, headings, bars, scores) and the training log of a run.
 
-Input: what was done so far. Output: calls on a `Progress` (a terminal, or nothing) and the lines of `training.jsonl`.
+Input: the work done so far. Output: calls on a `Progress` (a terminal, or nothing) and the lines of `training.jsonl`.
 Does not depend on: rich, models, how a training loop works.
 """
 
@@ -18,51 +18,51 @@ from erc_llm.runs.logs import TRAINING_LOG, append_line, rewind_log
 
 
 class Bar(Protocol):
-    """One bar of progress."""
+    """A progress bar."""
 
     def update(self, completed: int, metrics: str | None = None) -> None:
-        """Move the bar; `metrics` replaces the text beside it."""
+        """Advance the bar; `metrics` replaces the text beside it."""
 
 
 class Progress(Protocol):
-    """Shows long work to people."""
+    """Displays the progress of long work to the user."""
 
     @property
     def animated(self) -> bool:
-        """Whether bars are drawn; where they are not, a loop prints a line now and then instead."""
+        """Whether bars are drawn; otherwise, loops print a line at intervals."""
 
     def line(self, text: str, *, warning: bool = False) -> None:
         """Print one line of text."""
 
     def heading(self, text: str) -> None:
-        """Print the heading of a part of the work."""
+        """Print the heading of a section of the work."""
 
     def score(self, where: str, score: float, best: float, is_best: bool) -> None:
         """Print a selection score.
 
         Args:
-            where: When in the training it was measured, such as `step 30`.
+            where: Point of the training run at which it was measured, such as `step 30`.
             score: Weighted F1, a fraction.
-            best: The best one so far, this one included.
-            is_best: Whether this one is the new best.
+            best: The best score so far, this one included.
+            is_best: Whether this score is the new best.
         """
 
     def bar(self, text: str, total: int, completed: int = 0, *, transient: bool = False) -> AbstractContextManager[Bar]:
-        """Draw a bar with what is done, how far it is and how long it will take.
+        """Draw a bar with a description, the progress and the remaining time.
 
         Args:
-            text: What is done.
-            total: Units of the whole work.
-            completed: Those that are done already.
-            transient: Remove the bar at the end.
+            text: Description of the work.
+            total: Number of units of work.
+            completed: Number of units that are done already.
+            transient: Whether to remove the bar at the end.
         """
 
     def busy(self, text: str) -> AbstractContextManager[object]:
-        """Show that work of unknown length goes on."""
+        """Show that work of unknown length is in progress."""
 
 
 class Silent:
-    """A `Progress` that shows nothing."""
+    """A `Progress` that displays nothing."""
 
     animated = False
 
@@ -93,19 +93,19 @@ SILENT = Silent()
 
 
 class TrainingLog:
-    """The log of a training run, `training.jsonl`, and the bar that people see meanwhile.
+    """The log of a training run, `training.jsonl`, and its progress bar.
 
-    Speed is work per second of training: while the log is paused, for scoring and saving, no time is counted.
+    Speed is work per second of training; the time while the log is paused, for scoring and saving, does not count.
 
     Args:
         folder: The run directory.
-        progress: Where the bar is drawn.
+        progress: Draws the bar.
         total: Optimizer steps of the whole training run.
         epochs: Epochs of the whole training run.
-        unit: What `advance` counts; the key `UNIT_per_second` of the log.
-        print_every: Optimizer steps between two printed lines, where no bar is drawn.
-        precision: The configuration field that a diverged run may change, such as `model.precision`.
-        clock: Seconds from any fixed moment.
+        unit: Unit of the work that `advance` counts, as in the key `UNIT_per_second` of the log.
+        print_every: Optimizer steps between two printed lines if no bar is drawn.
+        precision: Configuration field to suggest when a run diverges, such as `model.precision`.
+        clock: Returns seconds since a fixed moment.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class TrainingLog:
         self._printed = 0
 
     def begin(self, step: int) -> None:
-        """Start the bar and the clock at the step that is resumed from; later lines of the log are removed."""
+        """Start the bar and the clock at a step (0, or the one resumed from); later lines of the log are removed."""
         rewind_log(self._path, step)
         self._bar = self._open.enter_context(self._progress.bar("training", self._total, step))
         self._work, self._seconds, self._printed = 0, 0.0, step
@@ -149,7 +149,7 @@ class TrainingLog:
 
     @contextmanager
     def running(self, step: int) -> Iterator[None]:
-        """`begin` at a step, and `end` however the block ends."""
+        """`begin` at a step, and `end` after the block, also if it raises."""
         self.begin(step)
         try:
             yield
@@ -163,13 +163,13 @@ class TrainingLog:
             self._running_since = None
 
     def resume(self) -> None:
-        """Let the clock go on."""
+        """Restart the clock after a pause."""
         if self._running_since is None:
             self._running_since = self._clock()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave the time of a block out of the speed."""
+        """Exclude the time of a block from the speed."""
         self.pause()
         try:
             yield
@@ -177,19 +177,19 @@ class TrainingLog:
             self.resume()
 
     def advance(self, step: int, work: int) -> None:
-        """Count an optimizer step that was made, with its work."""
+        """Record a completed optimizer step and its work."""
         self._work += work
         self._bar.update(step)
 
     def check(self, step: int, loss: float) -> None:
-        """Refuse to go on with a loss that is no number.
+        """Stop if the loss is not a finite number.
 
         Raises:
-            RunError: The training diverged.
+            RunError: The training run diverged.
         """
         if not math.isfinite(loss):
             raise RunError(
-                f"the loss is {loss} at step {step}: the training diverged; lower training.learning_rate, or use "
+                f"the loss is {loss} at step {step}: the training run diverged; lower training.learning_rate, or use "
                 f"another {self._precision}"
             )
 
@@ -197,13 +197,13 @@ class TrainingLog:
         """Write one line of the log.
 
         Args:
-            step: Optimizer steps made.
-            loss: Mean since the line before.
+            step: Number of optimizer steps so far.
+            loss: Mean loss since the previous line.
             grad_norm: Norm of the last gradients before clipping.
-            learning_rate: Of the last step.
+            learning_rate: Learning rate of the last step.
 
         Raises:
-            RunError: The training diverged, or the log cannot be written.
+            RunError: The training run diverged, or the log cannot be written.
         """
         self.check(step, loss)
         speed = self._take_speed()
@@ -223,7 +223,7 @@ class TrainingLog:
         self._printed = step
 
     def _take_speed(self) -> float:
-        """Work per second since this was called last."""
+        """Work per second since the previous call."""
         seconds = self._seconds
         if self._running_since is not None:
             now = self._clock()

@@ -1,4 +1,8 @@
-"""Provenance of a run: package versions and the commit of the source checkout."""
+"""Provenance of a run: package versions and the commit of the source checkout.
+
+Input: none. Output: versions by package name; a commit.
+Does not depend on: runs, configurations, models.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,10 @@ _PACKAGES = ("erc-llm", "transformers", "peft", "trl", "accelerate", "tokenizers
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that can change a result; of torch with its build, such as +cpu."""
+    """Versions of Python and of the packages that can change a result; torch's includes its build, such as +cpu."""
     import torch
 
-    # Some builds of torch leave themselves out of its metadata.
+    # The package metadata of some torch builds lacks the build.
     found = {"python": platform.python_version(), "machine": platform.machine(), "torch": str(torch.__version__)}
     for name in _PACKAGES:
         try:
@@ -25,7 +29,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The commit of the source checkout this package runs from, with `+` where files differ; None if installed."""
+    """Commit of the source checkout, with `+` if files were changed; None outside a checkout."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None

@@ -27,7 +27,10 @@ def test_all_mistakes_are_told_with_their_fields(tmp_path: Path) -> None:
     assert "speaker.loss_weights: Input should be 'none', 'unnormalised' or 'normalised', found 'balanced'" in found
     assert "override 'nonsense': expected key=value" in found
     unknown = _mistakes(tmp_path, "encoder: {layers: 2}\n")
-    assert "encoder.layers: no such field; there are base, max_tokens, attention_dropout, precision, device" in unknown
+    assert (
+        "encoder.layers: no such field; expected one of base, max_tokens, attention_dropout, precision, device"
+        in unknown
+    )
     assert "lora: no such field" in _mistakes(tmp_path, "lora: {rank: 4}\n")
 
 

@@ -104,7 +104,9 @@ def test_a_training_does_not_go_on_in_another_precision(tiny_bert: TinyModel, tm
     folder = trained(config).folder
     _unfinished(folder)
     write_manifest(folder, replace(read_manifest(folder), precision="bfloat16"))
-    with pytest.raises(RunError, match=r"it began in bfloat16, here it would go on in float32; set encoder\.precision"):
+    with pytest.raises(
+        RunError, match=r"the run began in bfloat16 and would continue in float32; set encoder\.precision"
+    ):
         trained(config, resume=True)
 
 

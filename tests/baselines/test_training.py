@@ -214,7 +214,7 @@ def test_a_taken_folder_is_refused(run: Path, config: BaselineConfig, tmp_path: 
 
 def test_an_adapters_commands_refuse_a_baseline(run: Path) -> None:
     with pytest.raises(
-        RunError, match="holds a baseline, no adapter; `erc-llm baseline CONFIG --resume` predicts by it"
+        RunError, match="found a baseline, expected an adapter; `erc-llm baseline CONFIG --resume` predicts with it"
     ):
         read_run(run)
 
@@ -328,7 +328,7 @@ def test_a_finished_run_is_not_taken_for_one_in_another_precision(config: Baseli
         return config.model_copy(update={"encoder": config.encoder.model_copy(update={"precision": precision})})
 
     assert trained(asked("auto"), resume=True).manifest == read_manifest(run)
-    with pytest.raises(RunError, match=r"finished, in float32; encoder\.precision asks for bfloat16"):
+    with pytest.raises(RunError, match=r"trained in float32; encoder\.precision requests bfloat16"):
         trained(asked("bf16"), resume=True)
 
 
@@ -357,9 +357,9 @@ def test_the_manifest_of_a_damaged_run_is_told(run: Path, tmp_path: Path, config
     shutil.copyfile(run / "config.yaml", folder / "config.yaml")
     content = json.loads((run / "manifest.json").read_text("utf-8"))
     for damage, words in (
-        ({"format_version": 99}, "run format 99, this version of erc-llm reads 1 to 2"),
+        ({"format_version": 99}, "run format 99; this version of erc-llm reads 1 to 2"),
         ({"more": 1}, "more: Unexpected keyword argument"),
-        ({"kind": "adapter"}, "holds an adapter, no baseline; `erc-llm predict .*tiny` predicts by it"),
+        ({"kind": "adapter"}, "found an adapter, expected a baseline; `erc-llm predict .*tiny` predicts with it"),
     ):
         (folder / "manifest.json").write_text(json.dumps(content | damage), "utf-8")
         with pytest.raises(RunError, match=words):

@@ -235,7 +235,7 @@ def test_what_cannot_be_fitted_is_refused() -> None:
     for missing in ("log_likelihoods", "gold"):
         with pytest.raises(PredictionsError, match="found 0"):
             calibrate(Predictions.from_columns(table.info, columns | {missing: None}))
-    with pytest.raises(PredictionsError, match=r"'Neutral' is the gold label .* give it a share"):
+    with pytest.raises(PredictionsError, match=r"gold label 'Neutral' .* give the label a share"):
         calibrate(table, PriorShift("given", TRAINED, (0.5, 0.25, 0.0, 0.25)))
 
 

@@ -98,7 +98,7 @@ def _without(content: dict[str, Any], name: str) -> dict[str, Any]:
     ("spoil", "message"),
     [
         (lambda c: [], "calibration format None"),
-        (lambda c: c | {"format_version": 2}, "calibration format 2, this version reads 1"),
+        (lambda c: c | {"format_version": 2}, "calibration format 2, expected 1"),
         (lambda c: _without(c, "temperature"), "temperature: Field required"),
         (lambda c: c | {"temperature": "hot"}, "temperature: Input should be a valid number"),
         (lambda c: c | {"temperature": 0.0}, "temperature above 0"),
@@ -113,7 +113,7 @@ def _without(content: dict[str, Any], name: str) -> dict[str, Any]:
         (lambda c: c | {"offsets": [0.0]}, "expected 4 numbers, one per label"),
         (lambda c: c | {"offsets": [0.0, 0.0, 0.0, float("inf")]}, "finite offsets"),
         (lambda c: c | {"decision_weights": [1.0, 1.0, -1.0, 1.0]}, "decision weights above 0"),
-        (lambda c: c | {"prior": c["prior"] | {"training": OTHER}}, "takes back another prior"),
+        (lambda c: c | {"prior": c["prior"] | {"training": OTHER}}, "corrects another prior"),
         (lambda c: c | {"prior": c["prior"] | {"wanted": [1.0]}}, "expected 4 numbers"),
     ],
 )
@@ -166,7 +166,7 @@ def test_an_own_share_of_0_rules_out_a_label_that_training_never_saw(tmp_path: P
 
 
 def test_an_own_share_for_a_label_that_training_never_saw_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"training never saw Sad \(found 0\.1\).* expected 0 there"):
+    with pytest.raises(ConfigError, match=r"training never saw Sad \(found 0\.1\).* expected a share of 0"):
         choose_correction(run_in(tmp_path, **UNSEEN), (0.4, 0.3, 0.2, 0.1))
 
 

@@ -98,7 +98,7 @@ def test_ways_to_answer_that_do_not_fit_are_refused_before_the_model_is_loaded(
     refused(erc("predict", finished, "--decode", "beam"), "scoring.decode", "'beam'", lines=2)
     reasons = erc("predict", finished, "--set", "scoring.answer=reason_then_label")
     refused(reasons, "answer=reason_then_label needs decode=generate", lines=2)
-    refused(erc("predict", finished, "--set", "lora.rank=2"), "lora.rank=2", "only scoring.FIELD=VALUE")
+    refused(erc("predict", finished, "--set", "lora.rank=2"), "lora.rank=2", "only scoring.FIELD")
     refused(erc("predict", finished, "--interactive", "--decode", "free"), "--interactive", "scoring.decode=free")
 
 

@@ -98,7 +98,7 @@ def test_doubled_rows(erc: Command) -> None:
     Path("twice.jsonl").write_text("\n".join(map(json.dumps, (head, *records))))
     refused(
         erc("compare", "a.parquet", "twice.jsonl"),
-        "erc-llm: twice.jsonl: target ('d1', '1') stands in 2 rows; a table has one row per target\n",
+        "erc-llm: twice.jsonl: target ('d1', '1') occurs in 2 rows; expected one row per target\n",
     )
 
 

@@ -29,7 +29,7 @@ def test_what_is_printed(tmp_path: Path) -> None:
     assert "2 splits" not in text
     assert f"  {corpus.sha256}  content" in text
     assert all(f"  {digest}  {name}" in text for name, digest in corpus.files)
-    assert "\nWarnings\n- alias for a name that no utterance has: 'Zed'" in text
+    assert "\nWarnings\n- alias for a name that does not occur in the corpus: 'Zed'" in text
     assert "#ALL# speaks 1 times" in text
 
 

@@ -162,13 +162,13 @@ def test_json_cut_in_the_middle(tmp_path: Path) -> None:
     cut = text[: text.index("cellar")]
     message = refused(tmp_path / "dev.json", cut)
     assert f"dev.json:{cut.count(chr(10)) + 1}: not valid JSON" in message
-    assert "it ends in the middle" in message
+    assert "the text is cut off" in message
 
 
 def test_jsonl_cut_in_the_middle(tmp_path: Path) -> None:
     message = refused(tmp_path / "train.jsonl", own(TRAIN)[:-20])
     assert "train.jsonl:3: not valid JSON" in message
-    assert "it ends in the middle" in message
+    assert "the text is cut off" in message
 
 
 def test_jsonl_written_over_several_lines(tmp_path: Path) -> None:
@@ -198,7 +198,9 @@ def test_a_csv_without_a_needed_column(tmp_path: Path) -> None:
 
 
 def test_a_csv_row_of_another_length_and_an_open_quote(tmp_path: Path) -> None:
-    assert "dev.csv:5: a row of 3 fields; the header has 9" in refused(tmp_path / "dev.csv", aligned(DEV) + "a,b,c\n")
+    assert "dev.csv:5: found a row of 3 fields; the header has 9" in refused(
+        tmp_path / "dev.csv", aligned(DEV) + "a,b,c\n"
+    )
     assert "not valid CSV" in refused(tmp_path / "dev.csv", aligned(DEV) + '"never closed\n')
 
 
@@ -214,7 +216,7 @@ def test_a_csv_speaker_that_is_no_list(tmp_path: Path) -> None:
 
 def test_a_compm_line_without_three_fields(tmp_path: Path) -> None:
     message = refused(tmp_path / "dev.txt", "Ada\tHm.\tSad\nBo\tHm.\n")
-    assert "dev.txt:2: 2 fields between tabs; expected three" in message
+    assert "dev.txt:2: found 2 fields separated by tabs; expected three" in message
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
@@ -222,7 +224,7 @@ def test_invalid_utf8_is_named_with_line_and_byte(mark: bytes, tmp_path: Path) -
     content = mark + b"Ada\tHm.\tSad\nBo\tcaf\xe9 au lait\tSad\n"
     message = refused(tmp_path / "dev.txt", content)
     assert f"dev.txt:2: byte {content.index(0xE9)} (0xe9) is not valid UTF-8" in message
-    assert "is UTF-16" in refused(tmp_path / "dev.txt", "Ada\tHm.\tSad".encode("utf-16"))
+    assert "found UTF-16" in refused(tmp_path / "dev.txt", "Ada\tHm.\tSad".encode("utf-16"))
 
 
 def test_a_json_scene_id_of_another_form(tmp_path: Path) -> None:
@@ -238,5 +240,5 @@ def test_a_json_utterance_without_emotion(tmp_path: Path) -> None:
 
 def test_what_is_none_of_the_four_formats(tmp_path: Path) -> None:
     message = refused(tmp_path / "dev.txt", "Dear diary,\n\x1b[31mtoday I saw a cat.\n")
-    assert "not a format this program reads; it begins with 'Dear diary,'" in message
+    assert "unknown file format; the file begins with 'Dear diary,'" in message
     assert "\x1b" not in refused(tmp_path / "dev.txt", "\x1b[31mred")

@@ -39,12 +39,12 @@ def test_fewer_than_two_different_names_are_refused(names: tuple[str, ...]) -> N
 
 
 def test_a_spelling_must_lead_to_a_name() -> None:
-    with pytest.raises(ConfigError, match=r"labels\.spellings: 'joy' stands for 'Happy'"):
+    with pytest.raises(ConfigError, match=r"labels\.spellings: 'joy' maps to 'Happy'"):
         LabelSet(("Happiness", "Anger"), {"joy": "Happy"})
 
 
 def test_neutral_must_be_a_name() -> None:
-    with pytest.raises(ConfigError, match=r"labels\.neutral: 'Calm'"):
+    with pytest.raises(ConfigError, match=r"labels\.neutral: found 'Calm'"):
         LabelSet(("Happiness", "Anger"), neutral="Calm")
 
 

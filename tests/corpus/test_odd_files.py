@@ -32,8 +32,8 @@ def test_ids_met_twice_are_made_unique(tmp_path: Path) -> None:
     corpus = read_corpus(save(tmp_path / "train.jsonl", jsonl(row, row)))
     assert [d.id for d in corpus.dialogues()] == ["a", "a_2"]
     assert [u.id for u in utterances(corpus)] == ["u", "u_2", "u", "u_2"]
-    assert "utterance id met again, renamed: 'u' to 'u_2'" in corpus.warnings[0]
-    assert "dialogue id met again, renamed: 'a' to 'a_2'" in corpus.warnings[1]
+    assert "duplicate utterance id, renamed: 'u' to 'u_2'" in corpus.warnings[0]
+    assert "duplicate dialogue id, renamed: 'a' to 'a_2'" in corpus.warnings[1]
 
 
 def test_an_episode_in_two_splits_is_odd(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_an_episode_in_two_splits_is_odd(tmp_path: Path) -> None:
 def test_two_scenes_in_one_place_in_time_are_odd(tmp_path: Path) -> None:
     rows = jsonl(dialogue("a", "x", episode=1, scene=1), dialogue("b", "x", episode=1, scene=1))
     assert read_corpus(save(tmp_path / "x.jsonl", rows)).warnings == (
-        "two dialogues in one place in time: 'a' and 'b'",
+        "two dialogues with the same season, episode and scene: 'a' and 'b'",
     )
 
 
@@ -58,7 +58,7 @@ def test_dialogues_of_which_only_some_have_episodes_keep_their_order(tmp_path: P
 
 def test_a_season_without_an_episode_is_odd(tmp_path: Path) -> None:
     corpus = read_corpus(save(tmp_path / "x.jsonl", jsonl(dialogue("a", "x", season=3))))
-    assert "season and scene mean nothing without an episode" in corpus.warnings[0]
+    assert "season and scene are ignored without an episode" in corpus.warnings[0]
 
 
 @pytest.mark.parametrize("version", FORMATS)

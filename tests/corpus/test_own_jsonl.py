@@ -57,7 +57,7 @@ def test_fields_nobody_reads_are_pointed_out(tmp_path: Path) -> None:
         ({"id": "a", "episode": True, "utterances": []}, "'episode' is True; expected a whole number"),
         ({"id": "a", "split": "no split", "utterances": []}, "split is 'no split'"),
         ({"id": "a", "utterances": [{"text": "\ud83d", "speaker": "x"}]}, "half of a surrogate pair"),
-        (["a"], "not a format"),
+        (["a"], "unknown file format"),
     ],
 )
 def test_a_wrong_field_is_named_with_its_line(row: object, message: str, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_csv_rows_are_put_into_the_order_of_their_numbers(tmp_path: Path) -> Non
     corpus = read_corpus(save(tmp_path / "dev.csv", aligned([DEV[0], DEV[2], DEV[1]])))
     assert [u.id[-3:] for u in utterances(corpus)] == ["001", "002", "003"]
     place = f"{tmp_path.name}/dev.csv:4"
-    assert corpus.warnings == (f"row put back into the order of Utterance_ID: s01_e02_c01_u002 ({place})",)
+    assert corpus.warnings == (f"row moved to the order of Utterance_ID: s01_e02_c01_u002 ({place})",)
 
 
 def test_csv_may_be_separated_by_semicolons_and_have_further_columns(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_with_episodes_the_order_of_the_file_tells_nothing(tmp_path: Path) -> No
 
 
 def test_a_name_that_tells_two_splits_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match=r"tells 2 splits \(dev, train\)"):
+    with pytest.raises(CorpusError, match=r"states 2 splits \(dev, train\)"):
         read_corpus(save(tmp_path / "train_and_dev.jsonl", own(DEV)))
 
 
@@ -217,7 +217,7 @@ def test_aliases_and_generic_names(tmp_path: Path) -> None:
     corpus = read_corpus(folder, aliases={"Bo Farrow": "Ada Quill", "Zed": "Zoe"}, generic=["Porter"])
     assert utterances(corpus)[2].speakers == ("Ada Quill",)
     assert corpus.generic == {"Porter"}
-    assert corpus.warnings == ("alias for a name that no utterance has: 'Zed'",)
+    assert corpus.warnings == ("alias for a name that does not occur in the corpus: 'Zed'",)
 
 
 # The package

@@ -245,7 +245,7 @@ def test_jsonl_cut_between_two_lines_is_noticed(tmp_path: Path, table: Predictio
     path = tmp_path / "t.jsonl"
     write_predictions(table, path)
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-2]))
-    with pytest.raises(PredictionsError, match=r"promises 7 rows, found 5; the file is cut off"):
+    with pytest.raises(PredictionsError, match=r"states 7 rows, found 5; the file is cut off"):
         read_predictions(path)
 
 
@@ -310,7 +310,7 @@ def write_parquet(path: Path, metadata: bool = True, **others: Any) -> None:
         ({"utterance_id": None, "predicted": None}, "no column utterance_id, predicted"),
         ({"predicted": [1, 2]}, "'predicted', row 1: expected text, found 1"),
         ({"predicted": ["Sad", "Bored"]}, "'Bored' is not among the labels"),
-        ({"utterance_id": ["1", "1"]}, "stands in 2 rows"),
+        ({"utterance_id": ["1", "1"]}, "occurs in 2 rows"),
         ({"probabilities": [[0.5, 0.4, 0.0], [1.0, 0.0, 0.0]]}, "found a sum of 0.9"),
         ({"probabilities": [[1.0], [1.0]]}, "expected 3 numbers, one per label, found 1"),
     ],

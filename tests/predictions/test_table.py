@@ -104,13 +104,13 @@ def test_arrays_of_a_table_are_read_only() -> None:
     ("broken", "message"),
     [
         ({"predicted": None}, "no column predicted"),
-        ({"utterance_id": ["7", "7"]}, r"target \('a', '7'\) stands in 2 rows"),
+        ({"utterance_id": ["7", "7"]}, r"target \('a', '7'\) occurs in 2 rows"),
         (
             {"predicted": ["Sad", "Bored"]},
             r"column 'predicted', row 2: 'Bored' is not among the labels Joyful, Neutral",
         ),
         ({"gold": ["Bored", None]}, r"column 'gold', row 1"),
-        ({"predicted": ["Sad", None], "invalid": [False, False]}, "row 2: no label, yet not marked invalid"),
+        ({"predicted": ["Sad", None], "invalid": [False, False]}, "row 2: expected a label unless the row is invalid"),
         ({"probabilities": [[0.5, 0.5], None]}, "row 1: expected 3 numbers, one per label, found 2"),
         ({"log_likelihoods": [None, [-1.0] * 4]}, "'log_likelihoods', row 2: expected 3 numbers"),
         ({"probabilities": [[0.5, 0.25, 0.25], [0.5, 0.25, 0.252]]}, "row 2: .* sum of 1.002"),

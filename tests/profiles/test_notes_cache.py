@@ -145,7 +145,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_line_loses_that_batch_only(tmp_p
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 300, before[1]))
     try:
-        with pytest.raises(UserError, match=r"notes\.jsonl: cannot be written: .*; all before is kept"):
+        with pytest.raises(UserError, match=r"notes\.jsonl: cannot be written: .*; earlier results are kept"):
             notes_of(corpus, cache, batch=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

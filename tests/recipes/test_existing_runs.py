@@ -90,13 +90,15 @@ def test_a_precision_is_the_same_if_it_comes_to_the_same(finished: Run, run: Pat
     assert finished.manifest.precision == "float32"
     bf16, auto = (changed(finished, run.parent, model={"precision": p}) for p in ("bf16", "auto"))
     assert train(auto, resume=True, console=QUIET).manifest == finished.manifest
-    with pytest.raises(RunError, match=r"finished, in float32; model\.precision asks for bfloat16.*name="):
+    with pytest.raises(RunError, match=r"trained in float32; model\.precision requests bfloat16.*name="):
         train(bf16, resume=True, console=QUIET)
     write_manifest(run, replace(finished.manifest, status="training"))
-    with pytest.raises(RunError, match=r"it began in float32, here it would go on in bfloat16; set model\.precision"):
+    with pytest.raises(
+        RunError, match=r"the run began in float32 and would continue in bfloat16; set model\.precision"
+    ):
         train(bf16, resume=True, console=QUIET)
     write_manifest(run, replace(finished.manifest, status="training", precision=None))
-    with pytest.raises(RunError, match="it began in float32"):
+    with pytest.raises(RunError, match="the run began in float32"):
         train(bf16, resume=True, console=QUIET)
 
 
@@ -106,7 +108,7 @@ def test_an_unfinished_run_does_not_go_on_where_auto_comes_to_another_precision(
     monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: True, raising=False)
     write_manifest(run, replace(finished.manifest, status="training"))
     auto = changed(finished, run.parent, model={"precision": "auto"})
-    with pytest.raises(RunError, match="it began in float32, here it would go on in bfloat16"):
+    with pytest.raises(RunError, match="the run began in float32 and would continue in bfloat16"):
         train(auto, resume=True, console=QUIET)
     assert read_run(run).manifest.precision == "float32"
 
@@ -148,11 +150,11 @@ def test_a_finished_run_of_another_template_or_base_model_is_refused(
     finished: Run, run: Path, tiny_llama: TinyModel, tmp_path: Path
 ) -> None:
     """The hash of a configuration leaves out what it names by a path."""
-    with pytest.raises(RunError, match=r"finished, on another template than prompt\.template=plain is now.*name="):
+    with pytest.raises(RunError, match=r"made from another template than prompt\.template=plain is now.*name="):
         train(changed(finished, run.parent, prompt={"template": "plain"}), resume=True, console=QUIET)
     (tmp_path / "other").mkdir()
     other = save_tiny(tmp_path / "other", tiny_llama.tokenizer, random_llama(tiny_llama.tokenizer, seed=9)).folder
-    with pytest.raises(RunError, match=r"finished, on another base model than model\.base=.*other is now"):
+    with pytest.raises(RunError, match=r"made from another base model than model\.base=.*other is now"):
         train(changed(finished, run.parent, model={"base": str(other)}), resume=True, console=QUIET)
     shutil.copytree(tiny_llama.folder, tmp_path / "copy")
     same = changed(finished, run.parent, model={"base": str(tmp_path / "copy")})

@@ -72,7 +72,7 @@ def test_a_head_is_written_at_once_and_must_agree(tmp_path: Path) -> None:
     assert json.loads(path.read_text("utf-8")) == head
     Journal(path, head).add("a", 1)
     assert dict(Journal(path, head).values) == {"a": 1}
-    with pytest.raises(ConfigError, match=r"notes: was written from another words; name another file"):
+    with pytest.raises(ConfigError, match=r"notes: written with another words; name another file"):
         Journal(path, head | {"words": 31})
     with pytest.raises(ConfigError, match="another source"):
         Journal(path, {"model": "m"})
@@ -103,7 +103,7 @@ def test_a_killed_process_loses_nothing_it_added(tmp_path: Path) -> None:
 def test_a_journal_that_cannot_be_written_or_read_is_one_clear_message(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "answers")
     (tmp_path / "answers").mkdir()
-    with pytest.raises(UserError, match=r"cannot be written.*all before is kept"):
+    with pytest.raises(UserError, match=r"cannot be written.*earlier results are kept"):
         journal.add("a", 1)
     with pytest.raises(UserError, match="cannot be read"):
         Journal(tmp_path)
