@@ -118,7 +118,7 @@ def test_a_served_model_needs_both_its_address_and_its_name(
     command = arguments(server, config, folder, tmp_path)
     at = command.index(missing)
     refused(erc(*command[:at], *command[at + 2 :]), "needs both --endpoint and --model")
-    refused(erc(*command, "--interactive"), "cannot be --interactive")
+    refused(erc(*command, "--interactive"), "does not support --interactive")
     refused(erc(*command[:5], "--label-scores"), "needs both --endpoint and --model")
 
 
