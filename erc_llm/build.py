@@ -1,10 +1,8 @@
-"""From a configuration to live objects: the model, the prompter, the profiler; and whether they fit together.
+"""Builds the model, the prompter and the profiler from a configuration, and checks that they fit together.
 
-Notes of a language model are written here on first use: by a local model whenever they are missing, by a server only
-where the caller allows it.
+Missing notes on speakers are written on first use: by a local model always, by a server only if the caller allows it.
 
-Input: a `RunConfig` or a section of it, and the conversations of the past. Output: a `LoadedModel`, `Prompter` or
-`Profiler`.
+Input: a `RunConfig` or a section of it, and earlier conversations. Output: a `LoadedModel`, `Prompter` or `Profiler`.
 Does not depend on: run directories, training, predictions.
 """
 
@@ -45,10 +43,11 @@ from erc_llm.trees.attention import ATTENTION
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Past = Corpus | Literal["none"] | None  # earlier conversations; none: nobody was seen before; None: not given
+# Earlier conversations; `none`: there are none, every speaker is new; None: not given.
+Past = Corpus | Literal["none"] | None
 
 NOTES_TEMPLATE = "summary"
-_TOKENS_PER_WORD = 2  # English takes about 1.4; what is cut off has no whole sentence
+_TOKENS_PER_WORD = 2  # English has about 1.4; notes end at their last whole sentence within the words
 
 
 def build_profiler(
@@ -60,19 +59,19 @@ def build_profiler(
     allow_remote: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Profiler:
-    """The profiler a configuration describes, on a corpus; its writer must not be `none`.
+    """The profiler that a configuration describes, on a corpus; its writer must not be `none`.
 
     Args:
-        config: What is written, and how.
-        past: The conversations it is written from.
-        seed: The run's; draws the other persons of the `shuffled` control.
-        ask_server: Whether missing notes may be asked of `profile.endpoint`.
+        config: The configuration of the profiles.
+        past: The conversations that profiles are written from.
+        seed: Seed of the run; draws the other persons of the `shuffled` control.
+        ask_server: Whether missing notes may be requested from `profile.endpoint`.
         allow_remote: Whether that may be another machine.
-        on_progress: Gets how many notes are written, and how many there will be.
+        on_progress: Called with the number of notes written and their total number.
 
     Raises:
-        ConfigError: Notes of a server are missing and it may not be asked, or the notes file is of another source.
-        ModelError: The model that writes is missing, or the server gave no usable answer.
+        ConfigError: A server's notes are missing and may not be requested, or the notes file is of another source.
+        ModelError: The model that writes notes is missing, or the server gave no usable response.
     """
     history = History(past)
     writer: ProfileWriter
@@ -86,7 +85,7 @@ def build_profiler(
 
 
 def _similarity(encoder: str | None, past: Corpus) -> Similarity:
-    """By shared words, or by an encoder that reads the whole corpus once, in well-filled batches."""
+    """Similarity by shared words, or by an encoder, which embeds the whole corpus at once in full batches."""
     if encoder is None:
         return lexical_similarity
     from erc_llm.models.encoders import SentenceEncoder
@@ -109,7 +108,7 @@ def _notes(
     source = NotesSource(past.sha256, _writer_of(config), template.sha256, config.words)
     path = Path(config.notes) if config.notes else cache_dir() / "notes" / f"{source.sha256[:16]}.jsonl"
     cache = open_notes(path, source)
-    # A local batch is answered whole; what a server answers costs, and is kept as soon as it is there.
+    # A local batch is kept as a whole. Responses of a server are expensive, so each is kept as soon as it arrives.
     local = config.endpoint is None
     answer = _local(config) if local else _server(config, cache, ask_server, allow_remote)
     return write_notes(
@@ -118,18 +117,18 @@ def _notes(
 
 
 def _writer_of(config: ProfileConfig) -> str:
-    """The model's name, with its server's address or its hash."""
+    """Name of the model that writes notes, with its server's address or its hash."""
     from erc_llm.models.endpoint import check_address
     from erc_llm.models.loading import base_model_sha256
 
     if config.endpoint:
-        check_address(config.endpoint)  # before it is written anywhere
+        check_address(config.endpoint)  # before the address is written to a file
         return f"{config.model} at {config.endpoint}"
     return f"{config.model} {base_model_sha256(config.model)}"
 
 
 def _local(config: ProfileConfig) -> Generate:
-    """A local model, loaded when the first batch is missing."""
+    """A function that generates notes by a local model, which is loaded when the first batch is missing."""
     from erc_llm.models.loading import load_base_model
 
     loaded: list[LoadedModel] = []
@@ -146,7 +145,7 @@ def _local(config: ProfileConfig) -> Generate:
 
 
 def _server(config: ProfileConfig, cache: Journal, ask: bool, allow_remote: bool) -> Generate:
-    """A model behind a server, reached when the first answer is missing; each is kept by itself."""
+    """A function that requests notes from a server when they are missing; each response is kept by itself."""
     from erc_llm.models.endpoint import Endpoint
 
     def answer(prompts: Sequence[tuple[str, str]]) -> list[str]:
@@ -166,17 +165,16 @@ def _server(config: ProfileConfig, cache: Journal, ask: bool, allow_remote: bool
     return answer
 
 
-_LEAST_BUDGET = 64  # of prompt.trunk_budget
-# Packed and plain forwards sum in another order; in nats, several times what was seen.
+_LEAST_BUDGET = 64  # the least value of prompt.trunk_budget
+# In nats. Packed and plain forward passes sum in different orders; these are several times the observed differences.
 _TOLERANCE = {"float32": 1e-2, "bfloat16": 1.0, "float16": 0.5}
 
 
 def training_view(corpus: Corpus, config: RunConfig) -> Corpus:
-    """The corpus as training of this configuration sees it: with its selection split cut out of train, or whole.
+    """The corpus as training with this configuration sees it: with the selection split cut out of train, or whole.
 
-    Nothing is cut where training holds nothing out (`training.evaluations=0`), where the corpus brings a selection
-    split of its own, or where train has fewer than two episodes. Profiles then know in use the labels that they knew in
-    training.
+    Nothing is cut if training holds nothing out (`training.evaluations=0`), if the corpus has its own selection split,
+    or if train has fewer than two episodes. So profiles use the same labels in prediction as in training.
     """
     scenes = corpus.splits.get("train", ())
     episodes = {dialogue.episode_id or dialogue.id for dialogue in scenes}
@@ -194,21 +192,21 @@ def build_prompter(
     on_notes: Callable[[int, int], None] | None = None,
     profiler: Profiler | None = None,
 ) -> Prompter:
-    """The prompter a configuration describes.
+    """The prompter that a configuration describes.
 
     Args:
         config: The configuration.
         labels: The label set.
         tokenizer: The base model's.
-        template: A run's own copy of the template, which takes precedence over the configuration's.
-        past: Conversations from which speaker profiles are written, seen through `training_view`; `none` where nobody
-            was seen before. Also the source of the names that `prompt.names=invented` replaces.
-        on_notes: Gets how many notes on speakers are written, and how many there will be.
-        profiler: Writes the profiles, where the caller has one on the same conversations already.
+        template: A run's copy of the template, which takes precedence over the configuration's.
+        past: Conversations from which speaker profiles are written, after `training_view`; `none` if every speaker is
+            new. Also the source of the names that `prompt.names=invented` replaces.
+        on_notes: Called with the number of notes on speakers written and their total number.
+        profiler: Writes the profiles, if the caller has one on the same conversations already.
 
     Raises:
         ConfigError: The prompt needs a past (for profiles, or for names to replace) and none is given.
-        PromptError: The template cannot show what the configuration asks for.
+        PromptError: The template does not show the state that the configuration sets.
     """
     known = _known_past(config, labels, past)
     profile = config.profile
@@ -230,10 +228,10 @@ def build_prompter(
 
 
 def _known_past(config: RunConfig, labels: LabelSet, past: Past) -> Corpus:
-    """The conversations that prompts may draw on.
+    """The conversations that prompts are written from.
 
     Raises:
-        ConfigError: Prompts need some and none are given: they would silently describe everybody as a stranger.
+        ConfigError: Prompts need some and none are given; without this check every speaker would silently be new.
     """
     how = "`erc-llm predict RUN CORPUS`, or `erc_llm.load(run, past=erc_llm.read_corpus(FOLDER))`"
     if isinstance(past, Corpus):
@@ -251,20 +249,20 @@ def _known_past(config: RunConfig, labels: LabelSet, past: Past) -> Corpus:
 
 
 def check_fit(prompter: Prompter, loaded: LoadedModel, written: int = 0, state: bool = True) -> None:
-    """Refuse a model that does not fit the longest prompts, with so many tokens of free text behind them.
+    """Refuse a model that does not fit the longest prompts, with this many tokens of free text after them.
 
-    What a corpus holds is not known here. Room is made for a line that `_CROWD` speaks together, all of them with a
-    profile of the whole budget.
+    The corpus is not known here. The longest prompt is assumed to have a line that all of `_CROWD` speak together, each
+    with a profile of the whole budget.
 
     Args:
-        prompter: Makes the prompts.
+        prompter: Builds the prompts.
         loaded: The model.
-        written: Most tokens of free text behind a question.
-        state: Whether questions state what was predicted for earlier lines.
+        written: Most tokens of free text after a question.
+        state: Whether questions state the predictions for earlier lines.
 
     Raises:
-        ConfigError: The trunk budget, with all that stands around the lines, exceeds the positions of the model.
-        ModelError: The model does not run token trees: a packed forward differs from a plain one.
+        ConfigError: The trunk budget, with everything around the lines, exceeds the positions of the model.
+        ModelError: The model does not support token trees: a packed forward pass differs from a plain one.
     """
     positions = getattr(loaded.model.config, "max_position_embeddings", None)
     if positions is not None:
@@ -274,18 +272,18 @@ def check_fit(prompter: Prompter, loaded: LoadedModel, written: int = 0, state: 
     verify_tree_attention(loaded.model, prompter.trees(probe, "all")[0], tolerance)
 
 
-# The longest name of EmoryNLP, as often as people of it speak a line together at most.
+# The longest name in EmoryNLP, as many times as the most people who speak one of its lines together.
 _CROWD = ("The Cigarette Smoking Guy",) * 4
 
 
 def longest_path(prompter: Prompter, written: int = 0, state: bool = True) -> dict[str, int]:
-    """What the longest path of a token tree is made of: part to its tokens. Arguments as for `check_fit`."""
+    """Number of tokens of each part of a token tree's longest path, by name. Arguments as for `check_fit`."""
     options = prompter.options
     profiles = len(_CROWD) * options.profile_budget if prompter.shows_profiles else 0
     in_question = profiles if options.placement == "question" else 0
     behind_text = prompter.frame.encoder.markup(f"{LABEL_FOLLOWS}\n") if written else ()
     return {
-        # A window is filled up to its budget, or it is a single line with the profiles before it.
+        # A window is full up to its budget, or it is a single line with the profiles before it.
         "lines": max(options.trunk_budget, prompter.longest_line + profiles - in_question),
         "instruction": len(prompter.head_ids(prompter.labels.names)),
         "profiles": in_question,
@@ -316,20 +314,20 @@ def _check_positions(prompter: Prompter, positions: int, model: str, written: in
 
 
 def _longest_question(prompter: Prompter, state: bool) -> int:
-    """Most tokens of a question and the header behind it, without profiles."""
+    """Most tokens of a question and the header after it, without profiles."""
     name = ", ".join(_CROWD[:-1]) + f" and {_CROWD[-1]}"
     label = max(prompter.labels.names, key=lambda label: len(prompter.frame.encoder.data(label.lower())))
-    told = ", ".join([f"{name} was {label.lower()}"] * 2) if state else ""
+    stated = ", ".join([f"{name} was {label.lower()}"] * 2) if state else ""
 
     def tokens(text: str) -> int:
-        return sum(len(ids) for _, ids in prompter.question_ids(999, name, text, told))
+        return sum(len(ids) for _, ids in prompter.question_ids(999, name, text, stated))
 
     repeats_text = tokens("Oh!") != tokens("")
     return tokens("") + (prompter.longest_line if repeats_text else 0)
 
 
 def build_model(config: RunConfig) -> LoadedModel:
-    """The base model a configuration names, ready for token trees."""
+    """The base model that a configuration names, with the attention of token trees."""
     model = config.model
     return load_base_model(
         model.base,

@@ -1,11 +1,11 @@
-"""The public Python API: a loaded model that labels conversations, whole or line by line.
+"""Public Python API: a loaded model that labels whole conversations, or a conversation line by line.
 
     predictor = erc_llm.load("runs/smollm2-135m")
     for line in predictor.predict(dialogue):
         print(line.speaker, line.label, line.probabilities[line.label])
 
 Input: a run or a configuration; `Dialogue` records or single lines. Output: `LabelledUtterance` records.
-Does not depend on: files other than the run's, predictions tables on disk, the command line.
+Does not depend on: files outside the run, the command line.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class LabelledUtterance:
     """One target with its distribution over the labels.
 
     Attributes:
-        utterance: What was asked about.
-        label: The most probable label; with decision weights, that of the largest probability times weight.
-        probabilities: Label name to probability, prior and calibration applied; they sum to 1.
-        log_likelihoods: Label name to log-probability of the label and its end tokens, in nats; nothing is applied.
-        label_mass: Probability that free generation would answer with one of the labels, 0 to 1.
+        utterance: The utterance.
+        label: The most probable label; with decision weights, the one with the largest probability times weight.
+        probabilities: Probability of each label by name, after prior and calibration; they sum to 1.
+        log_likelihoods: Log-probability of each label with its end tokens by name, in nats and without correction.
+        label_mass: Probability that free generation would give one of the labels, 0 to 1.
     """
 
     utterance: Utterance
@@ -56,7 +56,7 @@ class LabelledUtterance:
 
     @property
     def speaker(self) -> str:
-        """Who speaks, for display."""
+        """Names of the speakers, for display."""
         return ", ".join(self.utterance.speakers)
 
 
@@ -65,18 +65,18 @@ class Predictor:
 
     Args:
         opened: The run or configuration.
-        loaded: Its base model, with the run's adapter inside.
+        loaded: Its base model, with the run's adapter on it.
         past: Earlier conversations, for speaker profiles; see `erc_llm.build.build_prompter`.
-        correction: See below; none by default.
+        correction: The correction of scores, see below; by default none.
 
     Attributes:
-        config: The configuration it was made by, overrides applied.
-        run: The run it came from; None for a base model alone.
-        labels: The label set it predicts.
-        loaded: The base model, with the adapter inside.
-        prompter: Builds its prompts.
-        correction: What is done to the model's scores before a label is decided: prior, calibration, decision weights.
-            What questions state of earlier lines (`state.source=predicted`) is the model's own prediction, without it.
+        config: Its configuration, with overrides applied.
+        run: The run it was loaded from; None for a base model alone.
+        labels: The label set.
+        loaded: The base model, with the adapter on it.
+        prompter: Builds the prompts.
+        correction: Correction of the model's scores before a label is decided: prior, calibration, decision weights.
+            The predictions that questions state for earlier lines (`state.source=predicted`) are not corrected.
     """
 
     def __init__(
@@ -88,12 +88,12 @@ class Predictor:
         self.loaded = loaded
         self.correction = Correction() if correction is None else correction
         self.prompter = build_prompter(self.config, self.labels, loaded.tokenizer, opened.template, past)
-        check_fit(self.prompter, loaded, self._writes, self.uses_state)
+        check_fit(self.prompter, loaded, self._free_tokens, self.uses_state)
 
     def scores(
         self, dialogues: Sequence[Dialogue], on_progress: Callable[[int], None] | None = None
     ) -> list[list[LabelScores]]:
-        """Raw scores of every target of every dialogue; `on_progress` gets how much is done, in dialogues."""
+        """Raw scores of every target of every dialogue; `on_progress` is called with the number of dialogues done."""
         return score_scenes(
             self.loaded.model,
             self.prompter,
@@ -108,20 +108,20 @@ class Predictor:
     def written(
         self, dialogues: Sequence[Dialogue], on_progress: Callable[[int], None] | None = None
     ) -> list[list[GeneratedLabel]]:
-        """What the model writes about every target, in the way that `scoring.decode` and `scoring.answer` say.
+        """The generated answer about every target, as `scoring.decode` and `scoring.answer` set.
 
         Raises:
-            ConfigError: `scoring.decode` is `score`, which writes nothing.
+            ConfigError: `scoring.decode` is `score`, which generates nothing.
         """
         scoring = self.config.scoring
         if scoring.decode == "score":
-            raise ConfigError("scoring.decode: `score` writes nothing; set generate or free, or ask for scores")
+            raise ConfigError("scoring.decode: `score` generates no text; set generate or free, or call `scores`")
         writer = Writer(
             self.loaded.model,
             self.loaded.tokenizer,
             self.prompter,
             "free" if scoring.decode == "free" else scoring.answer,
-            self._writes,
+            self._free_tokens,
             scoring.tokens_per_forest,
         )
         return answer_scenes(writer, dialogues, passes=2 if self.uses_state else 1, on_progress=on_progress)
@@ -129,11 +129,11 @@ class Predictor:
     def predictions(
         self, dialogues: Sequence[Dialogue], on_progress: Callable[[int], None] | None = None
     ) -> list[Prediction]:
-        """A row for every target, in order, in the way that `scoring.decode` asks for; without the correction.
+        """A row for every target, in order, found as `scoring.decode` sets; without the correction.
 
         Args:
-            dialogues: Whose targets.
-            on_progress: Gets how much is done, in dialogues.
+            dialogues: The dialogues.
+            on_progress: Called with the number of dialogues done.
         """
         names = self.labels.names
         if self.config.scoring.decode == "score":
@@ -141,8 +141,8 @@ class Predictor:
         return [found.prediction(names) for scene in self.written(dialogues, on_progress) for found in scene]
 
     @property
-    def _writes(self) -> int:
-        """Most tokens of free text behind a question."""
+    def _free_tokens(self) -> int:
+        """Most tokens of free text after a question."""
         scoring = self.config.scoring
         if scoring.answer == "reason_then_label":
             return scoring.reason_tokens
@@ -150,23 +150,23 @@ class Predictor:
 
     @property
     def uses_state(self) -> bool:
-        """Whether questions tell what was predicted for earlier lines."""
+        """Whether questions state the predictions for earlier lines."""
         return self.config.state.source == "predicted"
 
     def predict(self, dialogue: Dialogue) -> list[LabelledUtterance]:
-        """Every target of the dialogue, labelled, in order."""
+        """Label every target of the dialogue, in order."""
         return [self._labelled(dialogue.utterances[s.target], s) for s in self.scores([dialogue])[0]]
 
     def live(self, dialogue_id: str = "live") -> LiveSession:
-        """A session that labels each line as it is said.
+        """A session that labels a conversation line by line.
 
         Args:
-            dialogue_id: Of the conversation. `predict` gives a dialogue of this id the same results: the id draws the
-                orders of the labels, where scores are averaged over several, and places the dialogue in a corpus
+            dialogue_id: Id of the conversation. `predict` gives a dialogue with this id the same results: the id fixes
+                the orders of the labels if scores are averaged over several, and the dialogue's time in a corpus
                 without episodes.
 
         Raises:
-            ConfigError: The model was trained with context `full`, which needs lines that are not said yet.
+            ConfigError: The model was trained with context `full`, which needs later lines.
         """
         if self.config.prompt.context != "past":
             raise ConfigError("prompt.context: a live session needs `past`; this model reads the `full` scene")
@@ -185,9 +185,10 @@ class Predictor:
 
 
 class LiveSession:
-    """One conversation, line by line, on the trunk's KV cache. Gives what batch prediction gives.
+    """One conversation, labelled line by line on the KV cache of the trunk (the shared prefix).
 
-    Where scores are averaged over orders of the labels, each order has a trunk and a cache of its own.
+    The results are those of batch prediction. If scores are averaged over orders of the labels, each order has its own
+    trunk and cache.
     """
 
     def __init__(self, predictor: Predictor, dialogue_id: str) -> None:
@@ -203,13 +204,17 @@ class LiveSession:
         self._failed = False
 
     def say(self, speaker: str | Sequence[str], text: str) -> LabelledUtterance:
-        """Take the next line and label it."""
+        """Add the next line and label it.
+
+        Raises:
+            ConfigError: An earlier line ended in an error, so the caches are not complete.
+        """
         import torch
         from transformers import DynamicCache
 
         if self._failed:
-            raise ConfigError("this live session broke off in an earlier line; begin a new one")
-        self._failed = True  # until this line is through
+            raise ConfigError("this live session ended in an error at an earlier line; start a new one with `live()`")
+        self._failed = True  # until this line is labelled
         speakers = (speaker,) if isinstance(speaker, str) else tuple(speaker)
         utterance = Utterance(f"u{len(self._utterances) + 1:03d}", speakers, text)
         self._utterances.append(utterance)
@@ -228,11 +233,11 @@ class LiveSession:
         scores = [mean_score(same) for same in zip(*by_order, strict=True)]
         self._failed = False
         label = self._predictor.labels.names[int(scores[0].log_likelihoods.argmax())]
-        self._state.append(label if text.strip() else None)  # batch prediction asks about no empty line
+        self._state.append(label if text.strip() else None)  # batch prediction has no question about an empty line
         return self._predictor._labelled(utterance, scores[-1])
 
     def _tree(self, scene: Scene, k: int, order: tuple[str, ...]) -> TokenTree:
-        """The window up to line `k` and the question about it; with state a second one, which tells what was said."""
+        """The window up to line `k` and the question about it; with state a second one, which states predictions."""
         builder = TreeBuilder()
         builder.add_trunk("instruction", self._prompter.head_ids(order))
         after = scene.add_lines(builder, self._cutter.start, k + 1)[k]
@@ -255,20 +260,20 @@ def load(
 
     Args:
         source: A run directory or its adapter folder; a configuration, its YAML file or the name of a packaged one.
-        past: Earlier conversations, from which speaker profiles are written where the prompt has them: a corpus, or
-            `none` where nobody was seen before. A run with profiles, or with `prompt.names=invented`, needs them.
-        prior: Label distribution to correct predictions to: that of the corpus (`corpus`), one of your own in label
-            order, or that which training saw (`none`). `auto` is `corpus`, which changes nothing unless classes were
-            balanced in training.
-        calibration: `run`: as `erc-llm calibrate` stored it with the run.
-        overrides: `key=value` texts: `scoring.FIELD`, and where the run's model is found and computed on this machine
-            (`model.base`, `model.device`, `model.precision`).
+        past: Earlier conversations, from which speaker profiles are written if the prompt has them: a corpus, or `none`
+            if every speaker is new. A run with profiles, or with `prompt.names=invented`, needs them.
+        prior: Label distribution to correct predictions to: that of the corpus (`corpus`), your own in label order, or
+            the one that training saw (`none`). `auto` is `corpus`, which changes nothing unless classes were balanced
+            in training.
+        calibration: `run`: the calibration that `erc-llm calibrate` stored with the run.
+        overrides: `key=value` texts: `scoring.FIELD`, and where the run's model is and how it is computed on this
+            machine (`model.base`, `model.device`, `model.precision`).
 
     Raises:
-        ConfigError: An override is wrong, a prior does not fit the labels, the calibration or the way to decode, or
-            the run needs a past and has none.
-        RunError: No such run or calibration, or one that is not finished or of another format.
-        ModelError: The base model is missing, or not the one the adapter was trained on.
+        ConfigError: An override is wrong, a prior does not fit the labels, the calibration or `scoring.decode`, or the
+            run needs a past and has none.
+        RunError: The run or calibration is missing, not finished, or of another format.
+        ModelError: The base model is missing, or is not the one that the adapter was trained on.
     """
     opened = open_run(source, overrides)
     correction = _correction(opened, prior, calibration)  # its mistakes are reported before the model is loaded
@@ -294,10 +299,10 @@ def _check_base_model(run: Run, config: RunConfig, loaded: LoadedModel) -> None:
 
 
 def _correction(opened: Opened, prior: Prior, calibration: Calibrated) -> Correction:
-    """What is done to the scores; text that was written has none.
+    """The correction of the scores; generated text has no scores.
 
     Raises:
-        ConfigError: There is nothing to correct, or a calibration is to correct other scores than it was fitted on.
+        ConfigError: There are no scores to correct, or the calibration was fitted on other scores.
     """
     run, scoring = opened.run, opened.config.scoring
     if scoring.decode != "score" and (prior not in ("auto", "none") or calibration != "none"):

@@ -1,8 +1,11 @@
-"""Encoders with memory: the road to the same predictions table that needs no language model.
+"""Baselines: encoders with a memory of the speaker; they give the same predictions tables without a language model.
 
-`encoder` reads an utterance in its past context, `compm` adds a memory of its speaker (Lee and Lee, "CoMPM: Context
-Modeling with Speaker's Pre-trained Memory Tracking for Emotion Recognition in Conversation", NAACL 2022, arXiv
-2108.11626), `emonet` switches on what B. Puthan Veetil added to that (MS thesis, Liverpool John Moores University 2024,
-doi 10.5281/zenodo.20048006). Both are rebuilt from what their papers and public code say; no line of theirs is here.
-docs/baselines.md lists every choice that is ours.
+`encoder` reads an utterance in its past context. `compm` adds a memory of the utterance's speaker (Lee and Lee, "CoMPM:
+Context Modeling with Speaker's Pre-trained Memory Tracking for Emotion Recognition in Conversation", NAACL 2022, arXiv
+2108.11626). `emonet` adds the extensions of B. Puthan Veetil (MS thesis, Liverpool John Moores University 2024, doi
+10.5281/zenodo.20048006). Both are reimplemented from their papers and public code, and contain none of that code.
+docs/baselines.md lists the choices made here.
+
+Input: a baseline's configuration and a corpus. Output: run directories and predictions tables.
+Does not depend on: prompts, language models.
 """

@@ -1,7 +1,7 @@
-"""EmoNet's ablation: five rows that switch its parts on one after the other, over several seeds.
+"""EmoNet's ablation: trains and compares five systems that add its parts one after the other, over several seeds.
 
 Input: a configuration of kind emonet and a corpus. Output: a run directory per row and seed, and a table of the
-measured rows beside those that the thesis reports. Finished runs are kept, so that an interrupted ablation goes on.
+measured rows beside those that the thesis reports. Finished runs are kept, so an interrupted ablation can continue.
 Does not depend on: how a baseline is trained.
 """
 
@@ -35,15 +35,15 @@ DRAWS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One row of the ablation, over its seeds; figures are fractions.
+    """One row of the ablation, over its seeds; metrics are fractions.
 
     Attributes:
-        name: Of the row.
-        words: What it adds.
+        name: Name of the row.
+        words: What the row adds, in words.
         accuracy: Mean over seeds.
         weighted_f1: Mean over seeds.
         by_seed: Weighted F1 of each seed.
-        step: Mean weighted F1 minus that of the row before, with its 95 % interval; None in the first row.
+        step: Difference of mean weighted F1 to the row before, with its 95 % interval; None in the first row.
     """
 
     name: str
@@ -59,9 +59,9 @@ class Ablation:
     """A finished ablation.
 
     Attributes:
-        rows: What was measured, in the order of `ABLATION`.
-        markdown: The table, with the published one below.
-        path: The file that holds it; one of the same name with `.json` holds the rows.
+        rows: The measured rows, in the order of `ABLATION`.
+        markdown: The table, with the published one below it.
+        path: The file with the table; a file of the same name with `.json` holds the rows.
     """
 
     rows: list[Measured]
@@ -78,7 +78,7 @@ def row_config(config: BaselineConfig, row: AblationRow, seed: int) -> BaselineC
     if config.kind != "emonet":
         raise ConfigError(f"kind: the ablation switches off EmoNet's parts; expected emonet, found {config.kind}")
     switches = row.switches
-    # A decay is of the behaviour module; where that is off, it has nothing to dim.
+    # The decay belongs to the behaviour module, and is refused without it.
     decay = config.memory.decay if switches.behaviour else "recurrence"
     return config.model_copy(
         update={
@@ -92,7 +92,7 @@ def row_config(config: BaselineConfig, row: AblationRow, seed: int) -> BaselineC
 
 
 def ablation_folder(config: BaselineConfig) -> Path:
-    """Where the runs and the table of an ablation go."""
+    """The folder of an ablation's runs and table."""
     return Path(config.output) / f"{config.name}-ablation"
 
 
@@ -105,15 +105,15 @@ def run_ablation(
     with_text: bool = True,
     progress: Progress = SILENT,
 ) -> Ablation:
-    """Train what is not trained yet, predict `split`, and write the table.
+    """Train the rows without a finished run, predict `split`, and write the table.
 
     Args:
-        config: Of kind emonet; its own switches are not looked at.
-        corpus: With its selection split cut.
-        seeds: One training run of each row per seed.
-        split: Which is scored.
-        with_text: Keep what was said in the predictions.
-        progress: Where the runs are shown.
+        config: A configuration of kind emonet; its section `speaker` is ignored.
+        corpus: The corpus, with its selection split cut.
+        seeds: Seeds; each row is trained once per seed.
+        split: Name of the split to score.
+        with_text: Keep the utterances' text in the predictions.
+        progress: Where to show the runs.
 
     Raises:
         CorpusError: The corpus has no such split.
@@ -139,7 +139,7 @@ def run_ablation(
 def _table_of(
     config: BaselineConfig, corpus: Corpus, base_sha256: str, split: str, with_text: bool, progress: Progress
 ) -> Predictions:
-    """The predictions of one row, which is trained and predicted only where that has not been done."""
+    """The predictions of one row; it is trained and predicted unless its folder has them already."""
     folder = Path(config.output) / config.name
     path = folder / f"{split}.parquet"
     made_from = (corpus.sha256, base_sha256)
@@ -149,7 +149,7 @@ def _table_of(
             strip_text(folder)
         return kept
     trained = train_baseline(config, corpus, resume=True, with_text=with_text, progress=progress)
-    if _kept(path, config, made_from) is None:  # the training writes the selection split itself
+    if _kept(path, config, made_from) is None:  # training writes the table of the selection split itself
         trained.write(split, with_text=with_text, progress=progress)
     return read_predictions(path)
 
@@ -158,8 +158,8 @@ def _kept(path: Path, config: BaselineConfig, made_from: tuple[str, str]) -> Pre
     """The table in the folder of a finished run of this configuration; None where there is no such table.
 
     Args:
-        path: The table.
-        config: The run's `config.yaml` must have its hash, and the table the run's id.
+        path: File of the table, which must state the id of the run in its folder.
+        config: Configuration whose hash the run's `config.yaml` must have.
         made_from: Hashes of corpus and encoder that the table must state.
     """
     if not path.is_file() or not (path.parent / MANIFEST).is_file():
@@ -175,18 +175,18 @@ def _kept(path: Path, config: BaselineConfig, made_from: tuple[str, str]) -> Pre
 
 
 def measure(tables: Mapping[str, Sequence[Predictions]], draws: int = DRAWS, seed: int = 0) -> list[Measured]:
-    """Means over seeds, and each row's step from the row before.
+    """Mean metrics over seeds, and each row's difference to the row before.
 
-    The interval of a step resamples whole dialogues, the same ones for both rows and all seeds in every draw; seeds are
-    kept, so it does not tell how much another set of seeds would differ.
+    The interval of a step resamples whole dialogues, in every draw the same ones for both rows and all seeds. Seeds are
+    not resampled, so the interval does not include the variation between seeds.
 
     Args:
-        tables: Row name to its tables, one per seed; all of the same targets.
-        draws: Of the bootstrap.
-        seed: Of the bootstrap.
+        tables: Tables of each row by its name, one per seed; all have the same targets.
+        draws: Number of bootstrap draws.
+        seed: Seed of the bootstrap.
 
     Raises:
-        PredictionsError: The tables are of different targets, or no target has a gold label.
+        PredictionsError: The tables have different targets, or no target has a gold label.
     """
     _check_same_targets([table for found in tables.values() for table in found])
     # (dialogues, rows, seeds, labels, labels + 1)
@@ -223,11 +223,13 @@ def _by_dialogue(table: Predictions) -> Integers:
 
 def _check_same_targets(tables: Sequence[Predictions]) -> None:
     if len({(table.keys, table.gold) for table in tables}) > 1:
-        raise PredictionsError("the ablation's rows answer different targets; delete what is left of another corpus")
+        raise PredictionsError(
+            "the ablation's tables have different targets; delete those that were made from another corpus"
+        )
 
 
 def as_markdown(rows: Sequence[Measured], tables: Mapping[str, Sequence[Predictions]], split: str) -> str:
-    """Measured and published rows, apart from each other."""
+    """The tables of measured and of published rows, one below the other."""
     first = next(iter(tables.values()))
     info, seeds = first[0].info, [table.info.seed for table in first]
     lines = [

@@ -1,7 +1,9 @@
-"""Examples to padded batches, and the whole order of a training.
+"""Batches: groups examples of similar length, and pads them into tensors.
 
-In: examples, a batch size, a seed. Out: batches whose rows are about equally long, as tensors. The order is a function
-of seed and epoch alone, so that resuming is going on at a step. Knows no model.
+The order of batches is a function of seed and epoch alone, so a training run can be resumed at any step.
+
+Input: examples, a batch size, a seed. Output: the examples of each batch, and padded token ids.
+Does not depend on: models.
 """
 
 from __future__ import annotations
@@ -16,15 +18,15 @@ from torch import Tensor
 
 from erc_llm.baselines.inputs import Example, Ids
 
-_BUCKET = 25  # batches that are sorted by length together: little padding, and still a new order each epoch
+_BUCKET = 25  # batches that are sorted by length together: little padding, and still another order in each epoch
 
 
 @dataclass(frozen=True, eq=False)
 class Padded:
-    """Texts of different lengths as one rectangle.
+    """Texts of different lengths in one rectangular tensor.
 
     Attributes:
-        ids: (texts, tokens), padded on the right.
+        ids: (texts, tokens) token ids, padded on the right.
         mask: (texts, tokens) 1 for a token, 0 for padding.
     """
 
@@ -33,12 +35,12 @@ class Padded:
 
 
 def pad(texts: Sequence[Ids], padding: int, device: torch.device) -> Padded:
-    """Put texts into one rectangle as wide as the longest.
+    """Pad texts to the length of the longest.
 
     Args:
-        texts: At least one.
+        texts: Token ids of at least one text.
         padding: Id of the pad token.
-        device: Where to.
+        device: Device of the tensors.
     """
     width = max(map(len, texts))
     ids = [[*text, *[padding] * (width - len(text))] for text in texts]
@@ -47,13 +49,13 @@ def pad(texts: Sequence[Ids], padding: int, device: torch.device) -> Padded:
 
 
 def epoch_batches(lengths: Sequence[int], size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Numbers of the examples of each batch of an epoch; every example once, every batch but one full.
+    """Indices of the examples in each batch of an epoch; every example occurs once, every batch but one is full.
 
     Args:
-        lengths: (examples,) tokens of each.
-        size: Examples of a batch.
-        seed: Of the run.
-        epoch: From 0.
+        lengths: (examples,) number of tokens of each.
+        size: Examples in a batch.
+        seed: Seed of the run.
+        epoch: Number of the epoch, from 0.
     """
     draw = random.Random(f"{seed}/{epoch}")
     order = list(range(len(lengths)))
@@ -72,6 +74,6 @@ def steps_per_epoch(examples: int, size: int) -> int:
 
 
 def reading_batches(examples: Sequence[Example], size: int) -> list[list[int]]:
-    """Numbers of all examples, of like length together, for a pass that only reads."""
+    """Indices of all examples, those of similar length together, for a pass without training."""
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].context))
     return [order[i : i + size] for i in range(0, len(order), size)]

@@ -1,4 +1,4 @@
-"""A baseline's model on its device: pretrained encoders from their names, new layers from the seed.
+"""Builds a baseline's model on its device: loads the pretrained encoders, and initialises new layers by the seed.
 
 Input: a `BaselineConfig` and the number of labels. Output: a `LoadedBaseline`.
 Does not depend on: corpora, training, run directories.
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedBaseline:
-    """A model with all that its inputs and its manifest need.
+    """A baseline's model with what its inputs and its manifest need.
 
     Attributes:
-        model: Its weights are fp32.
-        tokenizer: Of its encoders.
+        model: The model, with fp32 weights.
+        tokenizer: Tokenizer of its encoders.
         hidden: Size of an encoder's vectors.
         padding: Id of the pad token.
-        device: Where it computes.
-        dtype: What it multiplies in.
-        precision_reason: Why.
-        description: Of the pretrained encoder.
+        device: Device it is on.
+        dtype: Dtype of its matrix products.
+        precision_reason: Why that dtype, in a few words.
+        description: Name of the pretrained encoder, to print beside results.
         base_sha256: Hash of the pretrained encoder's weights.
     """
 
@@ -53,29 +53,29 @@ class LoadedBaseline:
 
     @property
     def frozen_memory(self) -> bool:
-        """Whether remembered utterances are embedded by an encoder that is not trained."""
+        """Whether the encoder of remembered utterances is not trained."""
         return isinstance(self.model, MemoryClassifier) and self.model.frozen
 
     def autocast(self) -> torch.autocast:
-        """Multiply in `dtype` inside."""
+        """A context in which matrices are multiplied in `dtype`."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
 
 def build(config: BaselineConfig, labels: int) -> LoadedBaseline:
-    """Load the encoders, draw the new layers by the seed.
+    """Load the encoders, and initialise the new layers by the seed.
 
     Args:
-        config: The baseline.
+        config: The baseline's configuration.
         labels: Number of labels.
 
     Raises:
-        ModelError: The encoder is missing, is none or cannot be loaded, or its device is not there.
-        ConfigError: It reads fewer tokens than are asked for.
+        ModelError: The encoder is missing, is no encoder or cannot be loaded, or its device is not there.
+        ConfigError: The encoder reads fewer tokens than the configuration sets.
     """
     section, memory = config.encoder, config.memory
     device = choose_device(section.device)
     dtype, reason = choose_precision(section.precision, device)
-    # At these lengths the backward of torch's fused attention takes twice as long on a CPU.
+    # At these lengths the backward pass of torch's fused attention takes twice as long on a CPU.
     load = partial(load_encoder, section.base, attention_dropout=section.attention_dropout, eager=device.type == "cpu")
     loaded = load()
     _check_reads_both_ways(loaded)
@@ -106,12 +106,12 @@ def build(config: BaselineConfig, labels: int) -> LoadedBaseline:
 
 
 def fork_rng(device: torch.device) -> AbstractContextManager[None]:
-    """Restore torch's random state, of the CPU and of a GPU that is used, at the end of the block."""
+    """Restore torch's random state of the CPU, and of the GPU if one is used, at the end of the block."""
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 def _check_reads_both_ways(loaded: LoadedEncoder) -> None:
-    """Refuse a model whose first token does not stand for the whole text: a decoder, or one with a decoder."""
+    """Refuse a model whose first token cannot represent the whole text: a decoder, or a model with one."""
     if loaded.tokenizer.cls_token_id is None or loaded.model.config.is_encoder_decoder:
         raise ModelError(
             f"encoder.base: {loaded.description} is no encoder with a class token; expected one such as roberta-large"
@@ -119,7 +119,7 @@ def _check_reads_both_ways(loaded: LoadedEncoder) -> None:
 
 
 def _check_length(loaded: LoadedEncoder, field: str, asked: int) -> None:
-    """Refuse more tokens than an encoder has positions for; RoBERTa's begin behind its pad token's id."""
+    """Refuse more tokens than an encoder has positions for; RoBERTa's positions begin after its pad token's id."""
     config = loaded.model.config
     positions = getattr(config, "max_position_embeddings", None)
     if positions is None or getattr(config, "position_embedding_type", "absolute") != "absolute":

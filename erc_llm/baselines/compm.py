@@ -1,8 +1,10 @@
-"""The baseline `compm`: a context, and a memory of its speaker added to it.
+"""The baseline `compm`: classifies the sum of a context's vector and a memory of its speaker.
 
-In: token ids of contexts and vectors of histories. Out: label scores. After Lee and Lee, "CoMPM" (NAACL 2022), section
-3 and the public code: the context's vector is its class token's, the memory's is the last state of a GRU over the class
-tokens of the speaker's earlier utterances, the head reads their sum. Knows no corpus and no training.
+Source: Lee and Lee, "CoMPM" (NAACL 2022), section 3, and its public code. The vector of a context is that of its class
+token. The memory is the last state of a GRU over the class tokens of the speaker's earlier utterances.
+
+Input: token ids of contexts, and vectors of histories. Output: label scores.
+Does not depend on: corpora, training.
 """
 
 from __future__ import annotations
@@ -18,12 +20,12 @@ class MemoryClassifier(ContextClassifier):
     """Label scores of a target from its context and its speaker's memory.
 
     Args:
-        context: Encodes the context.
+        context: The encoder of contexts.
         remembering: The second encoder, which embeds remembered utterances.
-        memory: Sums up the vectors of a history.
+        memory: Makes one vector of a history.
         hidden: Size of both encoders' vectors.
         labels: Number of labels.
-        frozen: The second encoder is not trained.
+        frozen: Do not train the second encoder.
     """
 
     def __init__(
@@ -41,14 +43,14 @@ class MemoryClassifier(ContextClassifier):
         self.frozen = frozen
 
     def train(self, mode: bool = True) -> MemoryClassifier:
-        """As usual; a second encoder that is frozen stays without dropout."""
+        """Set the mode as usual; a frozen second encoder stays in eval mode, without dropout."""
         super().train(mode)
         if self.frozen:
             self.remembering.eval()
         return self
 
     def forward(self, contexts: Padded, histories: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
-        """(batch, labels) scores; histories are (batch, longest, hidden), lengths (batch,)."""
+        """Return (batch, labels) scores; histories are (batch, longest, hidden), lengths (batch,)."""
         assert histories is not None, "a memory needs histories"
         assert lengths is not None, "histories come with their lengths"
         return self.score(self.context(contexts) + self.memory(histories, lengths))

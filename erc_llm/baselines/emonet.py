@@ -1,9 +1,12 @@
-"""The baseline `emonet`: what it switches on beside CoMPM, its weights of classes, and its ablation.
+"""The baseline `emonet`: the limits of its context, its class weights, and the rows of its ablation.
 
-EmoNet is CoMPM's model (`erc_llm.baselines.compm`) fed and trained in other ways: speakers numbered over the whole
-corpus, a memory that reaches across dialogues, a weighted loss. In: switches and counts. Out: how far the model looks,
-weights, rows of the ablation. Source: B. Puthan Veetil, MS thesis, Liverpool John Moores University 2024, doi
-10.5281/zenodo.20048006, its public README; it does not state the weights' formula, which is ours.
+EmoNet is CoMPM's model (`erc_llm.baselines.compm`) with other inputs and another loss: speakers are numbered over the
+whole corpus, the memory reaches across dialogues, and the loss is weighted by class. Source: B. Puthan Veetil, MS
+thesis, Liverpool John Moores University 2024, doi 10.5281/zenodo.20048006, its public README. That does not state the
+formula of the weights; the one here is our choice.
+
+Input: a configuration, and the number of targets of each label. Output: context limits, class weights, ablation rows.
+Does not depend on: models, corpora, training.
 """
 
 from __future__ import annotations
@@ -11,19 +14,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from erc_llm.baselines.baseline_config import BaselineConfig, LossWeights, Switches
+from erc_llm.baselines.baseline_config import BaselineConfig, Switches, WeightedLoss
 from erc_llm.baselines.inputs import ContextLimits
 
 
 @dataclass(frozen=True, slots=True)
 class AblationRow:
-    """One row of EmoNet's ablation; each adds to the one before.
+    """One row of EmoNet's ablation; each adds a part to the row before.
 
     Attributes:
-        name: Of its run directories.
-        words: What it adds, for people.
-        switches: What is on.
-        published: What `erc_llm.published` calls the thesis's row.
+        name: Name of its run directories.
+        words: What the row adds, in words.
+        switches: The parts that are on.
+        published: Name of the thesis's row in `erc_llm.published`.
     """
 
     name: str
@@ -51,13 +54,13 @@ ABLATION: tuple[AblationRow, ...] = (
 )
 
 
-def class_weights(counts: Sequence[int], scheme: LossWeights) -> tuple[float, ...]:
+def class_weights(counts: Sequence[int], scheme: WeightedLoss) -> tuple[float, ...]:
     """Weight of one target of each label, by inverse frequency; 0 for a label without any.
 
-    With N targets, n of the label and K labels that occur: `unnormalised` N / n, `normalised` N / (K n), which has a
-    mean of 1 over the targets, so that the loss keeps the size of an unweighted one. A batch's loss is the sum of
-    weight times cross-entropy over the *number* of its targets. torch's weighted mean divides by the sum of their
-    weights instead, which at batch size 1, CoMPM's and EmoNet's, takes the weight away again.
+    With N targets, n of them with the label, and K labels that occur, `unnormalised` is N / n and `normalised` is
+    N / (K n). The latter has a mean of 1 over the targets, so the loss keeps the size of an unweighted one. The loss of
+    a batch is the sum of weight times cross-entropy, divided by the *number* of its targets. torch's weighted mean
+    divides by the sum of their weights instead, which cancels the weight at batch size 1, that of CoMPM and EmoNet.
     """
     total, present = sum(counts), sum(n > 0 for n in counts)
     if scheme == "none":
@@ -67,7 +70,7 @@ def class_weights(counts: Sequence[int], scheme: LossWeights) -> tuple[float, ..
 
 
 def context_limits(config: BaselineConfig) -> ContextLimits:
-    """How far the model of a configuration looks."""
+    """The limits of context and memory that a configuration sets."""
     switches = config.switches
     return ContextLimits(
         context_tokens=config.encoder.max_tokens,

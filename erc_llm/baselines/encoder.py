@@ -1,6 +1,7 @@
-"""The baseline `encoder`: an utterance in its past context through a pretrained encoder, and a linear head.
+"""The baseline `encoder`: classifies an utterance in its past context by a pretrained encoder and a linear head.
 
-In: token ids. Out: label scores. Knows no corpus and no training.
+Input: token ids. Output: label scores.
+Does not depend on: corpora, training.
 """
 
 from __future__ import annotations
@@ -16,22 +17,22 @@ Pooling = Literal["first", "mean"]
 
 
 class TextEncoder(nn.Module):
-    """A pretrained encoder that makes one vector of a text.
+    """A pretrained encoder that maps a text to one vector.
 
     Args:
         backbone: A Hugging Face encoder.
-        pooling: `first` takes the first token's last hidden state, `mean` the mean over tokens.
+        pooling: `first` takes the last hidden state of the first token, `mean` the mean over tokens.
     """
 
     def __init__(self, backbone: Any, pooling: Pooling = "first") -> None:
         super().__init__()
         if getattr(backbone, "pooler", None) is not None:
-            backbone.pooler = None  # its output is not read, so it would never be trained
+            backbone.pooler = None  # its output is not used, so its weights would get no gradient
         self.backbone = backbone
         self._pooling = pooling
 
     def forward(self, texts: Padded) -> Tensor:
-        """(texts, hidden) vectors in fp32."""
+        """Return (texts, hidden) vectors in fp32."""
         hidden: Tensor = self.backbone(input_ids=texts.ids, attention_mask=texts.mask).last_hidden_state
         if self._pooling == "first":
             return hidden[:, 0].float()
@@ -43,7 +44,7 @@ class ContextClassifier(nn.Module):
     """Label scores of a target from its context alone.
 
     Args:
-        context: Encodes the context.
+        context: The encoder of contexts.
         hidden: Size of its vectors.
         labels: Number of labels.
     """
@@ -54,11 +55,11 @@ class ContextClassifier(nn.Module):
         self.head = nn.Linear(hidden, labels)
 
     def forward(self, contexts: Padded, histories: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
-        """(batch, labels) scores; memories are not looked at."""
+        """Return (batch, labels) scores; histories are ignored."""
         return self.score(self.context(contexts))
 
     def score(self, vectors: Tensor) -> Tensor:
-        """(batch, labels) scores of (batch, hidden) vectors, in fp32: in bf16 two labels are often exactly equal."""
+        """Return (batch, labels) scores of (batch, hidden) vectors, in fp32: in bf16 two labels often tie exactly."""
         with torch.autocast(vectors.device.type, enabled=False):
             scores: Tensor = self.head(vectors)
         return scores

@@ -1,7 +1,9 @@
-"""A baseline that only reads: label probabilities of examples, and figures on a labelled split.
+"""Inference and evaluation of a baseline: label probabilities of examples, and metrics on labelled ones.
 
-In: a loaded model and examples. Out: probabilities in the examples' order, or plain figures. Every remembered utterance
-is embedded once for a whole pass, whichever way the model was trained.
+Every remembered utterance is embedded once per pass, however the model was trained.
+
+Input: a loaded model and examples. Output: probabilities in the order of the examples, or metrics by name.
+Does not depend on: corpora, training, run directories.
 """
 
 from __future__ import annotations
@@ -18,11 +20,11 @@ from erc_llm.baselines.inputs import Example
 from erc_llm.baselines.memory import Snapshot, take_snapshot
 from erc_llm.metrics import Floats, confusion, negative_log_likelihood, scores_from_confusion
 
-_AT_ONCE = 64  # examples in one forward
+_AT_ONCE = 64  # examples in one forward pass
 
 
 def snapshot_of(loaded: LoadedBaseline, examples: Sequence[Example]) -> Snapshot | None:
-    """Vectors of all that the examples remember, without gradients; None for a model without a memory."""
+    """Vectors of all remembered utterances of the examples, without gradients; None for a model without a memory."""
     model = loaded.model
     if not isinstance(model, MemoryClassifier):
         return None
@@ -40,13 +42,13 @@ def probabilities(
     snapshot: Snapshot | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Floats:
-    """(examples, labels) probabilities in the order of the examples; rows sum to 1.
+    """Return (examples, labels) probabilities in the order of the examples; rows sum to 1.
 
     Args:
-        loaded: The model, left in the mode it came in.
-        examples: What to read.
-        snapshot: Vectors of their memories, where they are known already.
-        on_progress: Told how many examples are done.
+        loaded: The model; its train or eval mode is restored afterwards.
+        examples: The examples.
+        snapshot: Vectors of their remembered utterances, if they are computed already.
+        on_progress: Called with the number of examples done.
     """
     model = loaded.model
     snapshot = snapshot or snapshot_of(loaded, examples)
@@ -66,7 +68,7 @@ def probabilities(
     return found
 
 
-def figures(probabilities: Floats, examples: Sequence[Example]) -> dict[str, float]:
+def score_metrics(probabilities: Floats, examples: Sequence[Example]) -> dict[str, float]:
     """Weighted and macro F1, accuracy and mean NLL (nats) of (examples, labels) probabilities, on labelled examples."""
     rows = [i for i, example in enumerate(examples) if example.label is not None]
     gold = np.array([examples[i].label for i in rows], dtype=np.int64)

@@ -1,11 +1,14 @@
-"""What a baseline reads for each target: its dialogue so far, and what its speaker said before.
+"""Inputs of baselines: for each target its dialogue so far, and its speaker's earlier utterances.
 
-In: a corpus, a tokenizer, EmoNet's switches. Out: an `Example` per target, in token ids. Two rules are kept here: a
-context holds lines up to the target's own; a memory holds earlier lines of this dialogue, and of other dialogues only
-those of strictly earlier scenes (`erc_llm.corpus.history`). No label is ever read but the target's own. Knows no model.
+This module keeps two rules. A context holds lines up to the target's own. A memory holds earlier lines of this
+dialogue, and of other dialogues only those of strictly earlier scenes (`erc_llm.corpus.history`). The only label that
+is read is the target's own.
 
-As in CoMPM's code, a marker `<s1>`, `<s2>`, ... stands before each line, in plain text rather than as a new token, so
-that any pretrained encoder reads it and an identity that is new in dev needs no untrained embedding.
+As in CoMPM's code, a marker `<s1>`, `<s2>`, ... stands before each line. It is plain text rather than a new token, so
+any pretrained encoder can read it, and an identity that is new in dev needs no untrained embedding.
+
+Input: a corpus, a tokenizer, `ContextLimits`. Output: an `Example` in token ids for each target.
+Does not depend on: models.
 """
 
 from __future__ import annotations
@@ -24,20 +27,20 @@ if TYPE_CHECKING:
 
 Ids = tuple[int, ...]
 
-# All that becomes an angle bracket when a tokenizer normalises it (NFKD, without accents).
+# All characters that become an angle bracket when a tokenizer normalises them (NFKD, without accents).
 _BRACKETS = str.maketrans("<\u226e\ufe64\uff1c>\u226f\ufe65\uff1e", "(((())))")
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One target as a model reads it.
+    """The input of one target.
 
     Attributes:
-        dialogue_id: Its scene.
-        utterance_id: The target within its scene.
-        context: Ids of the dialogue up to and with the target's line, the class token first.
-        memory: Ids of each remembered utterance, oldest first.
-        label: Index of the gold label; None where there is none.
+        dialogue_id: Id of its dialogue.
+        utterance_id: Id of the target within its dialogue.
+        context: Token ids of the dialogue up to and including the target's line, the class token first.
+        memory: Token ids of each remembered utterance, oldest first.
+        label: Index of the gold label; None if there is none.
     """
 
     dialogue_id: str
@@ -49,7 +52,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class ContextLimits:
-    """How far a model looks.
+    """How much context and memory a model reads.
 
     Attributes:
         context_tokens: Most tokens of a context, class token included.
@@ -69,41 +72,41 @@ class ContextLimits:
 
 
 class InputWriter:
-    """Makes the examples of dialogues of a corpus.
+    """Builds the examples of dialogues.
 
     Args:
-        corpus: The whole corpus: its earlier scenes are the past of the later ones.
-        tokenizer: Of the encoder.
-        reach: How far the model looks.
-        numbers: Of each speaker, where the reach has a global identity; by default `corpus_numbers`.
+        corpus: The whole corpus; its earlier scenes are the past of the later ones.
+        tokenizer: Tokenizer of the encoder.
+        limits: How much context and memory the model reads.
+        numbers: Number of each speaker, used with `global_identity`; by default `corpus_numbers`.
     """
 
     def __init__(
         self,
         corpus: Corpus,
         tokenizer: PreTrainedTokenizerBase,
-        reach: ContextLimits,
+        limits: ContextLimits,
         numbers: Mapping[str, int] | None = None,
     ) -> None:
         self._corpus = corpus
-        self._reach = reach
+        self._limits = limits
         self._tokenizer = tokenizer
         self._start = int(tokenizer.cls_token_id)
         self._history = History(corpus)
         self._numbers: Mapping[str, int] = {}
-        if reach.global_identity:
+        if limits.global_identity:
             self._numbers = corpus_numbers(corpus) if numbers is None else numbers
         self._ids = lru_cache(maxsize=None)(self._encode)
         self._remembered = lru_cache(maxsize=None)(self._cut)
 
     def examples(self, dialogues: Iterable[Dialogue]) -> list[Example]:
-        """One example per target, in order; a dialogue need not be part of the corpus."""
+        """Return one example per target, in order; a dialogue need not be part of the corpus."""
         return [example for dialogue in dialogues for example in self._of_dialogue(dialogue)]
 
     def _of_dialogue(self, dialogue: Dialogue) -> list[Example]:
         labels = self._corpus.labels
         local = dialogue_numbers(dialogue.utterances)
-        targets, most = set(dialogue.targets), self._reach.context_tokens - 1
+        targets, most = set(dialogue.targets), self._limits.context_tokens - 1
         context: list[int] = []
         said: dict[str, list[Ids]] = {speaker: [] for speaker in local}  # by each speaker in the dialogue so far
         found = []
@@ -115,18 +118,18 @@ class InputWriter:
                         dialogue.id,
                         utterance.id,
                         (self._start, *context),
-                        self._memory(dialogue, utterance, said) if self._reach.remembers else (),
+                        self._memory(dialogue, utterance, said) if self._limits.remembers else (),
                         None if utterance.label is None else labels.index(utterance.label),
                     )
                 )
             if utterance.text.strip():
-                # As `History` counts: a line of all is everybody's.
+                # As in `History`, a line that everybody speaks counts for each speaker.
                 for speaker in local if EVERYONE in utterance.speakers else set(utterance.speakers):
                     said[speaker].append(self._remembered(utterance.text))
         return found
 
     def _marked(self, utterance: Utterance, dialogue: Dialogue, local: Mapping[str, int]) -> Ids:
-        """Ids of a line behind the markers of who speaks it; nothing for a line without text."""
+        """Ids of a line after the markers of its speakers; nothing for a line without text."""
         if not utterance.text.strip():
             return ()
         numbers = [self._number(speaker, dialogue, local) for speaker in utterance.speakers]
@@ -134,18 +137,18 @@ class InputWriter:
         return (*markers, *self._ids(_plain(utterance.text)))
 
     def _number(self, speaker: str, dialogue: Dialogue, local: Mapping[str, int]) -> int:
-        if not self._reach.global_identity:
+        if not self._limits.global_identity:
             return local[speaker]
-        # Whoever the corpus does not know, as in a dialogue that is not part of it, is nobody in particular.
+        # Speakers that the corpus lacks, as in a dialogue that is not part of it, share the number 0.
         return self._numbers.get(identity(speaker, dialogue, self._corpus.generic), 0)
 
     def _memory(self, dialogue: Dialogue, utterance: Utterance, said: Mapping[str, list[Ids]]) -> tuple[Ids, ...]:
         if not utterance.speakers:
             return ()
         speaker = utterance.speakers[0]
-        if not self._reach.across:
+        if not self._limits.across:
             return tuple(said[speaker])
-        window = self._reach.window
+        window = self._limits.window
         here = said[speaker][-window:]
         person = self._history.person(speaker, dialogue)
         scenes = self._history.before(dialogue, person, most=window - len(here))
@@ -153,30 +156,30 @@ class InputWriter:
         return tuple([*earlier, *here][-window:])
 
     def _cut(self, text: str) -> Ids:
-        """Ids of a remembered utterance behind the class token."""
-        return (self._start, *self._ids(_plain(text))[-(self._reach.memory_tokens - 1) :])
+        """Ids of a remembered utterance after the class token."""
+        return (self._start, *self._ids(_plain(text))[-(self._limits.memory_tokens - 1) :])
 
     def _encode(self, text: str) -> Ids:
-        """Ids of a text behind a space, special tokens written in it being plain text."""
+        """Ids of a text after a space; special tokens that are written in it count as plain text."""
         found = self._tokenizer(f" {text}", add_special_tokens=False, split_special_tokens=True, verbose=False)
         return tuple(found["input_ids"])
 
 
 def dialogue_numbers(utterances: Sequence[Utterance]) -> dict[str, int]:
-    """Speaker to number within a dialogue, from 1 in the order of first lines; a later line changes no earlier one."""
+    """Number of each speaker within a dialogue, from 1 in the order of first lines; later lines change no number."""
     names = dict.fromkeys(speaker for utterance in utterances for speaker in utterance.speakers)
     return {name: number for number, name in enumerate(names, start=1)}
 
 
 def corpus_numbers(corpus: Corpus, known: Mapping[str, int] | None = None) -> dict[str, int]:
-    """Identity to number over a whole corpus, from 1 in the order of first lines in time, over all splits.
+    """Number of each identity over all splits of a corpus, from 1 in the order of first lines in time.
 
-    Names only, no labels. A later line changes no number of whoever spoke before it.
+    It reads names only, no labels. A later line does not change the numbers of those who spoke before it.
 
     Args:
         corpus: The corpus.
-        known: Numbers given already, 1 and up; they stay, and newcomers follow. So a model keeps the numbers that it
-            was trained with when splits are added to its corpus.
+        known: Numbers that are given already, from 1; they are kept, and new identities get the next ones. So a model
+            keeps the numbers that it was trained with when splits are added to its corpus.
     """
     scenes = list(corpus.dialogues())
     if all(scene.time is not None for scene in scenes):
@@ -190,5 +193,5 @@ def corpus_numbers(corpus: Corpus, known: Mapping[str, int] | None = None) -> di
 
 
 def _plain(text: str) -> str:
-    """Text on one line that cannot forge a speaker's marker: without angle brackets."""
+    """Text on one line without angle brackets, so that it cannot forge a speaker's marker."""
     return " ".join(text.split()).translate(_BRACKETS)

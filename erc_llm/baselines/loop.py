@@ -1,4 +1,4 @@
-"""The training loop of all baselines: optimizer steps, selection after each epoch, the best weights, checkpoints.
+"""Training loop of all baselines: optimizer steps, selection after each epoch, the best weights, checkpoints.
 
 Input: a loaded model, examples, `LoopSettings`. Output: `model.safetensors` of the best epoch and two logs in a folder.
 Does not depend on: corpora, configurations.
@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from erc_llm.baselines.batches import epoch_batches, pad, steps_per_epoch
 from erc_llm.baselines.build import LoadedBaseline, fork_rng
 from erc_llm.baselines.compm import MemoryClassifier, new_parameters, pretrained_parameters
-from erc_llm.baselines.inference import figures, probabilities, snapshot_of
+from erc_llm.baselines.inference import probabilities, score_metrics, snapshot_of
 from erc_llm.baselines.inputs import Example
 from erc_llm.baselines.memory import Snapshot, take_snapshot
 from erc_llm.baselines.weights import (
@@ -46,8 +46,8 @@ class LoopSettings:
     """The numbers of a training run; see `erc_llm.baselines.baseline_config.BaselineTraining` for what they mean.
 
     Attributes:
-        new_learning_rate: Of the layers that start at random.
-        warmup: Fraction of all steps.
+        new_learning_rate: Peak learning rate of the layers that start at random.
+        warmup: Fraction of all steps over which the learning rate rises.
         weights: (labels,) weight of a target's loss by its label.
         checkpoint_seconds: Time between checkpoints; 0: every step.
     """
@@ -70,12 +70,12 @@ class Fitting:
     """One training run.
 
     Args:
-        loaded: The model; trained in place.
-        examples: Labelled examples to fit.
+        loaded: The model; it is trained in place.
+        examples: Labelled examples to train on.
         selection: Labelled examples by which the best epoch is chosen.
-        settings: The numbers.
+        settings: The numbers of the training run.
         folder: The run directory.
-        progress: Where the run is shown.
+        progress: Where to show the run.
     """
 
     def __init__(
@@ -102,13 +102,13 @@ class Fitting:
         self._cached: Snapshot | None = None
 
     def run(self, resume: bool = False) -> None:
-        """Train to the end; what is best is in the model and stands in the folder afterwards.
+        """Train to the end; the best weights are in the model and in the folder afterwards.
 
         Args:
-            resume: Go on from the folder's checkpoint, if there is one.
+            resume: Continue from the folder's checkpoint, if there is one.
 
         Raises:
-            RunError: A file cannot be written or read, or the training diverges.
+            RunError: A file cannot be written or read, or the training run diverges.
         """
         with fork_rng(self.loaded.device):
             torch.manual_seed(self._settings.seed + 1)  # dropout; the new layers were drawn by the seed itself
@@ -151,10 +151,10 @@ class Fitting:
         )
 
     def _logged_step(self, batch: Sequence[int], position: Position, log: TrainingLog) -> Position:
-        """One optimizer step on the examples of these numbers; the loss in the log is the mean since the line before.
+        """One optimizer step on the examples of these indices; the logged loss is the mean since the line before.
 
         Returns:
-            The new position, with the losses that the next line is the mean of.
+            The new position, with the losses that the next line averages.
         """
         rate = self.optimizer.param_groups[0]["lr"]
         loss, norm = self.step([self._examples[i] for i in batch])
@@ -167,7 +167,7 @@ class Fitting:
         return replace(position, step=step, losses=losses)
 
     def step(self, examples: Sequence[Example]) -> tuple[float, float]:
-        """One optimizer step on labelled examples; its loss and the norm of its gradients before clipping."""
+        """Do one optimizer step on labelled examples; return its loss and the norm of its gradients before clipping."""
         model = self.loaded.model
         model.train()
         loss = self._loss(examples)
@@ -180,7 +180,7 @@ class Fitting:
         return loss.item(), norm.item()
 
     def _loss(self, examples: Sequence[Example]) -> Tensor:
-        """Sum of weight times cross-entropy over the number of examples; see `emonet.class_weights`."""
+        """Sum of weight times cross-entropy, divided by the number of examples; see `emonet.class_weights`."""
         loaded = self.loaded
         with loaded.autocast():
             snapshot = self._snapshot(examples)
@@ -196,7 +196,7 @@ class Fitting:
         return take_snapshot(model.remembering, examples, loaded.padding, loaded.hidden, loaded.device)
 
     def embed_once(self) -> None:
-        """Take the snapshot that a frozen memory reads from; nothing where the memory is trained."""
+        """Take the snapshot that a frozen memory reads from; do nothing if the memory is trained."""
         if self.loaded.frozen_memory:
             began = time.perf_counter()
             with self._progress.busy("embedding remembered utterances"):
@@ -207,7 +207,7 @@ class Fitting:
 
     def _select(self, position: Position) -> Position:
         began = time.perf_counter()
-        found = figures(probabilities(self.loaded, self._selection, self._cached), self._selection)
+        found = score_metrics(probabilities(self.loaded, self._selection, self._cached), self._selection)
         better = position.best is None or found[SCORE] > position.best
         epoch = position.step // self._per_epoch
         if better:
@@ -221,7 +221,7 @@ class Fitting:
 
 
 def optimizer_of(loaded: LoadedBaseline, settings: LoopSettings) -> torch.optim.AdamW:
-    """AdamW with a rate for pretrained weights and one for new layers."""
+    """AdamW with one learning rate for pretrained weights and one for new layers."""
     groups = [
         {"params": pretrained_parameters(loaded.model), "lr": settings.learning_rate},
         {"params": new_parameters(loaded.model), "lr": settings.new_learning_rate},

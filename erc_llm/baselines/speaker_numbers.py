@@ -1,6 +1,6 @@
-"""The speakers' numbers that a baseline is trained with, in its run directory.
+"""Speaker numbers of a baseline: stores them in its run directory, and reads them.
 
-Input: speaker to number. Output: `speakers.json`, and the same mapping read again.
+Input: a mapping from speaker to number. Output: `speakers.json`, and the same mapping read again.
 Does not depend on: models, corpora, configurations.
 """
 
@@ -16,7 +16,7 @@ from erc_llm.runs.directory import SPEAKERS
 
 
 def write_speakers(folder: Path, numbers: Mapping[str, int]) -> None:
-    """Keep the speakers' numbers that a run is trained with.
+    """Write the speakers' numbers that a run is trained with.
 
     Raises:
         RunError: They cannot be written.

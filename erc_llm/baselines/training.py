@@ -1,4 +1,4 @@
-"""End-to-end training of a baseline: a configuration and a corpus become a run directory and predictions tables.
+"""End-to-end training of a baseline: trains it, and writes its run directory and predictions tables.
 
 Input: the configuration, the corpus with its selection split cut. Output: a `TrainedBaseline`.
 Does not depend on: how inputs, model, loop and tables work; it composes them.
@@ -40,9 +40,11 @@ class TrainedBaseline:
 
     Attributes:
         folder: The run directory.
-        config: Its configuration.
-        manifest: What it was made from.
-        corpus: The corpus it was trained on.
+        config: The run's configuration.
+        manifest: The run's manifest.
+        corpus: The corpus that it was trained on.
+        loaded: The trained model.
+        writer: Builds the model's inputs.
     """
 
     folder: Path
@@ -56,8 +58,8 @@ class TrainedBaseline:
         """The predictions table of one split of its corpus.
 
         Args:
-            split: Its name.
-            progress: Where a bar is drawn.
+            split: Name of the split.
+            progress: Where to draw a bar.
 
         Raises:
             CorpusError: The corpus has no such split.
@@ -72,7 +74,7 @@ class TrainedBaseline:
         return Predictions.from_corpus(info, dialogues, predictions, self.corpus.dialogues(), self.corpus.generic)
 
     def write(self, split: str, *, with_text: bool = True, progress: Progress = SILENT) -> Path:
-        """Write the table of a split into the run directory, as SPLIT.parquet; where it is."""
+        """Write the table of a split into the run directory, as SPLIT.parquet; return its path."""
         path = self.folder / f"{split}.parquet"
         table = self.predict(split, progress)
         write_predictions(table if with_text else table.without_text(), path)
@@ -87,18 +89,18 @@ def train_baseline(
     with_text: bool = True,
     progress: Progress = SILENT,
 ) -> TrainedBaseline:
-    """Train a baseline and write its run directory; a finished one is read again.
+    """Train a baseline and write its run directory; a finished run is loaded instead.
 
     Args:
-        config: The baseline.
-        corpus: With its selection split cut.
-        resume: Go on with an unfinished run of the same configuration.
-        with_text: Keep what was said in `selection.parquet`; else the other tables of the run lose it too.
-        progress: Where the run is shown.
+        config: The baseline's configuration.
+        corpus: The corpus, with its selection split cut.
+        resume: Continue an unfinished run of the same configuration.
+        with_text: Keep the utterances' text in `selection.parquet`; else it is removed from all tables of the run.
+        progress: Where to show the run.
 
     Raises:
-        RunError: The run directory is taken, or holds a run of another configuration, corpus or encoder.
-        CorpusError: There is nothing to train on, or to choose the epoch by.
+        RunError: The run directory is in use, or holds a run of another configuration, corpus or encoder.
+        CorpusError: There is no labelled target to train on, or to choose the epoch by.
     """
     folder = Path(config.output) / config.name
     stored = claim(folder, config, resume)
@@ -108,7 +110,7 @@ def train_baseline(
     numbers = _speaker_numbers(config, corpus, folder, began is not None)
     writer = InputWriter(corpus, loaded.tokenizer, context_limits(config), numbers)
     counts = label_counts(scenes, corpus.labels.names)
-    weights = class_weights(counts, config.switches.loss_weights)
+    weights = class_weights(counts, config.switches.weighted_loss)
     manifest = _manifest(config, corpus, counts, weights, loaded)
     if stored is not None:
         check_same(stored, manifest)
@@ -137,14 +139,14 @@ def train_baseline(
 
 
 def _speaker_numbers(config: BaselineConfig, corpus: Corpus, folder: Path, began: bool) -> dict[str, int]:
-    """Numbers over the whole corpus, those that the run began with first; none where they are by dialogue."""
+    """Numbers over the whole corpus, first those that the run began with; empty if numbers are by dialogue."""
     if not config.switches.global_identity:
         return {}
     return corpus_numbers(corpus, read_speakers(folder) if began else None)
 
 
 def label_counts(scenes: Sequence[Dialogue], names: Sequence[str]) -> list[int]:
-    """How many targets have each label, in the order of `names`."""
+    """Number of targets of each label, in the order of `names`."""
     found = Counter(d.utterances[k].label for d in scenes for k in d.targets)
     return [found[name] for name in names]
 
@@ -152,7 +154,7 @@ def label_counts(scenes: Sequence[Dialogue], names: Sequence[str]) -> list[int]:
 def _labelled(examples: Sequence[Example]) -> list[Example]:
     found = [example for example in examples if example.label is not None]
     if not found:
-        raise CorpusError("no labelled utterance in the selection split, which the epoch is chosen by")
+        raise CorpusError("no labelled utterance in the selection split, by which the best epoch is chosen")
     return found
 
 
@@ -222,7 +224,7 @@ def _precision(loaded: LoadedBaseline) -> str:
 
 
 def table_info(config: BaselineConfig, manifest: Manifest, corpus: Corpus, split: str) -> PredictionsInfo:
-    """What a baseline's table says of itself; the speaker's memory stands where an LLM has its profile."""
+    """The metadata of a baseline's table; `profile` states the memory, as it states the profile of an LLM's run."""
     return PredictionsInfo(
         system=config.name,
         labels=corpus.labels.names,

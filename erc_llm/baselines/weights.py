@@ -1,6 +1,9 @@
-"""Weights of a baseline and where its training stands, as files that are whole or absent.
+"""Weights and checkpoints of a baseline; each file is written whole or not at all.
 
-Only what is trained is stored: frozen encoders come from their own files again. Knows nothing of corpora.
+Only trained weights are stored; frozen encoders are loaded from their own files again.
+
+Input: a model, its optimizer and scheduler, a position. Output: files in the run directory, and the same read again.
+Does not depend on: corpora, how a model is trained.
 """
 
 from __future__ import annotations
@@ -23,13 +26,13 @@ WEIGHTS = "model.safetensors"
 
 @dataclass(frozen=True, eq=False)
 class Position:
-    """Where a training stands.
+    """The position of a training run.
 
     Attributes:
-        step: Optimizer steps made.
+        step: Number of optimizer steps done.
         best: Best selection score so far; None before the first.
-        best_epoch: The epoch it is of, whose weights are in `epoch_weights`; None before the first.
-        losses: Of the steps since the last line of the training log.
+        best_epoch: Epoch of that score, whose weights are in `epoch_weights`; None before the first.
+        losses: Losses of the steps since the last line of the training log.
     """
 
     step: int = 0
@@ -39,12 +42,12 @@ class Position:
 
 
 def epoch_weights(folder: Path, epoch: int) -> Path:
-    """Where the weights of an epoch stand that was the best one when it ended."""
+    """File with the weights of an epoch that was the best one when it ended."""
     return folder / f"epoch-{epoch}.safetensors"
 
 
 def keep_epoch(folder: Path, epoch: int | None) -> None:
-    """Delete the weights of all epochs but one: of those overtaken, or that came after the checkpoint gone on from."""
+    """Delete the weights of all epochs but one: superseded ones, and those later than the checkpoint resumed from."""
     kept = None if epoch is None else epoch_weights(folder, epoch)
     for path in folder.glob("epoch-*.safetensors"):
         if path != kept:
@@ -52,15 +55,15 @@ def keep_epoch(folder: Path, epoch: int | None) -> None:
 
 
 def trained(model: nn.Module) -> dict[str, Tensor]:
-    """The weights that training changes, by name."""
+    """The trainable weights, by name."""
     return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Write what is trained as safetensors.
+    """Write the trainable weights as safetensors.
 
     Raises:
-        RunError: It cannot be written.
+        RunError: The file cannot be written.
     """
     from safetensors.torch import save
 
@@ -72,7 +75,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     """Read what `save_weights` wrote into a model of the same configuration.
 
     Raises:
-        RunError: It is missing, damaged or of another shape.
+        RunError: The file is missing, damaged, or holds tensors of other shapes.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -85,10 +88,10 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 
 def save_checkpoint(path: Path, model: nn.Module, optimizer: Any, scheduler: Any, position: Position) -> None:
-    """Write everything that a training needs to go on, random state included.
+    """Write everything that is needed to resume a training run, including the random state.
 
     Raises:
-        RunError: It cannot be written.
+        RunError: The file cannot be written.
     """
     state = {
         "position": asdict(position),
@@ -102,19 +105,19 @@ def save_checkpoint(path: Path, model: nn.Module, optimizer: Any, scheduler: Any
 
 
 def load_checkpoint(path: Path, model: nn.Module, optimizer: Any, scheduler: Any) -> Position | None:
-    """Put a training back to where its checkpoint was written; None where there is none yet.
+    """Restore a training run from its checkpoint; return its position, or None if there is no checkpoint yet.
 
     Raises:
-        RunError: It is damaged.
+        RunError: The checkpoint is damaged.
     """
     if not path.is_file():
         return None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise RunError(f"{path}: damaged ({error}); delete it to begin anew") from error
+        raise RunError(f"{path}: damaged ({error}); delete it to start again") from error
     if "position" not in state:
-        raise RunError(f"{path}: written by an older version of erc-llm; delete it to begin anew")
+        raise RunError(f"{path}: written by an older version of erc-llm; delete it to start again")
     _take(model, state["weights"], path)
     optimizer.load_state_dict(state["optimizer"])
     scheduler.load_state_dict(state["scheduler"])
@@ -127,7 +130,7 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: Any, scheduler: Any
 def _save(state: Mapping[str, Any], file: IO[bytes]) -> None:
     try:
         torch.save(state, file)
-    except RuntimeError as error:  # what torch makes of a full disk
+    except RuntimeError as error:  # torch's error for a full disk
         raise OSError(str(error).splitlines()[0]) from error
 
 

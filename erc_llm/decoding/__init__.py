@@ -1,1 +1,1 @@
-"""Token trees become label distributions."""
+"""Decoding: label distributions and generated labels from token trees."""

@@ -1,13 +1,13 @@
 """Constrained generation: the output is always one of the labels.
 
-A trie holds the answers, and a logits processor walks it. Masking leaves the scores it allows as they are. In greedy
-search and sampling the softmax over what is left makes each step a choice among the trie's branches. Beam search
-normalises over the whole vocabulary *before* its processors (`_beam_search` of transformers 5), so a beam's score stays
-the plain log-likelihood: with as many beams as labels, `length_penalty=0` and no early stopping, the beams rank as
-`erc_llm.decoding.scoring` does.
+A trie holds the answers, and a logits processor follows it. The processor masks scores and does not change the allowed
+ones. In greedy search and sampling the softmax over the remaining scores makes each step a choice among the trie's
+branches. Beam search normalises over the whole vocabulary *before* its processors (`_beam_search` of transformers 5),
+so a beam's score stays the plain log-likelihood. With as many beams as labels, `length_penalty=0` and no early
+stopping, the beams rank as in `erc_llm.decoding.scoring`.
 
-Input: token ids of every label's answer, prompts as token ids, a model. Output: one label index per prompt, straight
-away or behind free text.
+Input: token ids of every label's answer, prompts as token ids, a model. Output: one label index per prompt, directly or
+after free text.
 Does not depend on: dialogues, label names, templates.
 """
 
@@ -33,25 +33,25 @@ _UNCUT: dict[str, Any] = {"top_k": 0, "top_p": 1.0, "typical_p": 1.0, "min_p": 0
 
 
 class LabelTrie:
-    """The answers' token ids as an automaton: which tokens may follow, and which label a whole answer is.
+    """The answers' token ids as an automaton: which tokens may follow, and which label a complete answer is.
 
-    State 0 is the beginning; a whole answer is a state that nothing leaves; the last state stands for what is no
-    beginning of any answer, and nothing leaves it either.
+    State 0 is the beginning. A complete answer is a final state. The last state is final too; it is reached by ids that
+    begin no answer.
 
     Args:
-        answers: Token ids of each label as an answer, end tokens included, in label order. A label may begin another
-            ("Sad", "Sadness"): their end tokens tell them apart.
+        answers: Token ids of each label as an answer, including end tokens, in label order. A label may be a prefix of
+            another ("Sad", "Sadness"), because their end tokens distinguish them.
 
     Attributes:
         labels: Number of labels.
-        depth: Tokens of the longest answer.
-        answers: What was given.
-        open: (states,) whether a state is a beginning that goes on.
-        children: (states, most children) tokens that may follow, repeated to fill the row; 0 where none may.
-        label: (states,) index of the label that a whole answer is; -1 in other states.
+        depth: Number of tokens of the longest answer.
+        answers: The given answers.
+        open: (states,) whether a state is the beginning of an answer that is not complete.
+        children: (states, most children) tokens that may follow, repeated to fill the row; 0 if none may.
+        label: (states,) index of the label of a complete answer; -1 in other states.
 
     Raises:
-        PromptError: An answer is empty, occurs twice, or begins another one: its end could not be told.
+        PromptError: An answer is empty, occurs twice, or is a prefix of another one, so that its end is ambiguous.
     """
 
     def __init__(self, answers: Sequence[Sequence[int]]) -> None:
@@ -89,7 +89,7 @@ class LabelTrie:
         return moved
 
     def walk(self, generated: torch.Tensor) -> torch.Tensor:
-        """(rows,) states after reading (rows, tokens) ids from the beginning; what follows an answer is not read."""
+        """Return (rows,) states after (rows, tokens) ids from the beginning; ids after an answer are ignored."""
         columns = self._column[generated.clamp(max=len(self._column) - 1)]
         state = generated.new_zeros(len(generated))
         for step in range(generated.shape[1]):
@@ -97,7 +97,7 @@ class LabelTrie:
         return state
 
     def read(self, generated: torch.Tensor) -> torch.Tensor:
-        """(rows,) label index that (rows, tokens) ids begin with; -1 where they begin with no whole answer."""
+        """Return (rows,) index of the label that (rows, tokens) ids begin with; -1 without a complete answer."""
         return self.label[self.walk(generated)]
 
 
@@ -110,26 +110,26 @@ def _require_separate(answers: Sequence[tuple[int, ...]]) -> None:
             raise PromptError(f"two labels have the same answer {list(first)}; answers must differ")
         if second[: len(first)] == first:
             raise PromptError(
-                f"the answer {list(first)} begins the answer {list(second)}, so nothing tells where it ends; "
-                "put end tokens behind every answer"
+                f"the answer {list(first)} begins the answer {list(second)}, so its end is ambiguous; "
+                "put end tokens after every answer"
             )
 
 
 class LabelProcessor(LogitsProcessor):
-    """Lets `generate` only continue towards a label; behind a whole answer only the end token, which costs nothing.
+    """Restricts `generate` to the labels; after a complete answer it allows only the end token, with log-probability 0.
 
-    It keeps no state between steps, so beams may be reordered. Allowed scores are left as they are.
+    It keeps no state between steps, so beams may be reordered. Allowed scores are not changed.
 
     transformers' `prefix_allowed_tokens_fn` is as fast (SmolLM2-135M on a CPU, 16 prompts: 0.99 and 1.00 of the time of
-    this class; medians of 7 alternating pairs) and not as exact: it leaves the end token its own score behind a whole
-    answer. Where answers end with another token, such as the ")" of prompts for base models, beams then rank the labels
-    wrongly on 49 of 60 random prompts of a stand-in model, with log-likelihoods off by up to 7.4 nats. It is also
-    silent where the model gives no label a probability.
+    this class; medians of 7 alternating pairs) but less exact: the end token keeps its own score after a complete
+    answer. If answers end with another token, such as the ")" of prompts for base models, beams then rank the labels
+    wrongly on 49 of 60 random prompts of a stand-in model, with log-likelihoods off by up to 7.4 nats. It also raises
+    no error if the model gives no label a probability.
 
     Args:
         trie: The labels, on the device of the scores.
-        prompt_width: Tokens of the (left-padded) prompts: everything behind was generated.
-        end_id: What ends generation, `eos_token_id` of the same `generate`; many answers end with it themselves.
+        prompt_width: Number of tokens of the (left-padded) prompts; all later tokens are generated.
+        end_id: Token that ends generation, the `eos_token_id` of the same `generate`; many answers end with it.
 
     Raises:
         PromptError: An answer holds the end token before its last position, so `generate` would cut it off.
@@ -138,18 +138,18 @@ class LabelProcessor(LogitsProcessor):
     def __init__(self, trie: LabelTrie, prompt_width: int, end_id: int) -> None:
         for answer in trie.answers:
             if end_id in answer[:-1]:
-                raise PromptError(f"the answer {list(answer)} goes on behind {end_id}, which ends all generation")
+                raise PromptError(f"the answer {list(answer)} continues after {end_id}, which ends all generation")
         self._trie = trie
         self._prompt_width = prompt_width
         self._children = trie.children.masked_fill(~trie.open[:, None], end_id)
-        # What the end token's score becomes: certain behind a whole answer, impossible where there is no answer.
+        # The end token's score: certain after a complete answer, impossible if there is no answer.
         self._end_score = torch.where(trie.label >= 0, 0.0, -torch.inf)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """(rows, vocabulary) scores, -inf where no label goes on.
+        """Return (rows, vocabulary) scores, -inf for tokens that continue no label.
 
         Raises:
-            ModelError: The scores of all that may follow are -inf, or one is not a number.
+            ModelError: The scores of all allowed tokens are -inf, or one is not a number.
         """
         state = self._trie.walk(input_ids[:, self._prompt_width :])
         tokens, is_open = self._children[state], self._trie.open[state]
@@ -174,22 +174,22 @@ def generate_labels(
     tokens_per_batch: int = 8192,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[int]:
-    """The label index that constrained generation says behind each prompt.
+    """The index of the label that constrained generation gives for each prompt.
 
     Args:
-        model: A causal LM with a plain or tree attention; read in eval mode.
+        model: A causal LM with a plain or tree attention; it is used in eval mode.
         tokenizer: Its tokenizer; only its pad and end ids are used.
-        prompts: Token ids up to where the answer begins.
+        prompts: Token ids up to the beginning of the answer.
         trie: The answers.
-        mode: `greedy` takes the likeliest token at every step; `beam` the likeliest label, exactly, with a beam per
-            label; `sample` draws token by token among what the trie allows, from torch's global generator.
-        temperature: Of `sample`.
-        tokens_per_batch: Most tokens in one batch, padding, beams and answers included.
-        on_progress: Gets the number of prompts done.
+        mode: `greedy` takes the most likely token at every step; `beam` takes the most likely label exactly, with one
+            beam per label; `sample` draws among the tokens that the trie allows, by torch's global generator.
+        temperature: Temperature of `sample`.
+        tokens_per_batch: Most tokens in one batch, including padding, beams and answers.
+        on_progress: Called with the number of prompts done.
 
     Raises:
         ModelError: The model gives no label a probability.
-        PromptError: A prompt is empty, or an answer is cut by the tokenizer's end token.
+        PromptError: A prompt is empty, or the tokenizer's end token would cut an answer.
     """
     options: dict[str, Any] = {"do_sample": mode == "sample", "num_beams": trie.labels if mode == "beam" else 1}
     if mode == "sample":
@@ -210,7 +210,7 @@ def generate_labels(
     ):
         labels = here.read(new).tolist()
         if min(labels) < 0:
-            raise InternalError(f"constrained generation said no label: {new.tolist()}")
+            raise InternalError(f"constrained generation gave no label: {new.tolist()}")
         found |= dict(zip(batch, labels, strict=True))
         if on_progress:
             on_progress(len(found))
@@ -219,11 +219,11 @@ def generate_labels(
 
 @dataclass(frozen=True, slots=True)
 class Reasoned:
-    """A label and what the model wrote before it.
+    """A label and the text that the model generated before it.
 
     Attributes:
-        label: Its index.
-        text: The free text, without what ended it.
+        label: Index of the label.
+        text: The free text, without the token or stop string that ended it.
     """
 
     label: int
@@ -244,22 +244,22 @@ def reason_then_label(
     tokens_per_batch: int = 8192,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[Reasoned]:
-    """Free text behind each prompt, greedily, then the bridge, then the constrained label.
+    """Free text after each prompt by greedy generation, then the bridge, then the constrained label.
 
     The free text ends with the first special token, before the token that completes a stop string, or at the limit.
 
     Args:
         model: As in `generate_labels`.
-        tokenizer: As in `generate_labels`; it also reads the free text.
-        prompts: Token ids up to where the free text begins.
+        tokenizer: As in `generate_labels`; it also decodes the free text.
+        prompts: Token ids up to the beginning of the free text.
         trie: The answers.
         bridge: Token ids between free text and answer, such as those of "\\nAnswer:".
         max_new_tokens: Most tokens of free text.
-        stop: Texts that end it.
-        mode: Of the label, as in `generate_labels`.
-        temperature: Of the label, as in `generate_labels`.
+        stop: Texts that end the free text.
+        mode: Mode for the label, as in `generate_labels`.
+        temperature: Temperature for the label, as in `generate_labels`.
         tokens_per_batch: As in `generate_labels`.
-        on_progress: Gets the number of prompts whose label is known.
+        on_progress: Called with the number of prompts whose label is known.
 
     Raises:
         ModelError: As in `generate_labels`.

@@ -1,10 +1,10 @@
-"""Requests to model servers and the reading of their responses: one dialect per kind of server.
+"""Requests to model servers, and parsing of their responses: one dialect per kind of server.
 
 Input: a prompt as ids and as text, the labels as answers. Output: a request, and from its response's JSON a
 `ServedResponse`: the generated text, or the log-likelihood of every label.
-Does not depend on: connections, files; of a server only on how it describes itself (`dialect_of`).
+Does not depend on: connections, files. `dialect_of` alone queries a server, for its kind and version.
 
-Formats, as the servers document them; docs/served-models.md has what was measured on a real one:
+The formats are those that the servers document; docs/served-models.md has measurements on a real one:
 
 - vLLM, choices: `structured_outputs: {"choice": [...]}`; before 0.12 `guided_choice: [...]`, which newer versions no
   longer accept. https://docs.vllm.ai/en/latest/features/structured_outputs/
@@ -15,8 +15,8 @@ Formats, as the servers document them; docs/served-models.md has what was measur
   https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md and, for GBNF,
   https://github.com/ggml-org/llama.cpp/blob/master/grammars/README.md
 
-`top_logprobs` of other servers are not used: they show the first tokens of some labels only, never whole labels with
-their ends, so the distribution they give is another one than the exact one.
+`top_logprobs` of other servers are not used: they cover the first tokens of some labels only, and no complete labels
+with their ends, so they do not give the exact distribution.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ _STRUCTURED_SINCE = (0, 12)  # vLLM's version without `guided_choice`
 
 @dataclass(frozen=True, slots=True)
 class ServedResponse:
-    """What a server answered about one target: text, or a number for each label.
+    """A server's response about one target: text, or a score for each label.
 
     Attributes:
-        text: What it wrote, without what ends an answer; None where labels were scored.
-        log_likelihoods: (labels,) ln p(label and its end tokens), in nats; None where text was written.
+        text: The generated text, without the end of an answer; None if labels were scored.
+        log_likelihoods: (labels,) ln p(label and its end tokens), in nats; None if text was generated.
     """
 
     text: str | None = None
@@ -50,40 +50,41 @@ class ServedResponse:
 
 
 class Dialect(Protocol):
-    """A way to ask and to read.
+    """Builds requests for a kind of server, and parses its responses.
 
     Attributes:
-        name: In words, for the predictions table.
+        name: Name in words, for the predictions table.
     """
 
     @property
     def name(self) -> str:
-        """In words, for the predictions table."""
+        """Name in words, for the predictions table."""
 
     def request(self, prompt: PromptText) -> Request:
-        """What is posted about a target."""
+        """The request about a target."""
 
     def read(self, found: Any) -> ServedResponse:
-        """What the answer's JSON says.
+        """Parse the JSON of a response.
 
         Raises:
-            ValueError, LookupError, TypeError, AttributeError: It has another form.
+            ValueError, LookupError, TypeError, AttributeError: The JSON has another form.
         """
 
 
 @dataclass(frozen=True)
 class Written:
-    """The model writes, greedily: freely, or held to choices by fields that its server knows.
+    """Greedy generation, either free or constrained to choices by fields of the server's API.
 
     Attributes:
-        name: In words.
-        model: The name the server knows the model by.
+        name: Name in words.
+        model: Name of the model on the server.
         max_tokens: Most tokens of an answer.
-        stop: Text that ends an answer, where no special token does.
+        stop: Text that ends an answer if no special token does.
         fields: Further fields of the request's body.
-        choices: What the server was told to hold the answer to; empty: nothing.
-        ids: Whether a prompt without chat messages is sent as token ids: the joined ones, and not those that a server
-            makes of the text in one piece. Both vLLM and llama.cpp take them; the server must have this tokenizer.
+        choices: Texts to which the request constrains the answer; empty: none.
+        ids: Whether a prompt without chat messages is sent as token ids, joined from its pieces, since a server would
+            tokenize the whole text differently. Both vLLM and llama.cpp accept ids; the server must have the same
+            tokenizer.
     """
 
     name: str
@@ -95,8 +96,8 @@ class Written:
     ids: bool = False
 
     def request(self, prompt: PromptText) -> Request:
-        """Chat messages where there are any, else the prompt itself."""
-        # A checkpoint's own penalties would bend a greedy answer; `transformers serve` sets its one by this field.
+        """A request with chat messages if the prompt has them, else with the prompt itself."""
+        # Penalties of a checkpoint would change a greedy answer; `transformers serve` sets its penalty by this field.
         greedy = {"temperature": 0.0, "frequency_penalty": 0.0}
         body: dict[str, Any] = {"model": self.model, "max_tokens": self.max_tokens} | greedy
         if self.stop:
@@ -108,27 +109,27 @@ class Written:
         return Request("/completions", body | plain | self.fields)
 
     def read(self, found: Any) -> ServedResponse:
-        """The first choice's text; an empty one is an answer too, and so is none where the server says it ended."""
+        """The text of the first choice; an empty text is an answer too, and so is none if the server states an end."""
         choice = found["choices"][0]
         text = choice["message"].get("content") if "message" in choice else choice["text"]
         if text is None and choice.get("finish_reason"):
             text = ""
         if not isinstance(text, str):
             raise ValueError(f"expected text, found {text!r}")
-        if self.stop:  # some servers leave it in
+        if self.stop:  # some servers do not remove it
             text = text.partition(self.stop)[0]
         return ServedResponse(text=text.encode(errors="replace").decode())
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Every label is scored exactly: its ids behind the prompt's, all in one request (vLLM).
+    """Exact scores of every label: its ids after those of the prompt, all in one request (vLLM).
 
     Attributes:
-        model: The name the server knows the model by.
-        answers: Token ids of each label as an answer, end tokens included.
+        model: Name of the model on the server.
+        answers: Token ids of each label as an answer, including end tokens.
         texts: The labels as text.
-        end: How many of an answer's last ids are its end.
+        end: Number of an answer's last ids that are its end.
     """
 
     model: str
@@ -138,7 +139,7 @@ class Scored:
     name: str = "label log-likelihoods (vLLM prompt_logprobs)"
 
     def request(self, prompt: PromptText) -> Request:
-        """As many prompts as labels; of the one token that must be generated nothing is read."""
+        """A request with one prompt per label; the one token that must be generated is ignored."""
         body = {
             "model": self.model,
             "prompt": [[*prompt.ids, *answer] for answer in self.answers],
@@ -151,7 +152,7 @@ class Scored:
     def read(self, found: Any) -> ServedResponse:
         """The sums over each answer's tokens.
 
-        The server's own spelling of these tokens must be the label's: ids of another tokenizer would be scored as well.
+        The server's text of these tokens must be the label's: it would also score ids of another tokenizer.
         """
         choices = sorted(found["choices"], key=lambda choice: int(choice["index"]))
         if [int(choice["index"]) for choice in choices] != list(range(len(self.answers))):
@@ -169,10 +170,10 @@ class Scored:
 
 
 def _check_words(pieces: Sequence[object], text: str) -> None:
-    # White space may be lost or written as U+2581 there, and half a character cannot be told from another.
+    # White space may be lost or written as U+2581 there, and all halves of characters look the same.
     words = [piece.replace("\u2581", " ") for piece in pieces if isinstance(piece, str) and "\ufffd" not in piece]
     if len(words) == len(pieces) and "".join("".join(words).split()) != "".join(text.split()):
-        raise ValueError(f"its tokenizer is another one: the ids of '{text}' are {words} there; check model.base")
+        raise ValueError(f"the server has another tokenizer: the ids of '{text}' are {words} there; check model.base")
 
 
 def dialect_of(
@@ -183,27 +184,27 @@ def dialect_of(
     label_scores: bool = False,
     answer_tokens: int = 10,
 ) -> Dialect:
-    """The way to ask a server.
+    """The dialect for a server.
 
     Args:
         endpoint: The server.
-        prompter: Whose prompts are sent.
-        constrain: Whether and how answers are held to the labels; `auto`: as the server can that it says it is, in
-            `/models`, else not at all.
-        label_scores: Ask for log-likelihoods of all labels; vLLM only.
+        prompter: Builds the prompts.
+        constrain: Whether and how answers are constrained to the labels; `auto`: as the kind of server in `/models`
+            supports it, else not at all.
+        label_scores: Request log-likelihoods of all labels; vLLM only.
         answer_tokens: Most tokens of a free answer.
 
     Raises:
         ConfigError: The server cannot score labels.
-        ModelError: It cannot be reached, or fails when it is asked what it is.
+        ModelError: The server cannot be reached, or fails when its kind is requested.
     """
     server = _server(endpoint) if constrain == "auto" else constrain
     texts, lead = prompter.answer_texts, prompter.frame.lead
     if label_scores:
         if server != "vllm":
             raise ConfigError(
-                f"--label-scores: only vLLM can score given tokens, and {endpoint.url} does not say it is one; "
-                "leave the option out, or add --constrain vllm if it is"
+                f"--label-scores: only vLLM can score given tokens; {endpoint.url} does not identify itself as vLLM; "
+                "leave out the option, or add --constrain vllm if it is vLLM"
             )
         end = len(prompter.frame.encoder.markup(prompter.frame.end))
         return Scored(endpoint.model, prompter.answer_ids, texts, end)
@@ -220,20 +221,20 @@ def dialect_of(
 
 
 def gbnf(choices: Sequence[str]) -> str:
-    """A llama.cpp grammar whose texts are exactly these."""
+    """A llama.cpp grammar that allows exactly these texts."""
     quoted = (text.replace("\\", "\\\\").replace('"', '\\"') for text in choices)
     return "root ::= " + " | ".join(f'"{text}"' for text in quoted)
 
 
 def _server(endpoint: Endpoint) -> str:
-    """What kind of server it says it is: both name themselves as the owner of their models."""
+    """The kind of server by its own statement: both kinds name themselves as the owner of their models."""
     models = (endpoint.look("/models") or {}).get("data")
     owners = {str(m.get("owned_by")) for m in models if isinstance(m, dict)} if isinstance(models, list) else set()
     return "vllm" if "vllm" in owners else "llamacpp" if "llamacpp" in owners else "none"
 
 
 def _vllm_choice(endpoint: Endpoint, choices: Sequence[str]) -> dict[str, Any]:
-    """The field of this version of vLLM; the newest where it does not tell."""
+    """The request field for the server's version of vLLM; that of the newest version if it states none."""
     version = str((endpoint.look("/version", root=True) or {}).get("version", ""))
     found = re.match(r"v?(\d+)\.(\d+)", version)
     if found and (int(found[1]), int(found[2])) < _STRUCTURED_SINCE:

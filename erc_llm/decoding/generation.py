@@ -1,4 +1,4 @@
-"""Text from a local language model: greedy and free behind prompts, in left-padded batches.
+"""Text generation by a local language model: greedy and unconstrained, in left-padded batches.
 
 Input: a model and prompts as token ids, or texts to continue. Output: token ids or text.
 Does not depend on: labels, dialogues, prompt templates.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from erc_llm.models.loading import LoadedModel
 
-_NO_REPEAT = 4  # small models copy whole sentences of their prompt without this
+_NO_REPEAT = 4  # without this, small models copy whole sentences of their prompt
 
 
 def generate_texts(
@@ -35,7 +35,7 @@ def generate_texts(
     tokens_per_batch: int = 8192,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[str]:
-    """What the model says greedily behind each prompt, as `generate_ids` finds it, as text."""
+    """The text that `generate_ids` generates after each prompt."""
     found = generate_ids(
         model,
         tokenizer,
@@ -58,18 +58,18 @@ def generate_ids(
     tokens_per_batch: int = 8192,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[list[int]]:
-    """The likeliest token, one after the other, behind each prompt; nothing else bends what the model says.
+    """Greedy generation after each prompt: always the most likely token, without penalties or other processors.
 
-    It ends with the first special token, before the token that completes a stop string, or at the limit.
+    It ends at the first special token, before the token that completes a stop string, or at the limit.
 
     Args:
-        model: A causal LM with a plain or tree attention; read in eval mode.
+        model: A causal LM with a plain or tree attention; it is used in eval mode.
         tokenizer: Its tokenizer.
-        prompts: Token ids up to where the text begins.
+        prompts: Token ids up to the beginning of the text.
         max_new_tokens: Most tokens of text.
-        stop: Texts that end it.
-        tokens_per_batch: Most tokens in one batch, padding and text included.
-        on_progress: Gets the number of prompts done.
+        stop: Texts that end the generated text.
+        tokens_per_batch: Most tokens in one batch, including padding and text.
+        on_progress: Called with the number of prompts done.
 
     Raises:
         PromptError: A prompt is empty.
@@ -104,10 +104,13 @@ def generate_batches(
     pad_token_id: int,
     **options: Any,
 ) -> Iterator[tuple[list[int], torch.Tensor]]:
-    """Indices of a batch of prompts and the (rows, tokens) ids generated behind them; the longest prompts first.
+    """Indices of a batch of prompts and the (rows, tokens) ids generated after them; the longest prompts come first.
 
-    Rows are left-padded to a width, for which `hooks` makes the processors or criteria of `model.generate`; `budget`
+    Rows are left-padded to a width, for which `hooks` returns the processors or criteria of `model.generate`; `budget`
     bounds rows times (width + new tokens).
+
+    Raises:
+        PromptError: A prompt is empty.
     """
     if not all(map(len, prompts)):
         raise PromptError(f"prompt {list(map(len, prompts)).index(0)} is empty, so nothing can be generated")
@@ -141,7 +144,7 @@ def generate_batches(
 
 @contextmanager
 def _without_habits(model: PreTrainedModel) -> Iterator[None]:
-    """What a checkpoint's `generation_config.json` asks for would bend what its log-probabilities say; ends stay."""
+    """Ignore a checkpoint's `generation_config.json` except for its end tokens: its penalties would change results."""
     bare: Any = getattr(model, "get_base_model", lambda: model)()  # under an adapter
     habits = bare.generation_config
     ends = {name: getattr(habits, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
@@ -153,7 +156,7 @@ def _without_habits(model: PreTrainedModel) -> Iterator[None]:
 
 
 class _Stop(StoppingCriteria):
-    """Ends rows whose own text has a stop string; transformers' `stop_strings` also finds one begun by the prompt."""
+    """Ends rows whose generated text has a stop string; transformers' `stop_strings` also matches the prompt's end."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt_width: int, stop: Sequence[str]) -> None:
         self._tokenizer, self._prompt_width, self._stop = tokenizer, prompt_width, stop
@@ -166,7 +169,7 @@ class _Stop(StoppingCriteria):
 def _until_stop(
     tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], ends: set[int], stop: Sequence[str]
 ) -> list[int]:
-    """Ids before the first end token and before the tokens that a stop string begins in."""
+    """Ids before the first end token, and before the token in which a stop string begins."""
     kept = list(ids[: next((k for k, token in enumerate(ids) if token in ends), len(ids))])
     text = str(tokenizer.decode(kept))
     cut = min((text.index(s) for s in stop if s in text), default=None)
@@ -179,7 +182,7 @@ def end_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """The token that ends generation.
 
     Raises:
-        ModelError: The tokenizer has none.
+        ModelError: The tokenizer has neither an end nor a pad token.
     """
     end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.pad_token_id
     if end is None:
@@ -188,29 +191,29 @@ def end_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """What stands before shorter prompts and behind finished rows."""
+    """The token that pads shorter prompts on the left and finished rows on the right."""
     return int(tokenizer.pad_token_id) if tokenizer.pad_token_id is not None else end_id(tokenizer)
 
 
 def _all_end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What ends an assistant's turn: chat models often have more ends than their tokenizer's one."""
+    """Tokens that end an assistant's turn; chat models often have more of them than their tokenizer names."""
     own: Any = getattr(model.generation_config, "eos_token_id", None)
     listed = own if isinstance(own, list) else [] if own is None else [own]
     return sorted({end_id(tokenizer), *map(int, listed)})
 
 
 def continue_texts(loaded: LoadedModel, texts: Sequence[str], max_new_tokens: int) -> list[str]:
-    """What the model writes behind each text until the line ends; one batch, left-padded.
+    """The model's continuation of each text up to the end of the line; one left-padded batch.
 
-    No sequence of four tokens is repeated, of the text before or of the continuation (Paulus et al. 2018).
+    No sequence of four tokens of the text or its continuation is repeated (Paulus et al. 2018).
 
     Args:
         loaded: A model, loaded with a plain attention.
-        texts: What to continue.
-        max_new_tokens: Longest continuation.
+        texts: The texts to continue.
+        max_new_tokens: Most tokens of a continuation.
     """
     tokenizer: Any = loaded.tokenizer
-    encoder = TextEncoder(tokenizer)  # what people said must not become markup
+    encoder = TextEncoder(tokenizer)  # utterances must not become markup
     bos = [i for i in tokenizer("a")["input_ids"][:1] if i == tokenizer.bos_token_id]
     rows = [bos + list(encoder.data(encoder.break_markers(text))) for text in texts]
     found = [""] * len(rows)

@@ -1,6 +1,6 @@
-"""Generated labels of whole scenes: constrained to a label, a label behind free reasons, or free text.
+"""Generated labels of whole scenes: constrained to the labels, a label after free reasons, or free text.
 
-The prompts are the root paths of the same trees that scoring reads.
+The prompts are the root paths of the trees that scoring uses too.
 
 Input: a model, a prompter, dialogues. Output: a `GeneratedLabel` for every target, scene by scene.
 Does not depend on: runs, tables.
@@ -29,12 +29,12 @@ LABEL_FOLLOWS = "\nAnswer:"
 
 @dataclass(frozen=True, slots=True)
 class GeneratedLabel:
-    """What was written about one target.
+    """The generated answer about one target.
 
     Attributes:
         target: Position of the utterance in its dialogue.
-        label: Index of the label that was said; None where the text spells none.
-        text: All that was written, without what ended it.
+        label: Index of the generated label; None if the text spells no label.
+        text: The whole generated text, without the token or stop string that ended it.
     """
 
     target: int
@@ -42,25 +42,25 @@ class GeneratedLabel:
     text: str
 
     def prediction(self, names: Sequence[str]) -> Prediction:
-        """The row of the target; `names` in label order. A text that spells no label is an invalid answer."""
+        """The row of the target, with `names` in label order; a text that spells no label is an invalid answer."""
         predicted = None if self.label is None else names[self.label]
         return Prediction(predicted, invalid=predicted is None, raw_answer=self.text)
 
 
 class Writer:
-    """Answers prompts by writing.
+    """Answers prompts by generation.
 
     Args:
-        model: A causal LM with a plain or tree attention; read in eval mode.
+        model: A causal LM with a plain or tree attention; it is used in eval mode.
         tokenizer: Its tokenizer.
-        prompter: Makes the prompts.
-        way: `label`: greedy text that can only be a label. `reason_then_label`: free text first. `free`: greedy text
-            that is mapped by its spelling.
+        prompter: Builds the prompts.
+        way: `label`: greedy generation constrained to the labels. `reason_then_label`: free text first. `free`:
+            greedy text that is mapped to a label by its spelling.
         most_tokens: Most tokens of free text.
         tokens_per_batch: Most tokens in one batch.
 
     Attributes:
-        bridge: Token ids between reasons and label. Where a label brings no space of its own, it gets a line.
+        bridge: Token ids between reasons and label. If labels have no leading space, it ends with a line break.
     """
 
     def __init__(
@@ -79,16 +79,16 @@ class Writer:
         self.bridge = prompter.frame.encoder.data(self._bridge)
         end = prompter.frame.end
         special = set(prompter.frame.encoder.markup(end)) & set(tokenizer.all_special_ids)
-        self._stop = () if special else (end,)  # without a special token, the text itself says where an answer ends
+        self._stop = () if special else (end,)  # without a special token, an answer ends at this text
 
     def write(
         self, prompts: Sequence[Sequence[int]], on_progress: Callable[[int], None] | None = None
     ) -> list[tuple[int | None, str]]:
-        """Label and text behind each prompt; `on_progress` gets the number of prompts done."""
+        """Label and text generated for each prompt; `on_progress` is called with the number of prompts done."""
         model, tokenizer, prompter, budget = self._model, self._tokenizer, self.prompter, self._tokens_per_batch
         texts, names = prompter.answer_texts, prompter.labels.names
         if self._way == "free":
-            said = generate_texts(
+            generated = generate_texts(
                 model,
                 tokenizer,
                 prompts,
@@ -97,8 +97,8 @@ class Writer:
                 tokens_per_batch=budget,
                 on_progress=on_progress,
             )
-            spelled = [spelled_label(text, prompter.labels) for text in said]
-            return [(None if s is None else names.index(s), text) for s, text in zip(spelled, said, strict=True)]
+            spelled = [spelled_label(text, prompter.labels) for text in generated]
+            return [(None if s is None else names.index(s), text) for s, text in zip(spelled, generated, strict=True)]
         trie = LabelTrie(prompter.answer_ids)
         if self._way == "label":
             labels = generate_labels(model, tokenizer, prompts, trie, tokens_per_batch=budget, on_progress=on_progress)
@@ -128,17 +128,18 @@ def answer_scenes(
     """Answers about the targets of every dialogue, in order.
 
     Args:
-        writer: Writes them.
-        dialogues: The scenes.
-        passes: 2: all targets are asked first without, then with what the first pass answered for earlier lines.
-        on_progress: Gets how much of the last pass is done, in dialogues.
+        writer: Generates the answers.
+        dialogues: The dialogues.
+        passes: 2: a first pass without state, then a second one whose questions state the first one's answers for
+            earlier lines.
+        on_progress: Called with the number of dialogues done in the last pass.
     """
     states: list[State | None] = [None] * len(dialogues)
     if passes == 2:
         names = writer.prompter.labels.names
         for i, answers in enumerate(_answer(writer, dialogues, states, None)):
-            said = {a.target: names[a.label] for a in answers if a.label is not None}
-            states[i] = [said.get(k) for k in range(len(dialogues[i].utterances))]
+            predicted = {a.target: names[a.label] for a in answers if a.label is not None}
+            states[i] = [predicted.get(k) for k in range(len(dialogues[i].utterances))]
     return _answer(writer, dialogues, states, on_progress)
 
 

@@ -1,8 +1,8 @@
-"""Label scores of whole scenes, in one pass or in two, of which the second states what the first one predicted.
+"""Label scores of whole scenes, in one pass or in two; in the second, questions state the first one's predictions.
 
-A prompt lists the labels in some order. Averaging over K orders is averaging the probabilities of the label sequences:
-the likelihoods of a reader who gets one of the K prompts at random. So log-likelihoods keep their meaning, label mass
-too, and probabilities are, as ever, likelihoods normalised over the labels. It costs K times the time of one order.
+A prompt lists the labels in some order. Averaging over K orders averages the probabilities of the label sequences, as
+if one of the K prompts were drawn at random. So log-likelihoods and label mass keep their meaning, and probabilities
+are likelihoods normalised over the labels as usual. It takes K times as long as one order.
 
 Input: a model, a prompter, dialogues. Output: `LabelScores` of every asked target, scene by scene.
 Does not depend on: runs, tables.
@@ -42,14 +42,15 @@ def score_scenes(
 
     Args:
         model: A model with token tree attention.
-        prompter: Makes the trees.
-        dialogues: The scenes.
-        answers: Which targets are asked about, see `Prompter.trees`.
-        passes: 2: all targets are asked first without, then with what the first pass answered for earlier lines.
-        label_orders: Orders of the labels in the prompt to average over in each pass.
-        seed: Draws these orders, scene by scene; the first one is always the canonical.
-        tokens_per_forest: Most tokens of one forward.
-        on_progress: Gets how much of the last pass is done, in dialogues.
+        prompter: Builds the trees.
+        dialogues: The dialogues.
+        answers: The targets to ask about, see `Prompter.trees`.
+        passes: 2: a first pass without state, then a second one whose questions state the first one's predictions for
+            earlier lines.
+        label_orders: Number of orders of the labels in the prompt to average over in each pass.
+        seed: Seed of these orders for each scene; the first order is always the canonical one.
+        tokens_per_forest: Most tokens of one forward pass.
+        on_progress: Called with the number of dialogues done in the last pass.
     """
     states: list[State | None] = [None] * len(dialogues)
     orders = [scoring_orders(prompter.labels, label_orders, seed, dialogue.id) for dialogue in dialogues]
@@ -60,7 +61,7 @@ def score_scenes(
 
 
 def state_of(dialogue: Dialogue, scores: Sequence[LabelScores], names: Sequence[str]) -> State:
-    """The predicted label of each line; None where it was not asked about."""
+    """The predicted label of each line; None for a line without a question."""
     state: list[str | None] = [None] * len(dialogue.utterances)
     for score in scores:
         state[score.target] = names[int(score.log_likelihoods.argmax())]
@@ -92,7 +93,7 @@ def _score(
 
 
 def _mean_of_orders(scores: Sequence[LabelScores], orders: int) -> list[LabelScores]:
-    """One score per target from those of each order, which stand one order after the other."""
+    """One score per target, from scores that are listed order by order."""
     targets = len(scores) // orders
     return [mean_score(scores[k::targets]) for k in range(targets)]
 

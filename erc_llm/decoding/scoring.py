@@ -1,7 +1,7 @@
-"""Exact label distributions for every target of a scene, from one forward over its token tree.
+"""Exact label distributions for every target of a scene, from one forward pass over its token tree.
 
-Trees are batched into forests under a token budget; a tree that alone exceeds it is scored in pieces on its trunk's KV
-cache.
+Trees are batched into forests under a token budget. A tree that alone exceeds it is scored in pieces, on the KV cache
+of its trunk (the shared prefix of its questions).
 
 Input: a model and token trees with all labels as answers. Output: a `LabelScores` per question.
 Does not depend on: text, training, files.
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class LabelScores:
-    """What the model says of one target.
+    """The label scores of one target.
 
     Attributes:
         target: Position of the utterance in its dialogue.
@@ -62,13 +62,13 @@ def score_trees(
     """Scores of every question of every tree, in the order of `trees`.
 
     Args:
-        model: A causal LM loaded with the `erc_tree` attention; put into eval mode here.
-        trees: Token trees whose questions carry all labels as answers.
-        tokens_per_forest: Most tokens in one forward; bounds memory.
-        on_progress: Called with the number of trees finished so far.
+        model: A causal LM loaded with the `erc_tree` attention; it is used in eval mode.
+        trees: Token trees whose questions have all labels as answers.
+        tokens_per_forest: Most tokens in one forward pass; bounds memory.
+        on_progress: Called with the number of trees done.
 
     Raises:
-        ModelError: The model does not run tree attention.
+        ModelError: The model does not use tree attention.
     """
     require_tree_attention(model)
     was_training = model.training
@@ -125,7 +125,7 @@ def _scores(question: Question, values: np.ndarray) -> LabelScores:
 
 
 def _score_on_cache(model: PreTrainedModel, tree: TokenTree, budget: int) -> list[LabelScores]:
-    """Trunk first, `budget` tokens at a time, into a KV cache; then the questions on it, as many as fit at a time."""
+    """Read the trunk into a KV cache, `budget` tokens at a time; then score as many questions at a time as fit."""
     from transformers import DynamicCache
 
     cache = DynamicCache(config=model.config)
@@ -142,7 +142,7 @@ def _score_on_cache(model: PreTrainedModel, tree: TokenTree, budget: int) -> lis
 
 
 def extend_trunk(model: PreTrainedModel, cache: DynamicCache, ids: np.ndarray) -> None:
-    """Read further trunk tokens into the cache; (tokens,) ids, positions go on where the cache ends."""
+    """Read further trunk tokens, (tokens,) ids, into the cache; positions continue where the cache ends."""
     past = cache.get_seq_length()
     tokens = torch.as_tensor(ids, device=model.device)[None]
     positions = torch.arange(past, past + tokens.shape[1], device=model.device)
@@ -162,16 +162,16 @@ def extend_trunk(model: PreTrainedModel, cache: DynamicCache, ids: np.ndarray) -
 def score_questions(
     model: PreTrainedModel, cache: DynamicCache, tree: TokenTree, questions: Sequence[Question]
 ) -> list[LabelScores]:
-    """Scores of some of a tree's questions, read on a KV cache.
+    """Scores of some of a tree's questions, computed on a KV cache.
 
-    The cache may hold any beginning of the trunk; the rest is read in the same forward. Afterwards it holds exactly the
-    trunk, ready for the next questions or the next line.
+    The cache may hold any beginning of the trunk; the rest is read in the same forward pass. Afterwards it holds
+    exactly the trunk, ready for the next questions or the next line.
     """
     held = cache.get_seq_length()
     assert held <= tree.trunk, f"the cache holds {held} positions, the trunk has {tree.trunk}"
     branch = branches_only(tree, questions)
     forest = pack([branch]).to(model.device)
-    # An answer that hangs on the trunk itself needs that trunk token's logits, so it is read again.
+    # An answer directly on the trunk needs the logits of that trunk token, so the token is read again.
     past = min(held, int(forest.logit_rows.min()))
     _shorten(cache, past)
     with autocast(model):
@@ -191,7 +191,7 @@ def score_questions(
 
 
 def _mask_behind(forest: Forest, past: int) -> torch.Tensor:
-    """(1, 1, rows - past, rows) what a single tree's rows from `past` on may attend to."""
+    """Return a (1, 1, rows - past, rows) mask: what a single tree's rows from `past` on may attend to."""
     layout = forest.layouts[0]
     rows = torch.arange(past, layout.trunk, device=forest.input_ids.device)
     causal = torch.arange(layout.stop, device=rows.device)[None, :] <= rows[:, None]
@@ -205,10 +205,10 @@ def _shorten(cache: DynamicCache, length: int) -> None:
 
 
 def verify_tree_attention(model: PreTrainedModel, tree: TokenTree, tolerance: float) -> None:
-    """Check on one small tree that the packed forward equals the plain causal one; for models nobody has tried yet.
+    """Check on one small tree that the packed forward pass equals the plain causal one; this is for untested models.
 
     Raises:
-        ModelError: They differ by more than `tolerance` nats: this architecture does not run token trees.
+        ModelError: They differ by more than `tolerance` nats, so this architecture does not support token trees.
     """
     scored = score_trees(model, [tree])[0]
     with torch.inference_mode(), autocast(model):
@@ -225,7 +225,7 @@ def verify_tree_attention(model: PreTrainedModel, tree: TokenTree, tolerance: fl
 
 
 def _plain_log_likelihood(model: PreTrainedModel, tree: TokenTree, path: Sequence[int]) -> float:
-    """An answer's log-likelihood from a plain causal forward over its root path."""
+    """An answer's log-likelihood from a plain causal forward pass over its root path."""
     ids = torch.from_numpy(tree.token_ids[tree.root_path(path[-1])]).to(model.device)
     logits = model(input_ids=ids[None], use_cache=False, logits_to_keep=len(path) + 1).logits[0].float()
     return float(logits[:-1].log_softmax(-1).gather(1, ids[-len(path) :, None]).sum())

@@ -1,8 +1,8 @@
 """Maps freely generated text to a label, or to none.
 
-Tried in this order: a name or spelling of the label set; the same without case, surrounding punctuation and a leading
-"Answer:"; for EmoryNLP's labels a written synonym table. All else is invalid and counted wrong: no edit distance, no
-search inside sentences, no choice between two labels.
+It tries in this order: a name or spelling of the label set; the same without case, surrounding punctuation and a
+leading "Answer:"; for EmoryNLP's labels a fixed table of synonyms. Any other text is invalid and counted as wrong. It
+uses no edit distance, does not search inside sentences, and does not choose between two labels.
 
 Input: an answer as text, a label set. Output: a canonical name or None.
 Does not depend on: models, servers.
@@ -17,9 +17,9 @@ from functools import lru_cache
 
 from erc_llm.corpus.labels import EMORYNLP, LabelSet
 
-# A word stands here if it names the same emotion: another part of speech of the label ("sadness"), a synonym that a
-# dictionary gives, or the same emotion weaker or stronger ("annoyed", "furious"). What is merely near stays out
-# ("worried", "excited", "surprised", "disappointed", "none"), and so does what means something else too ("madness").
+# A word is listed if it names the same emotion: another part of speech of the label ("sadness"), a synonym from a
+# dictionary, or a weaker or stronger form of the emotion ("annoyed", "furious"). Words for related emotions are left
+# out ("worried", "excited", "surprised", "disappointed", "none"), and so are those with another meaning ("madness").
 _SYNONYMS_OF: Mapping[str, tuple[str, ...]] = {
     "Joyful": ("joy", "joyous", "joyfulness", "happy", "happiness", "glad", "cheerful", "delighted", "elated"),
     "Mad": ("angry", "anger", "furious", "enraged", "rage", "irate", "annoyed", "irritated"),
@@ -31,7 +31,7 @@ _SYNONYMS_OF: Mapping[str, tuple[str, ...]] = {
 }
 EMORYNLP_SYNONYMS: Mapping[str, str] = {word: label for label, words in _SYNONYMS_OF.items() for word in words}
 
-# What may stand around an answer. No angle brackets: markup is no answer.
+# Characters allowed around an answer. Angle brackets are not among them: markup is not an answer.
 _AROUND = " .,;:!?…'\"`´‘’‚“”„«»*_()[]{}•-–—"  # noqa: RUF001
 _LEAD = re.compile(rf"\A(?:(?:answer|emotion|label)\s*:[{re.escape(_AROUND)}]*)+")
 
@@ -39,15 +39,15 @@ _LEAD = re.compile(rf"\A(?:(?:answer|emotion|label)\s*:[{re.escape(_AROUND)}]*)+
 def spelled_label(text: str, labels: LabelSet) -> str | None:
     """The canonical name that an answer spells; None if it is invalid.
 
-    A label set other than EmoryNLP's brings its synonyms in its `spellings`.
+    Synonyms of label sets other than EmoryNLP's are given in their `spellings`.
     """
     return labels.match(text) or _table(labels).get(normalised(text))
 
 
 def normalised(text: str) -> str:
-    """An answer's text in Unicode's NFKC form, case-folded, with single spaces, and without what stands around it.
+    """An answer's text in Unicode's NFKC form, case-folded and with single spaces.
 
-    Left off are white space, punctuation and quotes on either side, and "Answer:", "Emotion:" or "Label:" before it.
+    White space, punctuation and quotes on either side are removed, and "Answer:", "Emotion:" or "Label:" before it.
     """
     folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     return _LEAD.sub("", folded.strip(_AROUND))
@@ -55,7 +55,7 @@ def normalised(text: str) -> str:
 
 @lru_cache(maxsize=16)
 def _table(labels: LabelSet) -> Mapping[str, str]:
-    """Normalised spelling to name, without those that two labels share."""
+    """Names by normalised spelling, without spellings that two labels share."""
     table: dict[str, str | None] = {}
     for spelling, name in (*zip(labels.names, labels.names, strict=True), *labels.spellings.items()):
         key = normalised(spelling)

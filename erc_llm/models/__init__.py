@@ -1,1 +1,1 @@
-"""Language models, encoders, adapters and model servers: found by name, loaded, placed on a device."""
+"""Models: finds language models, encoders, adapters and model servers by name, and loads them onto a device."""

@@ -1,7 +1,7 @@
-"""LoRA adapters: attach a fresh one, save it, load it onto the model it belongs to.
+"""LoRA adapters: attaches a new one to a model, saves it, and loads it onto its base model.
 
-Input: a base model, and either the shape of an adapter or a folder. Output: a PEFT model, or a folder that plain PEFT
-loads too.
+Input: a base model, and either the shape of an adapter or a folder. Output: a PEFT model, or a folder that PEFT alone
+can load too.
 Does not depend on: training, runs.
 """
 
@@ -37,15 +37,15 @@ def attach_lora(
     target_modules: str | Sequence[str] = "all-linear",
     seed: int,
 ) -> PeftModel:
-    """Freeze a model and give it a fresh LoRA adapter, which changes nothing until it is trained (B is zero).
+    """Freeze a model and attach a new LoRA adapter, which changes nothing until it is trained (B is zero).
 
     Args:
-        model: The base model, changed in place.
+        model: The base model; it is changed in place.
         rank: Inner dimension of the updates.
         alpha: Scale of the updates: they are multiplied by alpha / rank (Hu et al., 2021).
-        dropout: Probability by which the adapter's inputs are dropped in training.
+        dropout: Probability of dropping an input of the adapter in training.
         target_modules: `all-linear` (all but the head), or module names.
-        seed: Fixes the random A matrices; torch's own random state is left as it was.
+        seed: Seed of the random A matrices; torch's global random state does not change.
 
     Raises:
         ModelError: The model has no such modules.
@@ -73,18 +73,19 @@ def attach_lora(
 
 
 def save_adapter(adapted: PeftModel, folder: Path | str, base_model: str | None = None) -> None:
-    """Save the adapter's two files, so that the folder is never seen half-written.
+    """Save the adapter's two files; no file is ever half-written.
 
-    A new folder appears whole. In an existing one each file is replaced in one step, the weights first.
+    A new folder appears with both files at once. In an existing one each file is replaced in one step, the weights
+    first.
 
     Args:
         adapted: The PEFT model; only its adapter is saved.
-        folder: Where to.
-        base_model: How others find the base model (`LoadedModel.reference`), for `base_model_name_or_path`;
-            without it, the folder that the base was loaded from.
+        folder: Folder of the adapter.
+        base_model: Hub id or folder of the base model (`LoadedModel.reference`), for `base_model_name_or_path`; by
+            default the folder that the base was loaded from.
 
     Raises:
-        ModelError: It cannot be written.
+        ModelError: The adapter cannot be written.
     """
     from safetensors import SafetensorError
 
@@ -108,16 +109,16 @@ def save_adapter(adapted: PeftModel, folder: Path | str, base_model: str | None 
 
 
 def load_adapter(model: PreTrainedModel, folder: Path | str, *, trainable: bool = False) -> PeftModel:
-    """Put a saved adapter onto the base model it was trained on.
+    """Load a saved adapter onto the base model that it was trained on.
 
     Args:
-        model: The base model, changed in place.
+        model: The base model; it is changed in place.
         folder: A folder with `adapter_config.json` and `adapter_model.safetensors`.
-        trainable: Whether training goes on.
+        trainable: Whether the adapter will be trained further.
 
     Raises:
-        ModelError: A file is missing or damaged, or the adapter does not fit; the message names the first tensor
-            that does not, with its shape and the expected one.
+        ModelError: A file is missing or damaged, or the adapter does not fit; the message names the first tensor that
+            does not fit, with its shape and the expected one.
     """
     import torch
     from peft import PeftModel
@@ -128,7 +129,7 @@ def load_adapter(model: PreTrainedModel, folder: Path | str, *, trainable: bool 
         raise ModelError(f"{source}: {problem}. It was trained on {config.base_model_name_or_path}; load it on that")
     try:
         with warnings.catch_warnings():
-            # PEFT only warns of missing tensors; they are an error here, raised below.
+            # PEFT only warns of missing tensors; here they are an error, which is raised below.
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
             adapted = PeftModel.from_pretrained(
                 model, str(source), is_trainable=trainable, torch_device=str(torch.device(model.device))
@@ -143,15 +144,15 @@ def load_adapter(model: PreTrainedModel, folder: Path | str, *, trainable: bool 
         )
     if not trainable and model.dtype == torch.bfloat16:
         for name, parameter in adapted.named_parameters():
-            if "lora_" in name:  # stored in fp32, trained under autocast to bf16; in bf16 nothing is cast at use
+            if "lora_" in name:  # stored in fp32 and trained under autocast; bf16 weights need no cast at use
                 parameter.data = parameter.data.bfloat16()
     return adapted
 
 
 def _shorten_targets(config: Any, names: Sequence[str]) -> None:
-    """Say `q_proj` for the q_proj of all layers, where that means the same.
+    """Replace the list of all layers' q_proj by `q_proj`, and so on, if both mean the same modules.
 
-    PEFT spells `all-linear` out module by module; such an adapter would load onto a deeper model without a word.
+    PEFT lists the modules of `all-linear` one by one; such an adapter would load onto a deeper model without an error.
     """
     short = {target.rpartition(".")[2] for target in config.target_modules}
     if {name for name in names if name.rpartition(".")[2] in short} == set(config.target_modules):
@@ -159,15 +160,15 @@ def _shorten_targets(config: Any, names: Sequence[str]) -> None:
 
 
 def _write_adapter(adapted: PeftModel, draft: Path, base_model: str | None) -> None:
-    # Whether embeddings were resized is looked up on the hub unless told; here they never are.
+    # By default PEFT looks up on the hub whether embeddings were resized; here they never are.
     adapted.save_pretrained(str(draft), save_embedding_layers=False)
-    (draft / "README.md").unlink(missing_ok=True)  # PEFT's empty model card; ours comes with the export
+    (draft / "README.md").unlink(missing_ok=True)  # an empty model card
     path = draft / CONFIG
     config: dict[str, Any] = json.loads(path.read_text("utf-8"))
     if base_model is not None:
         config["base_model_name_or_path"] = base_model
     if isinstance(config.get("target_modules"), list):
-        config["target_modules"].sort()  # a set in PEFT: equal adapters would differ in their bytes
+        config["target_modules"].sort()  # PEFT stores a set, so files of equal adapters would differ
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
@@ -213,5 +214,5 @@ def _expected(adapted: PeftModel) -> set[str]:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """Sorts layer 2 before layer 10."""
+    """A key that sorts layer 2 before layer 10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -1,7 +1,7 @@
-"""The cache folder of this toolkit: converted models, hashes and notes, each made once and kept.
+"""Cache folder of this toolkit: converted models, hashes and notes, each made once and kept.
 
 Input: the environment. Output: a path.
-Does not depend on: what is kept there.
+Does not depend on: the content of the cache.
 """
 
 from __future__ import annotations
@@ -11,6 +11,6 @@ from pathlib import Path
 
 
 def cache_dir() -> Path:
-    """Folder for what is made once and kept: `ERC_LLM_CACHE`, else `~/.cache/erc-llm`."""
+    """The cache folder: `ERC_LLM_CACHE`, else `~/.cache/erc-llm`."""
     named = os.environ.get("ERC_LLM_CACHE")
     return Path(named).expanduser() if named else Path.home() / ".cache" / "erc-llm"

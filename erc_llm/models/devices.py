@@ -1,6 +1,6 @@
-"""Devices: where a model computes, in what precision and with what memory, and which process this is.
+"""Devices: chooses device and precision, sets how memory is freed, and reads the rank of this process.
 
-Input: what a configuration asks for, and a launcher's environment. Output: a torch device, a dtype and the reason.
+Input: a configuration's settings, and a launcher's environment. Output: a torch device, a dtype and the reason.
 Does not depend on: models.
 """
 
@@ -23,11 +23,11 @@ def choose_device(device: str = "auto") -> torch.device:
     """The one device of this process.
 
     Args:
-        device: `auto` is a GPU where there is one. `auto` and `cuda` mean the GPU of this process's rank on its
-            machine, the first one without a launcher; `cuda:N` means that one.
+        device: `auto` is a GPU if there is one. `auto` and `cuda` are the GPU of this process's rank on its machine,
+            without a launcher the first one; `cuda:N` is that GPU.
 
     Raises:
-        ModelError: The device is unknown to torch, or not there.
+        ModelError: torch does not know the device, or it is not there.
     """
     import torch
 
@@ -51,10 +51,10 @@ def choose_device(device: str = "auto") -> torch.device:
 
 
 def choose_precision(precision: Precision, device: torch.device) -> tuple[torch.dtype, str]:
-    """What to multiply in on a device, and why.
+    """The dtype of matrix products on a device, and the reason in a few words.
 
-    `auto` is bf16 where the hardware multiplies it. A CPU without AVX512-BF16 or AMX emulates it, about eight times
-    slower than fp32, so it gets fp32; so does a GPU older than Ampere.
+    `auto` is bf16 if the hardware multiplies it. A CPU without AVX512-BF16 or AMX emulates it, about eight times slower
+    than fp32, so it gets fp32; so does a GPU older than Ampere.
     """
     import torch
 
@@ -65,7 +65,7 @@ def choose_precision(precision: Precision, device: torch.device) -> tuple[torch.
             return torch.bfloat16, "this GPU multiplies bf16"
         return torch.float32, "this GPU does not multiply bf16"
     if device.type == "cpu":
-        # Private in torch, and absent from some builds: without them nothing is known, and fp32 is always right.
+        # These probes are private in torch and absent from some builds; without them fp32 is the safe choice.
         for probe, unit in (("_is_amx_tile_supported", "AMX"), ("_is_avx512_bf16_supported", "AVX512-BF16")):
             if getattr(torch.cpu, probe, lambda: False)():
                 return torch.bfloat16, f"this CPU has {unit}"
@@ -73,17 +73,17 @@ def choose_precision(precision: Precision, device: torch.device) -> tuple[torch.
     return torch.float32, f"nothing is known of bf16 on {device.type}"
 
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of `mallopt` in glibc
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # constants of `mallopt` in glibc
 _NEVER = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Let a process on Linux keep what it frees, for scoring on a CPU; returns whether that could be arranged.
+    """Make a process on Linux keep the memory that it frees, for scoring on a CPU; return whether that worked.
 
-    A forest's activations are blocks of many megabytes. By default the C library gives each back to the system, which
-    hands it out again page by page, zeroed: a quarter of the time of scoring. What is kept is the peak, and a few gaps
-    that aligned blocks leave. Source: mallopt(3); the variable makes torch ask for huge pages, which it reads when it
-    first allocates.
+    The activations of a forest are blocks of many megabytes. By default the C library returns each to the system, which
+    hands it out again as zeroed pages; that takes a quarter of the time of scoring. With this setting the process keeps
+    its peak memory, and a few gaps that aligned blocks leave. Source: mallopt(3). torch reads the environment variable
+    at its first allocation, and requests huge pages.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if sys.platform != "linux":
@@ -95,7 +95,7 @@ def keep_freed_memory() -> bool:
 def leave_processes() -> None:
     """Leave the group of processes that trained together, if there is one.
 
-    A process that ends while threads of the group still run may be aborted, its work done: pytorch/pytorch#190489.
+    A process that ends while threads of the group still run may be aborted after its work: pytorch/pytorch#190489.
     """
     import torch.distributed as processes
 
@@ -104,10 +104,10 @@ def leave_processes() -> None:
 
 
 def other_gpus(device: torch.device) -> str | None:
-    """What to print where a process without a launcher leaves GPUs unused; None where it does not.
+    """The note to print if a process without a launcher leaves GPUs unused; else None.
 
     Args:
-        device: The device that it uses.
+        device: The device of this process.
     """
     import torch
 
@@ -125,10 +125,10 @@ _SHARDED = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DEEPSPEE
 
 
 def check_launcher() -> None:
-    """Refuse the launchers' modes that cut a model into pieces: an adapter is trained on a whole copy in each process.
+    """Refuse launcher modes that split a model over processes: each process trains on a whole copy of the model.
 
     Raises:
-        ConfigError: This process was started in one of them.
+        ConfigError: This process was started in such a mode.
     """
     for variable, mode in _SHARDED.items():
         if os.environ.get(variable, "false").lower() in ("true", "1", "yes"):
@@ -140,13 +140,13 @@ def check_launcher() -> None:
             )
 
 
-# Launchers set these variables for every process. `accelerate.PartialState` reads the same ones, but makes the group of
-# processes at once, on a device of its own choice, and needs torch: rank and count are needed before both.
+# Launchers set these variables for every process. `accelerate.PartialState` reads the same ones, but it also creates
+# the group of processes on a device of its own choice, and imports torch; rank and count are needed before both.
 def process_rank() -> int:
     """This process's number among those of one training run, 0 for the main one."""
     return int(os.environ.get("RANK", "0"))
 
 
 def process_count() -> int:
-    """How many processes train together."""
+    """Number of processes that train together."""
     return int(os.environ.get("WORLD_SIZE", "1"))

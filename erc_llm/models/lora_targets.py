@@ -1,8 +1,9 @@
-"""The layers that may get an adapter: all but the output layer, which TRL refuses.
+"""LoRA targets: refuses an adapter on the output layer.
 
-TRL computes log-probabilities from the output layer's own weights, so that an adapter there would never be trained.
+TRL refuses it too: it computes log-probabilities from the weights of the output layer itself, so an adapter there would
+never be trained.
 
-Input: the field `lora.target_modules`, or a model with its adapter. Output: whether the output layer is among them.
+Input: the field `lora.target_modules`, or a model with its adapter. Output: the checked field, or the layer's name.
 Does not depend on: how an adapter is attached.
 """
 
@@ -14,17 +15,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from peft import PeftModel
 
-_HEAD = "lm_head"  # what nearly all models call it
+_HEAD = "lm_head"  # the name in nearly all models
 
 
 def checked_targets(targets: str | tuple[str, ...]) -> str | tuple[str, ...]:
-    """The names of layers as they are; those that stand for the output layer are refused, before there is a model.
+    """Return the targets unchanged; refuse the output layer before a model is loaded.
 
     Args:
-        targets: As PEFT takes them: `all-linear`, a regular expression over whole names, or names and their endings.
+        targets: Targets as PEFT takes them: `all-linear`, a regular expression over whole names, or names and their
+            endings.
 
     Raises:
-        ValueError: They do, or are no regular expression.
+        ValueError: The targets include the output layer, or are not a regular expression.
     """
     if isinstance(targets, str):
         try:
@@ -39,7 +41,7 @@ def checked_targets(targets: str | tuple[str, ...]) -> str | tuple[str, ...]:
 
 
 def adapted_head(model: PeftModel) -> str | None:
-    """The name of the output layer if it has an adapter, whatever the model calls it; else None."""
+    """The name of the model's output layer if it has an adapter; else None."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     head = model.get_output_embeddings()

@@ -1,7 +1,7 @@
-"""Learning-rate schedules: from the name in a configuration to transformers' scheduler.
+"""Learning-rate schedules: maps the name in a configuration to the scheduler of transformers.
 
 Input: the field `training.schedule`. Output: the name that `transformers.get_scheduler` takes.
-Does not depend on: torch, how many steps there are.
+Does not depend on: torch, the number of steps.
 """
 
 from __future__ import annotations
@@ -18,5 +18,5 @@ _SCHEDULERS = {
 
 
 def scheduler_name(schedule: LrSchedule) -> str:
-    """The scheduler of transformers that warms up and then follows the schedule."""
+    """Name of the scheduler of transformers that warms up and then follows the schedule."""
     return _SCHEDULERS[schedule]

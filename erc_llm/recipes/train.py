@@ -40,14 +40,14 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
     """Train an adapter and write its run directory.
 
     Args:
-        config: The run.
-        resume: Go on with an unfinished run of the same configuration.
-        console: Where progress is shown.
+        config: The configuration of the run.
+        resume: Continue an unfinished run of the same configuration.
+        console: Where to show progress.
 
     Raises:
-        RunError: The run directory is taken, or holds a run of another configuration.
-        CorpusError: There is nothing to train on.
-        ConfigError: A launcher cuts models into pieces, or the adapter would be on the output layer.
+        RunError: The run directory is in use, or holds a run of another configuration.
+        CorpusError: There is no labelled target to train on.
+        ConfigError: A launcher splits the model over processes, or the adapter would be on the output layer.
         UserError: The GPU has too little memory.
     """
     from erc_llm.build import build_model, build_prompter, check_fit
@@ -55,7 +55,7 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
     from erc_llm.tuning.selection import check_selection
 
     check_launcher()
-    # Every process of a launcher runs this; people need one of them.
+    # Every process of a launcher runs this, but only the main one prints.
     console = (console or Console()) if process_rank() == 0 else Console(quiet=True)
     progress = ConsoleProgress(console)
     folder = Path(config.output) / config.name
@@ -93,7 +93,7 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
         progress=progress,
     )
     training.describe()
-    steps = training.order()  # refuses what would not continue a checkpoint, before anything is written over
+    steps = training.order()  # it refuses steps that cannot continue a checkpoint, before anything is overwritten
     if process_rank() == 0:
         write_text(folder / CONFIG, config.as_yaml(), RunError)
         write_text(folder / TEMPLATE, prompter.template.source, RunError)
@@ -108,7 +108,7 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
 
 
 def notes_progress(progress: Progress, parts: int = 20) -> Callable[[int, int], None]:
-    """A function that prints now and then how many notes on speakers are written; a language model takes its time."""
+    """A function that prints how many notes on speakers are written, at most `parts` times."""
     printed = [0]
 
     def show(done: int, total: int) -> None:
@@ -133,16 +133,16 @@ def _with_adapter(config: RunConfig, loaded: LoadedModel) -> PeftModel:
         target_modules=lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules),
         seed=config.seed,
     )
-    if (head := adapted_head(model)) is not None:  # by a name that the configuration could not know
+    if (head := adapted_head(model)) is not None:  # under a name that the check of the configuration cannot know
         raise ConfigError(f"lora.target_modules: '{head}' is the output layer, which gets no adapter; leave it out")
     return model
 
 
 def target_sampler(config: SamplingConfig, scenes: Sequence[Dialogue], labels: LabelSet, seed: int) -> Sampler:
-    """What draws the labelled targets of the training scenes, or weights their losses.
+    """The sampler that draws the labelled targets of the training scenes, or weights their losses.
 
     Raises:
-        CorpusError: Classes are to be balanced, and one has no target.
+        CorpusError: Classes are to be balanced, and one of them has no target.
     """
     from erc_llm.tuning.sampling import Sampler, class_weights
 
@@ -160,7 +160,7 @@ def target_sampler(config: SamplingConfig, scenes: Sequence[Dialogue], labels: L
 
 
 def warn_of_absent(targets: Targets, labels: LabelSet, progress: Progress) -> None:
-    """Print which labels no training target has: nothing is learned of them."""
+    """Print the labels that no training target has; nothing is learned about them."""
     if targets.absent:
         names = ", ".join(labels.names[label] for label in targets.absent)
         progress.line(f"note: no training target is labelled {names}", warning=True)

@@ -1,4 +1,4 @@
-"""A training run that is ready to start: deals its steps, trains, and scores the selection split in between.
+"""A training run that is ready to start: orders its steps, trains, and scores the selection split in between.
 
 Input: a configuration and what was built from it. Output: the best adapter and the logs in the run directory.
 Does not depend on: how any of its parts is built.
@@ -36,9 +36,9 @@ class TrainingSteps:
 
     Attributes:
         order: The scenes of every step.
-        tokens: (steps,) tokens of each step.
-        accumulation: Forests of a step that one process computes one after the other.
-        asked: What each epoch asks about each scene.
+        tokens: (steps,) number of tokens of each step.
+        accumulation: Number of forests of a step that one process computes one after the other.
+        asked: Targets that each epoch asks about in each scene.
     """
 
     order: StepOrder
@@ -53,16 +53,16 @@ class Training:
 
     Attributes:
         config: The run's configuration.
-        folder: Its run directory.
-        corpus: With its selection split cut.
+        folder: The run directory.
+        corpus: The corpus, with its selection split cut.
         scenes: The training scenes.
-        sampler: What draws or weights their targets.
+        sampler: Draws or weights their targets.
         prompter: Builds the prompts.
         loaded: The base model with its tokenizer.
-        model: The same with the adapter attached.
+        model: The base model with the adapter attached.
         confusion: Counts that corrupt the state in questions; None without state.
-        correction: What is done to selection scores, as `predict` will do it.
-        progress: Where the run is shown.
+        correction: Correction of selection scores, the same as `predict` applies.
+        progress: Where to show the run.
     """
 
     config: RunConfig
@@ -78,7 +78,7 @@ class Training:
     progress: Progress
 
     def describe(self) -> None:
-        """Print what is trained on what."""
+        """Print the model, its precision, and the number of scenes."""
         loaded, held_out = self.loaded, len(self.corpus.splits.get("selection", ()))
         precision = str(loaded.dtype).removeprefix("torch.")
         self.progress.line(f"{loaded.description}, in {precision} ({loaded.precision_reason})")
@@ -90,8 +90,8 @@ class Training:
         """Train to the end; the best adapter is in the run directory afterwards.
 
         Args:
-            steps: From `order`.
-            resume: Go on from the latest checkpoint, if there is one.
+            steps: The steps from `order`.
+            resume: Continue from the latest checkpoint, if there is one.
         """
         from erc_llm.tuning.scene_trees import training_trees
         from erc_llm.tuning.selection import evaluation_steps
@@ -110,10 +110,10 @@ class Training:
             self.save(self.model)
 
     def order(self) -> TrainingSteps:
-        """Deal the scenes to optimizer steps.
+        """Distribute the scenes over optimizer steps.
 
         Raises:
-            RunError: The run's checkpoints are of other steps, so it could not continue from them.
+            RunError: The run's checkpoints were made with other steps, so it cannot continue from them.
         """
         from erc_llm.tuning.checkpoints import check_step_order
         from erc_llm.tuning.order import order_steps
@@ -138,7 +138,7 @@ class Training:
         return TrainingSteps(order, tokens, accumulation, asked)
 
     def settings(self, accumulation: int) -> FitSettings:
-        """The numbers of the optimisation."""
+        """The settings of the optimisation."""
         import torch
 
         from erc_llm.tuning.trainer import FitSettings
@@ -163,7 +163,7 @@ class Training:
         )
 
     def log(self, steps: int) -> TrainingLog:
-        """The training log of so many optimizer steps."""
+        """The training log of this many optimizer steps."""
         training = self.config.training
         return TrainingLog(
             self.folder,
@@ -176,7 +176,7 @@ class Training:
         )
 
     def callbacks(self, log: TrainingLog, tokens: Sequence[int], evaluations: frozenset[int]) -> list[TrainerCallback]:
-        """The log, the selection scores after the steps `evaluations`, and the checkpoint times."""
+        """Callbacks for the log, the selection scores after the steps `evaluations`, and the checkpoint times."""
         from erc_llm.tuning.callbacks import CheckpointCallback, LogCallback, SelectionCallback
 
         training, main = self.config.training, process_rank() == 0
@@ -187,7 +187,7 @@ class Training:
         return [*logging, selection, CheckpointCallback(training.checkpoint_minutes, log)]
 
     def evaluate(self, model: PeftModel) -> dict[str, float]:
-        """Metrics of the model as it is on the selection split."""
+        """Metrics of the model in its present state on the selection split."""
         from erc_llm.tuning.selection import score_metrics
 
         passes: Literal[1, 2] = 1 if self.confusion is None else 2
@@ -195,14 +195,14 @@ class Training:
         return score_metrics(model, self.prompter, held_out, most, passes, self.correction)
 
     def save(self, model: PeftModel) -> None:
-        """Write the adapter as the run's."""
+        """Write the adapter to the run directory."""
         from erc_llm.models.adapters import save_adapter
 
         save_adapter(model, self.folder / ADAPTER, self.loaded.reference)
 
 
 def warn_of_overfull(order: StepOrder, tokens: Sequence[int], budget: int, parts: int, progress: Progress) -> None:
-    """Print how many steps exceed the token budget because each process and forest gets a scene of its own."""
+    """Print how many steps exceed the token budget because every forest of every process needs its own scene."""
     sizes = zip(tokens, order.steps, strict=True)
     overfull = sum(size > budget and sum(len(forest.scenes) for forest in step) > 1 for size, step in sizes)
     if overfull:

@@ -1,1 +1,1 @@
-"""Token trees become an adapter."""
+"""Fine-tuning: trains a LoRA adapter on token trees."""

@@ -1,7 +1,7 @@
 """Training callbacks: selection scores, the best adapter, early stopping, checkpoint times, the training log.
 
-Input: transformers' training events. Output: `training.jsonl`, `selection.jsonl`, `adapter/`, and progress for people.
-Does not depend on: prompts, metrics; the score is handed in.
+Input: training events of transformers. Output: `training.jsonl`, `selection.jsonl`, `adapter/`, printed progress.
+Does not depend on: prompts, how the score is computed.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class SelectionCallback(TrainerCallback):
     Args:
         folder: The run directory.
         steps: Optimizer steps after which to score.
-        evaluate: Returns metrics of the model as it is, `weighted_f1` among them.
+        evaluate: Returns metrics of the model in its present state, including `weighted_f1`.
         save: Writes the adapter.
-        patience: Stop after that many evaluations without a new best; None: never.
+        patience: Stop after this many evaluations without a new best; None: never.
         main: Whether this process writes.
-        progress: Where the score is printed.
-        log: The training log, whose clock stops meanwhile.
+        progress: Where to print the score.
+        log: The training log; its clock is stopped during scoring.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class SelectionCallback(TrainerCallback):
         self._stopped = False  # whether patience had run out before this process began
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Read the scores up to the step that is resumed from."""
+        """Read the scores up to the step from which the run resumes."""
         if self._main:
             rewind_log(self._scores, state.global_step)
         records = read_lines(self._scores)
@@ -72,7 +72,7 @@ class SelectionCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
-        """Score after the steps that are to be scored."""
+        """Score if this step is one of those to score after."""
         if self._stopped:
             control.should_training_stop = True
             return
@@ -104,11 +104,11 @@ class SelectionCallback(TrainerCallback):
 
 
 class CheckpointCallback(TrainerCallback):
-    """Asks for a checkpoint every so many minutes (0: after each step).
+    """Requests checkpoints at regular times.
 
     Args:
-        minutes: Time between checkpoints.
-        log: The training log, whose clock stops while a checkpoint is written.
+        minutes: Minutes between checkpoints; 0: after each step.
+        log: The training log; its clock is stopped while a checkpoint is written.
     """
 
     def __init__(self, minutes: float, log: TrainingLog) -> None:
@@ -117,7 +117,7 @@ class CheckpointCallback(TrainerCallback):
         self._last = time.monotonic()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Save if the time has come by the main process's clock: all processes must save at the same step."""
+        """Save if a checkpoint is due by the main process's clock; all processes must save at the same step."""
         due = time.monotonic() - self._last >= self._seconds
         if of_main_process(due) and state.global_step < state.max_steps:
             control.should_save = True
@@ -125,7 +125,7 @@ class CheckpointCallback(TrainerCallback):
             self._log.pause()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Let the clock of the training log go on: the checkpoint is written."""
+        """Resume the clock of the training log after the checkpoint is written."""
         self._log.resume()
 
 
@@ -134,7 +134,7 @@ class LogCallback(TrainerCallback):
 
     Args:
         log: The log.
-        tokens: (steps,) tokens of each optimizer step.
+        tokens: (steps,) number of tokens of each optimizer step.
     """
 
     def __init__(self, log: TrainingLog, tokens: Sequence[int]) -> None:
@@ -142,7 +142,7 @@ class LogCallback(TrainerCallback):
         self._tokens = tokens
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Start the log at the step that is resumed from."""
+        """Start the log at the step from which the run resumes."""
         self._log.begin(state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -167,7 +167,7 @@ class LogCallback(TrainerCallback):
 
 
 def of_main_process(value: T) -> T:
-    """The main process's value, in every process; all must call this at the same step."""
+    """Return the main process's value in every process; all must call this at the same step."""
     from accelerate.utils import broadcast_object_list
 
     agreed: list[T] = broadcast_object_list([value])

@@ -1,11 +1,11 @@
-"""Checkpoints: which ones are complete, and the best adapter that belongs to each.
+"""Checkpoints: finds complete ones, and keeps the best adapter so far with each.
+
+transformers writes `trainer_state.json` last, so a checkpoint whose state file parses is complete. The best adapter so
+far is copied into the checkpoint before that. A resumed run restores it, so it keeps no adapter of a later evaluation,
+whose line is removed from `selection.jsonl`.
 
 Input: a run directory. Output: the checkpoint to resume from, and `adapter/` as it was at that checkpoint.
 Does not depend on: models, the training loop.
-
-transformers writes `trainer_state.json` last; a checkpoint whose state file parses was written in full. Before that,
-the best adapter so far is copied into it, so that a complete checkpoint has its own: a run that is resumed from there
-keeps no adapter of a later evaluation, whose line `selection.jsonl` has lost.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from erc_llm.runs.logs import SELECTION_LOG, read_lines
 from erc_llm.tuning.order import StepOrder
 
 STEP_ORDER = "step_order.json"
-# The best adapter within a checkpoint. Not in a folder of its own: transformers would load that as a second adapter.
+# The best adapter within a checkpoint. It has no folder of its own: transformers would load that as a second adapter.
 _BEST = {WEIGHTS: "best_adapter_model.safetensors", CONFIG: "best_adapter_config.json"}
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint of a run directory; incomplete ones, left by a kill, are deleted.
+    """The newest complete checkpoint of a run directory; incomplete ones, left by a killed run, are deleted.
 
-    Only the main process deletes; the others pass over them.
+    Only the main process deletes them; the others ignore them.
     """
     complete = []
     for path in (folder / CHECKPOINTS).glob("checkpoint-*"):
@@ -45,7 +45,7 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 
 def checkpoint_step(path: Path) -> int | None:
-    """The optimizer step a checkpoint was made at; None if it is incomplete."""
+    """The optimizer step at which a checkpoint was made; None if it is incomplete."""
     needed = ("adapter_model.safetensors", "adapter_config.json", "optimizer.pt", "scheduler.pt")
     try:
         state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
@@ -58,10 +58,10 @@ def checkpoint_step(path: Path) -> int | None:
 
 
 def check_step_order(folder: Path, order: StepOrder) -> None:
-    """Keep the order of steps beside the checkpoints; refuse to go on from a checkpoint of another order.
+    """Store the order of steps beside the checkpoints; refuse to resume from a checkpoint of another order.
 
-    A checkpoint is a number of steps, which are to be the first steps of this order too. Another accumulation or number
-    of processes splits the same steps into more or fewer forests, unless a step has fewer scenes than forests.
+    The steps before a checkpoint must be the first steps of this order too. Another accumulation or number of processes
+    splits the same steps into more or fewer forests, unless a step has fewer scenes than forests.
 
     Raises:
         RunError: Steps of the run's checkpoints are made of other scenes.
@@ -94,13 +94,13 @@ def keep_adapter(folder: Path, checkpoint: Path) -> None:
 
 
 def rewind_adapter(folder: Path, checkpoint: Path | None) -> None:
-    """Put `adapter/` back to the best one at a checkpoint; remove it where none had been scored by then.
+    """Restore `adapter/` to the best one at a checkpoint; remove it if nothing had been scored by then.
 
-    It may be called again after a kill at any point: the checkpoint keeps its copy.
+    It can be called again after a kill at any point, because the checkpoint keeps its copy.
 
     Args:
         folder: The run directory.
-        checkpoint: The complete one that is resumed from; None: the training begins anew.
+        checkpoint: The complete checkpoint to resume from; None: the run starts from the beginning.
 
     Raises:
         RunError: The adapter cannot be written.
@@ -118,6 +118,6 @@ def rewind_adapter(folder: Path, checkpoint: Path | None) -> None:
             raise RunError(f"{target}: cannot be written: {reason}; make room and add --resume") from error
         return
     step = 0 if checkpoint is None else checkpoint_step(checkpoint) or 0
-    # Checkpoints of older versions have no copy: there `adapter/` stays as it is, if it was scored by that step.
+    # Checkpoints of older versions have no copy: for them `adapter/` is kept if an evaluation was done by that step.
     if not any(record["step"] <= step for record in read_lines(folder / SELECTION_LOG)):
         shutil.rmtree(target, ignore_errors=True)

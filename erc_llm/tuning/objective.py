@@ -1,11 +1,11 @@
 """Training losses, one per target of a forest.
 
+`label` is the negative log-likelihood of the gold label's tokens, including end tokens. It also trains the model to
+answer with labels only. `closed_set` is the same after normalising over all labels: the cross-entropy of the
+distribution that scoring gives. It moves probability between labels, and does not train their sum.
+
 Input: the log-likelihoods of a forest's answers. Output: one loss per question.
 Does not depend on: optimizer steps, what weights mean, models.
-
-`label` is the negative log-likelihood of the gold label's tokens, end tokens included: it also trains the model to
-answer with labels only. `closed_set` is that log-likelihood after normalising over all labels, the cross-entropy of the
-distribution that scoring gives: it moves probability between labels, and leaves their sum as it is.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def target_losses(likelihoods: torch.Tensor, forest: Forest, objective: Objectiv
     """(questions,) loss of each target in nats.
 
     Args:
-        likelihoods: (answers,) as from `answer_log_likelihoods`.
-        forest: Whose answers these are; under `closed_set` its questions carry all labels.
-        objective: Which loss.
+        likelihoods: (answers,) log-likelihoods from `answer_log_likelihoods`.
+        forest: The forest with these answers; under `closed_set` its questions have all labels as answers.
+        objective: The kind of loss.
     """
     gold = likelihoods[forest.gold]
     return -gold if objective == "label" else total_log_likelihood(likelihoods, forest) - gold
@@ -51,7 +51,7 @@ def require_gold(forest: Forest) -> None:
     """Check that every question has its gold answer.
 
     Raises:
-        InternalError: One does not, and training on it would train on some other answer.
+        InternalError: A question has none, so the loss would be that of another answer.
     """
     if bool((forest.gold < 0).any()):
         raise InternalError("a question in training has no gold answer among its answers")

@@ -1,10 +1,10 @@
-"""Step order: which scenes make up each optimizer step, fixed before the training starts.
+"""Step order: which scenes make up each optimizer step, fixed before the training run starts.
+
+Step k is always the same list of scenes. So a run can be resumed at any step, and any number of processes trains on the
+same steps.
 
 Input: scene sizes and a seed. Output: a `StepOrder`, a flat list of forests.
 Does not depend on: models, text.
-
-Step k is always the same list of scenes. So a resumed run starts at step k, and any number of processes trains on the
-same steps.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from erc_llm.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The scenes of one forest: one forward and backward.
+    """The scenes of one forest, which is one forward and backward pass.
 
     Attributes:
-        epoch: Pass over the data it belongs to, from 0.
+        epoch: Number of its pass over the data, from 0.
         scenes: Indices of its scenes.
     """
 
@@ -39,13 +39,13 @@ class StepOrder:
     """Every optimizer step of a training run.
 
     Attributes:
-        steps: For each step its forests, as many as processes times accumulation.
+        steps: The forests of each step, as many as processes times accumulation.
     """
 
     steps: tuple[tuple[Batch, ...], ...]
 
     def batches(self) -> list[Batch]:
-        """All forests in the order in which they are dealt to processes."""
+        """All forests in the order in which they are distributed over processes."""
         return [batch for step in self.steps for batch in step]
 
     @property
@@ -58,9 +58,9 @@ class StepOrder:
 def order_steps(
     sizes: Sequence[int] | Sequence[Sequence[int]], *, epochs: float, tokens_per_step: int, parts: int, seed: int
 ) -> StepOrder:
-    """Deal scenes to optimizer steps.
+    """Distribute scenes over optimizer steps.
 
-    Scenes are shuffled anew for each epoch; a step takes scenes in that order until the next one would exceed its
+    Scenes are shuffled again for each epoch; a step takes scenes in that order until the next one would exceed its
     token budget, so that conversations stay whole and steps stay full. A step's scenes do not depend on `parts` unless
     it would have fewer scenes than parts.
 
@@ -68,10 +68,10 @@ def order_steps(
         sizes: (scenes,) tokens of each scene, or (epochs, scenes) where they differ by epoch; a scene of size 0 has
             nothing to train on in that epoch and is left out.
         epochs: Passes over the scenes; a fraction cuts the last pass.
-        tokens_per_step: Token budget of one step; a larger scene gets a step of its own, and `parts` scenes that exceed
-            it are a step all the same.
+        tokens_per_step: Token budget of one step; a scene that exceeds it gets its own step. A step has at least
+            `parts` scenes even if they exceed it together.
         parts: Forests per step (processes times accumulation); each gets at least one scene.
-        seed: Fixes the order.
+        seed: Seed of the order.
 
     Raises:
         ConfigError: An epoch has fewer scenes than parts.
@@ -91,7 +91,7 @@ def order_steps(
 
 
 def _by_epoch(sizes: Sequence[int] | Sequence[Sequence[int]], epochs: float) -> list[list[int]]:
-    """(epochs, scenes) sizes from what `order_steps` takes."""
+    """(epochs, scenes) sizes from either form that `order_steps` accepts."""
     rows = np.asarray(sizes, dtype=np.int64)
     repeated: list[list[int]] = np.broadcast_to(rows, (math.ceil(epochs), rows.shape[-1])).tolist()
     return repeated

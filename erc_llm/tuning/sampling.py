@@ -1,16 +1,16 @@
 """Class balancing: resamples an epoch's targets, or weights their losses.
 
-Input: the class of every labelled target, a scheme, a seed. Output: the targets of every epoch and scene with their
-weights, and the label distribution that training effectively sees. A scene keeps all its lines; its questions vary.
-Does not depend on: text, trees, models, files.
+Drawing and weighting give the same expected gradient. Let w be the weight of a target's class, scaled to a mean of 1
+over the T targets. Resampling draws T times in an epoch, each target w times in expectation; weighting asks about every
+target once and multiplies its loss by w. So at equal weights the expected sum of an epoch's gradients is the same. The
+noise differs: drawing skips some targets of frequent classes and repeats some of rare ones. A step divides that sum by
+the number of its drawn targets or, if the loss is weighted, by its sum of weights (normalised) or its number of targets
+(unnormalised). All three divisors are equal in expectation. The sum of weights varies with the step, so with it the
+gradients are equal to first order only.
 
-Drawing and weighting are two ways to the same expected gradient. With w the weight of a target's class, scaled to a
-mean of 1 over the targets, an epoch of T targets either draws T times, a target w times in expectation, or asks every
-target once and multiplies its loss by w. So at matched weights the expected sum of an epoch's gradients is the same.
-The noise is not: drawing passes over some targets of a frequent class and repeats some of a rare one. Steps divide that
-sum by their drawn targets, or, where the loss is weighted, by their sum of weights (normalised) or their number of
-targets (unnormalised). All three divisors are equal in expectation; one that varies with the step, the sum of weights,
-makes the match one to first order.
+Input: the class of every labelled target, a scheme, a seed. Output: the targets of every epoch and scene with their
+weights, and the label distribution that the loss sees. A scene keeps all its lines; only its questions vary.
+Does not depend on: text, trees, models, files.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import numpy.typing as npt
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Scheme = Literal["none", "inverse_frequency", "square_root", "effective_number"]
-Asked = Sequence[dict[int, float]]  # for each scene: position of a target -> weight of its question
+Asked = Sequence[dict[int, float]]  # for each scene: weight of each target's question by the target's position
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,9 +34,9 @@ class Targets:
     """The labelled targets of the training scenes.
 
     Attributes:
-        scene: (targets,) number of the scene each is in.
-        position: (targets,) its position there.
-        label: (targets,) index of its label.
+        scene: (targets,) number of each target's scene.
+        position: (targets,) position of each target in its scene.
+        label: (targets,) index of each target's label.
         scenes: Number of scenes.
         labels: Number of labels.
     """
@@ -52,7 +52,7 @@ class Targets:
 
     @property
     def counts(self) -> Ints:
-        """(labels,) targets of each label."""
+        """(labels,) number of targets of each label."""
         return np.bincount(self.label, minlength=self.labels)
 
     @property
@@ -63,13 +63,13 @@ class Targets:
 
 @dataclass(frozen=True, eq=False)
 class Sampler:
-    """What each epoch asks, as a function of seed and epoch alone, however many processes there are.
+    """Chooses the targets of each epoch, as a function of seed and epoch alone, for any number of processes.
 
     Attributes:
-        targets: What there is to ask about.
-        weights: (labels,) from `class_weights`.
-        resampled: Whether targets are drawn by these weights; else each is asked once and its loss has the weight.
-        seed: Of the run.
+        targets: All labelled targets.
+        weights: (labels,) weights from `class_weights`.
+        resampled: Whether targets are drawn by these weights; else each is asked about once and its loss is weighted.
+        seed: Seed of the run.
     """
 
     targets: Targets
@@ -79,14 +79,14 @@ class Sampler:
 
     @property
     def prior(self) -> tuple[float, ...]:
-        """Expected share of each label in what the loss sees, in label order; they sum to 1."""
+        """Expected label distribution that the loss sees, in label order; it sums to 1."""
         mass = self.targets.counts * self.weights
         return tuple((mass / mass.sum()).tolist())
 
     def asked(self, epoch: int) -> Asked:
-        """Positions asked about in each scene, with the weight of each; a scene without any has an empty entry.
+        """Positions of the targets in each scene with their weights; a scene without any has an empty entry.
 
-        The weight is how often the target was drawn, or the weight of its class where nothing is drawn.
+        The weight is the number of times the target was drawn, or the weight of its class if targets are not drawn.
         """
         weights = self.weights[self.targets.label]
         if self.resampled:
@@ -103,11 +103,11 @@ def class_weights(counts: Ints, scheme: Scheme, beta: float) -> Floats:
     """(labels,) weight of one target of each label, with a mean of 1 over all targets; 0 for a label without any.
 
     Args:
-        counts: (labels,) targets of each label, n; at least one is not 0.
-        scheme: `none` weighs all alike, `inverse_frequency` by 1 / n, `square_root` by 1 / sqrt(n),
+        counts: (labels,) number n of targets of each label; at least one is not 0.
+        scheme: `none` weights all equally, `inverse_frequency` by 1 / n, `square_root` by 1 / sqrt(n),
             `effective_number` by (1 - beta) / (1 - beta^n), see Cui et al., "Class-Balanced Loss Based on Effective
             Number of Samples", CVPR 2019.
-        beta: Of `effective_number`, between 0 (all alike) and 1 (inverse frequency), both excluded.
+        beta: Parameter of `effective_number`, between 0 (all equal) and 1 (inverse frequency), both excluded.
     """
     present = counts > 0
     n = counts[present].astype(np.float64)
@@ -125,19 +125,19 @@ def class_weights(counts: Ints, scheme: Scheme, beta: float) -> Floats:
 
 
 def draw(weights: Floats, label: Ints, seed: int, epoch: int) -> Ints:
-    """(targets,) how often each target is drawn in an epoch: as many draws as targets, in expectation its weight.
+    """Return (targets,) how often each target is drawn in an epoch: its weight in expectation, T draws for T targets.
 
-    Draws are systematic: targets stand side by side, each as wide as its weight, those of a class together and in
-    random order, and a comb of even teeth falls on them. So a target of weight 1.3 is drawn once or twice, and an epoch
-    has of each class what the scheme says, to less than a draw; of independent draws, more than a third of the
-    targets would miss an epoch even at equal weights. See W. G. Madow, "On the Theory of Systematic Sampling, II", Ann.
-    Math. Statist. 20 (1949).
+    Draws are systematic. Targets are intervals on a line, each as long as its weight, those of a class next to each
+    other in random order; evenly spaced points with a random offset select them. So a target of weight 1.3 is drawn
+    once or twice, and the number of draws of each class differs from the scheme's by less than one. Independent draws
+    would leave out more than a third of the targets in an epoch even at equal weights. See W. G. Madow, "On the Theory
+    of Systematic Sampling, II", Ann. Math. Statist. 20 (1949).
 
     Args:
-        weights: (targets,) equal within a class and not negative, up to a factor; one at least is above 0.
-        label: (targets,) the class of each.
-        seed: Of the run, not negative.
-        epoch: Of the training, from 0.
+        weights: (targets,) weights up to a common factor, equal within a class, not negative, at least one above 0.
+        label: (targets,) class of each target.
+        seed: Seed of the run, not negative.
+        epoch: Number of the epoch, from 0.
     """
     generator, targets = np.random.default_rng([seed, epoch]), len(weights)
     order = np.lexsort((generator.random(targets), label, weights))

@@ -1,6 +1,6 @@
-"""Training trees: what a scene looks like in an epoch, and how many tokens it takes.
+"""Training trees: builds the token trees of a scene in an epoch, and measures their sizes.
 
-Input: training scenes, a prompter, and what each epoch asks. Output: token trees with gold answers, and their sizes.
+Input: training scenes, a prompter, and the targets of each epoch. Output: token trees with gold answers; sizes.
 Does not depend on: models, optimisation, files.
 """
 
@@ -16,7 +16,7 @@ from erc_llm.trees.forest import rows_by_part
 from erc_llm.trees.tree import TokenTree
 from erc_llm.tuning.sampling import Asked
 
-TreesOf = Callable[[int, int], list[TokenTree]]  # (scene, epoch) -> its trees, which know the gold answers
+TreesOf = Callable[[int, int], list[TokenTree]]  # from scene and epoch to the scene's trees with gold answers
 
 
 def training_trees(
@@ -26,14 +26,14 @@ def training_trees(
     confusion: Sequence[Sequence[int]] | None,
     asked: Sequence[Asked] | None = None,
 ) -> TreesOf:
-    """A function from a scene and an epoch, both by number, to the scene's trees.
+    """A function from the numbers of a scene and an epoch to the scene's trees.
 
     Args:
-        config: The run.
+        config: The configuration of the run.
         scenes: The training scenes.
         prompter: Builds the trees.
-        confusion: Counts that corrupt the state in questions, as from `read_confusion`.
-        asked: What each epoch asks about each scene, with which weight; by default all labelled targets with 1.
+        confusion: Counts that corrupt the state in questions, from `read_confusion`.
+        asked: Targets of each epoch and scene with their weights; by default all labelled targets with weight 1.
     """
     likely = None if confusion is None else smoothed(confusion)
     answers: Answers = "gold" if config.training.objective == "label" else "gold_all"
@@ -52,10 +52,10 @@ def training_trees(
 
 
 def scene_sizes(trees_of: TreesOf, asked: Sequence[Asked]) -> list[list[int]]:
-    """(epochs, scenes) tokens that a scene takes with what the epoch asks about it; 0 where it asks nothing.
+    """Return (epochs, scenes) number of tokens of a scene with the epoch's questions about it; 0 if it has none.
 
-    Measured once, on the first epoch's trees with all their questions: another order of the labels, or another state
-    in the questions, moves it by a few tokens at most.
+    Sizes are measured on the trees of the first epoch with all questions. In other epochs the order of the labels or
+    the state in the questions changes them by a few tokens at most.
     """
     parts = [[rows_by_part(tree) for tree in trees_of(scene, 0)] for scene in range(len(asked[0]))]
     return [

@@ -1,4 +1,4 @@
-"""The selection split during training: when it is scored, and the model's metrics on it.
+"""Evaluation on the selection split during training: the steps after which it is scored, and the metrics.
 
 Input: a model, a prompter and labelled dialogues. Output: metrics by name.
 Does not depend on: run directories, the training loop.
@@ -23,14 +23,14 @@ def check_selection(corpus: Corpus) -> None:
     """Refuse a selection split that cannot be scored.
 
     Raises:
-        CorpusError: It has no labelled target.
+        CorpusError: The split has no labelled target.
     """
     if not any(d.utterances[k].label is not None for d in corpus.split("selection") for k in d.targets):
         raise CorpusError("the selection split has no labelled utterance; label some, or set training.evaluations=0")
 
 
 def evaluation_steps(total: int, evaluations: int) -> frozenset[int]:
-    """Steps after which the selection split is scored: evenly spaced, the last one always among them."""
+    """Steps after which the selection split is scored: evenly spaced, always including the last one."""
     return frozenset(round(total * (i + 1) / evaluations) for i in range(evaluations)) - {0}
 
 
@@ -42,16 +42,19 @@ def score_metrics(
     passes: Literal[1, 2] = 1,
     correction: Correction | None = None,
 ) -> dict[str, float]:
-    """Weighted and macro F1, accuracy and mean label NLL (nats) of the model as it is, on labelled dialogues.
+    """Weighted and macro F1, accuracy and mean label NLL (nats) of a model on labelled dialogues.
 
     Args:
         model: The model.
         prompter: Builds the prompts.
-        dialogues: Those with labelled targets count.
-        tokens: Most tokens of a forward.
-        passes: As for `score_scenes`.
-        correction: What is done to the scores first: what `predict` will do to them, so that the adapter that is kept
-            is the one that answers best.
+        dialogues: The dialogues; only labelled targets count.
+        tokens: Most tokens of a forward pass.
+        passes: Number of passes, as for `score_scenes`.
+        correction: Correction of the scores, the same that `predict` applies, so that the adapter that predicts best is
+            kept.
+
+    Raises:
+        CorpusError: No target is labelled.
     """
     correction = correction or Correction()
     scored = score_scenes(model, prompter, dialogues, "gold_all", passes=passes, tokens_per_forest=tokens)

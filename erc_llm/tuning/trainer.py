@@ -1,12 +1,12 @@
 """Fine-tuning: trains a LoRA adapter on token trees with TRL's `SFTTrainer`.
 
+The loss of a step is the weighted mean over its targets of their losses (`erc_llm.tuning.objective`), however many
+forests and processes the step is split into. If weights are not normalised, the weighted sum is divided by the number
+of targets instead of the sum of their weights.
+
 Input: a PEFT model, a `StepOrder`, a function that builds a scene's trees, and callbacks (scores, log, checkpoints).
 Output: the trained adapter in the model, and checkpoints to resume from.
 Does not depend on: prompts, corpora, metrics.
-
-The loss of a step is the weighted mean, over its targets, of what `erc_llm.tuning.objective` gives for each, whatever
-the number of forests and processes the step is split into. Where weights are not to be normalised, the weighted sum is
-divided by the number of targets instead of by their weights.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class FitSettings:
-    """The numbers of an optimisation; see `TrainingConfig` and `SamplingConfig` for their meaning and units."""
+    """The settings of an optimisation; see `TrainingConfig` and `SamplingConfig` for their meaning and units."""
 
     learning_rate: float
     lr_schedule: LrSchedule
@@ -64,7 +64,7 @@ class FitSettings:
 
 
 class TreeTrainer(SFTTrainer):
-    """TRL's trainer on forests instead of padded rows."""
+    """TRL's trainer for forests instead of padded rows."""
 
     def __init__(
         self, batches: Sequence[Batch], trees_of: TreesOf, normalised: bool, objective: Objective, **kwargs: Any
@@ -74,16 +74,16 @@ class TreeTrainer(SFTTrainer):
         self._objective = objective
         rows = Dataset.from_dict({"batch": list(range(len(batches)))})
         super().__init__(train_dataset=rows, data_collator=_Collator(batches, trees_of), **kwargs)
-        self.loss_is_scaled_for_ga = True  # type: ignore[assignment]  # compute_loss divides for the whole step
+        self.loss_is_scaled_for_ga = True  # type: ignore[assignment]  # compute_loss divides by the whole step's sum
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
         # The steps' order is fixed; shuffling it here would break resuming.
         return torch.utils.data.SequentialSampler(range(len(self._batches)))
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor | None:
-        """What the loss of the whole optimizer step is divided by, accumulation and processes included.
+        """The divisor of the loss of the whole optimizer step, over accumulation and processes.
 
-        The sum of its targets' weights; their number where weights are not normalised.
+        It is the sum of the targets' weights, or their number if weights are not normalised.
         """
         weights = [target_weights(batch["forest"]) for batch in batch_samples]
         if not self._normalised:
@@ -104,7 +104,7 @@ class TreeTrainer(SFTTrainer):
             shutil.rmtree(checkpoint, ignore_errors=True)
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
             raise RunError(
-                f"{folder}: a checkpoint cannot be written: {reason}; make room and go on with --resume"
+                f"{folder}: a checkpoint cannot be written: {reason}; make room and continue with --resume"
             ) from error
 
     def compute_loss(
@@ -114,7 +114,7 @@ class TreeTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        """This forest's share of the step's loss: its targets' weighted losses over the step's sum."""
+        """This forest's part of the step's loss: the weighted losses of its targets, divided by the step's divisor."""
         assert num_items_in_batch is not None
         assert not return_outputs
         forest: Forest = inputs["forest"]
@@ -158,12 +158,12 @@ def fit(
     Args:
         model: The base model with its adapter attached.
         tokenizer: Its tokenizer.
-        order: Every optimizer step of the training.
+        order: Every optimizer step of the training run.
         trees_of: Builds the trees of a scene for an epoch.
-        settings: The numbers of the optimisation.
+        settings: The settings of the optimisation.
         folder: The run directory.
-        callbacks: Progress, log, selection scores, checkpoint times.
-        resume: Go on from the latest complete checkpoint in the run directory, if there is one.
+        callbacks: Callbacks for progress, log, selection scores and checkpoint times.
+        resume: Continue from the latest complete checkpoint in the run directory, if there is one.
 
     Raises:
         UserError: The GPU has too little memory, or a checkpoint cannot be written.
@@ -188,7 +188,8 @@ def fit(
     checkpoint = latest_checkpoint(folder) if resume else None
     if process_rank() == 0:
         rewind_adapter(folder, checkpoint)
-    # Under autocast PEFT would cast every input of the fp32 adapter up, and autocast down again: a tenth of the time.
+    # Under autocast PEFT would cast every input of the fp32 adapter up and autocast would cast it down again, which
+    # takes a tenth of the time.
     with disable_input_dtype_casting(model, active=settings.bf16):
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -238,7 +239,7 @@ def _arguments(settings: FitSettings, folder: Path) -> SFTConfig:
 def _tensorboard(report_to: Sequence[str], folder: Path) -> list[TrainerCallback]:
     """TensorBoard's callback, writing into the run directory.
 
-    transformers' own way to name that folder is an environment variable of the whole process.
+    transformers itself takes that folder from an environment variable of the whole process only.
     """
     if "tensorboard" not in report_to:
         return []
@@ -254,7 +255,7 @@ def _tensorboard(report_to: Sequence[str], folder: Path) -> list[TrainerCallback
 
 
 def out_of_memory(error: torch.OutOfMemoryError, settings: FitSettings, step: int) -> UserError:
-    """What to raise where a GPU's memory was too small for training or for scoring the selection split."""
+    """The error to raise if a GPU's memory is too small for training or for scoring the selection split."""
     found = str(error).splitlines()[0]
     peak = ""
     if torch.cuda.is_available():
@@ -264,8 +265,8 @@ def out_of_memory(error: torch.OutOfMemoryError, settings: FitSettings, step: in
     return UserError(
         f"out of GPU memory after {step} optimizer steps{peak} ({found}). {more} "
         f"training.accumulation (now {settings.accumulation}), or lower scoring.tokens_per_forest, which bounds "
-        "the scoring of the selection split: the same command with these and --resume goes on. Lowering "
-        "training.tokens_per_step helps too, but changes the training: give that run another name="
+        "the scoring of the selection split; then continue by the same command with these and --resume. Lowering "
+        "training.tokens_per_step helps too, but changes the training steps: give that run another name="
     )
 
 

@@ -80,7 +80,7 @@ def test_with_one_seed_the_interval_is_that_of_a_paired_bootstrap() -> None:
 
 def test_rows_of_different_targets_are_refused() -> None:
     tables = {row.name: [_table(i, 0.5, dialogues=40 + (i == 3))] for i, row in enumerate(ABLATION)}
-    with pytest.raises(PredictionsError, match="answer different targets"):
+    with pytest.raises(PredictionsError, match="tables have different targets"):
         measure(tables, draws=10)
 
 

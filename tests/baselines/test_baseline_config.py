@@ -1,4 +1,4 @@
-"""A baseline's configuration: every mistake told at once, and what it says of itself."""
+"""A baseline's configuration: all mistakes are reported at once, earlier files still load, hashes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from erc_llm.baselines.baseline_config import BaselineConfig, Switches, load_baseline
+from erc_llm.baselines.emonet import ABLATION
 from erc_llm.errors import ConfigError
 
 
@@ -20,11 +21,11 @@ def _mistakes(tmp_path: Path, text: str, *overrides: str) -> str:
 
 def test_all_mistakes_are_told_with_their_fields(tmp_path: Path) -> None:
     text = "kind: transformer\nencoder: {max_tokens: 3, layers: 2}\nmemory: {half_life: 0, dropout: 1}\n"
-    found = _mistakes(tmp_path, text, "training.batch_size=0", "speaker.loss_weights=balanced", "nonsense")
+    found = _mistakes(tmp_path, text, "training.batch_size=0", "speaker.weighted_loss=balanced", "nonsense")
     assert "8 mistakes" in found
     for field in ("kind:", "encoder.max_tokens:", "memory.half_life:", "memory.dropout:", "training.batch_size:"):
         assert f"\n  {field}" in found
-    assert "speaker.loss_weights: Input should be 'none', 'unnormalised' or 'normalised', found 'balanced'" in found
+    assert "speaker.weighted_loss: Input should be 'none', 'unnormalised' or 'normalised', found 'balanced'" in found
     assert "override 'nonsense': expected key=value" in found
     unknown = _mistakes(tmp_path, "encoder: {layers: 2}\n")
     assert (
@@ -76,6 +77,41 @@ def test_the_hash_is_of_what_can_change_a_result() -> None:
         assert (changed.sha256, changed.recipe_sha256) == (config.sha256, config.recipe_sha256), knob
     for change in ("seed=14", "memory.window=8", "encoder.max_tokens=64", "speaker.global_identity=false"):
         assert load_baseline("emonet", [change]).sha256 != config.sha256
+
+
+_RUNS = Path(__file__).parents[2] / "docs" / "results" / "baselines" / "emonet-original-ablation" / "seed-13"
+
+
+@pytest.mark.parametrize("value", ["none", "unnormalised", "normalised"])
+def test_a_file_with_the_earlier_name_of_the_weighted_loss_is_the_same_recipe(tmp_path: Path, value: str) -> None:
+    earlier, now = tmp_path / "earlier.yaml", tmp_path / "now.yaml"
+    earlier.write_text(f"speaker: {{behaviour: false, loss_weights: {value}}}\n", encoding="utf-8")
+    now.write_text(f"speaker: {{behaviour: false, weighted_loss: {value}}}\n", encoding="utf-8")
+    old, new = load_baseline(earlier), load_baseline(now)
+    assert old.switches == Switches(True, False, value)  # type: ignore[arg-type]
+    assert old == new
+    assert old.result_fields() == new.result_fields()
+    assert (old.sha256, old.recipe_sha256) == (new.sha256, new.recipe_sha256)
+    assert load_baseline("emonet", ["speaker.behaviour=false", f"speaker.loss_weights={value}"]).speaker == new.speaker
+
+
+@pytest.mark.parametrize("row", ["compm", "global-identity", "behaviour", "unnormalised", "normalised"])
+def test_a_stored_run_with_the_earlier_name_has_the_hash_of_the_new_one(tmp_path: Path, row: str) -> None:
+    stored = _RUNS / row / "config.yaml"
+    assert "  loss_weights: " in stored.read_text(encoding="utf-8")
+    config = load_baseline(stored)
+    rewritten = tmp_path / "config.yaml"
+    rewritten.write_text(config.as_yaml(), encoding="utf-8")
+    assert "  weighted_loss: " in rewritten.read_text(encoding="utf-8")
+    assert "loss_weights" not in rewritten.read_text(encoding="utf-8")
+    assert load_baseline(rewritten).sha256 == config.sha256
+    assert config.switches == next(r.switches for r in ABLATION if r.name == row)
+
+
+def test_both_names_of_the_weighted_loss_are_one_too_many(tmp_path: Path) -> None:
+    found = _mistakes(tmp_path, "speaker: {weighted_loss: none}\n", "speaker.loss_weights=none")
+    assert "loss_weights is the earlier name of weighted_loss, and both are set; remove loss_weights" in found
+    assert "speaker.weighted_loss: Input" in _mistakes(tmp_path, "speaker: {loss_weights: balanced}\n")
 
 
 def test_every_field_has_its_sentence() -> None:

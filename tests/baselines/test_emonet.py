@@ -17,7 +17,7 @@ from erc_llm.runs.progress import SILENT
 from tests.baselines.small import baseline_config, small_corpus, trained, writer_of
 from tests.tiny_models import TinyModel
 
-OFF = {"speaker": {"global_identity": False, "behaviour": False, "loss_weights": "none"}}
+OFF = {"speaker": {"global_identity": False, "behaviour": False, "weighted_loss": "none"}}
 
 
 def test_all_parts_off_is_exactly_compm(tiny_bert: TinyModel, tmp_path: Path) -> None:
@@ -36,7 +36,7 @@ def test_all_parts_off_is_exactly_compm(tiny_bert: TinyModel, tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     "part",
-    [{"global_identity": True}, {"behaviour": True}, {"loss_weights": "unnormalised"}],
+    [{"global_identity": True}, {"behaviour": True}, {"weighted_loss": "unnormalised"}],
     ids=lambda p: next(iter(p)),
 )
 def test_each_part_changes_the_training_and_no_parameter(
@@ -76,7 +76,7 @@ def test_a_loss_is_weighed_also_at_batch_size_one(tiny_bert: TinyModel, tmp_path
 
 
 def test_the_rows_of_the_ablation_add_one_part_each() -> None:
-    parts = [(r.switches.global_identity, r.switches.behaviour, r.switches.loss_weights) for r in ABLATION]
+    parts = [(r.switches.global_identity, r.switches.behaviour, r.switches.weighted_loss) for r in ABLATION]
     assert parts == [
         (False, False, "none"),
         (True, False, "none"),

@@ -67,7 +67,7 @@ def test_weights_that_a_kill_overtook_do_not_count(
         if record.get("weighted_f1") == 0.3:
             raise Killed
 
-    monkeypatch.setattr(fitting, "figures", lambda *_: {"weighted_f1": next(scores)})
+    monkeypatch.setattr(fitting, "score_metrics", lambda *_: {"weighted_f1": next(scores)})
     monkeypatch.setattr(fitting, "append_line", append_and_die)
     with pytest.raises(Killed):
         trained(config)

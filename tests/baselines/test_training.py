@@ -233,7 +233,7 @@ def test_scoring_and_saving_do_not_slow_the_logged_speed(
 ) -> None:
     """By a clock on which a step takes two seconds, scoring 1,000 and a checkpoint 500."""
     now, sizes = [0.0], []
-    step, score, save = loop.Fitting.step, loop.figures, loop.save_checkpoint
+    step, score, save = loop.Fitting.step, loop.score_metrics, loop.save_checkpoint
 
     def timed_step(self: Any, examples: Any) -> Any:
         now[0] += 2
@@ -248,7 +248,7 @@ def test_scoring_and_saving_do_not_slow_the_logged_speed(
         return call
 
     monkeypatch.setattr(loop.Fitting, "step", timed_step)
-    monkeypatch.setattr(loop, "figures", timed(1000, score))
+    monkeypatch.setattr(loop, "score_metrics", timed(1000, score))
     monkeypatch.setattr(loop, "save_checkpoint", timed(500, save))
     monkeypatch.setattr(loop, "TrainingLog", partial(loop.TrainingLog, clock=lambda: now[0]))
     run = trained(baseline_config(tiny_bert, tmp_path, training={"checkpoint_minutes": 0}))
@@ -347,7 +347,7 @@ def test_a_damaged_checkpoint_is_told(tiny_bert: TinyModel, tmp_path: Path) -> N
     assert _train_apart(config, tmp_path, die_at=3) == -signal.SIGKILL
     path = tmp_path / "tiny" / "checkpoint.pt"
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(RunError, match=r"checkpoint.pt: damaged .*; delete it to begin anew"):
+    with pytest.raises(RunError, match=r"checkpoint.pt: damaged .*; delete it to start again"):
         trained(config, resume=True)
 
 

@@ -18,7 +18,7 @@ from tests.tiny_models import TinyModel
 
 
 def _fitting(model: TinyModel, folder: Path) -> tuple[Fitting, list[baselines.Example]]:
-    options = {"memory": {"encoding": "end_to_end", "dropout": 0}, "speaker": {"loss_weights": "none"}}
+    options = {"memory": {"encoding": "end_to_end", "dropout": 0}, "speaker": {"weighted_loss": "none"}}
     config = baseline_config(model, folder, encoder={"attention_dropout": 0}, **options)
     corpus = small_corpus()
     examples = [e for e in writer_of(config, model, corpus).examples(corpus.split("train")) if e.memory]

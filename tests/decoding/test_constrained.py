@@ -85,7 +85,7 @@ def test_an_answer_without_an_end_of_its_own_is_refused() -> None:
 
 def test_an_end_token_inside_an_answer_is_refused(tiny_llama: TinyModel) -> None:
     end = end_of(tiny_llama)
-    with pytest.raises(PromptError, match=f"goes on behind {end}"):
+    with pytest.raises(PromptError, match=f"continues after {end}"):
         generate_labels(tiny_llama.model, tiny_llama.tokenizer, [[5]], LabelTrie([[8, end, 9], [7, end]]))
 
 

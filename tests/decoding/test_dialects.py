@@ -292,7 +292,7 @@ def test_log_likelihoods_in_another_form_are_not_read(changes: dict[str, Any]) -
 
 
 def test_ids_of_another_tokenizer_are_noticed() -> None:
-    with pytest.raises(ValueError, match=r"another one: the ids of 'Mad' are .*' the'.*model\.base"):
+    with pytest.raises(ValueError, match=r"another tokenizer: the ids of 'Mad' are .*' the'.*model\.base"):
         SCORED.read(scored(prompt_logprobs=[{"9": token(-2.0, " the")}, {"2": token(-1.0)}]))
 
 

@@ -90,7 +90,7 @@ def test_a_wait_that_says_nothing_is_our_own(server: Server, wait: str) -> None:
 def test_a_server_that_asks_to_wait_too_long_is_told_at_once(server: Server) -> None:
     server.headers = {"Retry-After": "600"}
     server.reply = lambda *_: (429, "{}")
-    with pytest.raises(ModelError, match=r"status 429.* is kept, the same command goes on from there, in 600 s"):
+    with pytest.raises(ModelError, match=r"status 429.* is kept, the same command continues from there, in 600 s"):
         endpoint(server, retries=4).answer([("s", "q")], 20)
     assert len(server.requests) == 1
 
@@ -188,7 +188,7 @@ def test_a_server_that_hangs_is_given_up(server: Server) -> None:
         return said("too late")
 
     server.reply = reply
-    with pytest.raises(ModelError, match=r"no usable answer from model 'm'.*the same command goes on") as caught:
+    with pytest.raises(ModelError, match=r"no usable answer from model 'm'.*the same command continues") as caught:
         endpoint(server, timeout=0.2).answer([("s", "q")], 20)
     assert caught.value.exit_code == 2
 

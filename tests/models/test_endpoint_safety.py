@@ -95,7 +95,7 @@ def test_ipv6_loopback_is_reached(server: Server) -> None:
 
 @pytest.mark.parametrize("url", ["", "127.0.0.1:8000", "ftp://127.0.0.1/v1", "http://"])
 def test_what_is_no_address_is_refused(url: str) -> None:
-    with pytest.raises(ConfigError, match="no address of a server"):
+    with pytest.raises(ConfigError, match="not the address of a server"):
         Endpoint(url, "m")
 
 

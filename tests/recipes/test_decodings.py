@@ -67,7 +67,7 @@ def test_a_run_answers_in_another_way_than_its_own(decoding: str, finished: Run,
 
 def test_scores_are_not_written(finished: Run) -> None:
     data = open_corpus(finished.config.corpus, finished.config.label_set(), cut_selection=False)
-    with pytest.raises(ConfigError, match=r"scoring\.decode: `score` writes nothing"):
+    with pytest.raises(ConfigError, match=r"scoring\.decode: `score` generates no text"):
         load(finished.folder).written(data.split("dev"))
 
 
