@@ -158,10 +158,10 @@ def benchmark(
 
     console = open_console()
     benchmark = read_benchmark_config(name)
-    place = BenchmarkPaths(find_versions(data, benchmark), runs or out / "runs", out, not without_text)
+    paths = BenchmarkPaths(find_versions(data, benchmark), runs or out / "runs", out, not without_text)
     prepare_scoring()
     try:
-        reports = run_benchmark(benchmark, place, split or [], draws, console, show)
+        reports = run_benchmark(benchmark, paths, split or [], draws, console, show)
     except KeyboardInterrupt:
         typer.echo("erc-llm: interrupted; the same command continues", err=True)
         raise typer.Exit(130) from None
