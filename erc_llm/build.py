@@ -178,7 +178,7 @@ def training_view(corpus: Corpus, config: RunConfig) -> Corpus:
     """
     scenes = corpus.splits.get("train", ())
     episodes = {dialogue.episode_id or dialogue.id for dialogue in scenes}
-    if not config.training.evaluations or "selection" in corpus.splits or len(episodes) < 2:
+    if not config.holds_out_selection or "selection" in corpus.splits or len(episodes) < 2:
         return corpus
     return selection_split(corpus, config.corpus.selection_fraction, config.corpus.selection_seed)
 

@@ -364,6 +364,11 @@ class RunConfig(Recipe):
 
     precision_field: ClassVar[str] = "model.precision"
 
+    @property
+    def holds_out_selection(self) -> bool:
+        """Whether training leaves the selection split out of train: only then is there something to score on it."""
+        return self.training.evaluations > 0
+
     def result_fields(self) -> dict[str, Any]:
         """Every field that can change a result; `training.evaluations` among them, as it decides what is kept."""
         left_out: Any = {

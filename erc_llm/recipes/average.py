@@ -123,7 +123,7 @@ def check_alike(runs: Sequence[Run]) -> None:
             raise RunError(f"{run.folder}: is not finished; continue it with `erc-llm train --resume`")
         one, other = first.config.result_fields(), run.config.result_fields()
         different = [name for name in one if name not in _FREE and one[name] != other[name]]
-        if (first.config.training.evaluations > 0) != (run.config.training.evaluations > 0):
+        if first.config.holds_out_selection != run.config.holds_out_selection:
             different.append("whether the selection split was held out (training.evaluations)")
         if _differ(first.precision, run.precision):
             different.append("the precision of training")

@@ -104,7 +104,7 @@ def check_table(run: Run, table: Predictions, name: str) -> None:
 
 
 def _check_held_out(run: Run) -> None:
-    if not run.config.training.evaluations:
+    if not run.config.holds_out_selection:
         raise RunError(
             f"{run.folder}: was trained with training.evaluations=0, on all of train, so it has no held-out selection "
             "split for a calibration; train it with training.evaluations=1 or more"

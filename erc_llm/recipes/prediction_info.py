@@ -41,7 +41,7 @@ def table_info(config: RunConfig, run: Run | None, prompter: Prompter, corpus: C
         trained_on_sha256=manifest.train_sha256 if manifest else None,
         training_precision=run.precision if run else None,
         invalid_policy=INVALID_POLICY,
-        selection="selection" if run and run.config.training.evaluations else "none",
+        selection="selection" if run and run.config.holds_out_selection else "none",
         profile=_profile_source(config),
         retrieval=(config.profile.encoder or "lexical") if config.profile.writer == "lines" else "none",
         train_shares=distribution,

@@ -65,12 +65,12 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
         progress.line(f"{folder} is finished already")
         return began
     labels = config.label_set()
-    corpus = open_corpus(config.corpus, labels, cut_selection=config.training.evaluations > 0)
+    corpus = open_corpus(config.corpus, labels, cut_selection=config.holds_out_selection)
     print_warnings(corpus, console)
     scenes = labelled_scenes(corpus, config.training.max_scenes, config.seed)
     sampler = target_sampler(config.sampling, scenes, labels, config.seed)
     warn_of_absent(sampler.targets, labels, progress)
-    if config.training.evaluations:
+    if config.holds_out_selection:
         check_selection(corpus)
     confusion = read_confusion(config.state, corpus)
     loaded = build_model(config)
