@@ -129,16 +129,27 @@ class Predictor:
     def predictions(
         self, dialogues: Sequence[Dialogue], on_progress: Callable[[int], None] | None = None
     ) -> list[Prediction]:
-        """A row for every target, in order, found as `scoring.decode` sets; without the correction.
+        """A row for every target, in order, in the way that `scoring.decode` asks for; without the correction.
 
         Args:
-            dialogues: The dialogues.
+            dialogues: The dialogues of the targets.
             on_progress: Called with the number of dialogues done.
+
+        Raises:
+            ModelError: The GPU has too little memory.
         """
-        names = self.labels.names
-        if self.config.scoring.decode == "score":
-            return [scored_prediction(s, names) for scene in self.scores(dialogues, on_progress) for s in scene]
-        return [found.prediction(names) for scene in self.written(dialogues, on_progress) for found in scene]
+        import torch
+
+        names, scoring = self.labels.names, self.config.scoring
+        try:
+            if scoring.decode == "score":
+                return [scored_prediction(s, names) for scene in self.scores(dialogues, on_progress) for s in scene]
+            return [found.prediction(names) for scene in self.written(dialogues, on_progress) for found in scene]
+        except torch.OutOfMemoryError as error:
+            raise ModelError(
+                f"out of GPU memory ({str(error).splitlines()[0]}); lower scoring.tokens_per_forest, which is "
+                f"{scoring.tokens_per_forest}: `predict ... --set scoring.tokens_per_forest=1024`"
+            ) from error
 
     @property
     def _free_tokens(self) -> int:

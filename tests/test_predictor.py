@@ -356,3 +356,20 @@ def test_a_live_session_has_the_profiles_of_the_dialogue_that_it_is(tiny_llama: 
         session = predictor.live(dialogue.id)
         live = [session.say(u.speakers, u.text) for u in dialogue.utterances]
         assert_same(live, predictor.predict(dialogue))
+
+
+def test_too_little_gpu_memory_names_the_setting_that_helps(
+    tiny_llama: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    predictor = chatml_predictor(tiny_llama)
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore of it")
+
+    monkeypatch.setattr("erc_llm.decoding.scoring.forest_logits", full)
+    with pytest.raises(
+        ModelError, match=r"Tried to allocate 2\.00 GiB\.\); lower scoring\.tokens_per_forest, which is"
+    ):
+        predictor.predictions([scene(*LINES)])
