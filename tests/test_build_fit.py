@@ -57,7 +57,7 @@ def crowded(draw: st.DrawFn) -> Dialogue:
     return dialogue_of([Utterance("u", speakers, text) for speakers, text in said])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     dialogue=crowded(),
     profile=st.booleans(),

@@ -286,6 +286,7 @@ def _train_apart(config: BaselineConfig, folder: Path, resume: bool = False, die
     return run_apart(_train, config.as_yaml(), str(folder), resume, die_at)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["cached", "end_to_end"])
 def test_a_killed_training_goes_on_to_the_same_weights(tiny_bert: TinyModel, tmp_path: Path, encoding: str) -> None:
     """Killed in the first epoch and again in the second, behind an evaluation."""

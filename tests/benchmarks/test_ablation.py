@@ -61,6 +61,7 @@ def test_arms_make_equal_steps_and_are_compared_in_pairs(
     assert main([str(path), "--out", str(out), "--table"]) == 0
 
 
+@pytest.mark.slow
 def test_a_balanced_arm_is_shown_without_and_with_the_prior_taken_back(
     small: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -284,6 +284,7 @@ def generated_freely(work: Workload, prompt: list[int]) -> Iterator[int]:
             yield ids[-1]
 
 
+@pytest.mark.slow
 def test_constraints_and_draws_are_reported_in_pairs(
     tiny_llama: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -116,6 +116,7 @@ def test_a_killed_training_on_drawn_targets_and_all_labels_goes_on_to_the_same_a
     _compare(tmp_path / "killed" / "tiny", tmp_path / "whole" / "tiny")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", random.Random(5).sample(range(4, 100), 5))
 def test_a_kill_at_any_file_operation(number: int, workshop: Workshop, tmp_path: Path) -> None:
     """With selection scores: logs, best adapter and checkpoints are written and old checkpoints removed in turn."""
@@ -125,6 +126,7 @@ def test_a_kill_at_any_file_operation(number: int, workshop: Workshop, tmp_path:
     _compare(tmp_path / "tiny", workshop.reference(DROPOUT, 3))
 
 
+@pytest.mark.slow
 def test_kills_at_random_moments_one_after_the_other(workshop: Workshop, tmp_path: Path) -> None:
     config = workshop.config(tmp_path, 0.0, evaluations=0)
     draw = random.Random(11)

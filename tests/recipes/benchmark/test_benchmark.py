@@ -56,6 +56,7 @@ def test_every_version_and_labelled_split_is_compared_and_nothing_is_done_twice(
     assert again.out.count("report: ") == 2
 
 
+@pytest.mark.slow
 def test_labels_that_come_later_are_taken_in_and_a_calibration_of_another_kind_is_made_anew(
     place: Path, erc: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,6 +68,7 @@ def test_a_stop_of_the_server_is_exit_code_2_and_the_same_command_goes_on(
     assert {p.name for p in tmp_path.iterdir()} == {"t.parquet", "tiny.yaml"}
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_without_a_lost_or_doubled_row(
     server: Server, config: RunConfig, folder: Path, corpus: Corpus, tmp_path: Path, erc: Command
 ) -> None:
