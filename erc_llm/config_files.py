@@ -58,7 +58,7 @@ def resolve(kind: type[Checked], content: dict[str, Any], overrides: Sequence[st
     try:
         config = kind.model_validate(content)
     except ValidationError as error:
-        mistakes += dict.fromkeys(_explain(kind, item) for item in error.errors())
+        mistakes += dict.fromkeys(_explain(kind, item) + _origin(item, overrides) for item in error.errors())
     if mistakes:
         count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
         raise ConfigError(f"{source}: {count}\n" + "\n".join(f"  {m}" for m in mistakes))
@@ -132,6 +132,12 @@ def _explain(kind: type[Section], item: Mapping[str, Any]) -> str:
         return f"{field}: no such field; {_fields_beside(kind, item['loc'])}"
     found = item.get("input")
     return f"{field}: {item['msg']}" + ("" if isinstance(found, (dict, list)) else f", found {found!r}")
+
+
+def _origin(item: Mapping[str, Any], overrides: Sequence[str]) -> str:
+    field = ".".join(str(part) for part in item["loc"])
+    given = [o for o in overrides if o.partition("=")[0] == field]
+    return f" (from the override {given[-1]})" if given else ""
 
 
 def _fields_beside(kind: type[Section], location: Sequence[int | str]) -> str:

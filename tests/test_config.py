@@ -39,6 +39,7 @@ def test_three_mistakes_are_reported_together_with_their_fields(tmp_path: Path) 
 def test_mistakes_of_file_and_overrides_come_together(tmp_path: Path) -> None:
     message = _complaint(_save(tmp_path, "seed: -1\n"), "lora.rank=0", "oops", "seed.x=1")
     assert all(part in message for part in ("seed", "lora.rank", "'oops'", "'seed.x=1'")), message
+    assert "(from the override lora.rank=0)" in message
     assert "key=value" in message
 
 

@@ -176,7 +176,10 @@ def selection_split(corpus: Corpus, fraction: float = 0.1, seed: int = 13) -> Co
     episode = {d.id: d.episode_id or d.id for d in train}
     names = sorted(set(episode.values()))
     if len(names) < 2:
-        raise CorpusError(f"corpus '{corpus.name}': cannot cut a selection split, train has {len(names)} episode")
+        raise CorpusError(
+            f"corpus '{corpus.name}': cannot cut a selection split, train has {len(names)} episode; give it two, "
+            "or leave `episode` and `scene` out of its dialogues"
+        )
     random.Random(seed).shuffle(names)
     drawn: set[str] = set()
     for name in names[:-1]:

@@ -45,7 +45,9 @@ def parse_own(source: Source, warned: ReadWarnings) -> Iterator[RawDialogue]:
         if not line.strip():
             continue
         place = _Place(source.path, number)
-        record = _parse(line, source.path, number, "one dialogue per line, as a JSON object")
+        record = _parse(
+            line, source.path, number, "one dialogue per line, as a JSON object", ", a dialogue on each line"
+        )
         where = "the dialogue"
         utterances = place.items(record, "utterances", where)
         place.report_unread(record, DIALOGUE_FIELDS, warned, source.name)
@@ -101,13 +103,13 @@ def _split(place: _Place, record: object) -> str | None:
     return SPLIT_OF_WORD.get(value.casefold(), value)
 
 
-def _parse(text: str, path: Path, first_line: int, expected: str) -> object:
+def _parse(text: str, path: Path, first_line: int, expected: str, whole: str = "") -> object:
     try:
         value: object = json.loads(text)
     except json.JSONDecodeError as error:
         cut = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
-        hint = "the text is cut off: is the file complete?" if cut else f"expected {expected}"
-        message = f"not valid JSON: {error.msg} at column {error.colno}; {hint}"
+        hint = f"the text is cut off: is the file complete{whole}?" if cut else f"expected {expected}"
+        message = f"not valid JSON: {error.msg.removesuffix(' at')} at column {error.colno}; {hint}"
         raise CorpusError(message, path, first_line + error.lineno - 1) from None
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of nested lists
         raise CorpusError(f"not usable JSON: {error}", path, first_line) from None

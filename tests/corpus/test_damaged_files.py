@@ -174,6 +174,7 @@ def test_jsonl_cut_in_the_middle(tmp_path: Path) -> None:
 def test_jsonl_written_over_several_lines(tmp_path: Path) -> None:
     message = refused(tmp_path / "train.jsonl", json.dumps(json.loads(own(DEV)), indent=2))
     assert "train.jsonl:1: not valid JSON" in message
+    assert "a dialogue on each line" in message
 
 
 @pytest.mark.parametrize("depth", [300, 100_000])

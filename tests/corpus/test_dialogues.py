@@ -84,7 +84,7 @@ def test_without_episodes_every_dialogue_is_drawn_for_itself() -> None:
 
 
 def test_selection_needs_two_episodes() -> None:
-    with pytest.raises(CorpusError, match="train has 1 episode"):
+    with pytest.raises(CorpusError, match="train has 1 episode; give it two, or leave `episode`"):
         selection_split(corpus(episodes=1))
     with pytest.raises(CorpusError, match="no split 'train'"):
         selection_split(replace(corpus(), splits={"dev": (scene(1, 1),)}))

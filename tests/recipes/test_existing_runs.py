@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -72,9 +73,11 @@ def test_a_run_goes_on_with_what_mends_out_of_memory(finished: Run, run: Path, s
     write_manifest(run, replace(finished.manifest, status=status))
     before = read_run(run).config
     wanted = changed(finished, run.parent, **MEMORY)
-    again = train(wanted, resume=True, console=QUIET)
+    said = io.StringIO()
+    again = train(wanted, resume=True, console=Console(file=said, width=200))
     assert again.manifest.finished
     assert read_run(run).config == (wanted if status == "training" else before)
+    assert ("starts over: no checkpoint" in said.getvalue()) == (status == "training")
 
 
 @pytest.mark.parametrize("status", ["training", "finished"])
