@@ -115,9 +115,7 @@ def _read_jsonl(content: bytes, without: Collection[str]) -> tuple[PredictionsIn
             raise PredictionsError(f"line {number}: expected a JSON object")
     head, rows = records[0], records[1:]
     if "info" not in head:
-        raise PredictionsError(
-            'line 1: expected the metadata, {"info": ...}; this is not a predictions table, which `erc-llm predict` writes'
-        )
+        raise PredictionsError('line 1: expected the metadata, {"info": ...}; this is not a predictions table')
     if head.get("rows", len(rows)) != len(rows):
         raise PredictionsError(f"the first line states {head['rows']} rows, found {len(rows)}; the file is cut off")
     names = {name for row in rows for name in row}.difference(without) if rows else set(REQUIRED)
@@ -139,9 +137,7 @@ def _read_parquet(content: bytes, without: Collection[str]) -> tuple[Predictions
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise PredictionsError(f"damaged or cut off ({reason}); make it again with `erc-llm predict`") from None
     if metadata is None:
-        raise PredictionsError(
-            f"Parquet without the metadata '{_KEY.decode()}'; this is not a predictions table, which `erc-llm predict` writes"
-        )
+        raise PredictionsError(f"Parquet without the metadata '{_KEY.decode()}'; this is not a predictions table")
     return _read_info(metadata), columns
 
 
