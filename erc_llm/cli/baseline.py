@@ -70,7 +70,7 @@ def baseline(
             _train(loaded, corpus, resume, predict or [], not without_text)
     except KeyboardInterrupt:
         again = "the same command" + ("" if ablate else " with --resume")
-        typer.echo(f"erc-llm: interrupted; {again} continues from the last checkpoint", err=True)
+        typer.echo(f"erc-llm: interrupted; {again} continues from the last checkpoint, if there is one", err=True)
         raise typer.Exit(130) from None
 
 

@@ -34,12 +34,8 @@ def train(
     try:
         run = run_training(loaded, resume=resume, console=open_console())
     except KeyboardInterrupt:
-        typer.echo(
-            "erc-llm: interrupted; the same command with --resume continues from the last checkpoint "
-            f"(one every {loaded.training.checkpoint_minutes:g} minutes, or at every step if that is 0: "
-            "training.checkpoint_minutes); without one it starts over",
-            err=True,
-        )
+        again = "the same command with --resume"
+        typer.echo(f"erc-llm: interrupted; {again} continues from the last checkpoint, if there is one", err=True)
         raise typer.Exit(130) from None
     leave_processes()
     if process_rank() == 0:

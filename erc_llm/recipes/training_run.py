@@ -93,17 +93,10 @@ class Training:
             steps: The steps from `order`.
             resume: Continue from the latest checkpoint, if there is one.
         """
-        from erc_llm.tuning.checkpoints import checkpoint_step, latest_checkpoint
         from erc_llm.tuning.scene_trees import training_trees
         from erc_llm.tuning.selection import evaluation_steps
         from erc_llm.tuning.trainer import fit
 
-        if resume:
-            checkpoint = latest_checkpoint(self.folder)
-            begin = (
-                f"continues after step {checkpoint_step(checkpoint)}" if checkpoint else "starts over: no checkpoint"
-            )
-            self.progress.line(begin)
         training = self.config.training
         evaluations = evaluation_steps(len(steps.tokens), training.evaluations)
         trees_of = training_trees(self.config, self.scenes, self.prompter, self.confusion, steps.asked)

@@ -137,6 +137,10 @@ class TrainingLog:
 
     def begin(self, step: int) -> None:
         """Start the bar and the clock at a step (0, or the one resumed from); later lines of the log are removed."""
+        if step:
+            self._progress.line(f"continues after step {step}")
+        elif self._path.exists():
+            self._progress.line("starts over: no checkpoint yet")
         rewind_log(self._path, step)
         self._bar = self._open.enter_context(self._progress.bar("training", self._total, step))
         self._work, self._seconds, self._printed = 0, 0.0, step

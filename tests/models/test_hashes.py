@@ -13,19 +13,6 @@ from erc_llm.errors import ModelError
 from erc_llm.models import hashes
 
 
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("ERC_LLM_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def gguf(tmp_path: Path) -> Path:
-    file = tmp_path / "model.gguf"
-    file.write_bytes(b"weights")
-    return file
-
-
 def _unreadable(*args: Any, **kwargs: Any) -> str:
     raise AssertionError("the file was read")
 

@@ -21,19 +21,6 @@ from erc_llm.models.wheels import BASE_MODELS, WheelModel, converted_model
 SMOLLM2 = BASE_MODELS["smollm2-135m-instruct"]
 
 
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("ERC_LLM_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def gguf(tmp_path: Path) -> Path:
-    file = tmp_path / "model.gguf"
-    file.write_bytes(b"weights")
-    return file
-
-
 def _fake_conversion(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.0) -> list[Path]:
     calls: list[Path] = []
 

@@ -77,7 +77,7 @@ def test_a_run_goes_on_with_what_mends_out_of_memory(finished: Run, run: Path, s
     again = train(wanted, resume=True, console=Console(file=said, width=200))
     assert again.manifest.finished
     assert read_run(run).config == (wanted if status == "training" else before)
-    assert ("starts over: no checkpoint" in said.getvalue()) == (status == "training")
+    assert ("starts over: no checkpoint yet" in said.getvalue()) == (status == "training")
 
 
 @pytest.mark.parametrize("status", ["training", "finished"])

@@ -81,6 +81,13 @@ def test_a_resumed_log_has_each_step_once(tmp_path: Path) -> None:
     assert [(record["step"], record["loss"]) for record in records] == [(1, 1.0), (2, 1.0), (3, 0.5)]
 
 
+def test_a_resumed_run_says_where_it_begins(tmp_path: Path) -> None:
+    """At the step of its checkpoint, or at the start though the log has lines of an earlier attempt."""
+    assert "over" not in _printed(tmp_path, range(1, 3))
+    assert "starts over: no checkpoint yet" in _printed(tmp_path, range(1, 3))
+    assert "continues after step 2\n" in _printed(tmp_path, range(3, 5))
+
+
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_ends_the_training_with_what_to_change(loss: float, tmp_path: Path) -> None:
     log = _log(tmp_path, Clock(), precision="encoder.precision")
@@ -106,7 +113,10 @@ def test_without_a_terminal_a_line_is_printed_now_and_then(tmp_path: Path) -> No
         "step 4/10  loss 1.000  50 tokens/s",
         "step 8/10  loss 1.000  50 tokens/s",
     ]
-    assert _printed(tmp_path, range(7, 11)).splitlines() == ["step 8/10  loss 1.000  50 tokens/s"]
+    assert _printed(tmp_path, range(7, 11)).splitlines() == [
+        "continues after step 6",
+        "step 8/10  loss 1.000  50 tokens/s",
+    ]
     lines = _printed(tmp_path, range(1, 11), print_every=2.5).splitlines()
     assert [line.partition("/")[0] for line in lines] == ["step 4", "step 6", "step 8", "step 10"]
 
