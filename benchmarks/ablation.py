@@ -8,12 +8,12 @@ Input: a YAML file of arms, such as `benchmarks/profiles.yaml`. Output: a run di
 the selection split (or dev, for final systems), and a Markdown table.
 Does not depend on: how training and scoring work.
 
-    python -m benchmarks.ablation benchmarks/profiles.yaml --corpus FOLDER --out docs/results/profiles [ARM ...]
+    python -m benchmarks.ablation benchmarks/profiles.yaml --corpus FOLDER --out runs/profiles [ARM ...]
     python -m benchmarks.ablation benchmarks/profiles.yaml --out docs/results/profiles --table
     python -m benchmarks.ablation benchmarks/imbalance.yaml --out docs/results/imbalance --calibrated
-    python -m benchmarks.ablation benchmarks/finals.yaml --corpus FOLDER --out runs --split dev
-    python -m benchmarks.ablation benchmarks/finals.yaml --out runs --split dev --calibrated
-    python -m benchmarks.ablation benchmarks/imbalance.yaml none shuffled-labels --corpus FOLDER --out OUT --orders 4
+    python -m benchmarks.ablation benchmarks/finals.yaml --corpus FOLDER --out runs/finals --split dev
+    python -m benchmarks.ablation benchmarks/finals.yaml --out runs/finals --split dev --calibrated
+    python -m benchmarks.ablation benchmarks/imbalance.yaml [ARM ...] --corpus FOLDER --out runs/imbalance --orders 4
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Benchmark reports: tables in the terminal, and the same rows as Markdown for the README.
+"""Benchmark reports: tables in the terminal, and the same rows as Markdown.
 
 Input: the sections that were measured. Output: rich tables, or Markdown.
 Does not depend on: how the sections are measured.
@@ -68,7 +68,7 @@ def print_table(table: ReportTable, console: Console) -> None:
 
 
 def as_markdown(report: Result) -> str:
-    """The same tables as Markdown, for the README."""
+    """The same tables as Markdown."""
     parts = []
     for table in tables(report):
         align = ["---", *["---:"] * (len(table.columns) - 1)]

@@ -133,7 +133,7 @@ def adapted(work: Workload) -> Any:
         rank=lora.rank,
         alpha=lora.alpha,
         dropout=lora.dropout,
-        target_modules=lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules),
+        target_modules=lora.target_modules,
         seed=work.config.seed,
     )
 

@@ -1,7 +1,7 @@
 """Table of the trials behind the defaults, made from their run directories.
 
-Input: folders with the small files of runs (`config.yaml`, `manifest.json`, `selection.jsonl`, `training.jsonl`), of
-adapters or baselines. Output: one Markdown row per trial: its differences from the defaults (for a baseline, from the
+Input: folders with the small files of runs (`config.yaml`, `manifest.json`, `selection.jsonl`), of adapters or
+baselines. Output: one Markdown row per trial: its differences from the defaults (for a baseline, from the
 packaged `emonet`), and its scores on the selection split.
 Does not depend on: corpora, models.
 

@@ -57,10 +57,9 @@ def open_workload(settings: Mapping[str, Any], split: str, scenes: int | None, a
         scenes: Number of scenes, drawn with the configuration's seed; None: all.
         attention: transformers' `attn_implementation`.
     """
-    from erc_llm.build import build_prompter
+    from erc_llm.build import build_model, build_prompter
     from erc_llm.corpus import labelled_scenes
     from erc_llm.models.adapters import load_adapter
-    from erc_llm.models.loading import load_base_model
     from erc_llm.recipes.data import open_corpus
     from erc_llm.runs.directory import read_run
 
@@ -72,14 +71,7 @@ def open_workload(settings: Mapping[str, Any], split: str, scenes: int | None, a
         dialogues = labelled_scenes(corpus, scenes, config.seed)
     else:
         dialogues = _draw(tuple(d for d in corpus.split(split) if d.targets), scenes, config.seed)
-    model = config.model
-    loaded = load_base_model(
-        model.base,
-        precision=model.precision,
-        quantisation=None if model.quantisation == "none" else model.quantisation,
-        device=model.device,
-        attention=attention,
-    )
+    loaded = build_model(config, attention)
     prompter = build_prompter(config, labels, loaded.tokenizer)
     if options.run is not None and split != "train":
         loaded = replace(loaded, model=load_adapter(loaded.model, read_run(Path(options.run)).adapter))

@@ -20,6 +20,7 @@ from erc_llm.decoding.label_generator import LABEL_FOLLOWS
 from erc_llm.decoding.scoring import verify_tree_attention
 from erc_llm.errors import ConfigError, PromptError
 from erc_llm.models.cache import cache_dir
+from erc_llm.models.devices import dtype_name
 from erc_llm.models.loading import LoadedModel, load_base_model
 from erc_llm.profiles.invented_names import InventedNames
 from erc_llm.profiles.lines import LinesWriter, Similarity, lexical_similarity
@@ -268,7 +269,7 @@ def check_fit(prompter: Prompter, loaded: LoadedModel, written: int = 0, state: 
     if positions is not None:
         _check_positions(prompter, int(positions), loaded.name, written, state)
     probe = Dialogue("probe", (Utterance("1", ("Ada",), "Hello."), Utterance("2", ("Ben",), "Oh, it is you.")))
-    tolerance = _TOLERANCE.get(str(loaded.dtype).removeprefix("torch."), 1.0)
+    tolerance = _TOLERANCE.get(dtype_name(loaded.dtype), 1.0)
     verify_tree_attention(loaded.model, prompter.trees(probe, "all")[0], tolerance)
 
 
@@ -326,13 +327,13 @@ def _longest_question(prompter: Prompter, state: bool) -> int:
     return tokens("") + (prompter.longest_line if repeats_text else 0)
 
 
-def build_model(config: RunConfig) -> LoadedModel:
-    """The base model that a configuration names, with the attention of token trees."""
+def build_model(config: RunConfig, attention: str = ATTENTION) -> LoadedModel:
+    """The base model that a configuration names, by default with the attention of token trees."""
     model = config.model
     return load_base_model(
         model.base,
         precision=model.precision,
         quantisation=None if model.quantisation == "none" else model.quantisation,
         device=model.device,
-        attention=ATTENTION,
+        attention=attention,
     )

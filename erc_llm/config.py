@@ -3,7 +3,7 @@
 The description of each field is its documentation; `erc-llm config` prints them all.
 
 Input: a YAML file and `key=value` overrides, which `config_files` reads and checks. Output: a frozen `RunConfig`.
-Does not depend on: models, corpora on disk. Inner functions take plain values, not these records.
+Does not depend on: loaded models, corpora on disk. Inner functions take plain values, not these records.
 """
 
 from __future__ import annotations
@@ -254,7 +254,7 @@ class TrainingConfig(Section):
 
 
 class ScoringConfig(Section):
-    """How `predict` decides labels. The Python API and live sessions always score."""
+    """How `predict` decides labels. `Predictor.predict` and live sessions always score."""
 
     tokens_per_forest: int = Field(4096, ge=64, description="Most tokens in one forward pass; bounds memory.")
     decode: Literal["score", "generate", "free"] = Field(

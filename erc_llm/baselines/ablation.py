@@ -149,8 +149,9 @@ def _table_of(
             strip_text(folder)
         return kept
     trained = train_baseline(config, corpus, resume=True, with_text=with_text, progress=progress)
-    if _kept(path, config, made_from) is None:  # training writes the table of the selection split itself
-        trained.write(split, with_text=with_text, progress=progress)
+    if (kept := _kept(path, config, made_from)) is not None:  # training writes the table of the selection split itself
+        return kept
+    trained.write(split, with_text=with_text, progress=progress)
     return read_predictions(path)
 
 

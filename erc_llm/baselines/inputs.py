@@ -181,11 +181,11 @@ def corpus_numbers(corpus: Corpus, known: Mapping[str, int] | None = None) -> di
         known: Numbers that are given already, from 1; they are kept, and new identities get the next ones. So a model
             keeps the numbers that it was trained with when splits are added to its corpus.
     """
-    scenes = list(corpus.dialogues())
-    if all(scene.time is not None for scene in scenes):
-        scenes.sort(key=lambda scene: scene.time or ())
     people = dict.fromkeys(
-        identity(speaker, scene, corpus.generic) for scene in scenes for u in scene.utterances for speaker in u.speakers
+        identity(speaker, scene, corpus.generic)
+        for scene in corpus.dialogues()
+        for u in scene.utterances
+        for speaker in u.speakers
     )
     known = known or {}
     newcomers = (person for person in people if person not in known)

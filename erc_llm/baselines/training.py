@@ -25,6 +25,7 @@ from erc_llm.corpus import Corpus, Dialogue, labelled_scenes
 from erc_llm.errors import CorpusError, RunError
 from erc_llm.files import write_text
 from erc_llm.metrics import INVALID_POLICY
+from erc_llm.models.devices import dtype_name
 from erc_llm.predictions import Prediction, Predictions, PredictionsInfo, strip_text, write_predictions
 from erc_llm.runs.directory import CONFIG, check_same, claim
 from erc_llm.runs.manifest import FINISHED, TRAINING, Manifest, write_manifest
@@ -166,7 +167,7 @@ def _describe(
     selection: Sequence[Example],
     progress: Progress,
 ) -> None:
-    progress.line(f"{config.kind} on {loaded.description}, in {_precision(loaded)} ({loaded.precision_reason})")
+    progress.line(f"{config.kind} on {loaded.description}, in {dtype_name(loaded.dtype)} ({loaded.precision_reason})")
     progress.line(f"{len(examples)} training targets in {scenes} scenes, {len(selection)} for selection")
 
 
@@ -213,14 +214,10 @@ def _manifest(
         versions=versions(),
         commit=commit(),
         train_sha256=corpus.train_sha256,
-        precision=_precision(loaded),
+        precision=dtype_name(loaded.dtype),
         memory=config.memory_source,
         selected_by=SELECTION,
     )
-
-
-def _precision(loaded: LoadedBaseline) -> str:
-    return str(loaded.dtype).removeprefix("torch.")
 
 
 def table_info(config: BaselineConfig, manifest: Manifest, corpus: Corpus, split: str) -> PredictionsInfo:

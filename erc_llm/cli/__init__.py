@@ -1,4 +1,4 @@
-"""The command line: thin commands over recipes, and all terminal output. `main` is the entry point."""
+"""The command line: thin commands over recipes, and the views that they print. `main` is the entry point."""
 
 from erc_llm.cli.app import main
 

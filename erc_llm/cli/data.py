@@ -37,11 +37,10 @@ def data(
     from erc_llm.config import load_config
     from erc_llm.corpus.summary import summarise
     from erc_llm.files import write_text
-    from erc_llm.recipes.data import open_corpus
+    from erc_llm.recipes.data import open_whole
 
     loaded = load_config(config)
-    section = loaded.corpus.model_copy(update={"path": path, "heal_from": heal_from})
-    summary = summarise(open_corpus(section, loaded.label_set(), cut_selection=False))
+    summary = summarise(open_whole(loaded, path, heal_from))
     print_summary(summary, open_console())
     if json_out:
         write_text(json_out, json.dumps(summary.as_dict(), indent=2, ensure_ascii=False) + "\n")
@@ -70,11 +69,10 @@ def render(
     from erc_llm.cli.prompt_view import print_prompt
     from erc_llm.config import load_config
     from erc_llm.models.loading import load_tokenizer
-    from erc_llm.recipes.data import open_corpus
+    from erc_llm.recipes.data import open_whole
 
     loaded = load_config(config, overrides or [])
-    section = loaded.corpus.model_copy(update={"path": corpus, "heal_from": heal_from})
-    read = open_corpus(section, loaded.label_set(), cut_selection=False)
+    read = open_whole(loaded, corpus, heal_from)
     quiet()
     prompter = build_prompter(loaded, loaded.label_set(), load_tokenizer(loaded.model.base), past=read)
     print_prompt(prompter, read, dialogue, utterance, tokens, open_console())
@@ -100,21 +98,20 @@ def profile(
     """Show a speaker's profile before a dialogue, its sources and a time line of emotions, or write all profiles."""
     from erc_llm.cli.profile_view import check_options, find_scene, open_view
     from erc_llm.config import load_config
-    from erc_llm.recipes.data import open_corpus, print_warnings
+    from erc_llm.recipes.data import open_whole, print_warnings
 
     check_options(out, split, speaker, at)
     loaded, console = load_config(config, overrides or []), open_console()
-    section = loaded.corpus.model_copy(update={"path": corpus, "heal_from": heal_from})
     quiet()
     from erc_llm.build import training_view
 
-    read = training_view(open_corpus(section, loaded.label_set(), cut_selection=False), loaded)
+    read = training_view(open_whole(loaded, corpus, heal_from), loaded)
     print_warnings(read, console)
     if out is not None:
         if split is not None:
             read.split(split)  # a wrong name fails before anything is loaded
         open_view(loaded, read, console, ask_server=True, allow_remote=allow_remote).write(out, split, console)
     elif speaker is not None and at is not None:
-        person = section.aliases.get(speaker, speaker)
+        person = loaded.corpus.aliases.get(speaker, speaker)
         found, dialogue = find_scene(read, at, person)
         open_view(loaded, read, console).show(person, found, dialogue, console)

@@ -67,7 +67,7 @@ class Matched:
     def answers(self, table: int) -> Integers:
         """(targets,) index of the label that a table predicts, -1 where invalid."""
         found = self.tables[table].table
-        return _answers_in_labels_of(self.first.info, found)[self.rows[table]]
+        return _in_labels_of(self.first.info, found, found.predicted_index)[self.rows[table]]
 
     def probabilities(self, table: int) -> Floats | None:
         """(targets, labels) of a table; None where it has none."""
@@ -125,10 +125,10 @@ def match(tables: Sequence[NamedTable], on: On = "all", *, same_corpus: bool = T
     )
 
 
-def _answers_in_labels_of(info: PredictionsInfo, table: Predictions) -> Integers:
-    """(rows,) the predicted indices of `table` in the label order of `info`."""
+def _in_labels_of(info: PredictionsInfo, table: Predictions, index: Integers) -> Integers:
+    """(rows,) indices into the labels of `table` as indices into those of `info`; -1 (invalid, no gold) stays -1."""
     to = np.array([*(info.labels.index(label) for label in table.info.labels), metrics.INVALID], dtype=np.int64)
-    found: Integers = to[table.predicted_index]
+    found: Integers = to[index]
     return found
 
 
@@ -177,7 +177,7 @@ def _check_same_targets(a: NamedTable, b: NamedTable, found: NDArray[np.int64]) 
 
 
 def _check_gold(a: NamedTable, b: NamedTable, rows_a: Integers, rows_b: Integers) -> None:
-    gold = _gold_in_labels_of(a.table.info, b.table)[rows_b]
+    gold = _in_labels_of(a.table.info, b.table, b.table.gold_index)[rows_b]
     differing = np.flatnonzero(a.table.gold_index[rows_a] != gold)
     if not len(differing):
         return
@@ -194,13 +194,6 @@ def _check_gold(a: NamedTable, b: NamedTable, rows_a: Integers, rows_b: Integers
         f"{_names((a, b))} have other gold labels in {len(differing)} rows, first {a.table.keys[where[0]]}: {said}; "
         "one of them is about another corpus, or damaged"
     )
-
-
-def _gold_in_labels_of(info: PredictionsInfo, table: Predictions) -> Integers:
-    """(rows,) the gold indices of `table` in the label order of `info`, -1 where there is none."""
-    to = np.array([*(info.labels.index(label) for label in table.info.labels), -1], dtype=np.int64)
-    found: Integers = to[table.gold_index]
-    return found
 
 
 def _notes(tables: Sequence[NamedTable], common: int, on: On) -> tuple[str, ...]:

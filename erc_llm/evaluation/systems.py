@@ -1,4 +1,4 @@
-"""Systems: groups tables that are runs of one system, equal in all their metadata but the seed.
+"""Systems: groups tables that are runs of one system: equal in recipe and inputs, different in seed.
 
 Input: named tables. Output: systems, each with the indices of its tables.
 Does not depend on: metrics, the tables' rows.

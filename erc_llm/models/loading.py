@@ -99,7 +99,7 @@ def load_base_model(
     with quiet_loading():
         model = _load_weights(folder, dtype, chosen, attention, quantisation)
         tokenizer = _read_tokenizer(folder)
-    description = _describe(folder, name)
+    description = describe(folder, name)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
@@ -300,7 +300,8 @@ def _read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _describe(folder: Path, name: str) -> str:
+def describe(folder: Path, name: str) -> str:
+    """The description of a model in a folder: what its conversion recorded, else the folder's name or the hub id."""
     try:
         return str(json.loads((folder / "erc_llm.json").read_text("utf-8"))["description"])
     except (OSError, ValueError, KeyError):

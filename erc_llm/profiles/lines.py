@@ -61,8 +61,6 @@ class LinesWriter:
         longest: Maximum words of a line; the rest is cut.
     """
 
-    name = "lines"
-
     def __init__(self, count: int = 3, similarity: Similarity = lexical_similarity, longest: int = 16) -> None:
         self.count = count
         self.similarity = similarity

@@ -201,8 +201,6 @@ class NotesWriter:
         history: The history from which they were written.
     """
 
-    name = "llm"
-
     def __init__(self, notes: Notes, history: History) -> None:
         self._notes = notes
         self._scenes: dict[str, list[str]] = {}

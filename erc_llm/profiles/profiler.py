@@ -124,9 +124,10 @@ class Profiler:
         person = self._history.person(speaker, dialogue)
         if self._control == "shuffled":
             person = self._somebody_else(dialogue, person)
-        scenes = self._history.before(dialogue, person, self._window)
         if self._control == "stale":
             scenes = self._as_it_was(dialogue, person)
+        else:
+            scenes = self._history.before(dialogue, person, self._window)
         if not scenes:
             return Profile(speaker, (NOT_SEEN,))
         weights = tuple(fading(scene.distance, self._half_life) for scene in scenes)

@@ -37,8 +37,6 @@ class StatisticsWriter:
     the prompt puts it before them.
     """
 
-    name = "statistics"
-
     def write(self, context: ProfileContext) -> Profile:
         """The sentences that the evidence supports; its sources are all scenes of the context."""
         sentences = [*_shift(context), *_leanings(context), _talk(context)]

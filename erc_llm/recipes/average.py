@@ -27,8 +27,8 @@ from erc_llm.errors import ModelError, RunError
 from erc_llm.files import write_text
 from erc_llm.models.adapters import CONFIG, WEIGHTS
 from erc_llm.models.hashes import file_sha256
-from erc_llm.runs.directory import ADAPTER, TEMPLATE, Run, read_run
-from erc_llm.runs.manifest import FINISHED, Manifest, write_manifest
+from erc_llm.runs.directory import ADAPTER, TEMPLATE, Run, differ, read_run
+from erc_llm.runs.manifest import Manifest, write_manifest
 from erc_llm.runs.provenance import commit, versions
 
 if TYPE_CHECKING:
@@ -119,25 +119,20 @@ def check_alike(runs: Sequence[Run]) -> None:
         raise RunError(f"expected at least two different runs to average, found {found}")
     first = runs[0]
     for run in runs:
-        if run.manifest.status != FINISHED:
+        if not run.manifest.finished:
             raise RunError(f"{run.folder}: is not finished; continue it with `erc-llm train --resume`")
         one, other = first.config.result_fields(), run.config.result_fields()
         different = [name for name in one if name not in _FREE and one[name] != other[name]]
         if first.config.holds_out_selection != run.config.holds_out_selection:
             different.append("whether the selection split was held out (training.evaluations)")
-        if _differ(first.precision, run.precision):
+        if differ(first.precision, run.precision):
             different.append("the precision of training")
-        different += [name for name in _SAME if _differ(getattr(first.manifest, name), getattr(run.manifest, name))]
+        different += [name for name in _SAME if differ(getattr(first.manifest, name), getattr(run.manifest, name))]
         if different:
             raise RunError(
                 f"{run.folder} and {first.folder} differ in {', '.join(different)}; averaged runs may differ in "
                 f"{', '.join(_FREE)} only"
             )
-
-
-def _differ(one: object, other: object) -> bool:
-    """Whether two values differ; runs written before a hash was recorded have None, which differs from nothing."""
-    return one != other and None not in (one, other)
 
 
 def average_adapters(folders: Sequence[Path], target: Path) -> int:

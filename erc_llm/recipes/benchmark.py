@@ -234,7 +234,7 @@ def _language_models(
     from erc_llm.calibration.choose import Calibrated, choose_correction
     from erc_llm.config import load_config
     from erc_llm.predictor import load
-    from erc_llm.recipes.data import open_corpus
+    from erc_llm.recipes.data import open_whole
     from erc_llm.recipes.predict import open_to_predict, predict_with_progress
     from erc_llm.recipes.train import train
 
@@ -266,8 +266,7 @@ def _language_models(
             predictor = load(run.folder, data.past, calibration=calibration)
             return predict_with_progress(predictor, data.corpus, split, console)
 
-        section = run.config.corpus.model_copy(update={"path": str(paths.data[version]), "heal_from": heal_from})
-        read = open_corpus(section, run.config.label_set(), cut_selection=False)
+        read = open_whole(run.config, str(paths.data[version]), heal_from)
         of = run.manifest
         made_from = (of.run_id, of.base_model_sha256, of.template_sha256, of.train_sha256, read.sha256)
         scored = run.config.scoring.decode == "score"  # generated text has no scores to correct

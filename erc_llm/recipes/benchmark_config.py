@@ -9,18 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from erc_llm.config_files import read_yaml
+from erc_llm.config_files import Section, read_yaml
 from erc_llm.errors import ConfigError
 from erc_llm.resources import configs_dir
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class BenchmarkSystem(_Strict):
+class BenchmarkSystem(Section):
     """A system: a language model (`config`) or an encoder (`baseline`)."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$", description="Name of its tables and run directories.")
@@ -54,7 +50,7 @@ class BenchmarkSystem(_Strict):
         return self
 
 
-class BenchmarkConfig(_Strict):
+class BenchmarkConfig(Section):
     """The systems; the first is compared with each of the others."""
 
     systems: tuple[BenchmarkSystem, ...] = Field(min_length=2)

@@ -67,7 +67,7 @@ def calibrate_run(
     """
     check_table(run, table, name)
     calibration = calibrate(table, prior, goal, seed)
-    print_calibration(calibration, console)
+    print_held_out(calibration, console)
     return write_calibration(run, calibration)
 
 
@@ -111,7 +111,7 @@ def _check_held_out(run: Run) -> None:
         )
 
 
-def print_calibration(calibration: Calibration, console: Console) -> None:
+def print_held_out(calibration: Calibration, console: Console) -> None:
     """Print the chosen calibration, and the metrics on held-out dialogues without and with it."""
     about = f"{calibration.targets:,} targets in {calibration.dialogues:,} dialogues, {calibration.folds} folds"
     console.print(f"Held-out metrics on the selection split: {about}", style="bold", highlight=False)

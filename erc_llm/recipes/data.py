@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.console import Console
 
-from erc_llm.config import CorpusConfig
+from erc_llm.config import CorpusConfig, RunConfig
 from erc_llm.corpus import EMORYNLP, Corpus, Dialogue, LabelSet, read_corpus, read_sample, selection_split
 from erc_llm.corpus.speakers import GENERIC_NAMES
 from erc_llm.errors import ConfigError
@@ -37,9 +37,22 @@ def open_corpus(config: CorpusConfig, labels: LabelSet, *, cut_selection: bool =
         corpus = read_corpus(
             config.path, labels=labels, heal_from=config.heal_from, aliases=config.aliases, generic=generic
         )
-    if cut_selection and "train" in corpus.splits and "selection" not in corpus.splits:
-        corpus = selection_split(corpus, config.selection_fraction, config.selection_seed)
-    return corpus
+    return with_selection(corpus, config) if cut_selection else corpus
+
+
+def open_whole(config: RunConfig, path: str | None, heal_from: str | None = None) -> Corpus:
+    """The corpus of a configuration, or the one at `path` (with missing lines from `heal_from`); nothing is cut."""
+    section = config.corpus
+    if path is not None:
+        section = section.model_copy(update={"path": path, "heal_from": heal_from})
+    return open_corpus(section, config.label_set(), cut_selection=False)
+
+
+def with_selection(corpus: Corpus, config: CorpusConfig) -> Corpus:
+    """The corpus with a selection split cut out of train, unless it has one of its own or no train."""
+    if "train" not in corpus.splits or "selection" in corpus.splits:
+        return corpus
+    return selection_split(corpus, config.selection_fraction, config.selection_seed)
 
 
 def print_warnings(corpus: Corpus, console: Console, most: int = 5) -> None:
@@ -52,8 +65,7 @@ def print_warnings(corpus: Corpus, console: Console, most: int = 5) -> None:
 
 def label_distribution(scenes: Sequence[Dialogue], labels: LabelSet) -> tuple[float, ...]:
     """Relative frequency of each label among the labelled targets, in label order; the sum is 1."""
-    counts = labelled_targets(scenes, labels).counts
-    return tuple((counts / counts.sum()).tolist())
+    return labelled_targets(scenes, labels).shares
 
 
 def labelled_targets(scenes: Sequence[Dialogue], labels: LabelSet) -> Targets:

@@ -15,10 +15,11 @@ from rich.console import Console
 
 from erc_llm.calibration.choose import Calibrated, Prior
 from erc_llm.config import RunConfig
-from erc_llm.corpus import Corpus, selection_split
+from erc_llm.corpus import Corpus
 from erc_llm.errors import UserError
 from erc_llm.predictions import Predictions, PredictionsInfo, correct, write_predictions
-from erc_llm.recipes.data import open_corpus, print_warnings
+from erc_llm.recipes.console import ConsoleProgress
+from erc_llm.recipes.data import open_whole, print_warnings, with_selection
 from erc_llm.recipes.prediction_info import table_info
 from erc_llm.runs.opened import open_run
 
@@ -160,12 +161,8 @@ def open_to_predict(
         split: The split to predict, which must exist (`selection` is cut out of train); None: no split is predicted.
         console: Console for warnings.
     """
-    section = config.corpus
-    if path is not None:
-        section = section.model_copy(update={"path": path, "heal_from": heal_from})
-    past = corpus = open_corpus(section, config.label_set(), cut_selection=False)
-    if split == "selection" and "train" in corpus.splits and "selection" not in corpus.splits:
-        corpus = selection_split(corpus, section.selection_fraction, section.selection_seed)
+    past = open_whole(config, path, heal_from)
+    corpus = with_selection(past, config.corpus) if split == "selection" else past
     print_warnings(corpus, console)
     if split is not None:
         corpus.split(split)
@@ -189,11 +186,8 @@ def predict(
 
 def predict_with_progress(predictor: Predictor, corpus: Corpus, split: str, console: Console) -> Predictions:
     """`predict`, with a progress bar in a terminal."""
-    from rich.progress import Progress
-
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task(f"scoring {split}", total=len(corpus.split(split)))
-        return predict(predictor, corpus, split, on_progress=lambda n: progress.update(task, completed=n))
+    with ConsoleProgress(console).bar(f"scoring {split}", len(corpus.split(split)), transient=True) as bar:
+        return predict(predictor, corpus, split, on_progress=bar.update)
 
 
 def write_table(table: Predictions, options: PredictOptions) -> Predictions:

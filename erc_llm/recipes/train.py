@@ -18,10 +18,10 @@ from erc_llm.config import RunConfig, SamplingConfig
 from erc_llm.corpus import Corpus, Dialogue, LabelSet, labelled_scenes
 from erc_llm.errors import ConfigError, CorpusError, RunError
 from erc_llm.files import write_text
-from erc_llm.models.devices import check_launcher, process_rank
+from erc_llm.models.devices import check_launcher, dtype_name, process_rank
 from erc_llm.predictions import Correction
 from erc_llm.recipes.console import ConsoleProgress
-from erc_llm.recipes.data import label_distribution, labelled_targets, open_corpus, print_warnings
+from erc_llm.recipes.data import labelled_targets, open_corpus, print_warnings
 from erc_llm.recipes.run_inputs import check_finished, read_confusion
 from erc_llm.recipes.training_run import Training
 from erc_llm.runs.directory import ADAPTER, CHECKPOINTS, CONFIG, TEMPLATE, Run, check_same, claim
@@ -76,7 +76,7 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
     loaded = build_model(config)
     prompter = build_prompter(config, labels, loaded.tokenizer, past=corpus, on_notes=notes_progress(progress))
     check_fit(prompter, loaded, state=config.state.source != "none")
-    manifest = _manifest(config, corpus, labels, scenes, sampler, prompter.template.sha256, loaded, confusion)
+    manifest = _manifest(config, corpus, labels, sampler, prompter.template.sha256, loaded, confusion)
     if began is not None and process_rank() == 0:
         check_same(began, manifest)
     training = Training(
@@ -130,7 +130,7 @@ def _with_adapter(config: RunConfig, loaded: LoadedModel) -> PeftModel:
         rank=lora.rank,
         alpha=lora.alpha,
         dropout=lora.dropout,
-        target_modules=lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules),
+        target_modules=lora.target_modules,
         seed=config.seed,
     )
     if (head := adapted_head(model)) is not None:  # under a name that the check of the configuration cannot know
@@ -170,7 +170,6 @@ def _manifest(
     config: RunConfig,
     corpus: Corpus,
     labels: LabelSet,
-    scenes: Sequence[Dialogue],
     sampler: Sampler,
     template: str,
     loaded: LoadedModel,
@@ -184,7 +183,7 @@ def _manifest(
         context=config.prompt.context,
         labels=labels.names,
         neutral=labels.neutral,
-        train_shares=label_distribution(scenes, labels),
+        train_shares=sampler.targets.shares,
         training_prior=sampler.prior,
         config_sha256=config.sha256,
         corpus_name=corpus.name,
@@ -198,5 +197,5 @@ def _manifest(
         commit=commit(),
         confusion=confusion,
         train_sha256=corpus.train_sha256,
-        precision=str(loaded.dtype).removeprefix("torch."),
+        precision=dtype_name(loaded.dtype),
     )

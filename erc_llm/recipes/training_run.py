@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from erc_llm.config import RunConfig
 from erc_llm.corpus import Corpus, Dialogue
-from erc_llm.models.devices import other_gpus, process_count, process_rank
+from erc_llm.models.devices import dtype_name, other_gpus, process_count, process_rank
 from erc_llm.predictions import Correction
 from erc_llm.runs.directory import ADAPTER
 from erc_llm.runs.progress import Progress, TrainingLog
@@ -80,8 +80,7 @@ class Training:
     def describe(self) -> None:
         """Print the model, its precision, and the number of scenes."""
         loaded, held_out = self.loaded, len(self.corpus.splits.get("selection", ()))
-        precision = str(loaded.dtype).removeprefix("torch.")
-        self.progress.line(f"{loaded.description}, in {precision} ({loaded.precision_reason})")
+        self.progress.line(f"{loaded.description}, in {dtype_name(loaded.dtype)} ({loaded.precision_reason})")
         if unused := other_gpus(loaded.device):
             self.progress.line(f"note: {unused}", warning=True)
         self.progress.line(f"{len(self.scenes)} training scenes, {held_out} for selection")

@@ -173,7 +173,7 @@ def check_precision(run: RunDirectory[Any], now: str | None) -> None:
         RunError: The precisions differ.
     """
     began, field = run.precision, run.config.precision_field
-    if None in (began, now) or began == now:
+    if not differ(began, now):
         return
     if run.manifest.finished:
         raise RunError(
@@ -184,6 +184,11 @@ def check_precision(run: RunDirectory[Any], now: str | None) -> None:
         f"{run.folder}: cannot resume: the run began in {began} and would continue in {now}; set {field} to that of "
         "the run, or choose another name="
     )
+
+
+def differ(one: object, other: object) -> bool:
+    """Whether two values differ; runs written before a hash was recorded have None, which differs from nothing."""
+    return one != other and None not in (one, other)
 
 
 def refuse_other_source(run: Run, what: str, old: str | None, new: str | None) -> None:
@@ -198,7 +203,7 @@ def refuse_other_source(run: Run, what: str, old: str | None, new: str | None) -
     Raises:
         RunError: The hashes differ.
     """
-    if None not in (old, new) and old != new:
+    if differ(old, new):
         raise RunError(
             f"{run.folder}: this run was made from another {what}: its hash was {str(old)[:12]}, now it is "
             f"{str(new)[:12]}; "

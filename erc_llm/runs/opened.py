@@ -16,7 +16,7 @@ from erc_llm.config import RunConfig, load_config
 from erc_llm.config_files import resolve
 from erc_llm.errors import ConfigError, RunError
 from erc_llm.runs.directory import Run, read_run
-from erc_llm.runs.manifest import FINISHED
+from erc_llm.runs.manifest import MANIFEST
 
 # The decision rule and the locations on this machine may change after training; hashes ensure that a moved model is the
 # same one.
@@ -46,28 +46,28 @@ def open_run(source: str | Path | RunConfig | Opened, overrides: Sequence[str] =
 
     Args:
         source: A run directory or its adapter folder; a configuration, its YAML file, or the name of one that comes
-            with the package. A `Path` is always a run.
-        overrides: `key=value` texts; see `override_finished`.
+            with the package; or what was opened before. A `Path` is always a run.
+        overrides: `key=value` texts; see `override_for_prediction`.
 
     Raises:
         RunError: The run is missing, unfinished, damaged, of another format, or its prompt template was changed.
         ConfigError: The configuration does not exist, or an override is wrong.
     """
     if isinstance(source, Opened):
-        return Opened(override_finished(source.config, overrides), source.run)
+        return Opened(override_for_prediction(source.config, overrides), source.run)
     if isinstance(source, str) and not _is_run(source):
         source = load_config(source)
     if isinstance(source, RunConfig):
-        return Opened(override_finished(source, overrides))
+        return Opened(override_for_prediction(source, overrides))
     run = read_run(_run_folder(Path(source)))
-    if run.manifest.status != FINISHED:
+    if not run.manifest.finished:
         raise RunError(f"{run.folder}: the training run is not finished; `erc-llm train ... --resume` continues it")
     _check_template(run)
-    return Opened(override_finished(run.config, overrides), run)
+    return Opened(override_for_prediction(run.config, overrides), run)
 
 
-def override_finished(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
-    """The configuration of a finished run with `key=value` overrides, as for `load_config`.
+def override_for_prediction(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """The configuration to predict with: of a finished run or a base model, with `key=value` overrides.
 
     Raises:
         ConfigError: An override changes a training setting, or is wrong; the message lists all wrong values.
@@ -76,7 +76,7 @@ def override_finished(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
         field = text.partition("=")[0]
         if not field.startswith("scoring.") and field not in _CHANGEABLE:
             raise ConfigError(
-                f"override '{text}': training settings of a finished run cannot be overridden; only scoring.FIELD, "
+                f"override '{text}': training settings cannot be overridden in prediction; only scoring.FIELD, "
                 f"{', '.join(_CHANGEABLE)} can"
             )
     return resolve(RunConfig, config.model_dump(mode="json"), overrides, "overrides") if overrides else config
@@ -89,7 +89,7 @@ def _is_run(source: str) -> bool:
 
 def _run_folder(folder: Path) -> Path:
     """The run directory that contains an adapter folder; any other folder unchanged."""
-    inside_a_run = (folder / "adapter_config.json").is_file() and (folder.parent / "manifest.json").is_file()
+    inside_a_run = (folder / "adapter_config.json").is_file() and (folder.parent / MANIFEST).is_file()
     return folder.parent if inside_a_run else folder
 
 

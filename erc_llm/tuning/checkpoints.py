@@ -46,7 +46,7 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 def checkpoint_step(path: Path) -> int | None:
     """The optimizer step at which a checkpoint was made; None if it is incomplete."""
-    needed = ("adapter_model.safetensors", "adapter_config.json", "optimizer.pt", "scheduler.pt")
+    needed = (WEIGHTS, CONFIG, "optimizer.pt", "scheduler.pt")
     try:
         state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
         step = int(state["global_step"])

@@ -56,6 +56,11 @@ class Targets:
         return np.bincount(self.label, minlength=self.labels)
 
     @property
+    def shares(self) -> tuple[float, ...]:
+        """(labels,) relative frequency of each label among the targets; the sum is 1."""
+        return tuple((self.counts / self.counts.sum()).tolist())
+
+    @property
     def absent(self) -> list[int]:
         """Labels that no target has."""
         return np.flatnonzero(self.counts == 0).tolist()

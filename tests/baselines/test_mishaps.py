@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from erc_llm.baselines import loop as fitting
+from erc_llm.baselines import loop
 from erc_llm.baselines.baseline_config import BaselineConfig
 from erc_llm.baselines.build import build
 from erc_llm.baselines.loop import Fitting
@@ -60,15 +60,15 @@ def test_weights_that_a_kill_overtook_do_not_count(
 ) -> None:
     """Killed behind a second epoch that was better; done again it is worse, so the first one counts."""
     config = baseline_config(tiny_bert, tmp_path, training={"epochs": 2, "checkpoint_minutes": 0})
-    folder, scores, append = tmp_path / "tiny", iter([0.2, 0.3, 0.1]), fitting.append_line
+    folder, scores, append = tmp_path / "tiny", iter([0.2, 0.3, 0.1]), loop.append_line
 
     def append_and_die(path: Path, record: dict[str, Any]) -> None:
         append(path, record)
         if record.get("weighted_f1") == 0.3:
             raise Killed
 
-    monkeypatch.setattr(fitting, "score_metrics", lambda *_: {"weighted_f1": next(scores)})
-    monkeypatch.setattr(fitting, "append_line", append_and_die)
+    monkeypatch.setattr(loop, "score_metrics", lambda *_: {"weighted_f1": next(scores)})
+    monkeypatch.setattr(loop, "append_line", append_and_die)
     with pytest.raises(Killed):
         trained(config)
     first, second = (epoch_weights(folder, epoch).read_bytes() for epoch in (1, 2))

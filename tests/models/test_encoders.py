@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from erc_llm.errors import ModelError
-from erc_llm.models.encoders import SentenceEncoder
+from erc_llm.models.encoders import SentenceEncoder, load_encoder
 from erc_llm.models.wheels import ENCODERS
+from tests.tiny_models import TinyModel
 
 NAME = "all-minilm-l6-v2"
 TEXTS = ["Who left the window open?", "It is freezing in here.", "The dog ate my homework, and then it was gone.", ""]
@@ -22,6 +23,13 @@ needs_minilm = pytest.mark.skipif(ENCODERS[NAME].locate() is None, reason="the w
 @pytest.fixture(scope="module")
 def encoder() -> SentenceEncoder:
     return SentenceEncoder(NAME)
+
+
+def test_an_encoder_in_the_home_folder_is_described_by_the_folders_name(
+    tiny_bert: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tiny_bert.folder.parent))
+    assert load_encoder(f"~/{tiny_bert.folder.name}").description == tiny_bert.folder.name
 
 
 @needs_minilm

@@ -1,4 +1,4 @@
-"""Invariant 4, data is never markup: on two stand-in tokenizers and on SmolLM2's own."""
+"""Data is never markup: on two stand-in tokenizers and on SmolLM2's own."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ def test_profiles_count_in_the_trunk_budget(dialogue: Dialogue, budget: int) -> 
         assert len(shown) == len(set(shown)), "a window introduces nobody twice"
 
 
-# Invariant 3 with profiles and state.
+# No leaks, with profiles and state.
 
 
 @pytest.mark.parametrize("placement", ["trunk", "question"])
@@ -179,7 +179,7 @@ def test_a_question_is_told_of_the_speaker_and_of_the_last_one() -> None:
     assert asked(prompter.trees(SCENE, "all", state=[None] * 4)) == asked(prompter.trees(SCENE, "all"))
 
 
-# Invariant 1 with profiles and state.
+# Path equality, with profiles and state.
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Invariant 3, no leaks; and what a scene looks like as a prompt."""
+"""No leaks; and what a scene looks like as a prompt."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def text_of(ids: Sequence[int]) -> str:
     return decode(TOKENIZER, ids)
 
 
-# Invariant 3: no leaks.
+# No leaks.
 
 
 @relaxed

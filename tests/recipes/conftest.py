@@ -18,7 +18,7 @@ QUIET = Console(quiet=True)
 
 @pytest.fixture(scope="package")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_corpus(tmp_path_factory.mktemp("pipeline") / "corpus")
+    return write_corpus(tmp_path_factory.mktemp("recipes") / "corpus")
 
 
 @pytest.fixture(scope="package")

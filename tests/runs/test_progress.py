@@ -109,6 +109,7 @@ def _printed(folder: Path, steps: range, terminal: bool = False, **changes: Any)
 
 
 def test_without_a_terminal_a_line_is_printed_now_and_then(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
     assert _printed(tmp_path, range(1, 11)).splitlines() == [
         "step 4/10  loss 1.000  50 tokens/s",
         "step 8/10  loss 1.000  50 tokens/s",
@@ -117,7 +118,7 @@ def test_without_a_terminal_a_line_is_printed_now_and_then(tmp_path: Path) -> No
         "continues after step 6",
         "step 8/10  loss 1.000  50 tokens/s",
     ]
-    lines = _printed(tmp_path, range(1, 11), print_every=2.5).splitlines()
+    lines = _printed(tmp_path / "other", range(1, 11), print_every=2.5).splitlines()
     assert [line.partition("/")[0] for line in lines] == ["step 4", "step 6", "step 8", "step 10"]
 
 

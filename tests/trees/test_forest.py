@@ -72,7 +72,7 @@ def largest_difference(packed: Any, plain: Any, tree: TokenTree, logits: torch.T
     return worst
 
 
-# Invariant 1: path equality.
+# Path equality.
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -227,7 +227,7 @@ def test_gradient_checkpointing_changes_no_gradient(tiny_llama: TinyModel) -> No
     assert all(torch.allclose(plain[name], recomputed[name], atol=1e-6, rtol=0) for name in plain)
 
 
-# Invariant 2: isolation.
+# Isolation.
 
 
 @settings(max_examples=25, deadline=None)
