@@ -40,7 +40,10 @@ class Switches:
 class EncoderConfig(Section):
     """The pretrained encoder, and the context that it reads."""
 
-    base: str = Field("all-minilm-l6-v2", description="A folder, a hub id such as roberta-large, or all-minilm-l6-v2.")
+    base: str = Field(
+        "all-minilm-l6-v2",
+        description="A folder, a hub id such as roberta-large, or `all-minilm-l6-v2` (22 M) or `all-mpnet-base-v2` (110 M).",
+    )
     max_tokens: int = Field(
         128, ge=8, le=4096, description="Most tokens of context, including the target's line; older ones are cut."
     )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from erc_llm.errors import ModelError
 from erc_llm.models.devices import Precision, choose_device, choose_precision
 from erc_llm.models.hashes import weights_sha256
-from erc_llm.models.wheels import BASE_MODELS, ENCODERS, WheelModel, converted_model, quiet_loading
+from erc_llm.models.wheels import BASE_MODELS, ENCODERS, WheelModel, converted_model, quiet_loading, unpacked_model
 
 if TYPE_CHECKING:
     import torch
@@ -160,7 +160,7 @@ def resolve_base_model(name: str) -> Path | str:
 
 
 def resolve_encoder(name: str) -> Path | str:
-    """The folder of an encoder, or the hub id to download; `all-minilm-l6-v2` is taken from its wheel.
+    """The folder of an encoder, or the hub id to download; an alias gives the folder in its wheel, or made from it.
 
     Raises:
         ModelError: The name is neither an alias, nor a folder with a model, nor a possible hub id.
@@ -168,14 +168,17 @@ def resolve_encoder(name: str) -> Path | str:
     wheel = ENCODERS.get(name)
     if wheel is None:
         return _folder_or_hub_id(name, ENCODERS)
-    return wheel.locate() or wheel.hub_id
+    found = wheel.locate()
+    if found is None:
+        return wheel.hub_id
+    return found if wheel.parts == 1 else unpacked_model(wheel)
 
 
 def encoder_folder(name: str) -> Path:
     """The folder of an encoder, which is downloaded if necessary.
 
     Args:
-        name: A folder, a hub id, or `all-minilm-l6-v2`.
+        name: A folder, a hub id, or an alias such as `all-minilm-l6-v2`.
 
     Raises:
         ModelError: The encoder is missing or cannot be downloaded.

