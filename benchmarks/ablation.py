@@ -2,7 +2,8 @@
 
 Every arm makes as many optimizer steps as the base arm: its own token budget compensates for longer prompts, for the
 branches of all labels, and for targets that are not drawn. Finished arms are skipped, so an interrupted ablation can
-continue; naming arms distributes the work over several processes.
+continue; naming arms distributes the work over several processes. With `--folds`, each arm is cross-fitted and compared
+on all of train; its token budget is that of the first fold.
 
 Input: a YAML file of arms, such as `benchmarks/profiles.yaml`. Output: a run directory per arm with its predictions of
 the selection split (or dev, for final systems), and a Markdown table.
@@ -14,6 +15,7 @@ Does not depend on: how training and scoring work.
     python -m benchmarks.ablation benchmarks/finals.yaml --corpus FOLDER --out runs/finals --split dev
     python -m benchmarks.ablation benchmarks/finals.yaml --out runs/finals --split dev --calibrated
     python -m benchmarks.ablation benchmarks/imbalance.yaml [ARM ...] --corpus FOLDER --out runs/imbalance --orders 4
+    python -m benchmarks.ablation benchmarks/crossfit.yaml [ARM ...] --corpus FOLDER --out runs/crossfit --folds 5
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from erc_llm.metrics import Floats, gold_surprise
 from erc_llm.predictions import Correction, Predictions, PriorShift, correct, read_predictions
 
 SELECTION = "selection"
+CROSSFIT = "crossfit"  # instead of a split: all of train, as predicted by the folds that left it out
 
 
 class Arms(BaseModel):
@@ -66,8 +69,13 @@ def read_arms(path: Path) -> Arms:
     return arms
 
 
-def arm_config(arms: Arms, name: str, corpus: str, out: Path) -> RunConfig:
-    """The configuration of one arm; every arm except the base arm gets its own number of tokens per step."""
+def arm_config(arms: Arms, name: str, corpus: str, out: Path, folds: int | None = None) -> RunConfig:
+    """The configuration of one arm; every arm except the base arm gets its own number of tokens per step.
+
+    With folds, it is the number at which the first fold makes as many steps as the first fold of the base arm.
+    """
+    from erc_llm.recipes.crossfit import Folds, fold_configs
+
     folders = {arm: str(out / arm) for arm in arms.arms}
     fixed = [f"corpus.path={corpus}", f"output={out}"]
 
@@ -78,8 +86,11 @@ def arm_config(arms: Arms, name: str, corpus: str, out: Path) -> RunConfig:
     config, base = configure(name), configure(arms.base)
     if name == arms.base:
         return config
-    wanted = steps_at(sizes_of(base), base, base.training.tokens_per_step)
-    budget = budget_for(sizes_of(config), config, wanted)
+    sized, of_base = config, base
+    if folds is not None:
+        sized, of_base = (fold_configs(whole, Folds(folds))[0] for whole in (config, base))
+    wanted = steps_at(sizes_of(of_base), base, base.training.tokens_per_step)
+    budget = budget_for(sizes_of(sized), config, wanted)
     return config.model_copy(update={"training": config.training.model_copy(update={"tokens_per_step": budget})})
 
 
@@ -94,7 +105,7 @@ def sizes_of(config: RunConfig) -> list[list[int]]:
     from erc_llm.tuning.scene_trees import scene_sizes, training_trees
 
     labels = config.label_set()
-    corpus = open_corpus(config.corpus, labels)
+    corpus = open_corpus(config.corpus, labels, cut_selection=config.holds_out_selection)
     scenes = labelled_scenes(corpus, config.training.max_scenes, config.seed)
     prompter = build_prompter(config, labels, load_tokenizer(config.model.base), past=corpus)
     trees_of = training_trees(config, scenes, prompter, read_confusion(config.state, corpus))
@@ -141,6 +152,18 @@ def run_arm(
         data = open_to_predict(config, None, None, part, console)
         predictor = load(run.folder, data.past, overrides=[f"scoring.label_orders={k}"])
         write_predictions(predict(predictor, data.corpus, part).without_text(), _table(out / name, part, k))
+
+
+def crossfit_arm(arms: Arms, name: str, corpus: str, out: Path, console: Console, folds: int) -> None:
+    """Cross-fit one arm; its out-of-fold table is `crossfit.parquet` in its run directory."""
+    from erc_llm.recipes.crossfit import Folds, crossfit
+
+    if _table(out / name, CROSSFIT).is_file():
+        console.print(f"{name}: done already", highlight=False)
+        return
+    config = arm_config(arms, name, corpus, out, folds)
+    console.rule(f"{name}, {config.training.tokens_per_step} tokens a step")
+    crossfit(config, Folds(folds, with_text=False), resume=True, console=console)
 
 
 def as_table(arms: Arms, out: Path, split: str = SELECTION) -> str:
@@ -274,6 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--corpus", help="corpus to train on")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run directories")
     parser.add_argument("--split", default=SELECTION, help="split to evaluate; dev is for final systems")
+    parser.add_argument("--folds", type=int, help="cross-fit each arm with this number of folds")
     parser.add_argument("--orders", type=int, default=1, help="also average over this number of label orders")
     parser.add_argument("--table", action="store_true", help="train nothing; print the table of the finished arms")
     parser.add_argument(
@@ -291,13 +315,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.corpus is None:
                 raise ConfigError("--corpus: required for training; --table and --calibrated work without it")
             for name in options.arm or arms.arms:
+                if options.folds is not None:
+                    crossfit_arm(arms, name, options.corpus, options.out, console, options.folds)
+                    continue
                 run_arm(arms, name, options.corpus, options.out, console, options.split, options.orders)
         if options.calibrated and options.split != SELECTION:
             print("\n".join(map(str, write_steps(arms, options.out, options.split))))
         elif options.calibrated:
             print(as_calibrated_table(arms, options.out))
         else:
-            print(as_table(arms, options.out, options.split))
+            print(as_table(arms, options.out, CROSSFIT if options.folds else options.split))
     except ErcError as error:
         Console(stderr=True).print(str(error), style="red", markup=False, highlight=False)
         return error.exit_code

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from erc_llm.config import ProfileConfig, RunConfig
-from erc_llm.corpus.dialogues import Corpus, Dialogue, Utterance, selection_split
+from erc_llm.corpus.dialogues import Corpus, Dialogue, Utterance
 from erc_llm.corpus.history import History
 from erc_llm.corpus.labels import LabelSet
+from erc_llm.corpus.splits import episode_of, leave_out, selection_split
 from erc_llm.decoding.label_generator import LABEL_FOLLOWS
 from erc_llm.decoding.scoring import verify_tree_attention
 from erc_llm.errors import ConfigError, PromptError
@@ -172,13 +173,15 @@ _TOLERANCE = {"float32": 1e-2, "bfloat16": 1.0, "float16": 0.5}
 
 
 def training_view(corpus: Corpus, config: RunConfig) -> Corpus:
-    """The corpus as training with this configuration sees it: with the selection split cut out of train, or whole.
+    """The corpus as training with this configuration sees it: without the fold left out, the selection split cut.
 
-    Nothing is cut if training holds nothing out (`training.evaluations=0`), if the corpus has its own selection split,
-    or if train has fewer than two episodes. So profiles use the same labels in prediction as in training.
+    No selection is cut if training holds nothing out (`training.evaluations=0`), if the corpus has its own selection
+    split, or if train has fewer than two episodes. So profiles use the same labels in prediction as in training.
     """
-    scenes = corpus.splits.get("train", ())
-    episodes = {dialogue.episode_id or dialogue.id for dialogue in scenes}
+    fold = config.corpus.fold
+    if fold is not None and "train" in corpus.splits:
+        corpus = leave_out(corpus, fold.number, fold.folds, fold.seed)
+    episodes = {episode_of(dialogue) for dialogue in corpus.splits.get("train", ())}
     if not config.holds_out_selection or "selection" in corpus.splits or len(episodes) < 2:
         return corpus
     return selection_split(corpus, config.corpus.selection_fraction, config.corpus.selection_seed)

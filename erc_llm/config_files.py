@@ -37,7 +37,7 @@ def load_section(kind: type[Checked], source: str | Path, overrides: Sequence[st
     Raises:
         ConfigError: The file or an override has mistakes; the message lists all of them, one per line.
     """
-    path = _find(source)
+    path = find_config(source)
     return resolve(kind, read_yaml(path), overrides, str(path))
 
 
@@ -65,7 +65,12 @@ def resolve(kind: type[Checked], content: dict[str, Any], overrides: Sequence[st
     return config
 
 
-def _find(source: str | Path) -> Path:
+def find_config(source: str | Path) -> Path:
+    """The configuration file of this path, or the packaged one of this name.
+
+    Raises:
+        ConfigError: There is no such file.
+    """
     path = Path(source)
     if path.is_file():
         return path

@@ -42,7 +42,8 @@ class EncoderConfig(Section):
 
     base: str = Field(
         "all-minilm-l6-v2",
-        description="A folder, a hub id such as roberta-large, or `all-minilm-l6-v2` (22 M) or `all-mpnet-base-v2` (110 M).",
+        description="A folder, a hub id such as roberta-large, `all-minilm-l6-v2` (22 million parameters) or "
+        "`all-mpnet-base-v2` (110 million).",
     )
     max_tokens: int = Field(
         128, ge=8, le=4096, description="Most tokens of context, including the target's line; older ones are cut."
@@ -205,7 +206,7 @@ class BaselineConfig(Recipe):
             "encoder": {"base", "device", "precision"},
             "training": {"gradient_checkpointing", "log_every", "checkpoint_minutes"},
         }
-        return self.model_dump(mode="json", exclude=left_out)
+        return self._all_but(left_out)
 
 
 def load_baseline(source: str | Path, overrides: Sequence[str] = ()) -> BaselineConfig:

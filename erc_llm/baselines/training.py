@@ -16,7 +16,7 @@ import numpy as np
 from erc_llm.baselines.baseline_config import BaselineConfig
 from erc_llm.baselines.build import LoadedBaseline, build
 from erc_llm.baselines.emonet import class_weights, context_limits
-from erc_llm.baselines.inference import probabilities
+from erc_llm.baselines.inference import log_probabilities, probabilities
 from erc_llm.baselines.inputs import Example, InputWriter, corpus_numbers
 from erc_llm.baselines.loop import Fitting, LoopSettings
 from erc_llm.baselines.speaker_numbers import read_speakers, write_speakers
@@ -70,7 +70,11 @@ class TrainedBaseline:
         names = self.corpus.labels.names
         with progress.bar(f"reading {split}", len(examples), transient=True) as bar:
             found = probabilities(self.loaded, examples, on_progress=bar.update)
-        predictions = [Prediction(names[int(row.argmax())], probabilities=row.tolist()) for row in found]
+        logs = log_probabilities(found)
+        predictions = [
+            Prediction(names[int(row.argmax())], log_likelihoods=log.tolist(), probabilities=row.tolist())
+            for row, log in zip(found, logs, strict=True)
+        ]
         info = table_info(self.config, self.manifest, self.corpus, split)
         return Predictions.from_corpus(info, dialogues, predictions, self.corpus.dialogues(), self.corpus.generic)
 

@@ -15,6 +15,7 @@ import typer
 
 from erc_llm import __version__
 from erc_llm.cli.baseline import baseline
+from erc_llm.cli.crossfit import crossfit
 from erc_llm.cli.data import config, data, profile, render
 from erc_llm.cli.evaluate import benchmark, compare, evaluate
 from erc_llm.cli.options import open_console, prepare_scoring
@@ -66,6 +67,7 @@ for command in (
     render,
     profile,
     train,
+    crossfit,
     average,
     predict,
     calibrate,

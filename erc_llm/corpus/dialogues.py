@@ -1,10 +1,10 @@
-"""Corpus records: `Utterance`, `Dialogue` and `Corpus`, all frozen, and the selection split.
+"""Corpus records: `Utterance`, `Dialogue` and `Corpus`, all frozen.
 
 A dialogue is a scene. Its place in time is (season, episode, scene), and the dialogues of a split are kept in that
 order. In a corpus without episodes the order of the files is the order of time over all splits: each dialogue keeps its
 place when it is moved to another split.
 
-Input: the fields of the records. Output: dialogues in time order, content hashes, a corpus with a selection split.
+Input: the fields of the records. Output: dialogues in time order, content hashes.
 Does not depend on: files, prompts, models.
 """
 
@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
 
 from erc_llm.corpus.labels import LabelSet
 from erc_llm.errors import CorpusError
 
+SELECTION = "selection"  # the split of train that a training run chooses its epoch on
+LEFT_OUT = "left_out"  # the split of train that a fold of a cross-fitting leaves out
+PARTS_OF_TRAIN = ("train", SELECTION, LEFT_OUT)
 EVERYONE = "#ALL#"  # EmoryNLP's marker for a line that everyone present speaks together
 
 
@@ -84,7 +86,7 @@ class Corpus:
         name: Name chosen by the user; the folder's name by default.
         version: `original`, `aligned`, `compm`, or `own` for a user's own data.
         labels: The label set; it contains every label in the corpus.
-        splits: Split name to dialogues in time order. Common names: train, selection, dev, test.
+        splits: Split name to dialogues in time order. Common names: train, selection, left_out, dev, test.
         order: Ids of the dialogues in the order of the files; used if any dialogue has no time. Dialogues that are not
             listed come last, split by split.
         healed: Whether missing lines were added as context from another version.
@@ -141,19 +143,19 @@ class Corpus:
     def sha256(self) -> str:
         """Hash of the content (labels, splits, dialogues), independent of the file format.
 
-        A selection split is hashed as part of train, so that cutting it does not change the hash.
+        What is held out of train is hashed as part of train, so that cutting it does not change the hash.
         """
         return self._hash(self.splits)
 
     @cached_property
     def train_sha256(self) -> str:
-        """`sha256` of train alone, selection split included: adding a test split later does not change it."""
-        return self._hash(split for split in self.splits if split in ("train", "selection"))
+        """`sha256` of train alone, held-out parts included: adding a test split later does not change it."""
+        return self._hash(split for split in self.splits if split in PARTS_OF_TRAIN)
 
     def _hash(self, splits: Iterable[str]) -> str:
         rows = []
         for split in splits:
-            part = "train" if split == "selection" else split
+            part = "train" if split in PARTS_OF_TRAIN else split
             for dialogue in self.splits[split]:
                 lines = [(u.id, u.speakers, u.text, u.label, u.target) for u in dialogue.utterances]
                 rows.append(json.dumps([part, dialogue.id, dialogue.time, lines], ensure_ascii=False))
@@ -161,53 +163,3 @@ class Corpus:
         for row in sorted(rows):
             digest.update(row.encode())
         return digest.hexdigest()
-
-
-def selection_split(corpus: Corpus, fraction: float = 0.1, seed: int = 13) -> Corpus:
-    """Move whole episodes of train into a `selection` split, for all choices made before the final evaluation.
-
-    Episodes are drawn in a seeded order until they hold `fraction` of train's dialogues. Without episodes, every
-    dialogue counts as its own episode. Dialogues keep their place in time.
-
-    Raises:
-        CorpusError: Train is missing, or has fewer than two episodes, so that none would remain to train on.
-    """
-    train = corpus.split("train")
-    episode = {d.id: d.episode_id or d.id for d in train}
-    names = sorted(set(episode.values()))
-    if len(names) < 2:
-        raise CorpusError(
-            f"corpus '{corpus.name}': cannot cut a selection split, train has {len(names)} episode; give it two, "
-            "or leave `episode` and `scene` out of its dialogues"
-        )
-    random.Random(seed).shuffle(names)
-    drawn: set[str] = set()
-    for name in names[:-1]:
-        drawn.add(name)
-        if sum(episode[d.id] in drawn for d in train) >= fraction * len(train):
-            break
-    kept = tuple(d for d in train if episode[d.id] not in drawn)
-    held_out = tuple(d for d in train if episode[d.id] in drawn)
-    splits = {"train": kept, "selection": held_out} | {k: v for k, v in corpus.splits.items() if k != "train"}
-    order = () if corpus.timed else tuple(d.id for d in corpus.dialogues())
-    return replace(corpus, splits=splits, order=order)
-
-
-def labelled_scenes(corpus: Corpus, most: int | None, seed: int) -> tuple[Dialogue, ...]:
-    """Dialogues of train that have labelled targets, in their order.
-
-    Args:
-        corpus: A corpus whose selection split was cut already.
-        most: Number of dialogues to keep, drawn at random; None keeps all.
-        seed: Seed of the draw, not negative.
-
-    Raises:
-        CorpusError: No target of train is labelled.
-    """
-    scenes = [d for d in corpus.split("train") if any(d.utterances[k].label is not None for k in d.targets)]
-    if not scenes:
-        raise CorpusError(f"corpus '{corpus.name}': no labelled utterance in train, so there is nothing to train on")
-    if most is not None and most < len(scenes):
-        chosen = set(random.Random(f"scenes/{seed}").sample(range(len(scenes)), most))
-        scenes = [d for i, d in enumerate(scenes) if i in chosen]
-    return tuple(scenes)

@@ -62,6 +62,8 @@ class PredictionsInfo:
         split: The split of the rows.
         selection: The split on which the best epoch and everything else was chosen; `none` if nothing was chosen, None
             if unknown.
+        folds: Number of folds of a cross-fitting: each row is predicted by a model that did not see its episode; None
+            for a table of one model.
         healed: Whether the corpus was gap-healed.
         run_id: Id of the training run; None without one.
         seed: Seed of the run.
@@ -100,6 +102,7 @@ class PredictionsInfo:
     corpus_version: str
     split: str
     selection: str | None = None
+    folds: int | None = None
     healed: bool = False
     run_id: str | None = None
     seed: int | None = None

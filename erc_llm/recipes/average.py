@@ -23,6 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from erc_llm.config import RunConfig
 from erc_llm.errors import ModelError, RunError
 from erc_llm.files import write_text
 from erc_llm.models.adapters import CONFIG, WEIGHTS
@@ -47,19 +48,23 @@ _PLAIN: Mapping[str, Any] = {
 }
 
 
-def average_runs(runs: Sequence[Run], folder: Path, *, replace_older: bool = False) -> Run:
+def average_runs(
+    runs: Sequence[Run], folder: Path, *, replace_older: bool = False, of_folds: RunConfig | None = None
+) -> Run:
     """Write the average of runs as a run directory, which appears complete or not at all.
 
     Args:
         runs: At least two different finished runs.
         folder: Directory of the new run; its last part is the run's name.
         replace_older: Whether to replace an average that exists already.
+        of_folds: The configuration of a cross-fitting, if the runs are all its folds; together they have trained on
+            all of train, so nothing is held out from their average.
 
     Raises:
         RunError: The runs cannot be averaged, or the folder exists already or cannot be written.
         ModelError: An adapter is missing, damaged or no plain LoRA.
     """
-    check_alike(runs)
+    check_alike(runs, of_folds is not None)
     if folder.exists() and not replace_older:
         raise RunError(f"{folder}: exists already; choose another --out")
     if folder.exists() and not read_run(folder).manifest.averaged:
@@ -76,9 +81,12 @@ def average_runs(runs: Sequence[Run], folder: Path, *, replace_older: bool = Fal
         rank = average_adapters([run.adapter for run in runs], draft / ADAPTER)
         lora = first.config.lora.model_copy(update={"rank": rank, "alpha": rank})
         config = first.config.model_copy(update={"name": folder.name, "output": str(folder.parent), "lora": lora})
+        if of_folds is not None:
+            training = config.training.model_copy(update={"evaluations": 0})
+            config = config.model_copy(update={"corpus": of_folds.corpus, "training": training})
         write_text(draft / "config.yaml", config.as_yaml(), RunError)
         shutil.copyfile(first.template, draft / TEMPLATE)
-        write_manifest(draft, _manifest(runs, average_id(runs, config.name), config.sha256))
+        write_manifest(draft, _manifest(runs, average_id(runs, config.name), config.sha256, of_folds is not None))
         draft.chmod(0o755)
         if folder.exists():
             folder.rename(place / "old")
@@ -108,8 +116,12 @@ def average_id(runs: Sequence[Run], name: str) -> str:
     return f"{name}-{digest.hexdigest()[:8]}"
 
 
-def check_alike(runs: Sequence[Run]) -> None:
+def check_alike(runs: Sequence[Run], folds: bool = False) -> None:
     """Refuse runs that differ in prompt, labels, corpus, base model or held-out episodes.
+
+    Args:
+        runs: The runs.
+        folds: Whether the runs are folds of a cross-fitting, which leave out different episodes.
 
     Raises:
         RunError: Two runs differ; the message names both and lists the differences.
@@ -121,7 +133,9 @@ def check_alike(runs: Sequence[Run]) -> None:
     for run in runs:
         if not run.manifest.finished:
             raise RunError(f"{run.folder}: is not finished; continue it with `erc-llm train --resume`")
-        one, other = first.config.result_fields(), run.config.result_fields()
+        one, other = (of.config.result_fields() for of in (first, run))
+        for fields in (one, other) if folds else ():
+            fields["corpus"].pop("fold", None)
         different = [name for name in one if name not in _FREE and one[name] != other[name]]
         if first.config.holds_out_selection != run.config.holds_out_selection:
             different.append("whether the selection split was held out (training.evaluations)")
@@ -187,14 +201,17 @@ def _read_tensors(folder: Path) -> dict[str, torch.Tensor]:
         raise ModelError(f"{folder / WEIGHTS}: missing, damaged or not a safetensors file: {error}") from error
 
 
-def _manifest(runs: Sequence[Run], run_id: str, config_sha256: str) -> Manifest:
-    first = runs[0].manifest
-    seen = [run.manifest.training_prior for run in runs]
+def _manifest(runs: Sequence[Run], run_id: str, config_sha256: str, folds: bool) -> Manifest:
+    def mean(distributions: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
+        return tuple(sum(shares) / len(runs) for shares in zip(*distributions, strict=True))
+
     return replace(
-        first,
+        runs[0].manifest,
         run_id=run_id,
         config_sha256=config_sha256,
-        training_prior=tuple(sum(shares) / len(runs) for shares in zip(*seen, strict=True)),
+        train_shares=mean([run.manifest.train_shares for run in runs]),
+        training_prior=mean([run.manifest.training_prior for run in runs]),
+        folds=len(runs) if folds else None,
         averaged=tuple(run.manifest.run_id for run in runs),
         versions=versions(),
         commit=commit(),

@@ -1,4 +1,4 @@
-"""Progress on a terminal: implements `erc_llm.runs.progress.Progress` with rich.
+"""Progress on a terminal: implements `erc_llm.runs.progress.Progress` with rich; and the settings of a process.
 
 Input: a rich console. Output: lines, headings and bars on it.
 Does not depend on: models, the work whose progress is shown.
@@ -6,6 +6,7 @@ Does not depend on: models, the work whose progress is shown.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -79,3 +80,29 @@ class _ConsoleBar:
         self._drawn.update(self._task, completed=completed)
         if metrics is not None:
             self._drawn.update(self._task, metrics=metrics)
+
+
+def quiet() -> None:
+    """Silence the notices of libraries; their errors are still raised as exceptions."""
+    import logging
+    import warnings
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    warnings.simplefilter("ignore", FutureWarning)
+    for library in ("accelerate", "bitsandbytes"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+
+
+def prepare_scoring() -> None:
+    """Like `quiet`; also let the process keep the memory that it frees, which makes scoring on a CPU faster.
+
+    For commands that run a language model, and the processes that they start. `erc_llm.load` does not change the whole
+    process.
+    """
+    from erc_llm.models.devices import keep_freed_memory
+
+    quiet()
+    keep_freed_memory()

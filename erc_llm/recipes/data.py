@@ -15,6 +15,7 @@ from rich.console import Console
 from erc_llm.config import CorpusConfig, RunConfig
 from erc_llm.corpus import EMORYNLP, Corpus, Dialogue, LabelSet, read_corpus, read_sample, selection_split
 from erc_llm.corpus.speakers import GENERIC_NAMES
+from erc_llm.corpus.splits import leave_out
 from erc_llm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,7 +26,17 @@ SAMPLE = "sample"
 
 
 def open_corpus(config: CorpusConfig, labels: LabelSet, *, cut_selection: bool = True) -> Corpus:
-    """Read the corpus that a configuration names; `cut_selection` separates its selection split from train."""
+    """Read the corpus that a configuration names, without the fold that it leaves out of train.
+
+    Args:
+        config: The configuration of the corpus.
+        labels: The label set.
+        cut_selection: Whether to separate the selection split from train.
+
+    Raises:
+        CorpusError: The files are not a corpus, or train has too few episodes.
+        ConfigError: The sample corpus is asked for with other labels.
+    """
     generic = GENERIC_NAMES if config.generic is None else config.generic
     if config.path == SAMPLE:
         if labels != EMORYNLP:
@@ -37,11 +48,13 @@ def open_corpus(config: CorpusConfig, labels: LabelSet, *, cut_selection: bool =
         corpus = read_corpus(
             config.path, labels=labels, heal_from=config.heal_from, aliases=config.aliases, generic=generic
         )
+    if config.fold is not None and "train" in corpus.splits:
+        corpus = leave_out(corpus, config.fold.number, config.fold.folds, config.fold.seed)
     return with_selection(corpus, config) if cut_selection else corpus
 
 
 def open_whole(config: RunConfig, path: str | None, heal_from: str | None = None) -> Corpus:
-    """The corpus of a configuration, or the one at `path` (with missing lines from `heal_from`); nothing is cut."""
+    """The corpus of a configuration, or the one at `path` (with missing lines from `heal_from`), no selection cut."""
     section = config.corpus
     if path is not None:
         section = section.model_copy(update={"path": path, "heal_from": heal_from})

@@ -44,6 +44,7 @@ class Manifest:
         confusion: (labels, labels) confusion counts from which the labels in training prompts were corrupted; None if
             training prompts contained no labels.
         averaged: Ids of the runs that were averaged; empty for a trained run.
+        folds: Number of folds if the averaged runs are those of a cross-fitting; else None.
         train_sha256: Hash of train alone, selection split included (`corpus_sha256` covers all splits); None in older
             runs, which did not store it.
         precision: Precision of the computation, such as `bfloat16`; None in older runs, which did not store it.
@@ -74,6 +75,7 @@ class Manifest:
     commit: str | None
     confusion: tuple[tuple[int, ...], ...] | None = None
     averaged: tuple[str, ...] = ()
+    folds: int | None = None
     train_sha256: str | None = None
     precision: str | None = None
     memory: str | None = None

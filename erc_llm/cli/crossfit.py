@@ -1,0 +1,74 @@
+"""The command `crossfit`: cross-fits a language model's adapter, or an encoder baseline.
+
+Input: command-line arguments. Output: run directories and predictions tables.
+Does not depend on: torch and transformers until the command runs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from erc_llm.cli.options import WithoutText, open_console, prepare_scoring
+from erc_llm.errors import UserError
+
+if TYPE_CHECKING:
+    from erc_llm.recipes.crossfit import Folds
+
+
+def crossfit(
+    config: Annotated[
+        str, typer.Argument(help="YAML file, or a packaged configuration, of a language model or of a baseline.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Fields to change, as section.field=value, for example lora.rank=32.")
+    ] = None,
+    folds: Annotated[
+        int, typer.Option(help="Number of training runs; each leaves out as large a part of train.", min=2, max=100)
+    ] = 5,
+    fold_seed: Annotated[int, typer.Option(help="Seed of the division of train's episodes into folds.", min=0)] = 13,
+    workers: Annotated[
+        int | None, typer.Option(help="Folds at a time. Default: one per GPU, without a GPU one per core.", min=1)
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished cross-fitting.")] = False,
+    predict: Annotated[
+        list[str] | None,
+        typer.Option(help="For a baseline: also predict this split, as the mean over the folds. Repeatable."),
+    ] = None,
+    without_text: WithoutText = False,
+) -> None:
+    """Train a model per fold of train, each blind to its fold, and predict all of train with them."""
+    from erc_llm.config_files import find_config, read_yaml
+    from erc_llm.recipes.crossfit import Folds
+
+    overrides = overrides or []
+    is_baseline = "kind" in read_yaml(find_config(config)) or any(text.startswith("kind=") for text in overrides)
+    if predict and not is_baseline:
+        raise UserError("--predict: is for baselines; `erc-llm predict RUN` predicts with the averaged adapter")
+    prepare_scoring()
+    wanted = Folds(folds, fold_seed, workers, not without_text)
+    try:
+        if is_baseline:
+            _baseline(config, overrides, wanted, resume, predict or [])
+        else:
+            _language_model(config, overrides, wanted, resume)
+    except KeyboardInterrupt:
+        typer.echo("erc-llm: interrupted; the same command with --resume continues", err=True)
+        raise typer.Exit(130) from None
+
+
+def _language_model(config: str, overrides: list[str], folds: Folds, resume: bool) -> None:
+    from erc_llm.config import load_config
+    from erc_llm.recipes.crossfit import OUT_OF_FOLD, crossfit
+
+    run = crossfit(load_config(config, overrides), folds, resume=resume, console=open_console())
+    typer.echo(f"run: {run.folder}   adapter: {run.adapter}   predictions of train: {run.folder / OUT_OF_FOLD}")
+
+
+def _baseline(config: str, overrides: list[str], folds: Folds, resume: bool, splits: list[str]) -> None:
+    from erc_llm.baselines.baseline_config import load_baseline
+    from erc_llm.recipes.crossfit_baseline import crossfit_baseline
+
+    for path in crossfit_baseline(load_baseline(config, overrides), folds, splits, resume, open_console()):
+        typer.echo(f"predictions written to {path}")

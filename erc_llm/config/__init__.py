@@ -1,0 +1,37 @@
+"""Configurations of training runs, as frozen records that are checked when they are read.
+
+Input: a YAML file and `key=value` overrides. Output: a `RunConfig`.
+Does not depend on: loaded models, corpora on disk.
+"""
+
+from erc_llm.config.recipe import Recipe, RunConfig, load_config
+from erc_llm.config.sections import (
+    CorpusConfig,
+    FoldConfig,
+    LabelsConfig,
+    LoraConfig,
+    ModelConfig,
+    ProfileConfig,
+    PromptConfig,
+    SamplingConfig,
+    ScoringConfig,
+    StateConfig,
+    TrainingConfig,
+)
+
+__all__ = [
+    "CorpusConfig",
+    "FoldConfig",
+    "LabelsConfig",
+    "LoraConfig",
+    "ModelConfig",
+    "ProfileConfig",
+    "PromptConfig",
+    "Recipe",
+    "RunConfig",
+    "SamplingConfig",
+    "ScoringConfig",
+    "StateConfig",
+    "TrainingConfig",
+    "load_config",
+]

@@ -1,0 +1,137 @@
+"""The configuration of a training run: its sections together, hashed, and read from a YAML file.
+
+`erc-llm config` prints the documentation of all fields.
+
+Input: a YAML file and `key=value` overrides, which `config_files` reads and checks. Output: a frozen `RunConfig`.
+Does not depend on: loaded models, corpora on disk. Inner functions take plain values, not these records.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+from pydantic import Field
+
+from erc_llm.config.sections import (
+    CorpusConfig,
+    LoraConfig,
+    ModelConfig,
+    ProfileConfig,
+    PromptConfig,
+    SamplingConfig,
+    ScoringConfig,
+    StateConfig,
+    TrainingConfig,
+)
+from erc_llm.config_files import Section, load_section
+from erc_llm.corpus.labels import EMORYNLP, LabelSet
+
+
+class Recipe(Section):
+    """The fields that configurations of adapters and of baselines share."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9._-]+$", description="The run directory's name.")
+    output: str = Field("runs", description="Folder in which the run directory is created.")
+    seed: int = Field(13, ge=0, lt=2**32, description="Fixes the data order, new weights and dropout.")
+    corpus: CorpusConfig = CorpusConfig()
+
+    precision_field: ClassVar[str]  # the name of the field that sets the precision of training
+
+    def result_fields(self) -> dict[str, Any]:
+        """Every field that can change a result.
+
+        Left out are:
+        - how results are shown and saved, and paths: their contents (corpus, template, model) have hashes of their own;
+        - settings that bound memory or time, so that a run can be resumed with others after it ran out of memory. They
+          change the order of sums, and accumulation also dropout masks and the steps that have too few dialogues for
+          its forests; so does other hardware, or another number of processes;
+        - the precision: `auto` depends on the hardware, so the manifest states the precision that it resolved to, and
+          that is what is compared.
+        """
+        raise NotImplementedError
+
+    def _all_but(self, left_out: Any) -> dict[str, Any]:
+        """Every field but those left out; without `corpus.fold` if it is not set, as in hashes of earlier versions."""
+        fields = self.model_dump(mode="json", exclude=left_out)
+        if self.corpus.fold is None:
+            del fields["corpus"]["fold"]
+        return fields
+
+    @property
+    def asked_precision(self) -> str | None:
+        """The dtype that the configuration asks training for, such as `bfloat16`; None for `auto`."""
+        section, _, name = self.precision_field.partition(".")
+        return {"fp32": "float32", "bf16": "bfloat16"}.get(getattr(getattr(self, section), name))
+
+    @property
+    def sha256(self) -> str:
+        """Hash of `result_fields`."""
+        return hashlib.sha256(json.dumps(self.result_fields(), sort_keys=True).encode()).hexdigest()
+
+    @property
+    def recipe_sha256(self) -> str:
+        """Hash of `result_fields` without the seed: equal for runs that differ in their seed only."""
+        fields = {name: value for name, value in self.result_fields().items() if name != "seed"}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+    def label_set(self) -> LabelSet:
+        """The label set it names; EmoryNLP's by default."""
+        own = self.corpus.labels
+        return EMORYNLP if own is None else LabelSet(own.names, own.spellings, own.neutral)
+
+    def as_yaml(self) -> str:
+        """The resolved configuration."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+class RunConfig(Recipe):
+    """A training run."""
+
+    prompt: PromptConfig = PromptConfig()
+    profile: ProfileConfig = ProfileConfig()
+    state: StateConfig = StateConfig()
+    model: ModelConfig = ModelConfig()
+    lora: LoraConfig = LoraConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    training: TrainingConfig = TrainingConfig()
+    scoring: ScoringConfig = ScoringConfig()
+
+    precision_field: ClassVar[str] = "model.precision"
+
+    @property
+    def holds_out_selection(self) -> bool:
+        """Whether training leaves the selection split out of train: only then is there something to score on it."""
+        return self.training.evaluations > 0
+
+    def result_fields(self) -> dict[str, Any]:
+        """Every field that can change a result; `training.evaluations` among them, as it decides what is kept."""
+        left_out: Any = {
+            "name": True,
+            "output": True,
+            "corpus": {"path", "heal_from"},
+            "prompt": {"template"},
+            "profile": {"notes"},
+            "state": {"confusion"},
+            "model": {"base", "device", "precision"},
+            "training": {"accumulation", "gradient_checkpointing", "log_every", "report_to", "checkpoint_minutes"},
+            "scoring": {"tokens_per_forest"},
+        }
+        return self._all_but(left_out)
+
+
+def load_config(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a configuration.
+
+    Args:
+        source: A YAML file, or the name of one that comes with the package (`sample`, `smollm2-135m`, ...).
+        overrides: `key.sub=value` texts; values are read as YAML.
+
+    Raises:
+        ConfigError: With every mistake of file and overrides, one a line.
+    """
+    return load_section(RunConfig, source, overrides)

@@ -1,0 +1,241 @@
+"""Cross-fitting: trains a model per fold of train, each blind to its fold, and joins what they predict of it.
+
+Every target of train gets a distribution from a model that never saw its episode. The run directory that is written
+holds this table, and an adapter that is the average of all folds' adapters.
+
+    runs/NAME/              a run like any other, with
+      crossfit.parquet      the out-of-fold table: predictions of train
+    runs/NAME-folds/
+      fold-1/ ...           a run for each fold, with left_out.parquet: its predictions of the episodes it left out
+
+Input: a configuration, and the number of folds. Output: the run directory.
+Does not depend on: how training, prediction and averaging work; it composes them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from erc_llm.config import FoldConfig, Recipe, RunConfig
+from erc_llm.corpus import Corpus
+from erc_llm.corpus.dialogues import LEFT_OUT
+from erc_llm.corpus.splits import episode_of, fold_episodes
+from erc_llm.errors import ConfigError, PredictionsError, RunError
+from erc_llm.predictions import Prediction, Predictions, PredictionsInfo, read_predictions, write_predictions
+from erc_llm.recipes.data import open_whole, print_warnings
+from erc_llm.recipes.side_by_side import jobs_at_once, run_side_by_side
+from erc_llm.runs.directory import Run, read_run
+
+C = TypeVar("C", bound=Recipe)
+
+OUT_OF_FOLD = "crossfit.parquet"
+LEFT_OUT_TABLE = f"{LEFT_OUT}.parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class Folds:
+    """How train is divided and how the folds are run.
+
+    Attributes:
+        number: Number of folds.
+        seed: Seed of the division into folds.
+        at_once: Number of folds at a time; None: one per GPU, without any one per core.
+        with_text: Keep the text of the utterances in the tables.
+    """
+
+    number: int = 5
+    seed: int = 13
+    at_once: int | None = None
+    with_text: bool = True
+
+
+def crossfit(config: RunConfig, folds: Folds, *, resume: bool = False, console: Console | None = None) -> Run:
+    """Train the folds that are not finished, and write the run directory of their average.
+
+    Args:
+        config: The configuration of every fold.
+        folds: The folds.
+        resume: Continue an unfinished cross-fitting of the same configuration.
+        console: Where to show progress.
+
+    Raises:
+        RunError: A folder exists and `resume` is False, or it holds other runs.
+        ConfigError: The configuration leaves a fold out itself, or its answers have no scores.
+        CorpusError: Train has fewer episodes than folds.
+        UserError: Training or prediction of a fold failed.
+    """
+    from erc_llm.recipes.average import average_id, average_runs
+
+    console = console or Console()
+    check_folder(config, resume)
+    if config.scoring.decode != "score":
+        raise ConfigError(f"scoring.decode={config.scoring.decode}: cross-fitting needs scores; leave it out")
+    corpus = open_whole(config, None)
+    print_warnings(corpus, console)
+    describe(corpus, folds, config.training.epochs, config.training.max_scenes, console)
+    configs = fold_configs(config, folds)
+    run_folds(_train_fold, configs, folds, console)
+    runs = [read_run(Path(fold.output) / fold.name) for fold in configs]
+    folder = Path(config.output) / config.name
+    if not folder.exists() or read_run(folder).manifest.run_id != average_id(runs, config.name):
+        average_runs(runs, folder, of_folds=config)
+    run = read_run(folder)
+    tables = [read_predictions(fold.folder / LEFT_OUT_TABLE) for fold in runs]
+    info = joined_info([table.info for table in tables], run.config, run.manifest.run_id)
+    write_predictions(join_folds(tables, corpus, info, folds.with_text), folder / OUT_OF_FOLD)
+    return run
+
+
+def joined_info(of_folds: Sequence[PredictionsInfo], config: Recipe, run_id: str) -> PredictionsInfo:
+    """Metadata of the out-of-fold table, from that of the folds' tables."""
+
+    def mean(distributions: Sequence[tuple[float, ...] | None]) -> tuple[float, ...] | None:
+        known = [values for values in distributions if values is not None]
+        return tuple(sum(values) / len(known) for values in zip(*known, strict=True)) if known else None
+
+    return replace(
+        of_folds[0],
+        system=config.name,
+        split="train",
+        folds=len(of_folds),
+        run_id=run_id,
+        config_sha256=config.sha256,
+        recipe_sha256=config.recipe_sha256,
+        train_shares=mean([info.train_shares for info in of_folds]),
+        training_prior=mean([info.training_prior for info in of_folds]),
+    )
+
+
+def check_folder(config: Recipe, resume: bool) -> None:
+    """Refuse to continue without `resume`, and a configuration that leaves a fold out itself.
+
+    Raises:
+        RunError: A folder exists already.
+        ConfigError: `corpus.fold` is set.
+    """
+    if config.corpus.fold is not None:
+        raise ConfigError("corpus.fold: cross-fitting sets it for each fold; leave it out")
+    for folder in (Path(config.output) / config.name, folds_folder(config)):
+        if folder.exists() and not resume:
+            raise RunError(f"{folder}: exists already; add --resume, or choose another name=")
+
+
+def folds_folder(config: Recipe) -> Path:
+    """The folder of the runs of a cross-fitting's folds."""
+    return Path(config.output) / f"{config.name}-folds"
+
+
+def fold_configs(config: C, folds: Folds) -> list[C]:
+    """The configuration of each fold's run."""
+    found = []
+    for number in range(1, folds.number + 1):
+        fold = FoldConfig(number=number, folds=folds.number, seed=folds.seed)
+        corpus = config.corpus.model_copy(update={"fold": fold})
+        own = {"name": f"fold-{number}", "output": str(folds_folder(config)), "corpus": corpus}
+        found.append(config.model_copy(update=own))
+    return found
+
+
+def describe(corpus: Corpus, folds: Folds, epochs: float, max_scenes: int | None, console: Console) -> None:
+    """Print the size of the folds, and how much is trained and predicted in all.
+
+    Args:
+        corpus: The whole corpus.
+        folds: The folds.
+        epochs: Epochs of each training run.
+        max_scenes: Most scenes that each is trained on.
+        console: Where to print.
+
+    Raises:
+        CorpusError: Train has fewer episodes than folds.
+    """
+    parts = fold_episodes(corpus, folds.number, folds.seed)
+    scenes = corpus.split("train")
+    left_out = [[d for d in scenes if episode_of(d) in part] for part in parts]
+    targets = [sum(len(d.targets) for d in fold) for fold in left_out]
+    trained = [min(len(scenes) - len(fold), max_scenes or len(scenes)) for fold in left_out]
+    at_once = folds.at_once or jobs_at_once(folds.number)
+    for line in (
+        f"{folds.number} folds of {len(scenes)} training scenes in {sum(map(len, parts))} episodes, {at_once} at a "
+        f"time; targets left out: {', '.join(map(str, targets))}",
+        f"to do: train on {sum(trained) * epochs:g} scenes, as in {sum(trained) * epochs / len(scenes):.1f} epochs of "
+        f"all of train; predict {sum(targets)} targets once",
+    ):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def run_folds(job: Callable[..., None], configs: Sequence[Recipe], folds: Folds, console: Console) -> None:
+    """Run `job(config, with_text, console)` for each fold, side by side where there are several GPUs or cores."""
+    began = time.monotonic()
+
+    def show(name: str, left: int) -> None:
+        minutes = (time.monotonic() - began) / 60
+        rest = f", about {minutes / (len(configs) - left) * left:.0f} more" if left else ""
+        done = f"{name} is done: {len(configs) - left} of {len(configs)} in {minutes:.1f} min{rest}"
+        console.print(done, highlight=False, soft_wrap=True)
+
+    at_once = folds.at_once or jobs_at_once(len(configs))
+    run_side_by_side(job, {config.name: (config, folds.with_text) for config in configs}, at_once, show)
+
+
+def _train_fold(config: RunConfig, with_text: bool, console: Console) -> None:
+    """Train one fold, and predict the episodes that it left out."""
+    from erc_llm.predictor import load
+    from erc_llm.recipes.predict import open_to_predict, predict_with_progress
+    from erc_llm.recipes.train import train
+
+    run = train(config, resume=True, console=console)
+    path = run.folder / LEFT_OUT_TABLE
+    if path.is_file() and read_predictions(path).info.run_id == run.manifest.run_id:
+        return
+    data = open_to_predict(run.config, None, None, LEFT_OUT, console)
+    predictor = load(run.folder, data.past, prior="none")
+    table = predict_with_progress(predictor, data.corpus, LEFT_OUT, console)
+    write_predictions(table if with_text else table.without_text(), path)
+
+
+def join_folds(tables: Sequence[Predictions], corpus: Corpus, info: PredictionsInfo, with_text: bool) -> Predictions:
+    """The out-of-fold table: each target of train as predicted by the fold that left it out, without correction.
+
+    Args:
+        tables: The folds' tables of the episodes that they left out.
+        corpus: The whole corpus.
+        info: Metadata of the table.
+        with_text: Keep the text of the utterances.
+
+    Raises:
+        PredictionsError: The tables do not hold every target of train exactly once.
+    """
+    rows = {key: (table, row) for table in tables for row, key in enumerate(table.keys)}
+    dialogues = corpus.split("train")
+    wanted = [(d.id, d.utterances[k].id) for d in dialogues for k in d.targets]
+    if set(wanted) != rows.keys() or sum(map(len, tables)) != len(wanted):
+        raise PredictionsError(
+            f"the folds' tables hold {sum(map(len, tables))} targets, train has {len(wanted)}: the corpus has changed "
+            "since; choose another name="
+        )
+    predictions = (_prediction(*rows[key]) for key in wanted)
+    joined = Predictions.from_corpus(info, dialogues, predictions, corpus.dialogues(), corpus.generic)
+    return joined if with_text else joined.without_text()
+
+
+def _prediction(table: Predictions, row: int) -> Prediction:
+    """One row of a table that was written by scores."""
+
+    def values(column: NDArray[np.float64] | None) -> list[float] | None:
+        return None if column is None else column[row].tolist()
+
+    return Prediction(
+        predicted=table.predicted[row],
+        log_likelihoods=values(table.log_likelihoods),
+        probabilities=values(table.probabilities),
+        label_mass=None if table.label_mass is None else float(table.label_mass[row]),
+    )

@@ -1,0 +1,110 @@
+"""Cross-fitting of a baseline: trains a model per fold of train, each blind to its fold, and joins their predictions.
+
+    runs/NAME/              config.yaml, and
+      crossfit.parquet      the out-of-fold table: predictions of train
+      SPLIT.parquet         predictions of another split: the mean over the folds' models
+    runs/NAME-folds/
+      fold-1/ ...           a run for each fold, with left_out.parquet and SPLIT.parquet
+
+Input: a configuration, the number of folds, and splits to predict. Output: predictions tables.
+Does not depend on: how baselines are trained.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from erc_llm.baselines.baseline_config import BaselineConfig
+from erc_llm.baselines.inference import log_probabilities
+from erc_llm.corpus.dialogues import LEFT_OUT
+from erc_llm.errors import RunError
+from erc_llm.files import write_text
+from erc_llm.predictions import Predictions, read_predictions, write_predictions
+from erc_llm.recipes.console import ConsoleProgress
+from erc_llm.recipes.crossfit import (
+    LEFT_OUT_TABLE,
+    OUT_OF_FOLD,
+    Folds,
+    check_folder,
+    describe,
+    fold_configs,
+    join_folds,
+    joined_info,
+    run_folds,
+)
+from erc_llm.recipes.data import open_corpus, print_warnings
+from erc_llm.runs.directory import CONFIG
+
+
+def crossfit_baseline(
+    config: BaselineConfig, folds: Folds, splits: Sequence[str], resume: bool, console: Console
+) -> list[Path]:
+    """Train the folds that are not finished, and write the out-of-fold table and those of other splits.
+
+    Args:
+        config: The configuration of every fold.
+        folds: The folds.
+        splits: Names of other splits to predict.
+        resume: Continue an unfinished cross-fitting of the same configuration.
+        console: Where to show progress.
+
+    Raises:
+        RunError: A folder exists and `resume` is False, or it holds other runs.
+        ConfigError: The configuration leaves a fold out itself.
+        CorpusError: Train has fewer episodes than folds, or there is no such split.
+        UserError: Training or prediction of a fold failed.
+    """
+    check_folder(config, resume)
+    corpus = open_corpus(config.corpus, config.label_set(), cut_selection=False)
+    for split in splits:
+        corpus.split(split)
+    print_warnings(corpus, console)
+    training = config.training
+    describe(corpus, folds, training.epochs, training.max_scenes, console)
+    configs = fold_configs(config, folds)
+    run_folds(partial(_train_fold, splits), configs, folds, console)
+    found = [Path(fold.output) / fold.name for fold in configs]
+    folder = Path(config.output) / config.name
+    write_text(folder / CONFIG, config.as_yaml(), RunError)
+    tables = [read_predictions(fold / LEFT_OUT_TABLE) for fold in found]
+    ids = "\n".join(str(table.info.run_id) + str(table.info.config_sha256) for table in tables)
+    run_id = f"{config.name}-{hashlib.sha256(ids.encode()).hexdigest()[:8]}"
+    info = joined_info([table.info for table in tables], config, run_id)
+    written = [folder / OUT_OF_FOLD]
+    write_predictions(join_folds(tables, corpus, info, folds.with_text), written[0])
+    for split in splits:
+        mean = mean_prediction([read_predictions(fold / f"{split}.parquet") for fold in found])
+        own = replace(mean.info, system=config.name, run_id=run_id, config_sha256=config.sha256)
+        written.append(folder / f"{split}.parquet")
+        write_predictions(replace(mean, info=replace(own, recipe_sha256=config.recipe_sha256)), written[-1])
+    return written
+
+
+def _train_fold(splits: Sequence[str], config: BaselineConfig, with_text: bool, console: Console) -> None:
+    """Train one fold, and predict the episodes that it left out, and the other splits."""
+    from erc_llm.baselines.training import train_baseline
+
+    progress = ConsoleProgress(console)
+    corpus = open_corpus(config.corpus, config.label_set())
+    trained = train_baseline(config, corpus, resume=True, with_text=with_text, progress=progress)
+    for split in (LEFT_OUT, *splits):
+        path = trained.folder / f"{split}.parquet"
+        if not path.is_file() or read_predictions(path).info.run_id != trained.manifest.run_id:
+            trained.write(split, with_text=with_text, progress=progress)
+
+
+def mean_prediction(tables: Sequence[Predictions]) -> Predictions:
+    """The first table with the mean of the probabilities of all, whose rows are the same targets."""
+    assert len({table.keys for table in tables}) == 1, "the folds predict the same splits of one corpus"
+    distributions = [table.probabilities for table in tables if table.probabilities is not None]
+    mean = np.mean(distributions, axis=0)
+    labels = tables[0].info.labels
+    predicted = tuple(labels[k] for k in mean.argmax(axis=1))
+    return replace(tables[0], probabilities=mean, log_likelihoods=log_probabilities(mean), predicted=predicted)
