@@ -199,7 +199,7 @@ def as_calibrated_table(arms: Arms, out: Path) -> str:
     for name, table in _finished(arms, out, SELECTION).items():
         for words, found in _corrected(table):
             fit = calibrate(found, Correction.of(found.info).prior, "weighted_f1")
-            steps = (fit.before, fit.after, fit.decided or fit.after)
+            steps = (fit.before, fit.after, fit.held_out("weights") or fit.after)
             f1, macro = ([f"{100 * getattr(s, metric):.2f}" for s in steps] for metric in ("weighted_f1", "macro_f1"))
             nll = [f"{step.nll:.3f}" for step in steps[:2]]
             error = [f"{100 * step.calibration_error:.2f}" for step in steps[:2]]
@@ -220,7 +220,8 @@ def write_steps(arms: Arms, out: Path, split: str) -> list[Path]:
     for name, table in _finished(arms, out, split).items():
         selection = read_predictions(_table(out / name, SELECTION))
         fit = calibrate(selection, Correction.of(selection.info).prior, "weighted_f1")
-        for step, correction in fit.correction.steps:
+        has_weights = fit.decision_strength is not None
+        for step, correction in fit.correction("weights" if has_weights else "probable").steps:
             word = step.partition(":")[0].replace(" ", "-")
             written.append(out / name / f"{split}-{word}.parquet")
             write_predictions(correct(table, correction), written[-1])

@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.measure import Job, Result, resident_mb, run_alternating
 from erc_llm.corpus.labels import EMORYNLP
-from erc_llm.predictions import Correction, Predictions, PredictionsInfo, PriorShift, Scaling, correct
+from erc_llm.predictions import Correction, Decision, Predictions, PredictionsInfo, PriorShift, Scaling, correct
 from erc_llm.predictions.correction import normalise
 
 CORRECTED, FITTED = 1_000_000, 10_000
@@ -53,9 +53,8 @@ def run(part: str, predictions: int) -> Result:
     table = _table(predictions)
     assert table.log_likelihoods is not None
     shift = PriorShift("corpus", FLAT, CORPUS)
-    correction = Correction(
-        shift, Scaling(1.5, (0.3, -0.2, 0.1, 0.0, -0.5, 0.4, 0.2)), (1.0, 1.2, 0.7, 1.1, 1.3, 1.2, 1)
-    )
+    rule = Decision("weights", "inductive", (1.0, 1.2, 0.7, 1.1, 1.3, 1.2, 1.0), (0.0,) * 7)
+    correction = Correction(shift, Scaling(1.5, (0.3, -0.2, 0.1, 0.0, -0.5, 0.4, 0.2)), rule)
     before, began = resident_mb(getrusage(RUSAGE_SELF)), time.perf_counter()
     if part == "arrays":
         correction.decide(correction.probabilities(table.log_likelihoods))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from erc_llm.build import Past, build_model, build_prompter, check_fit
-from erc_llm.calibration.choose import Calibrated, Prior, choose_correction
+from erc_llm.calibration.choose import AskedDecide, Calibrated, Prior, choose_correction
 from erc_llm.config import RunConfig
 from erc_llm.corpus.dialogues import Dialogue, Utterance
 from erc_llm.decoding.label_generator import GeneratedLabel, Writer, answer_scenes
@@ -42,7 +42,7 @@ class LabelledUtterance:
 
     Attributes:
         utterance: The utterance.
-        label: The most probable label; with decision weights, the one with the largest probability times weight.
+        label: The label that the decision rule gives, which is the most probable one unless the run has another rule.
         probabilities: Probability of each label by name, after prior and calibration; they sum to 1.
         log_likelihoods: Log-probability of each label with its end tokens by name, in nats and without correction.
         label_mass: Probability that free generation would give one of the labels, 0 to 1.
@@ -75,7 +75,7 @@ class Predictor:
         labels: The label set.
         loaded: The base model, with the adapter on it.
         prompter: Builds the prompts.
-        correction: Correction of the model's scores before a label is decided: prior, calibration, decision weights.
+        correction: Correction of the model's scores before a label is decided: prior, calibration, decision rule.
             The predictions that questions state for earlier lines (`state.source=predicted`) are not corrected.
     """
 
@@ -264,7 +264,8 @@ def load(
     past: Past = None,
     *,
     prior: Prior = "auto",
-    calibration: Calibrated = "none",
+    calibration: Calibrated = "auto",
+    decide: AskedDecide = "auto",
     overrides: Sequence[str] = (),
 ) -> Predictor:
     """A predictor from a run, or from a configuration (its base model, zero-shot).
@@ -276,7 +277,10 @@ def load(
         prior: Label distribution to correct predictions to: that of the corpus (`corpus`), your own in label order, or
             the one that training saw (`none`). `auto` is `corpus`, which changes nothing unless classes were balanced
             in training.
-        calibration: `run`: the calibration that `erc-llm calibrate` stored with the run.
+        calibration: `run`: the calibration that is stored with the run; `none`: none; `auto`: that of the run if the
+            decision rule needs it.
+        decide: `probable` (the most probable label), or a decision rule that is stored with the run: `weighted_f1`,
+            `macro_f1` or `weights`. `auto`: the rule that the run names (that of a cross-fitted run), else `probable`.
         overrides: `key=value` texts: `scoring.FIELD`, and where the run's model is and how it is computed on this
             machine (`model.base`, `model.device`, `model.precision`).
 
@@ -287,7 +291,7 @@ def load(
         ModelError: The base model is missing, or is not the one that the adapter was trained on.
     """
     opened = open_run(source, overrides)
-    correction = _correction(opened, prior, calibration)  # its mistakes are reported before the model is loaded
+    correction = _correction(opened, prior, calibration, decide)  # its mistakes are reported before the model is loaded
     loaded = build_model(opened.config)
     if opened.run is not None:
         _check_base_model(opened.run, opened.config, loaded)
@@ -309,21 +313,23 @@ def _check_base_model(run: Run, config: RunConfig, loaded: LoadedModel) -> None:
         )
 
 
-def _correction(opened: Opened, prior: Prior, calibration: Calibrated) -> Correction:
+def _correction(opened: Opened, prior: Prior, calibration: Calibrated, decide: AskedDecide) -> Correction:
     """The correction of the scores; generated text has no scores.
 
     Raises:
         ConfigError: There are no scores to correct, or the calibration was fitted on other scores.
     """
     run, scoring = opened.run, opened.config.scoring
-    if scoring.decode != "score" and (prior not in ("auto", "none") or calibration != "none"):
+    asked = prior not in ("auto", "none") or calibration == "run" or decide not in ("auto", "probable")
+    if asked and scoring.decode != "score":
         raise ConfigError(
-            f"scoring.decode={scoring.decode} gives no scores that a prior or calibration could correct; "
-            "use scoring.decode=score"
+            f"scoring.decode={scoring.decode} gives no scores that a prior, calibration or decision rule could work "
+            "on; use scoring.decode=score"
         )
     own = scoring.label_orders if run is None else run.config.scoring.label_orders
-    if calibration == "run" and scoring.label_orders != own:
+    correction = choose_correction(run, prior, calibration, decide)
+    if correction.calibrated and scoring.label_orders != own:
         raise ConfigError(
             f"calibration: the run's is fitted on scores with scoring.label_orders={own}, found {scoring.label_orders}"
         )
-    return choose_correction(run, prior, calibration)
+    return correction

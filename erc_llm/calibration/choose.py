@@ -1,25 +1,29 @@
-"""Choice of correction: combines the requested prior and calibration for a run's predictions.
+"""Choice of correction: combines the requested prior, calibration and decision rule for a run's predictions.
 
-Input: a run, and the requested prior and calibration. Output: a `Correction`.
-Does not depend on: models, prompts, tables.
+Input: a run, and the requested prior, calibration and rule; or a table, to find a rule on itself. Output: a
+`Correction`, or the decided table.
+Does not depend on: models, prompts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, cast
+from dataclasses import replace
+from typing import Literal, cast, get_args
 
 import numpy as np
 
-from erc_llm.calibration.store import read_calibration
-from erc_llm.errors import ConfigError, PredictionsError
-from erc_llm.predictions import Correction, PriorShift
+from erc_llm.calibration.f1_rules import Metric, find_rule
+from erc_llm.calibration.store import CALIBRATION, read_calibration
+from erc_llm.errors import ConfigError, PredictionsError, RunError
+from erc_llm.predictions import Correction, Decision, Predictions, PriorShift, correct
 from erc_llm.predictions.correction import CORPUS_PRIOR, shares_of
 from erc_llm.runs.directory import Run
 from erc_llm.runs.manifest import Manifest
 
 Prior = Literal["auto", "none", "corpus"] | Sequence[float]
-Calibrated = Literal["none", "run"]
+Calibrated = Literal["auto", "none", "run"]
+AskedDecide = Literal["auto", "probable", "weighted_f1", "macro_f1", "weights"]
 
 
 def parse_prior(text: str) -> Prior:
@@ -76,36 +80,95 @@ def _given(manifest: Manifest, prior: Sequence[float]) -> tuple[float, ...]:
     return wanted
 
 
-def choose_correction(run: Run | None, prior: Prior = "auto", calibration: Calibrated = "none") -> Correction:
+def choose_correction(
+    run: Run | None, prior: Prior = "auto", calibration: Calibrated = "auto", decide: AskedDecide = "auto"
+) -> Correction:
     """The correction of a run's predictions; without a run (a base model alone), an empty one.
 
     Args:
-        run: The run; None for a base model alone, which supports neither a prior nor a calibration.
+        run: The run; None for a base model alone, which supports neither a prior, nor a calibration, nor a rule.
         prior: As for `prior_shift`; with a calibration, `auto` is the prior that the calibration was fitted on top of.
-        calibration: `run`: use the calibration that `erc-llm calibrate` stored with the run; `none`: use none.
+        calibration: `run`: use the calibration that is stored with the run; `none`: use none; `auto`: use it if the
+            decision rule was found on the calibrated probabilities.
+        decide: `probable`: the most probable label; another name: the stored decision rule of that name; `auto`: the
+            rule that the calibration names, the decision weights if it has some, or else the most probable label.
 
     Raises:
-        ConfigError: The prior is invalid, or differs from the prior of the calibration.
-        RunError: The run has no calibration, or it is damaged, or belongs to other labels or another training run.
+        ConfigError: An argument is invalid, the prior differs from that of the calibration, or a rule is asked for
+            without the calibration.
+        RunError: The run has no such calibration or rule, or it is damaged, or belongs to other labels or another run.
     """
-    if calibration not in ("none", "run"):
-        raise ConfigError(f"calibration: expected none or run, found '{calibration}'")
-    if isinstance(prior, str) and prior not in ("auto", "none", "corpus"):
-        raise ConfigError(f"prior: expected auto, none, corpus or shares, found '{prior}'")
+    _check_names(prior, calibration, decide)
     if run is None:
-        if calibration != "none" or prior not in ("auto", "none"):
-            raise ConfigError("prior and calibration: a base model alone has neither; give a run directory")
+        if calibration == "run" or prior not in ("auto", "none") or decide not in ("auto", "probable"):
+            raise ConfigError("prior, calibration and decision rule: a base model alone has none; give a run directory")
         return Correction()
-    if calibration == "none":
+    chosen = _stored(run, calibration, decide)
+    if chosen is None:
         return Correction(prior_shift(run.manifest, prior))
-    stored = read_calibration(run).correction
     wanted = prior_shift(run.manifest, prior)
-    if prior != "auto" and not _same(wanted, stored.prior):
+    if prior != "auto" and not _same(wanted, chosen.prior):
         raise ConfigError(
-            f"prior: the calibration of {run.folder} was fitted on top of {_named(stored.prior)}, found "
+            f"prior: the calibration of {run.folder} was fitted on top of {_named(chosen.prior)}, found "
             f"{_named(wanted)}; omit --prior, or run `erc-llm calibrate {run.folder}` with that --prior"
         )
-    return stored
+    return chosen
+
+
+def _check_names(prior: Prior, calibration: Calibrated, decide: AskedDecide) -> None:
+    if calibration not in ("auto", "none", "run"):
+        raise ConfigError(f"calibration: expected auto, none or run, found '{calibration}'")
+    if decide not in get_args(AskedDecide):
+        raise ConfigError(f"decide: expected {', '.join(get_args(AskedDecide))}, found '{decide}'")
+    if isinstance(prior, str) and prior not in ("auto", "none", "corpus"):
+        raise ConfigError(f"prior: expected auto, none, corpus or shares, found '{prior}'")
+
+
+def _stored(run: Run, calibration: Calibrated, decide: AskedDecide) -> Correction | None:
+    """The stored correction that is asked for; None if predictions need no stored one."""
+    if calibration == "none":
+        if decide not in ("auto", "probable"):
+            raise ConfigError(
+                f"decide={decide}: the rules of a run are found on its calibrated probabilities; leave "
+                "--calibration none out, or find the rule on the split itself: --transductive"
+            )
+        return None
+    if calibration == "auto" and (decide == "probable" or not (run.folder / CALIBRATION).is_file()):
+        if decide not in ("auto", "probable"):
+            raise RunError(
+                f"{run.folder}: has no decision rule '{decide}' yet; `erc-llm calibrate {run.folder}` finds it on the "
+                "selection split, and --transductive on the split itself"
+            )
+        return None
+    found = read_calibration(run)
+    if calibration == "auto" and decide == "auto" and found.decide is None:
+        return None
+    if decide == "auto":
+        rules = [stored.decision.rule for stored in found.decisions]
+        decide = found.decide or ("weights" if "weights" in rules else "probable")
+    try:
+        return found.correction(decide)
+    except KeyError:
+        raise RunError(
+            f"{run.folder / CALIBRATION}: has no decision rule '{decide}'; `erc-llm calibrate {run.folder}` finds it"
+            + (", with --fit-for weighted_f1" if decide == "weights" else "")
+        ) from None
+
+
+def decide_by_itself(table: Predictions, metric: Metric) -> Predictions:
+    """The table with the answers of the rule for a metric, found on its own distributions: no label is read.
+
+    Raises:
+        PredictionsError: The table has no probabilities.
+    """
+    from erc_llm.calibration.select import table_hash
+
+    if table.probabilities is None:
+        raise PredictionsError("the table has no probabilities, on which a decision rule could be found")
+    known = table.probabilities[~np.isnan(table.probabilities).any(axis=1)]
+    found = find_rule(known, metric)
+    decision = Decision(metric, "transductive", found.gains, found.costs, table_hash(table))
+    return correct(table, replace(Correction.of(table.info), decision=decision))
 
 
 def _same(one: PriorShift | None, other: PriorShift | None) -> bool:

@@ -1,10 +1,10 @@
 """Calibration by cross-validation: fits candidates on a predictions table and selects one by its held-out score.
 
-Folds consist of whole dialogues, because the targets of one dialogue resemble each other.
-`erc_llm.predictions.correct` applies a calibration, `erc_llm.calibration.store` stores it with a run.
+Folds consist of whole dialogues, because the targets of one dialogue resemble each other; on a cross-fitted table, of
+whole episodes. `erc_llm.predictions.correct` applies a calibration, `erc_llm.calibration.store` stores it with a run.
 
-Input: a table of the selection split with gold labels and log-likelihoods, and the prior to calibrate on top of.
-Output: a `Calibration`.
+Input: a table with gold labels and log-likelihoods that the run was not trained on (its selection split, or its
+cross-fitted train), and the prior to calibrate on top of. Output: a `Calibration`.
 Does not depend on: runs, files, models.
 """
 
@@ -12,23 +12,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from erc_llm import metrics
+from erc_llm.calibration.f1_rules import Metric, find_rule
 from erc_llm.calibration.fit import Fit, fit_decision, fit_scaling
 from erc_llm.errors import PredictionsError
-from erc_llm.predictions import Correction, Predictions, PriorShift, Scaling
-from erc_llm.predictions.correction import normalise, scored_rows
+from erc_llm.predictions import Correction, Decision, Predictions, PriorShift, Scaling
+from erc_llm.predictions.correction import Rule, normalise, scored_rows
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Kind = Literal["identity", "temperature", "offsets"]
 Goal = Literal["nll", "weighted_f1"]
+Decide = Literal["probable", "weighted_f1", "macro_f1", "weights"]
+F1_METRICS: tuple[Metric, ...] = ("weighted_f1", "macro_f1")
+_Finder = Callable[[NDArray[np.float64]], Decision]
 
 FEWEST_DIALOGUES = 5
 MOST_FOLDS = 10
@@ -61,6 +65,15 @@ class HeldOut:
     macro_f1: float
     nll: float
     calibration_error: float
+    accuracy: float | None = None  # None in files of older versions
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDecision:
+    """A decision rule on the calibrated probabilities, and its metrics on held-out dialogues."""
+
+    decision: Decision
+    held_out: HeldOut
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +89,19 @@ class Calibration:
         offsets: (labels,) in nats, added to the divided scores.
         fit_for: Goal of the fit; for `weighted_f1`, decision weights were candidates too.
         decision_strength: Regularisation strength of the decision weights; None if none were selected.
-        decision_weights: (labels,) factors on the probabilities when the label is chosen; None if none were selected.
         targets: Number of targets in the fit.
         dialogues: Number of their dialogues.
-        folds: Number of cross-validation folds, each of whole dialogues.
+        folds: Number of cross-validation folds, each of whole dialogues (episodes of a cross-fitted table).
         seed: Seed of the assignment to folds.
         table_sha256: Hash of the data of the fit, see `table_hash`.
         before: Metrics without the calibration.
         after: Metrics with it on held-out dialogues; slightly optimistic, because the same folds served for selection.
-        decided: The same with decision weights; None if none were selected.
         candidates: All candidates.
         decision_candidates: All candidates for decision weights.
+        decisions: The decision rules for weighted and for macro F1, and the decision weights if some were selected.
+        split: The split of the table: `selection`, or `train` if it is cross-fitted.
+        decide: Name of the rule that predictions use unless another one is asked for; None: they use no calibration
+            and no rule unless asked for.
     """
 
     labels: tuple[str, ...]
@@ -97,7 +112,6 @@ class Calibration:
     offsets: tuple[float, ...]
     fit_for: Goal
     decision_strength: float | None
-    decision_weights: tuple[float, ...] | None
     targets: int
     dialogues: int
     folds: int
@@ -105,14 +119,27 @@ class Calibration:
     table_sha256: str
     before: HeldOut
     after: HeldOut
-    decided: HeldOut | None
     candidates: tuple[Candidate, ...]
     decision_candidates: tuple[DecisionCandidate, ...]
+    decisions: tuple[StoredDecision, ...] = ()
+    split: str = "selection"
+    decide: Decide | None = None
 
-    @property
-    def correction(self) -> Correction:
-        """The correction of raw scores: the prior shift, the calibration and the decision weights."""
-        return Correction(self.prior, Scaling(self.temperature, self.offsets, self.words), self.decision_weights)
+    def correction(self, decide: Decide = "probable") -> Correction:
+        """The correction of raw scores: the prior shift, the calibration and a decision rule.
+
+        Raises:
+            KeyError: The calibration has no such rule.
+        """
+        rules: dict[Decide, Decision | None] = {"probable": None}
+        rules |= {stored.decision.rule: stored.decision for stored in self.decisions}
+        return Correction(self.prior, Scaling(self.temperature, self.offsets, self.words), rules[decide])
+
+    def held_out(self, decide: Decide) -> HeldOut | None:
+        """Metrics of a rule on held-out dialogues; None if there is no such rule."""
+        rules: dict[Decide, HeldOut] = {"probable": self.after}
+        rules |= {stored.decision.rule: stored.held_out for stored in self.decisions}
+        return rules.get(decide)
 
     @property
     def words(self) -> str:
@@ -122,16 +149,19 @@ class Calibration:
             "temperature": f"temperature {self.temperature:.4g}",
             "offsets": f"temperature {self.temperature:.4g} and an offset for each label",
         }[self.kind]
+        cross_fitted = self.split == "train"
+        where, units = ("cross-fitted train", "episodes") if cross_fitted else ("the selection split", "dialogues")
         return (
-            f"{what}; fitted on {self.targets} targets of the selection split (table {self.table_sha256[:12]}), "
-            f"chosen by {self.folds} folds over dialogues"
+            f"{what}; fitted on {self.targets} targets of {where} (table {self.table_sha256[:12]}), "
+            f"chosen by {self.folds} folds over {units}"
         )
 
 
 @dataclass(frozen=True, eq=False)
 class _Targets:
-    """Labelled targets: scores after the prior shift, gold labels, and the fold of each target's dialogue."""
+    """Labelled targets: rows, scores after the prior shift, gold labels, and the fold of each target's dialogue."""
 
+    rows: Integers
     scores: Floats
     gold: Integers
     fold: Integers
@@ -144,23 +174,16 @@ class _Targets:
             yield self.fold != fold, self.fold == fold
 
 
-@dataclass(frozen=True, slots=True)
-class _Decision:
-    strength: float | None = None
-    weights: tuple[float, ...] | None = None
-    metrics: HeldOut | None = None
-    candidates: tuple[DecisionCandidate, ...] = ()
-
-
 def calibrate(table: Predictions, prior: PriorShift | None = None, goal: Goal = "nll", seed: int = 0) -> Calibration:
     """Fit a calibration; its kind and strength are selected by held-out negative log-likelihood.
 
     The candidates are the identity, a temperature, and a temperature with an offset per label, the latter two with
-    several regularisation strengths; the best is fitted again on all targets. For `weighted_f1`, decision weights are
-    fitted on the calibrated probabilities, and kept if they improve weighted F1 (over all labels) on the same folds.
+    several regularisation strengths; the best is fitted again on all targets. The decision rules for weighted and macro
+    F1 are found on the calibrated probabilities. For `weighted_f1`, decision weights are fitted too, and kept if they
+    improve weighted F1 (over all labels) on the same folds.
 
     Args:
-        table: Predictions of the selection split; rows without gold label or log-likelihoods are ignored.
+        table: Predictions that the run was not trained on; rows without gold label or log-likelihoods are ignored.
         prior: The prior shift to calibrate on top of.
         goal: `nll`: no decision weights; `weighted_f1`: decision weights are candidates too.
         seed: Seed of the assignment to folds.
@@ -169,14 +192,18 @@ def calibrate(table: Predictions, prior: PriorShift | None = None, goal: Goal = 
         PredictionsError: Fewer than five dialogues, or the prior excludes a label that occurs.
     """
     targets = _targets_of(table, prior, seed)
-    candidates = [Candidate("identity", None, _held_out_nll(targets, "identity", None))]
-    for kind in ("temperature", "offsets"):
-        candidates += [Candidate(kind, s, _held_out_nll(targets, kind, s)) for s in STRENGTHS]
-    best = min(candidates, key=lambda c: c.nll)  # the first of equals, i.e. the simplest
+    best, candidates = _best(targets)
     held_out = _held_out(targets, best.kind, best.strength)
     fit = _fit(targets.scores, targets.gold, best.kind, best.strength)
-    decision = _Decision() if goal == "nll" else _choose_decision(targets, best, held_out, fit)
-    before = normalise(targets.scores)
+    sha256, before = table_hash(table), normalise(targets.scores)
+    strength, weights_tried = (None, ()) if goal == "nll" else _choose_weights(targets, best, held_out)
+    finders: dict[Rule, _Finder] = {metric: _f1_rule(metric, sha256) for metric in F1_METRICS}
+    if strength is not None:
+        finders["weights"] = _weights(strength, sha256)
+    decisions = tuple(
+        StoredDecision(find(_scaled(targets.scores, fit)), _metrics_of_rule(targets, best, held_out, find))
+        for find in finders.values()
+    )
     return Calibration(
         labels=table.info.labels,
         prior=prior,
@@ -185,18 +212,52 @@ def calibrate(table: Predictions, prior: PriorShift | None = None, goal: Goal = 
         temperature=fit.temperature,
         offsets=fit.offsets,
         fit_for=goal,
-        decision_strength=decision.strength,
-        decision_weights=decision.weights,
+        decision_strength=strength,
         targets=len(targets.gold),
         dialogues=targets.dialogues,
         folds=targets.folds,
         seed=seed,
-        table_sha256=table_hash(table),
+        table_sha256=sha256,
         before=_metrics(before, targets.gold, before.argmax(axis=1)),
         after=_metrics(held_out, targets.gold, held_out.argmax(axis=1)),
-        decided=decision.metrics,
-        candidates=tuple(candidates),
-        decision_candidates=decision.candidates,
+        candidates=candidates,
+        decision_candidates=weights_tried,
+        decisions=decisions,
+        split=table.info.split,
+    )
+
+
+def decide_held_out(
+    table: Predictions, prior: PriorShift | None, decide: Decide, *, calibrated: bool = True, seed: int = 0
+) -> Predictions:
+    """The table with every row decided by what was fitted on the other folds of `calibrate`: to measure a rule.
+
+    Its rows have no common correction, so log-likelihoods and the metadata of a correction are left out. Rows that
+    `calibrate` ignores keep their answers.
+
+    Args:
+        table: As for `calibrate`.
+        prior: The prior shift before the calibration.
+        decide: `probable`, `weighted_f1` or `macro_f1`.
+        calibrated: Whether to calibrate before the decision.
+        seed: Seed of the assignment to folds.
+
+    Raises:
+        PredictionsError: As for `calibrate`.
+    """
+    targets = _targets_of(table, prior, seed)
+    best = _best(targets)[0] if calibrated else Candidate("identity", None, np.nan)
+    probabilities = _held_out(targets, best.kind, best.strength)
+    decided = probabilities.argmax(axis=1)
+    if decide in ("weighted_f1", "macro_f1"):
+        decided = _decide_others(targets, best, probabilities, _f1_rule(decide, None))
+    everywhere = np.full((len(table), len(table.info.labels)), np.nan)
+    everywhere[targets.rows] = probabilities
+    predicted = np.array(table.predicted, dtype=object)
+    predicted[targets.rows] = np.array(table.info.labels, dtype=object)[decided]
+    info = replace(table.info, **Correction().metadata)
+    return replace(
+        table, info=info, probabilities=everywhere, log_likelihoods=None, predicted=tuple(predicted.tolist())
     )
 
 
@@ -211,7 +272,11 @@ def table_hash(table: Predictions) -> str:
 
 def _targets_of(table: Predictions, prior: PriorShift | None, seed: int) -> _Targets:
     rows = np.flatnonzero((table.gold_index >= 0) & scored_rows(table))
-    dialogue = np.unique(table.dialogue_index[rows], return_inverse=True)[1]
+    unit = table.dialogue_index[rows]
+    if table.info.folds is not None and table.episode is not None:  # a fold's model has trained on none of an episode
+        episodes = np.unique([table.episode[row] or table.dialogue_id[row] for row in rows], return_inverse=True)[1]
+        unit = episodes if len(set(episodes.tolist())) >= FEWEST_DIALOGUES else unit
+    dialogue = np.unique(unit, return_inverse=True)[1]
     dialogues = int(dialogue.max()) + 1 if len(rows) else 0
     if table.log_likelihoods is None or dialogues < FEWEST_DIALOGUES:
         raise PredictionsError(
@@ -232,7 +297,7 @@ def _targets_of(table: Predictions, prior: PriorShift | None, seed: int) -> _Tar
     order = np.argsort(np.random.default_rng(seed).random(dialogues), kind="stable")
     fold_of = np.empty(dialogues, dtype=np.int64)
     fold_of[order] = np.arange(dialogues) % folds
-    return _Targets(scores, gold, fold_of[dialogue], dialogues, folds)
+    return _Targets(rows, scores, gold, fold_of[dialogue], dialogues, folds)
 
 
 def _fit(scores: Floats, gold: Integers, kind: Kind, strength: float | None) -> Fit:
@@ -254,31 +319,62 @@ def _held_out(targets: _Targets, kind: Kind, strength: float | None) -> Floats:
     return probabilities
 
 
+def _best(targets: _Targets) -> tuple[Candidate, tuple[Candidate, ...]]:
+    """The candidate with the smallest held-out NLL, and all candidates."""
+    candidates = [Candidate("identity", None, _held_out_nll(targets, "identity", None))]
+    for kind in ("temperature", "offsets"):
+        candidates += [Candidate(kind, s, _held_out_nll(targets, kind, s)) for s in STRENGTHS]
+    return min(candidates, key=lambda c: c.nll), tuple(candidates)  # the first of equals, i.e. the simplest
+
+
 def _held_out_nll(targets: _Targets, kind: Kind, strength: float | None) -> float:
     return metrics.negative_log_likelihood(_held_out(targets, kind, strength), targets.gold)
 
 
-def _choose_decision(targets: _Targets, best: Candidate, held_out: Floats, fit: Fit) -> _Decision:
-    """Decision weights, if some improve weighted F1 on held-out dialogues; otherwise only the candidates."""
-    decisions = {None: held_out.argmax(axis=1)} | {
-        strength: _decide_held_out(targets, best, held_out, strength) for strength in DECISION_STRENGTHS
-    }
-    measured = {strength: _metrics(held_out, targets.gold, decided) for strength, decided in decisions.items()}
-    candidates = tuple(DecisionCandidate(strength, found.weighted_f1) for strength, found in measured.items())
-    chosen = max(candidates, key=lambda c: c.weighted_f1).strength  # the first of equals: none, then the strongest
-    if chosen is None:
-        return _Decision(candidates=candidates)
-    weights = fit_decision(_scaled(targets.scores, fit), chosen)
-    return _Decision(chosen, weights, measured[chosen], candidates)
+def _choose_weights(
+    targets: _Targets, best: Candidate, held_out: Floats
+) -> tuple[float | None, tuple[DecisionCandidate, ...]]:
+    """The strength of decision weights that improve weighted F1 on held-out dialogues, if any; and all candidates."""
+    most_probable = _metrics(held_out, targets.gold, held_out.argmax(axis=1))
+    candidates = [DecisionCandidate(None, most_probable.weighted_f1)]
+    for strength in DECISION_STRENGTHS:
+        measured = _metrics_of_rule(targets, best, held_out, _weights(strength, None))
+        candidates.append(DecisionCandidate(strength, measured.weighted_f1))
+    # The first of equals: none, then the strongest.
+    return max(candidates, key=lambda c: c.weighted_f1).strength, tuple(candidates)
 
 
-def _decide_held_out(targets: _Targets, best: Candidate, held_out: Floats, strength: float) -> Integers:
-    """(targets,) label indices chosen with the calibration and decision weights of the other folds."""
+def _weights(strength: float, table_sha256: str | None) -> _Finder:
+    """Returns the function that fits decision weights on calibrated probabilities."""
+
+    def find(probabilities: Floats) -> Decision:
+        gains = fit_decision(probabilities, strength)
+        return Decision("weights", "inductive", gains, (0.0,) * len(gains), table_sha256)
+
+    return find
+
+
+def _f1_rule(metric: Metric, table_sha256: str | None) -> _Finder:
+    """Returns the function that finds the rule for a metric on calibrated probabilities."""
+
+    def find(probabilities: Floats) -> Decision:
+        found = find_rule(probabilities, metric)
+        return Decision(metric, "inductive", found.gains, found.costs, table_sha256)
+
+    return find
+
+
+def _metrics_of_rule(targets: _Targets, best: Candidate, held_out: Floats, find: _Finder) -> HeldOut:
+    """Metrics of the labels that are chosen with the calibration and the decision rule of the other folds."""
+    return _metrics(held_out, targets.gold, _decide_others(targets, best, held_out, find))
+
+
+def _decide_others(targets: _Targets, best: Candidate, held_out: Floats, find: _Finder) -> Integers:
+    """(targets,) labels that are chosen with the calibration and the decision rule of the other folds."""
     decided = np.empty(len(targets.gold), dtype=np.int64)
     for train, test in targets.splits():
         fit = _fit(targets.scores[train], targets.gold[train], best.kind, best.strength)
-        weights = fit_decision(_scaled(targets.scores[train], fit), strength)
-        decided[test] = Correction(decision_weights=weights).decide(held_out[test])
+        decided[test] = find(_scaled(targets.scores[train], fit)).decide(held_out[test])
     return decided
 
 
@@ -289,4 +385,5 @@ def _metrics(probabilities: Floats, gold: Integers, decided: Integers) -> HeldOu
         macro_f1=float(scores.macro_f1),
         nll=metrics.negative_log_likelihood(probabilities, gold),
         calibration_error=metrics.expected_calibration_error(probabilities, gold),
+        accuracy=float(scores.accuracy),
     )

@@ -20,6 +20,8 @@ def print_calibration(report: CalibrationReport, page: Page) -> None:
     """Print a report; diagram and curve are left out if there are few targets."""
     if report.steps:
         page.table(_step_table(report, page))
+    if report.recalls:
+        page.table(_recall_table(report, page))
     if report.targets >= FEW_TARGETS:
         page.table(_reliability_table(report, page))
         page.table(_coverage_table(report))
@@ -31,10 +33,20 @@ def print_calibration(report: CalibrationReport, page: Page) -> None:
 
 
 def _step_table(report: CalibrationReport, page: Page) -> Table:
-    table = _plain_table(("After step", "Weighted F1 %", "Macro F1 %", "NLL", "Calibration error %"))
+    table = _plain_table(("After step", "Weighted F1 %", "Macro F1 %", "Accuracy %", "NLL", "ECE %"))
     for step in report.steps:
-        percents = [f"{100 * value:.2f}" for value in (step.weighted_f1, step.macro_f1)]
+        percents = [f"{100 * value:.2f}" for value in (step.weighted_f1, step.macro_f1, step.accuracy)]
         table.add_row(page.text(step.step), *percents, f"{step.nll:.4f}", f"{100 * step.calibration_error:.2f}")
+    return table
+
+
+def _recall_table(report: CalibrationReport, page: Page) -> Table:
+    """What the decision rule costs the frequent labels, and what it brings the rare ones."""
+    table = _plain_table(("Recall %", "Targets", "Most probable", "Decided", "Change"))
+    for row in report.recalls:
+        probable, decided = 100 * row.probable, 100 * row.decided
+        changed = f"{decided - probable:+.1f}"
+        table.add_row(page.text(row.label), f"{row.targets:,}", f"{probable:.1f}", f"{decided:.1f}", changed)
     return table
 
 

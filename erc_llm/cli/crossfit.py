@@ -60,7 +60,8 @@ def crossfit(
 
 def _language_model(config: str, overrides: list[str], folds: Folds, resume: bool) -> None:
     from erc_llm.config import load_config
-    from erc_llm.recipes.crossfit import OUT_OF_FOLD, crossfit
+    from erc_llm.recipes.crossfit import crossfit
+    from erc_llm.runs.directory import OUT_OF_FOLD
 
     run = crossfit(load_config(config, overrides), folds, resume=resume, console=open_console())
     typer.echo(f"run: {run.folder}   adapter: {run.adapter}   predictions of train: {run.folder / OUT_OF_FOLD}")

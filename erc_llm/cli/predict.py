@@ -53,8 +53,28 @@ def predict(
     ] = False,
     prior: PriorOption = "auto",
     calibration: Annotated[
-        Literal["none", "run"], typer.Option(help="run: apply the calibration that `erc-llm calibrate` stored.")
-    ] = "none",
+        Literal["auto", "none", "run"],
+        typer.Option(
+            help="run: apply the calibration that is stored with the run; none: do not. auto: apply it if the decision "
+            "rule was found on calibrated probabilities."
+        ),
+    ] = "auto",
+    decide: Annotated[
+        Literal["auto", "probable", "weighted_f1", "macro_f1", "weights"],
+        typer.Option(
+            help="How the label is chosen. probable: the most probable one. weighted_f1, macro_f1: by the rule that is "
+            "best for it in expectation, stored with the run. weights: by stored weights that were fitted with labels. "
+            "auto: the rule that the run names, else probable."
+        ),
+    ] = "auto",
+    transductive: Annotated[
+        bool,
+        typer.Option(
+            "--transductive",
+            help="Find the rule of --decide on the probabilities of this split (no labels) instead of using the stored "
+            "one. An answer then depends on the other lines.",
+        ),
+    ] = False,
     abstain_below: Annotated[
         float | None,
         typer.Option(
@@ -126,6 +146,8 @@ def predict(
         with_text=not without_text,
         prior=parse_prior(prior),
         calibration=calibration,
+        decide=decide,
+        transductive=transductive,
         overrides=(*(changes or []), *([f"scoring.decode={decode}"] if decode else [])),
         abstain_below=abstain_below,
         server=server,
@@ -170,10 +192,14 @@ def _server(
 
 
 def _report(table: Predictions, out: Path) -> None:
+    from erc_llm.predictions import Correction
+
     info = table.info
     typer.echo(f"{len(table)} predictions of {info.split} ({info.corpus_version}) written to {out}")
     for words in filter(None, (info.prior, info.calibration)):
         typer.echo(f"corrected: {words}")
+    decision = Correction.of(info).decision
+    typer.echo(f"decided: {'the most probable label' if decision is None else decision.words}")
     if info.abstain_below is not None:
         count = int(table.abstained().sum())
         typer.echo(f"{count} of them abstain: their largest probability is below {info.abstain_below:g}")
@@ -186,20 +212,34 @@ def calibrate(
     ] = None,
     predictions: Annotated[
         Path | None,
-        typer.Option(help="The run's predictions table of split `selection`. Default: predict that split now."),
+        typer.Option(
+            help="The run's predictions table of split `selection`. Default: predict that split now; for a "
+            "cross-fitted run, its out-of-fold table."
+        ),
     ] = None,
     prior: PriorOption = "auto",
     fit_for: Annotated[
         Literal["nll", "weighted_f1"],
         typer.Option(
-            help="nll: calibrate the probabilities; weighted_f1: also fit decision weights per label, used if they "
-            "raise held-out weighted F1."
+            help="nll: calibrate the probabilities, and find the decision rules for F1, which needs no labels; "
+            "weighted_f1: also fit decision weights per label, kept if they raise held-out weighted F1."
         ),
     ] = "nll",
+    decide: Annotated[
+        Literal["probable", "weighted_f1", "macro_f1", "weights"] | None,
+        typer.Option(
+            help="How predictions choose the label from now on, unless --decide says otherwise. Default: the most "
+            "probable label, without calibration."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Random seed of the cross-validation folds.", min=0)] = 0,
     heal_from: HealFrom = None,
 ) -> None:
-    """Fit a calibration on a run's selection split, chosen by cross-validation over dialogues, and store it."""
+    """Fit a calibration and find decision rules on a run's held-out part of train, and store them with the run.
+
+    That is the selection split of a training run, and the out-of-fold table of a cross-fitted one. The calibration is
+    chosen by cross-validation.
+    """
     prepare_scoring()
     from erc_llm.calibration.choose import parse_prior, prior_shift
     from erc_llm.predictions import read_predictions
@@ -214,5 +254,6 @@ def calibrate(
         table, name = read_predictions(predictions), str(predictions)
     else:
         table, name = predict_selection(run, corpus, heal_from, open_console())
-    path = calibrate_run(run, table, name, shift, fit_for, seed, open_console())
-    typer.echo(f"calibration written to {path}; `erc-llm predict {source} --calibration run` applies it")
+    path = calibrate_run(run, table, name, shift, fit_for, seed, open_console(), decide)
+    how = "" if decide else " --calibration run"
+    typer.echo(f"calibration written to {path}; `erc-llm predict {source}{how}` applies it")

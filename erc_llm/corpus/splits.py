@@ -13,8 +13,6 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import replace
 
-import numpy as np
-
 from erc_llm.corpus.dialogues import LEFT_OUT, SELECTION, Corpus, Dialogue
 from erc_llm.errors import CorpusError
 
@@ -65,15 +63,18 @@ def fold_episodes(corpus: Corpus, folds: int, seed: int = 13) -> tuple[frozenset
     random.Random(f"folds/{seed}").shuffle(names)
     names.sort(key=lambda name: -counts[name].total())  # the sort is stable, so equal sizes stay shuffled
     kinds = [*corpus.labels.names, None]
-    rows = np.array([[counts[name][kind] for kind in kinds] for name in names], dtype=np.float64)
-    share = rows.sum(axis=0) / folds
-    scale = 1 / np.maximum(share, 1.0)
-    held = np.zeros((folds, len(kinds)))
+    share = {kind: sum(count[kind] for count in counts.values()) / folds for kind in kinds}
+    held: list[Counter[str | None]] = [Counter() for _ in range(folds)]
     found: list[set[str]] = [set() for _ in range(folds)]
-    for name, row in zip(names, rows, strict=True):
-        farther = ((held + row - share) ** 2 - (held - share) ** 2) @ scale
-        fold = int(farther.argmin())
-        held[fold] += row
+
+    def farther(fold: int, added: Counter[str | None]) -> float:
+        """By how much the fold's chi-squared distance from an equal share grows with an episode."""
+        excess = {kind: held[fold][kind] - share[kind] for kind in kinds}
+        return sum(added[k] * (added[k] + 2 * excess[k]) / max(share[k], 1.0) for k in kinds)
+
+    for name in names:
+        fold = min(range(folds), key=lambda fold: farther(fold, counts[name]))
+        held[fold] += counts[name]
         found[fold].add(name)
     return tuple(frozenset(part) for part in found)
 

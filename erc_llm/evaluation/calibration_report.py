@@ -29,8 +29,19 @@ class StepMetrics:
     step: str
     weighted_f1: float
     macro_f1: float
+    accuracy: float
     nll: float
     calibration_error: float
+
+
+@dataclass(frozen=True)
+class RecallCost:
+    """Recall of one label by the most probable label and by the decision rule, on the same probabilities."""
+
+    label: str
+    targets: int
+    probable: float
+    decided: float
 
 
 @dataclass(frozen=True)
@@ -72,6 +83,8 @@ class CalibrationReport:
     Attributes:
         targets: Number of targets with probabilities.
         steps: Metrics of raw scores and after each step; empty where the metadata names no step.
+        recalls: What a decision rule costs and brings, label by label, the most frequent label first; empty without a
+            rule.
         reliability: Bins that hold targets, from the lowest confidence to the highest.
         risk_coverage: From all targets down to the most confident ones, in steps of about five percent.
         abstention: At the requested threshold, or else the table's own; None without one.
@@ -80,6 +93,7 @@ class CalibrationReport:
 
     targets: int
     steps: tuple[StepMetrics, ...]
+    recalls: tuple[RecallCost, ...]
     reliability: tuple[ReliabilityBin, ...]
     risk_coverage: tuple[CoveragePoint, ...]
     abstention: CoveragePoint | None
@@ -99,6 +113,7 @@ def report_calibration(table: Predictions, rows: Integers, abstain_below: float 
     return CalibrationReport(
         targets=len(known),
         steps=steps,
+        recalls=tuple(_recalls(table, known)),
         reliability=tuple(reliability_bins(table.probabilities[known], table.gold_index[known])),
         risk_coverage=_risk_coverage(table, known, confidence),
         abstention=None if below is None else _kept(table, known, ~table.abstained(below)[known], below),
@@ -110,17 +125,22 @@ def _steps(table: Predictions, known: Integers) -> tuple[tuple[StepMetrics, ...]
     steps = Correction.of(table.info).steps
     if len(steps) == 1:
         return (), ()
-    rows = known[scored_rows(table)[known]]
-    if table.log_likelihoods is None or table.probabilities is None or not len(rows):
+    scored, last = known[scored_rows(table)[known]], steps[-1][1]
+    rows = scored if table.log_likelihoods is not None and len(scored) else known
+    if rows is known and (last.prior is not None or last.scaling is not None):
         return (), ("What prior and calibration did is not known: no log-likelihoods to compute it from.",)
+    assert table.probabilities is not None, "the caller has checked that there are some"
     gold, found = table.gold_index[rows], []
     for name, correction in steps:
-        probabilities = correction.probabilities(table.log_likelihoods[rows])
+        probabilities = table.probabilities[rows]
+        if rows is scored and table.log_likelihoods is not None:
+            probabilities = correction.probabilities(table.log_likelihoods[rows])
         decided = np.where(table.predicted_index[rows] < 0, metrics.INVALID, correction.decide(probabilities))
         scores = metrics.scores_from_confusion(metrics.confusion(gold, decided, probabilities.shape[1]))
         nll = metrics.negative_log_likelihood(probabilities, gold)
         error = metrics.expected_calibration_error(probabilities, gold)
-        found.append(StepMetrics(name, float(scores.weighted_f1), float(scores.macro_f1), nll, error))
+        f1, macro, accuracy = float(scores.weighted_f1), float(scores.macro_f1), float(scores.accuracy)
+        found.append(StepMetrics(name, f1, macro, accuracy, nll, error))
     off = float(np.abs(probabilities - table.probabilities[rows]).max())
     if off <= 1e-6 and (decided == table.predicted_index[rows]).all():
         return tuple(found), ()
@@ -128,6 +148,20 @@ def _steps(table: Predictions, known: Integers) -> tuple[tuple[StepMetrics, ...]
         "Probabilities or answers of the table are not those that its log-likelihoods and metadata give "
         f"(probabilities differ by up to {off:.2g}).",
     )
+
+
+def _recalls(table: Predictions, rows: Integers) -> Iterator[RecallCost]:
+    """The recall of each gold label, with and without the table's decision rule."""
+    decision = Correction.of(table.info).decision
+    if decision is None or table.probabilities is None:
+        return
+    gold, probabilities = table.gold_index[rows], table.probabilities[rows]
+    answers = (probabilities.argmax(axis=1), decision.decide(probabilities))
+    support = np.bincount(gold, minlength=len(table.info.labels))
+    for k in np.argsort(-support, kind="stable").tolist():
+        if support[k]:
+            probable, decided = (float((found[gold == k] == k).mean()) for found in answers)
+            yield RecallCost(table.info.labels[k], int(support[k]), probable, decided)
 
 
 def reliability_bins(probabilities: Floats, gold: Integers) -> Iterator[ReliabilityBin]:

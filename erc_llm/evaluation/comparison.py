@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from erc_llm import metrics
+from erc_llm.corpus.dialogues import PARTS_OF_TRAIN
 from erc_llm.errors import PredictionsError
 from erc_llm.evaluation.calibration_report import reliability_bins
 from erc_llm.evaluation.contrasts import Contrasts, Side, contrasts, sides
@@ -226,8 +227,11 @@ def _notes(measured: _Measured, tallies: Tallies, by_episode: Tallies | None) ->
         yield f"Only {clusters} dialogues: intervals from so few are usually too narrow."
     if by_episode is not None and 1 < len(by_episode.support) < FEW_DIALOGUES:
         yield f"Only {len(by_episode.support)} episodes: the check by them is rough, its intervals often too narrow."
-    if measured.matched.first.info.split in ("train", "selection"):
-        yield f"Split '{measured.matched.first.info.split}' is what systems are fitted or chosen on."
+    infos = [named.table.info for named in measured.matched.tables]
+    if infos[0].split == "train" and all(info.folds is not None for info in infos):
+        yield "Cross-fitted on train: each target is predicted by a model that was not trained on its episode."
+    elif infos[0].split in PARTS_OF_TRAIN:
+        yield f"Split '{infos[0].split}' is what systems are fitted or chosen on."
     for system in measured.systems:
         seeds = [measured.matched.tables[run].table.info.seed for run in system.runs]
         if len(seeds) > 1:

@@ -68,6 +68,8 @@ def leakage_manifest(tables: Sequence[PredictionsInfo]) -> tuple[ManifestRow, ..
 
 def selection_saw_split(info: PredictionsInfo) -> bool | None:
     """Whether the split of a table was used to fit or choose what answered; None where the table does not state it."""
+    if info.folds is not None and info.split == "train":  # each row is of a model that did not see its episode
+        return info.selection == info.split
     fitted_on = ("train", "selection") if info.selection == "none" else ("train",)  # none is held out of train
     if info.run_id is not None and info.split in fitted_on:
         return True
@@ -132,5 +134,12 @@ def _neutral(info: PredictionsInfo) -> str:
 
 
 def _corrections(info: PredictionsInfo) -> str:
-    steps = {"prior": info.prior, "calibration": info.calibration, "decision weights": info.decision_weights}
+    steps = {"prior": info.prior, "calibration": info.calibration, _decision(info): info.decision_weights}
     return ", ".join(name for name, value in steps.items() if value is not None) or "nothing"
+
+
+def _decision(info: PredictionsInfo) -> str:
+    """The decision rule; a transductive one reads the distributions of the split that is evaluated, but no label."""
+    if info.decision in (None, "weights"):
+        return "decision weights"
+    return f"decision for {info.decision} ({info.decision_way})"

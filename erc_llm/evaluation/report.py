@@ -201,7 +201,9 @@ def _warnings(
         yield "All targets are from one dialogue: no intervals, because whole dialogues are resampled."
     elif dialogues < FEW_DIALOGUES:
         yield f"Only {dialogues} dialogues: intervals from so few are usually too narrow."
-    if info.split == "train":
+    if info.split == "train" and info.folds is not None:
+        yield f"Cross-fitted on train: each of {info.folds} models predicts the episodes that it was not trained on."
+    elif info.split == "train":
         yield "Split 'train' is what a model is fitted on: this says nothing about new scenes."
     if info.split == "selection":
         yield "Split 'selection' is what choices are made on: expect less on new scenes."

@@ -9,7 +9,7 @@ Does not depend on: prompts, models, metrics.
 """
 
 from erc_llm.predictions.corpus_columns import history_lengths
-from erc_llm.predictions.correction import Correction, PriorShift, Scaling, correct
+from erc_llm.predictions.correction import Correction, Decision, PriorShift, Scaling, correct
 from erc_llm.predictions.storage import read_predictions, strip_text, write_predictions
 from erc_llm.predictions.table import FORMAT_VERSION, REQUIRED, Prediction, Predictions, PredictionsInfo
 
@@ -17,6 +17,7 @@ __all__ = [
     "FORMAT_VERSION",
     "REQUIRED",
     "Correction",
+    "Decision",
     "Prediction",
     "Predictions",
     "PredictionsInfo",

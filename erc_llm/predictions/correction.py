@@ -1,4 +1,4 @@
-"""Correction of label scores: applies a prior shift, a calibration and decision weights to raw log-likelihoods.
+"""Correction of label scores: applies a prior shift, a calibration and a decision rule to raw log-likelihoods.
 
 Live sessions and batches use the same two methods. A table's `log_likelihoods` always stay raw, so that every step can
 be undone.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ from erc_llm.errors import PredictionsError
 from erc_llm.predictions.table import Predictions, PredictionsInfo
 
 Floats = NDArray[np.float64]
+Rule = Literal["weighted_f1", "macro_f1", "weights"]
+Way = Literal["inductive", "transductive"]
 CORPUS_PRIOR = "corpus"  # name of the prior that was counted in train; any other name means that a user gave the prior
 
 
@@ -81,19 +83,61 @@ class Scaling:
 
 
 @dataclass(frozen=True, slots=True)
+class Decision:
+    """A decision rule: the predicted label is argmax_k(gains_k p_k - costs_k).
+
+    Attributes:
+        rule: The metric that it maximises in expectation; `weights`: factors that were fitted with gold labels.
+        way: `inductive`: found on other distributions than those it decides; `transductive`: found on the very table
+            that it decides, so that an answer depends on the other rows.
+        gains: (labels,) factors of the probabilities, at least 0.
+        costs: (labels,) subtracted from the products.
+        table_sha256: Hash of the table that it was found on; None if unknown.
+    """
+
+    rule: Rule
+    way: Way
+    gains: tuple[float, ...]
+    costs: tuple[float, ...]
+    table_sha256: str | None = None
+
+    def decide(self, probabilities: Floats) -> NDArray[np.int64]:
+        """(...) index of the predicted label of (..., labels) probabilities."""
+        decided: NDArray[np.int64] = (probabilities * np.array(self.gains) - np.array(self.costs)).argmax(axis=-1)
+        return decided
+
+    @property
+    def step(self) -> str:
+        """Name among the steps of a correction."""
+        if self.rule == "weights":
+            return "decision weights"
+        return f"decision: {self.rule}" + (", on itself" if self.way == "transductive" else "")
+
+    @property
+    def words(self) -> str:
+        """Description for the user."""
+        best = "fitted weights" if self.rule == "weights" else f"the label that is best for {_METRICS[self.rule]}"
+        where = "this table itself" if self.way == "transductive" else "other data"
+        return f"{best}, by a rule found on {where} ({self.way})"
+
+
+_METRICS = {"weighted_f1": "weighted F1", "macro_f1": "macro F1"}
+
+
+@dataclass(frozen=True, slots=True)
 class Correction:
     """Steps applied to raw scores, in this order; without a step, the scores are only normalised.
 
     Attributes:
         prior: Prior shift.
         scaling: Calibration, fitted on scores after the prior shift.
-        decision_weights: (labels,) above 0: the predicted label has the largest product of probability and weight. The
-            probabilities themselves are not changed.
+        decision: Decision rule, on the probabilities after the calibration, which it does not change; None for the most
+            probable label.
     """
 
     prior: PriorShift | None = None
     scaling: Scaling | None = None
-    decision_weights: tuple[float, ...] | None = None
+    decision: Decision | None = None
 
     def probabilities(self, log_likelihoods: Floats) -> Floats:
         """Corrected probabilities of (..., labels) raw log-likelihoods; the last axis sums to 1.
@@ -110,8 +154,8 @@ class Correction:
 
     def decide(self, probabilities: Floats) -> NDArray[np.int64]:
         """(...) index of the predicted label, from (..., labels) corrected probabilities."""
-        if self.decision_weights is not None:
-            probabilities = probabilities * np.array(self.decision_weights)
+        if self.decision is not None:
+            return self.decision.decide(probabilities)
         decided: NDArray[np.int64] = probabilities.argmax(axis=-1)
         return decided
 
@@ -123,8 +167,8 @@ class Correction:
             found.append((f"prior: {self.prior.name}", Correction(self.prior)))
         if self.scaling is not None:
             found.append(("calibration", Correction(self.prior, self.scaling)))
-        if self.decision_weights is not None:
-            found.append(("decision weights", self))
+        if self.decision is not None:
+            found.append((self.decision.step, self))
         return tuple(found)
 
     @property
@@ -136,21 +180,33 @@ class Correction:
             "calibration": self.scaling and self.scaling.words,
             "temperature": self.scaling and self.scaling.temperature,
             "offsets": self.scaling and self.scaling.offsets,
-            "decision_weights": self.decision_weights,
+            "decision": self.decision and self.decision.rule,
+            "decision_way": self.decision and self.decision.way,
+            "decision_table": self.decision and self.decision.table_sha256,
+            "decision_weights": self.decision and self.decision.gains,
+            "decision_costs": self.decision and self.decision.costs,
         }
         return fields if self.prior is None else fields | {"training_prior": self.prior.training}
 
     @classmethod
     def of(cls, info: PredictionsInfo) -> Correction:
         """The correction that a table's metadata describes."""
-        prior = scaling = None
+        prior = scaling = decision = None
         if info.prior_shares is not None and info.training_prior is not None:
             name = (info.prior or "given").partition(":")[0]
             prior = PriorShift(name, info.training_prior, info.prior_shares)
         if info.temperature is not None:
             offsets = info.offsets or (0.0,) * len(info.labels)
             scaling = Scaling(info.temperature, offsets, info.calibration or "given")
-        return cls(prior, scaling, info.decision_weights)
+        if (gains := info.decision_weights) is not None:
+            costs, rule = info.decision_costs or (0.0,) * len(gains), info.decision or "weights"  # in older tables
+            decision = Decision(rule, info.decision_way or "inductive", gains, costs, info.decision_table)
+        return cls(prior, scaling, decision)
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether a step was fitted with labels, or a rule found, on held-out data of train."""
+        return self.scaling is not None or (self.decision is not None and self.decision.way == "inductive")
 
 
 def normalise(scores: Floats) -> Floats:
@@ -179,25 +235,42 @@ def correct(table: Predictions, correction: Correction) -> Predictions:
     """The table with corrected probabilities and predicted labels, and metadata that describes the correction.
 
     Starts from the raw log-likelihoods, so an earlier correction is replaced. Rows without log-likelihoods stay
-    unchanged. If neither the table nor `correction` has a step, the same object is returned.
+    unchanged. If neither the table nor `correction` has a step, the same object is returned. A decision rule alone also
+    applies to uncorrected probabilities, of a table without log-likelihoods.
 
     Raises:
         PredictionsError: The table has no log-likelihoods, or another number of labels.
     """
-    if correction == Correction() == Correction.of(table.info):
+    before = Correction.of(table.info)
+    if correction == Correction() == before:
         return table
-    if table.log_likelihoods is None:
-        raise PredictionsError("the table has no log-likelihoods; a prior or calibration can only correct those")
     info = replace(table.info, **correction.metadata)
+    if table.log_likelihoods is None:
+        if any(step is not None for of in (before, correction) for step in (of.prior, of.scaling)):
+            raise PredictionsError("the table has no log-likelihoods; a prior or calibration can only correct those")
+        return _decide_again(table, info, correction)
     rows = np.flatnonzero(scored_rows(table))
     probabilities = np.full(table.log_likelihoods.shape, np.nan)
     if table.probabilities is not None:
         probabilities[:] = table.probabilities
     probabilities[rows] = correction.probabilities(table.log_likelihoods[rows])
     probabilities.setflags(write=False)
+    return _decided(replace(table, probabilities=probabilities), info, rows, correction)
+
+
+def _decide_again(table: Predictions, info: PredictionsInfo, correction: Correction) -> Predictions:
+    """Other answers for the same probabilities."""
+    if table.probabilities is None:
+        raise PredictionsError("the table has no probabilities, which a decision rule decides by")
+    return _decided(table, info, np.flatnonzero(~np.isnan(table.probabilities).any(axis=1)), correction)
+
+
+def _decided(table: Predictions, info: PredictionsInfo, rows: NDArray[np.int64], correction: Correction) -> Predictions:
+    """The table with other metadata, and with the correction's answers in these rows."""
+    assert table.probabilities is not None, "the caller has checked that there are some"
     predicted = np.array(table.predicted, dtype=object)
-    predicted[rows] = np.array(info.labels, dtype=object)[correction.decide(probabilities[rows])]
-    return replace(table, info=info, probabilities=probabilities, predicted=tuple(predicted.tolist()))
+    predicted[rows] = np.array(info.labels, dtype=object)[correction.decide(table.probabilities[rows])]
+    return replace(table, info=info, predicted=tuple(predicted.tolist()))
 
 
 def shares_of(given: Sequence[float], n_labels: int) -> tuple[float, ...]:

@@ -25,6 +25,7 @@ from erc_llm.predictions.corpus_columns import corpus_columns, history_lengths
 FORMAT_VERSION = 1
 REQUIRED = ("dialogue_id", "utterance_id", "predicted")
 LABELS_ONLY = "constrained generation"  # the decoding whose output is always a label
+_SHARES = ("train_shares", "training_prior")
 _TOLERANCE = 1e-3  # accepted deviation of a sum of probabilities from 1
 
 
@@ -84,8 +85,12 @@ class PredictionsInfo:
         calibration: Description of the calibration applied after the prior; None if none was applied.
         temperature: Divisor of the scores in the calibration, above 0.
         offsets: Nats that the calibration adds to each label's divided score, in label order.
-        decision_weights: Factors above 0 on the probabilities when `predicted` is chosen, in label order;
-            `probabilities` are stored without them.
+        decision: Decision rule by which `predicted` is chosen: `weighted_f1`, `macro_f1`, or `weights` (fitted with
+            labels; older tables state only these); None for the most probable label. `probabilities` do not change.
+        decision_way: `inductive`: found on other distributions; `transductive`: on those of this table.
+        decision_table: Hash of the table that the rule was found on.
+        decision_weights: Factors of the probabilities when `predicted` is chosen, in label order, at least 0.
+        decision_costs: Subtracted from these products, in label order; None for 0.
         abstain_below: Rows whose largest probability is below it count as abstained; None without a threshold.
         invalid_policy: Description of how answers that are not a label are treated; None if unknown.
         decoding: Description of the decoding; None for the most probable label of one prompt.
@@ -123,7 +128,11 @@ class PredictionsInfo:
     calibration: str | None = None
     temperature: float | None = None
     offsets: tuple[float, ...] | None = None
+    decision: Literal["weighted_f1", "macro_f1", "weights"] | None = None
+    decision_way: Literal["inductive", "transductive"] | None = None
+    decision_table: str | None = None
     decision_weights: tuple[float, ...] | None = None
+    decision_costs: tuple[float, ...] | None = None
     abstain_below: float | None = None
     invalid_policy: str | None = None
     decoding: str | None = None
@@ -136,10 +145,10 @@ class PredictionsInfo:
         object.__setattr__(self, "created_with", MappingProxyType(dict(self.created_with)))
         if len(self.labels) < 2 or len(set(self.labels)) != len(self.labels) or not all(self.labels):
             raise PredictionsError(f"labels: expected at least two different names, found {list(self.labels)}")
-        for name in ("train_shares", "training_prior", "prior_shares", "offsets", "decision_weights"):
+        for name in (*_SHARES, "prior_shares", "offsets", "decision_weights", "decision_costs"):
             values = getattr(self, name)
             if values is not None and len(values) != len(self.labels):
-                what = "shares" if name in ("train_shares", "training_prior") else "numbers"
+                what = "shares" if name in _SHARES else "numbers"
                 raise PredictionsError(f"{name}: expected {len(self.labels)} {what}, found {len(values)}")
         _check_correction(self)
 
@@ -328,8 +337,12 @@ def _check_correction(info: PredictionsInfo) -> None:
     if info.offsets is not None and not np.isfinite(info.offsets).all():
         raise PredictionsError(f"offsets: expected finite numbers, found {list(info.offsets)}")
     weights = np.array(info.decision_weights or (1.0,))
-    if not (np.isfinite(weights) & (weights > 0)).all():
+    if not (np.isfinite(weights) & (weights >= 0)).all() or not weights.any():
         raise PredictionsError(f"decision_weights: expected numbers above 0, found {weights.tolist()}")
+    if info.decision_costs is not None and not np.isfinite(info.decision_costs).all():
+        raise PredictionsError(f"decision_costs: expected finite numbers, found {list(info.decision_costs)}")
+    if info.decision is not None and info.decision_weights is None:
+        raise PredictionsError("decision: without decision_weights, the answers cannot be recomputed")
     for name in ("training_prior", "prior_shares"):
         shares = np.array(getattr(info, name) or (0.0,))
         if not (np.isfinite(shares) & (shares >= 0)).all():

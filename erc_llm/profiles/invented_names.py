@@ -5,9 +5,9 @@ such as Guy or Doctor stay, because they name nobody. A word that the corpus oft
 is replaced where it names a speaker; in running text, only after the person's first name or a title. Nicknames that are
 not the beginning of a name (Pheebs) stay unless they are given.
 
-Who is mentioned, and which words are names, is decided from train (its selection split included), so that later texts
-of other splits have no influence; a corpus without train is used whole. Within train, later scenes do count: a person
-is replaced from the first mention on, even if that person's first line comes later.
+Who is mentioned, and which words are names, is decided from train (held-out parts included), so that later texts of
+other splits have no influence; a corpus without train is used whole. Within train, later scenes do count: a person is
+replaced from the first mention on, even if that person's first line comes later.
 
 Input: a corpus. Output: speaker names and texts with the names replaced.
 Does not depend on: tokenizers, models, templates.
@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import cache, lru_cache
 
-from erc_llm.corpus.dialogues import EVERYONE, Corpus
+from erc_llm.corpus.dialogues import EVERYONE, PARTS_OF_TRAIN, Corpus
 from erc_llm.corpus.speakers import is_generic
 from erc_llm.prompting.names import first_name
 
@@ -29,7 +29,6 @@ _WORD = re.compile(r"[^\W\d_]+")
 _SPELLED = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")  # "c'mon" is no "mon"
 _CONSONANTS = ("b", "d", "f", "g", "h", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "br", "dr", "tr")
 _VOWELS = ("a", "e", "i", "o", "u")
-_SPLITS = ("train", "selection")
 _SHORTEST_NICKNAME = 3
 _MOSTLY = 5  # a proper word occurs at least this many times as often capitalised as in lower case
 _TITLES = frozenset(["mr", "mrs", "ms", "miss", "dr", "prof", "aunt", "uncle", "sir"])
@@ -46,7 +45,7 @@ class InventedNames:
     def __init__(self, corpus: Corpus, nicknames: Mapping[str, str] | None = None) -> None:
         spelled: Counter[str] = Counter()
         names: set[str] = set()
-        fitted = [dialogue for split in _SPLITS for dialogue in corpus.splits.get(split, ())]
+        fitted = [dialogue for split in PARTS_OF_TRAIN for dialogue in corpus.splits.get(split, ())]
         for dialogue in fitted or corpus.dialogues():
             for utterance in dialogue.utterances:
                 spelled.update(_SPELLED.findall(utterance.text))

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from erc_llm.calibration.select import Goal
 from erc_llm.corpus import Corpus
+from erc_llm.corpus.dialogues import PARTS_OF_TRAIN
 from erc_llm.errors import CorpusError, PredictionsError
 from erc_llm.evaluation.comparison import compare
 from erc_llm.evaluation.comparison_pages import write_comparison
@@ -36,7 +37,6 @@ from erc_llm.runs.directory import Run, read_run
 
 Version = Literal["original", "aligned"]
 VERSIONS: tuple[Version, ...] = ("original", "aligned")
-_FITTED_ON = ("train", "selection")
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def splits_to_score(
         CorpusError: There is no split to score, or no version has a requested one.
     """
     there = {version: tuple(corpus.splits) for version, corpus in corpora.items()}
-    names = dict.fromkeys(asked or (s for splits in there.values() for s in splits if s not in _FITTED_ON))
+    names = dict.fromkeys(asked or (s for splits in there.values() for s in splits if s not in PARTS_OF_TRAIN))
     if missing := [name for name in names if not any(name in splits for splits in there.values())]:
         found = "; ".join(f"{version} has {', '.join(splits)}" for version, splits in there.items())
         raise CorpusError(f"no split '{missing[0]}' to score; {found}")

@@ -6,21 +6,28 @@ Does not depend on: how calibrations are fitted.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from erc_llm.calibration.select import Calibration, Goal, HeldOut, calibrate
+from erc_llm.calibration.select import Calibration, Decide, Goal, HeldOut, calibrate
 from erc_llm.calibration.store import write_calibration
 from erc_llm.errors import PredictionsError, RunError
-from erc_llm.predictions import Predictions, PriorShift
-from erc_llm.runs.directory import Run
+from erc_llm.predictions import Predictions, PriorShift, read_predictions
+from erc_llm.runs.directory import OUT_OF_FOLD, Run
 from erc_llm.runs.manifest import FINISHED
+
+_RULES = {
+    "weighted_f1": "decided for weighted F1",
+    "macro_f1": "decided for macro F1",
+    "weights": "with decision weights",
+}
 
 
 def predict_selection(run: Run, corpus: str | None, heal_from: str | None, console: Console) -> tuple[Predictions, str]:
-    """Predict a run's own selection split with raw label scores, whatever `scoring.decode` the run has.
+    """Predict a run's own selection split with raw label scores, or read the cross-fitted train of an average of folds.
 
     Args:
         run: The run.
@@ -34,6 +41,8 @@ def predict_selection(run: Run, corpus: str | None, heal_from: str | None, conso
     Raises:
         RunError: The run was trained on the selection split too.
     """
+    if run.manifest.folds is not None:
+        return read_predictions(run.folder / OUT_OF_FOLD), str(run.folder / OUT_OF_FOLD)
     _check_held_out(run)
     from erc_llm.predictor import load
     from erc_llm.recipes.predict import open_to_predict, predict_with_progress
@@ -45,7 +54,14 @@ def predict_selection(run: Run, corpus: str | None, heal_from: str | None, conso
 
 
 def calibrate_run(
-    run: Run, table: Predictions, name: str, prior: PriorShift | None, goal: Goal, seed: int, console: Console
+    run: Run,
+    table: Predictions,
+    name: str,
+    prior: PriorShift | None,
+    goal: Goal,
+    seed: int,
+    console: Console,
+    decide: Decide | None = None,
 ) -> Path:
     """Fit a calibration, print what it changes, and store it with the run.
 
@@ -57,6 +73,7 @@ def calibrate_run(
         goal: Metric to fit for.
         seed: Seed of the cross-validation folds.
         console: Console for the report.
+        decide: Name of the decision rule that predictions use by default; None: no calibration and no rule.
 
     Returns:
         Path of the file.
@@ -66,20 +83,23 @@ def calibrate_run(
         RunError: The file cannot be written.
     """
     check_table(run, table, name)
-    calibration = calibrate(table, prior, goal, seed)
+    calibration = replace(calibrate(table, prior, goal, seed), decide=decide)
     print_held_out(calibration, console)
     return write_calibration(run, calibration)
 
 
 def check_table(run: Run, table: Predictions, name: str) -> None:
-    """Refuse a table other than this run's selection split, because a calibration must not see training or test data.
+    """Refuse a table that holds what the run was trained on, or what it is evaluated on.
+
+    That leaves the selection split of a single run, and the cross-fitted train of an average over folds.
 
     Raises:
         PredictionsError: The table is another one; the message lists what was found and what was expected.
         RunError: The run was trained on the selection split too.
     """
-    _check_held_out(run)
     manifest, info = run.manifest, table.info
+    if manifest.folds is None:
+        _check_held_out(run)
     # The train hash is compared if it is known: a corpus with a further split still has the same selection split.
     by_train = manifest.train_sha256 is not None and info.train_sha256 is not None
     hashes = (info.train_sha256, manifest.train_sha256) if by_train else (info.corpus_sha256, manifest.corpus_sha256)
@@ -87,7 +107,8 @@ def check_table(run: Run, table: Predictions, name: str) -> None:
     scoring = run.config.scoring.model_copy(update={"decode": "score"})  # calibrations are fitted on scores
     pairs = {
         "status of the run": (manifest.status, FINISHED),
-        "split": (info.split, "selection"),
+        "split": (info.split, "selection" if manifest.folds is None else "train"),
+        "folds": (info.folds, manifest.folds),
         "run": (info.run_id, manifest.run_id),
         "decoding": (info.decoding or "scores", scoring.decoding or "scores"),
         "labels": (", ".join(info.labels), ", ".join(manifest.labels)),
@@ -96,10 +117,11 @@ def check_table(run: Run, table: Predictions, name: str) -> None:
         "train of the corpus" if by_train else "corpus": (found, expected),
     }
     wrong = [f"{what}: found {is_}, expected {wanted}" for what, (is_, wanted) in pairs.items() if is_ != wanted]
+    held_out = "selection split" if manifest.folds is None else "cross-fitted train"
     if wrong:
         raise PredictionsError(
-            f"{name}: not the selection split of {run.folder}, on which a calibration is fitted: {'; '.join(wrong)}; "
-            f"`erc-llm predict {run.folder} --split selection` writes it"
+            f"{name}: not the {held_out} of {run.folder}, on which a calibration is fitted: {'; '.join(wrong)}; "
+            + (f"`erc-llm predict {run.folder} --split selection` writes it" if manifest.folds is None else "")
         )
 
 
@@ -114,15 +136,15 @@ def _check_held_out(run: Run) -> None:
 def print_held_out(calibration: Calibration, console: Console) -> None:
     """Print the chosen calibration, and the metrics on held-out dialogues without and with it."""
     about = f"{calibration.targets:,} targets in {calibration.dialogues:,} dialogues, {calibration.folds} folds"
-    console.print(f"Held-out metrics on the selection split: {about}", style="bold", highlight=False)
+    where = "cross-fitted train" if calibration.split == "train" else "the selection split"
+    console.print(f"Held-out metrics on {where}: {about}", style="bold", highlight=False)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("")
-    for column in ("Weighted F1 %", "Macro F1 %", "NLL", "Calibration error %"):
+    for column in ("Weighted F1 %", "Macro F1 %", "Accuracy %", "NLL", "Calibration error %"):
         table.add_column(column, justify="right", no_wrap=True)
     prior = "no prior correction" if calibration.prior is None else f"prior: {calibration.prior.name}"
     rows = {f"before ({prior})": calibration.before, "calibrated": calibration.after}
-    if calibration.decided is not None:
-        rows["with decision weights"] = calibration.decided
+    rows |= {_RULES[stored.decision.rule]: stored.held_out for stored in calibration.decisions}
     for title, held_out in rows.items():
         table.add_row(title, *_row(held_out))
     console.print(table)
@@ -130,17 +152,19 @@ def print_held_out(calibration: Calibration, console: Console) -> None:
     console.print(f"Chosen: {calibration.kind}{strength}, temperature {calibration.temperature:.4f}", highlight=False)
     if calibration.kind == "offsets":
         _print_numbers("offsets in nats", calibration.labels, calibration.offsets, console)
-    if calibration.decision_weights is not None:
-        _print_numbers("decision weights", calibration.labels, calibration.decision_weights, console)
+    if calibration.decision_strength is not None:
+        weights = calibration.correction("weights").decision
+        assert weights is not None, "a strength was selected, so there are weights"
+        _print_numbers("decision weights", calibration.labels, weights.gains, console)
     elif calibration.fit_for == "weighted_f1":
         console.print("No decision weights raised held-out weighted F1; none are used.", highlight=False)
     console.print("Kind and regularisation are chosen on these folds too, so the metrics are slightly optimistic.")
 
 
 def _row(held_out: HeldOut) -> tuple[str, ...]:
-    percents = (held_out.weighted_f1, held_out.macro_f1, held_out.calibration_error)
-    weighted, macro, error = (f"{100 * value:.2f}" for value in percents)
-    return weighted, macro, f"{held_out.nll:.4f}", error
+    percents = (held_out.weighted_f1, held_out.macro_f1, held_out.accuracy, held_out.calibration_error)
+    weighted, macro, accuracy, error = ("" if value is None else f"{100 * value:.2f}" for value in percents)
+    return weighted, macro, accuracy, f"{held_out.nll:.4f}", error
 
 
 def _print_numbers(title: str, labels: tuple[str, ...], numbers: tuple[float, ...], console: Console) -> None:

@@ -1,7 +1,8 @@
 """Cross-fitting: trains a model per fold of train, each blind to its fold, and joins what they predict of it.
 
 Every target of train gets a distribution from a model that never saw its episode. The run directory that is written
-holds this table, and an adapter that is the average of all folds' adapters.
+holds this table, an adapter that is the average of all folds' adapters, and what was fitted on the table: a calibration
+and decision rules.
 
     runs/NAME/              a run like any other, with
       crossfit.parquet      the out-of-fold table: predictions of train
@@ -24,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from erc_llm.calibration.select import Decide
 from erc_llm.config import FoldConfig, Recipe, RunConfig
 from erc_llm.corpus import Corpus
 from erc_llm.corpus.dialogues import LEFT_OUT
@@ -32,11 +34,10 @@ from erc_llm.errors import ConfigError, PredictionsError, RunError
 from erc_llm.predictions import Prediction, Predictions, PredictionsInfo, read_predictions, write_predictions
 from erc_llm.recipes.data import open_whole, print_warnings
 from erc_llm.recipes.side_by_side import jobs_at_once, run_side_by_side
-from erc_llm.runs.directory import Run, read_run
+from erc_llm.runs.directory import OUT_OF_FOLD, Run, read_run
 
 C = TypeVar("C", bound=Recipe)
 
-OUT_OF_FOLD = "crossfit.parquet"
 LEFT_OUT_TABLE = f"{LEFT_OUT}.parquet"
 
 
@@ -57,12 +58,21 @@ class Folds:
     with_text: bool = True
 
 
-def crossfit(config: RunConfig, folds: Folds, *, resume: bool = False, console: Console | None = None) -> Run:
-    """Train the folds that are not finished, and write the run directory of their average.
+def crossfit(
+    config: RunConfig,
+    folds: Folds,
+    *,
+    decide: Decide | None = "weighted_f1",
+    resume: bool = False,
+    console: Console | None = None,
+) -> Run:
+    """Train the folds that are not finished, and write the run directory of their average, with its calibration.
 
     Args:
         config: The configuration of every fold.
         folds: The folds.
+        decide: Name of the decision rule that predictions use unless another one is asked for; None: they use no
+            calibration and no rule.
         resume: Continue an unfinished cross-fitting of the same configuration.
         console: Where to show progress.
 
@@ -72,7 +82,9 @@ def crossfit(config: RunConfig, folds: Folds, *, resume: bool = False, console: 
         CorpusError: Train has fewer episodes than folds.
         UserError: Training or prediction of a fold failed.
     """
+    from erc_llm.calibration.choose import prior_shift
     from erc_llm.recipes.average import average_id, average_runs
+    from erc_llm.recipes.calibrate import calibrate_run
 
     console = console or Console()
     check_folder(config, resume)
@@ -90,7 +102,9 @@ def crossfit(config: RunConfig, folds: Folds, *, resume: bool = False, console: 
     run = read_run(folder)
     tables = [read_predictions(fold.folder / LEFT_OUT_TABLE) for fold in runs]
     info = joined_info([table.info for table in tables], run.config, run.manifest.run_id)
-    write_predictions(join_folds(tables, corpus, info, folds.with_text), folder / OUT_OF_FOLD)
+    table = join_folds(tables, corpus, info, folds.with_text)
+    write_predictions(table, folder / OUT_OF_FOLD)
+    calibrate_run(run, table, OUT_OF_FOLD, prior_shift(run.manifest, "auto"), "nll", 0, console, decide)
     return run
 
 

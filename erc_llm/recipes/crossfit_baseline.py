@@ -30,7 +30,6 @@ from erc_llm.predictions import Predictions, read_predictions, write_predictions
 from erc_llm.recipes.console import ConsoleProgress
 from erc_llm.recipes.crossfit import (
     LEFT_OUT_TABLE,
-    OUT_OF_FOLD,
     Folds,
     check_folder,
     describe,
@@ -40,7 +39,7 @@ from erc_llm.recipes.crossfit import (
     run_folds,
 )
 from erc_llm.recipes.data import open_corpus, print_warnings
-from erc_llm.runs.directory import CONFIG
+from erc_llm.runs.directory import CONFIG, OUT_OF_FOLD
 
 
 def crossfit_baseline(

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 
-from erc_llm.calibration.choose import Calibrated, Prior
+from erc_llm.calibration.choose import AskedDecide, Calibrated, Prior, decide_by_itself
 from erc_llm.config import RunConfig
 from erc_llm.corpus import Corpus
 from erc_llm.errors import UserError
 from erc_llm.predictions import Predictions, PredictionsInfo, correct, write_predictions
 from erc_llm.recipes.console import ConsoleProgress
 from erc_llm.recipes.data import open_whole, print_warnings, with_selection
-from erc_llm.recipes.prediction_info import table_info
+from erc_llm.recipes.prediction_info import chosen_on, table_info
 from erc_llm.runs.opened import open_run
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ class PredictOptions:
         with_text: Keep the text of the utterances in the table.
         prior: See `erc_llm.predictor.load`.
         calibration: See `erc_llm.predictor.load`.
+        decide: See `erc_llm.predictor.load`.
+        transductive: Find the rule that `decide` names on the distributions of the split itself.
         overrides: See `erc_llm.predictor.load`.
         abstain_below: Confidence threshold recorded in the table: predictions below it count as abstentions.
         server: The server of the model; None: the model is loaded here.
@@ -78,10 +80,17 @@ class PredictOptions:
     heal_from: str | None = None
     with_text: bool = True
     prior: Prior = "auto"
-    calibration: Calibrated = "none"
+    calibration: Calibrated = "auto"
+    decide: AskedDecide = "auto"
+    transductive: bool = False
     overrides: tuple[str, ...] = ()
     abstain_below: float | None = None
     server: ServerOptions | None = None
+
+    @property
+    def stored_decide(self) -> AskedDecide:
+        """The stored rule to use; none where the rule is found on the split itself."""
+        return "probable" if self.transductive else self.decide
 
 
 class PredictedFile(NamedTuple):
@@ -118,7 +127,9 @@ def predict_to_file(options: PredictOptions, console: Console) -> PredictedFile:
     from erc_llm.predictor import load
 
     data = open_to_predict(opened.config, options.corpus, options.heal_from, options.split, console)
-    predictor = load(opened, data.past, prior=options.prior, calibration=options.calibration)
+    predictor = load(
+        opened, data.past, prior=options.prior, calibration=options.calibration, decide=options.stored_decide
+    )
     table = predict_with_progress(predictor, data.corpus, options.split, console)
     return PredictedFile(write_table(table, options), ())
 
@@ -135,6 +146,8 @@ def open_live(options: PredictOptions, console: Console) -> Predictor:
         raise UserError("--abstain-below is recorded in a table, and --interactive writes none; leave one of them out")
     if options.server is not None:
         raise UserError("--interactive needs a model that is loaded here; leave out --endpoint and --model")
+    if options.transductive:
+        raise UserError("--transductive: a rule found on a whole split cannot decide single lines; leave it out")
     opened = open_run(options.source, options.overrides)
     if opened.config.scoring.decode != "score":
         raise UserError(
@@ -146,7 +159,7 @@ def open_live(options: PredictOptions, console: Console) -> Predictor:
         past = "none"
     elif options.corpus is not None:
         past = open_to_predict(opened.config, options.corpus, options.heal_from, None, console).past
-    return load(opened, past, prior=options.prior, calibration=options.calibration)
+    return load(opened, past, prior=options.prior, calibration=options.calibration, decide=options.decide)
 
 
 def open_to_predict(
@@ -191,7 +204,10 @@ def predict_with_progress(predictor: Predictor, corpus: Corpus, split: str, cons
 
 
 def write_table(table: Predictions, options: PredictOptions) -> Predictions:
-    """Write a table according to the options; returns the table that was written."""
+    """Write a table according to the options, decided on itself if they say so; returns the table that was written."""
+    if options.transductive:
+        assert options.decide in ("weighted_f1", "macro_f1"), "`_check_options` refuses others"
+        table = decide_by_itself(table, options.decide)
     table = replace(table, info=replace(table.info, abstain_below=options.abstain_below))
     table = table if options.with_text else table.without_text()
     write_predictions(table, options.out)
@@ -203,12 +219,10 @@ def _info(predictor: Predictor, corpus: Corpus, split: str) -> PredictionsInfo:
     decoding = config.scoring.decoding
     system = config.name if run else f"{config.model.base} zero-shot"
     info = table_info(config, run, predictor.prompter, corpus, split)
-    correction = predictor.correction
-    calibrated = correction.scaling is not None or correction.decision_weights is not None
     return replace(
         info,
         system=f"{system}, {decoding}" if decoding else system,
-        selection="selection" if calibrated else info.selection,
+        selection=chosen_on(run, predictor.correction) or info.selection,
         decoding=decoding,
         base_model=predictor.loaded.description,
         base_model_sha256=predictor.loaded.weights_sha256,
@@ -219,18 +233,26 @@ def _check_options(options: PredictOptions) -> None:
     """Refuse contradictory options before anything is read."""
     if options.out.suffix not in (".parquet", ".jsonl"):
         raise UserError(f"--out {options.out}: expected a name that ends in .parquet or .jsonl")
+    if options.transductive and options.decide not in ("weighted_f1", "macro_f1"):
+        raise UserError("--transductive: finds a rule for F1; give --decide weighted_f1 or macro_f1 with it")
     server = options.server
     if server is None:
         return
     if any(text.startswith("scoring.decode=") for text in options.overrides):
         raise UserError("--decode: --constrain and --label-scores set how a served model answers; leave --decode out")
-    if options.abstain_below is not None and not server.label_scores:
+    for option in _needing_probabilities(options) if not server.label_scores else ():
         raise UserError(
-            "--abstain-below: needs probabilities, and a served model that writes text gives none; add "
-            "--label-scores (vLLM only), or leave it out"
+            f"{option}: needs probabilities, and a served model that writes text gives none; add --label-scores (vLLM "
+            "only), or leave it out"
         )
 
 
 def _check_probabilities(options: PredictOptions, config: RunConfig) -> None:
-    if options.abstain_below is not None and config.scoring.decode != "score":
-        raise UserError(f"--abstain-below: needs probabilities; scoring.decode={config.scoring.decode} has none")
+    for option in _needing_probabilities(options) if config.scoring.decode != "score" else ():
+        raise UserError(f"{option}: needs probabilities; scoring.decode={config.scoring.decode} has none")
+
+
+def _needing_probabilities(options: PredictOptions) -> list[str]:
+    """The options given that need probabilities of the labels."""
+    given = {"--abstain-below": options.abstain_below is not None, "--transductive": options.transductive}
+    return [option for option, is_given in given.items() if is_given]

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from erc_llm.build import Past, build_prompter
-from erc_llm.calibration.choose import Calibrated, Prior, choose_correction
+from erc_llm.calibration.choose import AskedDecide, Calibrated, Prior, choose_correction
 from erc_llm.config import RunConfig
 from erc_llm.corpus.dialogues import Corpus, Dialogue
 from erc_llm.corpus.labels import LabelSet
@@ -35,7 +35,7 @@ from erc_llm.predictions import Correction, Prediction, Predictions, Predictions
 from erc_llm.prompting.messages import PromptText, prompt_texts
 from erc_llm.prompting.prompter import Prompter
 from erc_llm.recipes.predict import PredictedFile, PredictOptions, ServerOptions, open_to_predict, write_table
-from erc_llm.recipes.prediction_info import table_info
+from erc_llm.recipes.prediction_info import chosen_on, table_info
 from erc_llm.runs.directory import Run
 from erc_llm.runs.journal import Journal
 from erc_llm.runs.opened import Opened, open_run
@@ -84,7 +84,8 @@ def open_served(
     label_scores: bool = False,
     past: Past = None,
     prior: Prior = "auto",
-    calibration: Calibrated = "none",
+    calibration: Calibrated = "auto",
+    decide: AskedDecide = "auto",
     overrides: Sequence[str] = (),
 ) -> ServedModel:
     """Prepare a served model; only the tokenizer of the base model is read.
@@ -97,6 +98,7 @@ def open_served(
         past: Conversations from which speaker profiles are written.
         prior: As for `erc_llm.load`; requires label scores.
         calibration: As for `erc_llm.load`; requires label scores.
+        decide: As for `erc_llm.load`; a rule requires label scores.
         overrides: `key=value` texts, such as `scoring.label_orders=1`.
 
     Raises:
@@ -107,7 +109,7 @@ def open_served(
     opened = open_run(source, overrides)
     config, run = opened.config, opened.run
     _check_scoring(config)
-    correction = _correction(run, prior, calibration, label_scores)
+    correction = _correction(run, prior, calibration, decide, label_scores)
     tokenizer = load_tokenizer(config.model.base)
     prompter = build_prompter(config, config.label_set(), tokenizer, opened.template, past)
     dialect = dialect_of(
@@ -147,6 +149,7 @@ def predict_served_to_file(
         past=data.past,
         prior=options.prior,
         calibration=options.calibration,
+        decide=options.stored_decide,
     )
     journal = model.journal(options.out, data.corpus, options.split)
     table = _predict_with_progress(model, data.corpus, options.split, journal, console)
@@ -180,20 +183,23 @@ def _check_decode(config: RunConfig, dialect: Dialect) -> None:
         )
 
 
-def _correction(run: Run | None, prior: Prior, calibration: Calibrated, label_scores: bool) -> Correction:
+def _correction(
+    run: Run | None, prior: Prior, calibration: Calibrated, decide: AskedDecide, label_scores: bool
+) -> Correction:
     if not label_scores:
-        if prior not in ("auto", "none") or calibration != "none":
+        if prior not in ("auto", "none") or calibration == "run" or decide not in ("auto", "probable"):
             raise ConfigError(
-                "prior and calibration: they correct scores, and a served model that writes text gives none; add "
-                "--label-scores (vLLM only), or leave both out"
+                "prior, calibration and decision rule: they work on scores, and a served model that writes text gives "
+                "none; add --label-scores (vLLM only), or leave them out"
             )
         return Correction()
-    if run and calibration == "run" and run.config.scoring.label_orders > 1:
+    correction = choose_correction(run, prior, calibration, decide)
+    if run and correction.calibrated and run.config.scoring.label_orders > 1:
         raise ConfigError(
             "calibration: the run's is fitted on scores with scoring.label_orders="
             f"{run.config.scoring.label_orders}, and a served model has those of one order; leave it out"
         )
-    return choose_correction(run, prior, calibration)
+    return correction
 
 
 def predict_served(
@@ -339,13 +345,12 @@ def _info(model: ServedModel, corpus: Corpus, split: str) -> PredictionsInfo:
     shown = model.endpoint.model
     name = f"{PurePath(shown).name if PurePath(shown).is_absolute() else shown}, served"  # no folder of this machine
     info = table_info(model.config, model.run, model.prompter, corpus, split)
-    calibrated = model.correction.scaling is not None or model.correction.decision_weights is not None
     return replace(
         info,
         system=name,
         base_model=name,
         decoding=model.dialect.name,
-        selection="selection" if calibrated else info.selection,
+        selection=chosen_on(model.run, model.correction) or info.selection,
     )
 
 

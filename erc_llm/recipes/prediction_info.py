@@ -9,7 +9,7 @@ from __future__ import annotations
 from erc_llm.config import RunConfig
 from erc_llm.corpus import Corpus
 from erc_llm.metrics import INVALID_POLICY
-from erc_llm.predictions import PredictionsInfo
+from erc_llm.predictions import Correction, PredictionsInfo
 from erc_llm.prompting.prompter import Prompter
 from erc_llm.recipes.data import label_distribution
 from erc_llm.runs.directory import Run
@@ -48,6 +48,13 @@ def table_info(config: RunConfig, run: Run | None, prompter: Prompter, corpus: C
         training_prior=manifest.training_prior if manifest else None,
         created_with=versions(),
     )
+
+
+def chosen_on(run: Run | None, correction: Correction) -> str | None:
+    """The split on which a calibration or rule of the run was found; None if the correction has neither."""
+    if run is None or not correction.calibrated:
+        return None
+    return "selection" if run.manifest.folds is None else "train"
 
 
 def _profile_source(config: RunConfig) -> str:

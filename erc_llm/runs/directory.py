@@ -11,6 +11,7 @@
       adapter/          the adapter of the best selection score, as plain PEFT reads it
       calibration.json  the calibration fitted by `erc-llm calibrate`, if any
       checkpoints/      state for `--resume`; removed when the training run is finished
+      crossfit.parquet  of the average of a cross-fitting's folds: each target of train, by the fold that left it out
 
     for a baseline, also
       speakers.json       speaker to number, if speakers are numbered over the whole corpus
@@ -40,6 +41,7 @@ ADAPTER = "adapter"
 CONFIG = "config.yaml"
 TEMPLATE = "prompt.jinja"
 SPEAKERS = "speakers.json"
+OUT_OF_FOLD = "crossfit.parquet"
 CHECKPOINTS = "checkpoints"
 
 C = TypeVar("C", bound=Recipe)

@@ -87,7 +87,7 @@ def test_the_slope_of_expected_f1_is_right(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def expected_weighted_f1(probabilities: np.ndarray, weights: tuple[float, ...]) -> float:
-    decided = Correction(decision_weights=weights).decide(probabilities)
+    decided = (probabilities * weights).argmax(axis=1)
     gold = np.random.default_rng(7)
     scores = []
     for _ in range(20):
@@ -124,8 +124,8 @@ def test_an_overconfident_model_is_cooled(calibration: Calibration) -> None:
     assert calibration.after.nll < calibration.before.nll - 0.2
     assert calibration.after.calibration_error < calibration.before.calibration_error
     assert (calibration.targets, calibration.dialogues, calibration.folds) == (900, 60, 10)
-    assert calibration.decision_weights is None
-    assert calibration.decided is None
+    assert [stored.decision.rule for stored in calibration.decisions] == ["weighted_f1", "macro_f1"]
+    assert calibration.held_out("weights") is None
     chosen = min(calibration.candidates, key=lambda c: c.nll)
     assert (chosen.kind, chosen.strength) == (calibration.kind, calibration.strength)
     assert chosen.nll == pytest.approx(calibration.after.nll)
@@ -136,7 +136,7 @@ def test_it_helps_on_dialogues_it_has_never_seen(overconfident: Predictions, cal
     evidence, gold = draw(2000, seed=9)
     fresh = scored(evidence * 3, gold)
     nll = []
-    for correction in (Correction(SHIFT), calibration.correction):
+    for correction in (Correction(SHIFT), calibration.correction()):
         probabilities = correct(fresh, correction).probabilities
         assert probabilities is not None
         nll.append(metrics.negative_log_likelihood(probabilities, gold))
@@ -151,7 +151,7 @@ def test_the_same_seed_gives_the_same_calibration(overconfident: Predictions, ca
 def test_corrected_tables_give_the_calibration_of_their_raw_scores(
     overconfident: Predictions, calibration: Calibration
 ) -> None:
-    assert calibrate(correct(overconfident, calibration.correction), SHIFT) == calibration
+    assert calibrate(correct(overconfident, calibration.correction()), SHIFT) == calibration
 
 
 def test_what_is_right_already_is_left_nearly_alone() -> None:
@@ -159,7 +159,7 @@ def test_what_is_right_already_is_left_nearly_alone() -> None:
     found = calibrate(scored(exact, gold))
     assert found.temperature == pytest.approx(1, abs=0.1)
     assert found.after.nll <= found.before.nll
-    worst = np.abs(found.correction.probabilities(exact) - np.exp(exact)).max()
+    worst = np.abs(found.correction().probabilities(exact) - np.exp(exact)).max()
     assert worst < 0.05
 
 
@@ -176,8 +176,10 @@ def test_a_label_never_seen_does_not_blow_up() -> None:
     assert 1 not in gold
     for goal in ("nll", "weighted_f1"):
         found = calibrate(scored(evidence, gold), goal=goal)  # type: ignore[arg-type]
-        assert np.isfinite([found.temperature, *found.offsets, *(found.decision_weights or ())]).all()
-        probabilities = found.correction.probabilities(evidence)
+        rules = [stored.decision for stored in found.decisions]
+        assert np.isfinite([found.temperature, *found.offsets]).all()
+        assert all(np.isfinite([*rule.gains, *rule.costs]).all() for rule in rules)
+        probabilities = found.correction().probabilities(evidence)
         assert (probabilities > 0).all()
         np.testing.assert_allclose(probabilities.sum(axis=1), 1)
 
@@ -188,12 +190,12 @@ def test_decision_weights_are_tried_only_when_asked_and_kept_only_when_they_help
     assert tried[None] == pytest.approx(found.after.weighted_f1)
     assert found.decision_strength == max(tried, key=lambda s: tried[s])
     if found.decision_strength is None:
-        assert found.decision_weights is None
-        assert found.decided is None
+        assert found.held_out("weights") is None
     else:
-        assert found.decided is not None
-        assert found.decided.weighted_f1 == pytest.approx(max(tried.values()))
-        assert (found.decided.nll, found.decided.calibration_error) == (found.after.nll, found.after.calibration_error)
+        decided = found.held_out("weights")
+        assert decided is not None
+        assert decided.weighted_f1 == pytest.approx(max(tried.values()))
+        assert (decided.nll, decided.calibration_error) == (found.after.nll, found.after.calibration_error)
     plain = calibrate(overconfident, SHIFT)
     assert (plain.temperature, plain.offsets, plain.decision_candidates) == (found.temperature, found.offsets, ())
 
@@ -201,9 +203,13 @@ def test_decision_weights_are_tried_only_when_asked_and_kept_only_when_they_help
 def test_decision_weights_are_chosen_where_they_help() -> None:
     evidence, gold = draw(6000, prior=(0.1, 0.1, 0.7, 0.1), lead=0.8)
     found = calibrate(scored(evidence, gold), PriorShift("given", TRAINED, (0.1, 0.1, 0.7, 0.1)), "weighted_f1")
-    assert found.decided is not None
-    assert found.decided.weighted_f1 > found.after.weighted_f1 + 0.02
-    assert found.correction.decision_weights == found.decision_weights
+    for rule in ("weighted_f1", "weights"):
+        decided = found.held_out(rule)
+        assert decided is not None
+        assert decided.weighted_f1 > found.after.weighted_f1 + 0.02
+        chosen = found.correction(rule).decision
+        assert chosen is not None
+        assert (chosen.rule, chosen.way, chosen.table_sha256) == (rule, "inductive", found.table_sha256)
 
 
 def test_folds_are_whole_dialogues(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,7 @@ def test_a_calibration_comes_back_as_it_was_written(run: Run, calibration: Calib
     assert read_calibration(run) == calibration
     assert os.listdir(run.folder) == ["calibration.json"]
     content = json.loads((run.folder / "calibration.json").read_text("utf-8"))
-    assert content["format_version"] == 1
+    assert content["format_version"] == 2
     assert content["labels"] == list(LABELS)
     assert content["prior"] == {"name": "corpus", "training": list(TRAINED), "wanted": list(CORPUS)}
     assert len(content["table_sha256"]) == 64
@@ -90,6 +90,11 @@ def test_a_missing_file_names_the_command(tmp_path: Path) -> None:
         choose_correction(run_in(tmp_path), "auto", "run")
 
 
+def _with_rule(content: dict[str, Any], **changed: object) -> dict[str, Any]:
+    first, *others = content["decisions"]
+    return content | {"decisions": [first | {"decision": first["decision"] | changed}, *others]}
+
+
 def _without(content: dict[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in content.items() if key != name}
 
@@ -98,7 +103,7 @@ def _without(content: dict[str, Any], name: str) -> dict[str, Any]:
     ("spoil", "message"),
     [
         (lambda c: [], "calibration format None"),
-        (lambda c: c | {"format_version": 2}, "calibration format 2, expected 1"),
+        (lambda c: c | {"format_version": 3}, "calibration format 3, expected 1 or 2"),
         (lambda c: _without(c, "temperature"), "temperature: Field required"),
         (lambda c: c | {"temperature": "hot"}, "temperature: Input should be a valid number"),
         (lambda c: c | {"temperature": 0.0}, "temperature above 0"),
@@ -112,7 +117,14 @@ def _without(content: dict[str, Any], name: str) -> dict[str, Any]:
         (lambda c: c | {"train_sha256": "ee"}, "was fitted for a run on train ee, this is "),
         (lambda c: c | {"offsets": [0.0]}, "expected 4 numbers, one per label"),
         (lambda c: c | {"offsets": [0.0, 0.0, 0.0, float("inf")]}, "finite offsets"),
-        (lambda c: c | {"decision_weights": [1.0, 1.0, -1.0, 1.0]}, "decision weights above 0"),
+        (lambda c: _with_rule(c, gains=[1.0, 1.0, -1.0, 1.0]), "gains of at least 0, in the decision rule weighted_f1"),
+        (
+            lambda c: _with_rule(c, costs=[0.0, 0.0, 0.0, float("nan")]),
+            "finite numbers, .* the decision rule weighted_f1",
+        ),
+        (lambda c: _with_rule(c, costs=[0.0]), "expected 4 numbers, one per label"),
+        (lambda c: c | {"decide": "macro_f1", "decisions": []}, "names the decision rule macro_f1, and has 0 others"),
+        (lambda c: c | {"decide": "best"}, "decide: Input should be"),
         (lambda c: c | {"prior": c["prior"] | {"training": OTHER}}, "corrects another prior"),
         (lambda c: c | {"prior": c["prior"] | {"wanted": [1.0]}}, "expected 4 numbers"),
     ],
@@ -182,8 +194,12 @@ def test_a_calibration_on_the_corpus_prior_is_not_one_on_an_own_prior_that_rules
 
 
 def test_a_calibration_brings_the_prior_it_stands_on(run: Run, calibration: Calibration) -> None:
-    assert choose_correction(run, "auto", "run") == choose_correction(run, "corpus", "run") == calibration.correction
-    assert choose_correction(run, CORPUS, "run") == calibration.correction
+    assert (
+        choose_correction(run, "auto", "run")
+        == choose_correction(run, "corpus", "run")
+        == calibration.correction("weights")
+    )
+    assert choose_correction(run, CORPUS, "run") == calibration.correction("weights")
     for other in ("none", OTHER):
         with pytest.raises(ConfigError, match=r"fitted on top of the corpus prior 0\.2,0\.05,0\.65,0\.1, found"):
             choose_correction(run, other, "run")
@@ -192,7 +208,7 @@ def test_a_calibration_brings_the_prior_it_stands_on(run: Run, calibration: Cali
 def test_a_base_model_alone_has_neither() -> None:
     assert choose_correction(None) == choose_correction(None, "none") == Correction()
     for prior, calibration in (("corpus", "none"), (OTHER, "none"), ("auto", "run")):
-        with pytest.raises(ConfigError, match="base model alone has neither"):
+        with pytest.raises(ConfigError, match="base model alone has none"):
             choose_correction(None, prior, calibration)  # type: ignore[arg-type]
 
 
@@ -219,5 +235,5 @@ def test_a_prior_is_typed_as_a_word_or_as_shares() -> None:
 
 
 def test_only_none_and_run_are_calibrations(run: Run) -> None:
-    with pytest.raises(ConfigError, match="expected none or run, found 'best'"):
+    with pytest.raises(ConfigError, match="expected auto, none or run, found 'best'"):
         choose_correction(run, "auto", "best")  # type: ignore[arg-type]

@@ -35,7 +35,7 @@ def test_every_step_is_recomputed_from_the_raw_scores(table: Predictions) -> Non
     report = report_of(table)
     assert [s.step for s in report.steps] == ["raw", "prior: corpus", "calibration", "decision weights"]
     assert report.warnings == ()
-    parts = (Correction(), Correction(WHOLE.prior), replace(WHOLE, decision_weights=None), WHOLE)
+    parts = (Correction(), Correction(WHOLE.prior), replace(WHOLE, decision=None), WHOLE)
     for step, correction in zip(report.steps, parts, strict=True):
         alone = evaluate(correct(table, correction), draws=20)
         assert alone.calibration_error is not None

@@ -11,14 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from erc_llm.errors import PredictionsError
-from erc_llm.predictions import Correction, PredictionsInfo, PriorShift, Scaling, correct
+from erc_llm.predictions import Correction, Decision, PredictionsInfo, PriorShift, Scaling, correct
 from erc_llm.predictions import read_predictions as read
 from erc_llm.predictions import write_predictions as write
 from erc_llm.predictions.correction import normalise, shares_of
 from tests.predictions.scored_tables import CORPUS, LABELS, TRAINED, draw, scored
 
 SHIFT = PriorShift("corpus", TRAINED, CORPUS)
-WHOLE = Correction(SHIFT, Scaling(1.6, (0.2, -0.1, 0.0, 0.4), "temperature 1.6"), (1.0, 2.0, 0.5, 1.5))
+RULE = Decision("weights", "inductive", (1.0, 2.0, 0.5, 1.5), (0.0,) * 4)
+WHOLE = Correction(SHIFT, Scaling(1.6, (0.2, -0.1, 0.0, 0.4), "temperature 1.6"), RULE)
 shares = st.lists(st.floats(0.01, 1), min_size=4, max_size=4).map(lambda v: tuple(x / sum(v) for x in v))
 rows = st.lists(st.lists(st.floats(-300, 0), min_size=4, max_size=4), min_size=1, max_size=5).map(np.array)
 
@@ -83,12 +84,12 @@ def test_a_label_wanted_with_no_share_gets_none() -> None:
 
 def test_decision_weights_change_answers_and_no_probability() -> None:
     table = scored(*draw(300))
-    plain = correct(table, replace(WHOLE, decision_weights=None))
+    plain = correct(table, replace(WHOLE, decision=None))
     weighted = correct(table, WHOLE)
     assert plain.probabilities is not None
     np.testing.assert_array_equal(plain.probabilities, weighted.probabilities)
-    assert WHOLE.decision_weights is not None
-    best = (plain.probabilities * WHOLE.decision_weights).argmax(axis=1)
+    assert WHOLE.decision is not None
+    best = (plain.probabilities * WHOLE.decision.gains).argmax(axis=1)
     assert weighted.predicted == tuple(LABELS[i] for i in best)
     assert weighted.predicted != plain.predicted
 
@@ -120,7 +121,9 @@ def test_a_file_tells_in_words_and_numbers_what_was_applied(tmp_path: Path, suff
     assert again.info.prior.startswith("corpus: ")
     assert (again.info.calibration, again.info.temperature) == ("temperature 1.6", 1.6)
     assert (again.info.prior_shares, again.info.training_prior, again.info.abstain_below) == (CORPUS, TRAINED, 0.4)
-    assert again.info.decision_weights == WHOLE.decision_weights
+    assert WHOLE.decision is not None
+    assert again.info.decision_weights == WHOLE.decision.gains
+    assert (again.info.decision, again.info.decision_way) == ("weights", "inductive")
 
 
 def test_steps_lead_from_raw_scores_to_the_whole() -> None:
@@ -183,7 +186,7 @@ def test_shares_may_miss_their_sum_by_rounding_and_are_divided_by_it() -> None:
         ({"prior_shares": (1.5, -0.5, 0, 0)}, "prior_shares: expected shares of at least 0"),
         ({"temperature": 0.0}, "temperature: expected a number above 0"),
         ({"offsets": (0.0, 0.0, 0.0, float("inf"))}, "offsets: expected finite numbers"),
-        ({"decision_weights": (1.0, 1.0, 0.0, 1.0)}, "decision_weights: expected numbers above 0"),
+        ({"decision_weights": (1.0, 1.0, -1.0, 1.0)}, "decision_weights: expected numbers above 0"),
         ({"abstain_below": 40.0}, "abstain_below: expected a probability"),
     ],
 )

@@ -67,7 +67,8 @@ def test_calibrate_and_predict(run: Path, erc: Command, tmp_path: Path) -> None:
 
     table = read_predictions(raw)
     assert table.info.prior is table.info.calibration is None
-    for path, correction in ((shifted, Correction(stored.prior)), (calibrated, stored.correction)):
+    whole = stored.correction("probable" if stored.decision_strength is None else "weights")
+    for path, correction in ((shifted, Correction(stored.prior)), (calibrated, whole)):
         found = read_predictions(path)
         np.testing.assert_array_equal(found.log_likelihoods, table.log_likelihoods)
         assert found.columns() == correct(table, correction).columns()
@@ -101,8 +102,8 @@ def test_calibrate_for_weighted_f1_says_whether_weights_help(run: Path, erc: Com
     assert done.code == 0, done.err
     stored = read_calibration(read_run(run))
     assert "before (no prior correction)" in done.out
-    assert ("decision weights: " in done.out) == (stored.decision_weights is not None)
-    assert ("No decision weights" in done.out) == (stored.decision_weights is None)
+    assert ("decision weights: " in done.out) == (stored.decision_strength is not None)
+    assert ("No decision weights" in done.out) == (stored.decision_strength is None)
     refused(erc("predict", run, "--calibration", "run", "--prior", "corpus"), "fitted on top of no prior correction")
 
 
