@@ -83,6 +83,25 @@ def as_markdown(decided: dict[tuple[str, Decide], Predictions], base: str) -> st
     return "\n".join(rows)
 
 
+def gains_as_markdown(decided: dict[tuple[str, Decide], Predictions]) -> str:
+    """One row per arm and rule: what the rule is worth against the most probable label of the same arm."""
+    rows = [
+        "| arm | decided | weighted F1 better by: dialogues | episodes | macro F1 better by: dialogues | episodes "
+        "| accuracy better by: dialogues |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for (arm, rule), table in decided.items():
+        if rule == "probable":
+            continue
+        other, episodes = decided[arm, "probable"], episode_index(table)
+        cells = [arm, _WORDS[rule]]
+        for metric in ("weighted_f1", "macro_f1"):
+            cells += [_signed(_difference(table, other, by, metric)) for by in (table.dialogue_index, episodes)]
+        cells.append(_signed(_difference(table, other, table.dialogue_index, "accuracy")))
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
 def episode_index(table: Predictions) -> Integers:
     """(rows,) one number per episode; a dialogue without an episode counts as its own."""
     episodes = table.episode or (None,) * len(table)
@@ -117,7 +136,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arms = read_arms(options.file)
         paths = {arm: options.out / arm / f"{CROSSFIT}.parquet" for arm in arms.arms}
         tables = {arm: read_predictions(path) for arm, path in paths.items() if path.is_file()}
-        print(as_markdown(decided_arms(tables), arms.base))
+        decided = decided_arms(tables)
+        print(as_markdown(decided, arms.base))
+        print()
+        print(gains_as_markdown(decided))
     except ErcError as error:
         Console(stderr=True).print(str(error), style="red", markup=False, highlight=False)
         return error.exit_code

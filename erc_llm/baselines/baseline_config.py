@@ -177,6 +177,11 @@ class BaselineConfig(Recipe):
         return self
 
     @property
+    def holds_out_selection(self) -> bool:
+        """Whether training leaves the selection split out of train; a baseline always chooses its epoch on it."""
+        return True
+
+    @property
     def switches(self) -> Switches:
         """EmoNet's parts that are on; all off for other kinds."""
         if self.kind != "emonet":

@@ -14,10 +14,11 @@ from typing import Literal, cast, get_args
 import numpy as np
 
 from erc_llm.calibration.f1_rules import Metric, find_rule
+from erc_llm.calibration.select import table_hash
 from erc_llm.calibration.store import CALIBRATION, read_calibration
 from erc_llm.errors import ConfigError, PredictionsError, RunError
 from erc_llm.predictions import Correction, Decision, Predictions, PriorShift, correct
-from erc_llm.predictions.correction import CORPUS_PRIOR, shares_of
+from erc_llm.predictions.correction import CORPUS_PRIOR, Way, shares_of
 from erc_llm.runs.directory import Run
 from erc_llm.runs.manifest import Manifest
 
@@ -155,20 +156,31 @@ def _stored(run: Run, calibration: Calibrated, decide: AskedDecide) -> Correctio
         ) from None
 
 
-def decide_by_itself(table: Predictions, metric: Metric) -> Predictions:
-    """The table with the answers of the rule for a metric, found on its own distributions: no label is read.
+def rule_on(table: Predictions, metric: Metric, way: Way) -> Decision:
+    """The decision rule for a metric, found on the probabilities of a table; no label is read.
+
+    Args:
+        table: The table.
+        metric: The metric.
+        way: `transductive` if the rule will decide this very table, else `inductive`.
 
     Raises:
         PredictionsError: The table has no probabilities.
     """
-    from erc_llm.calibration.select import table_hash
-
     if table.probabilities is None:
         raise PredictionsError("the table has no probabilities, on which a decision rule could be found")
-    known = table.probabilities[~np.isnan(table.probabilities).any(axis=1)]
-    found = find_rule(known, metric)
-    decision = Decision(metric, "transductive", found.gains, found.costs, table_hash(table))
-    return correct(table, replace(Correction.of(table.info), decision=decision))
+    found = find_rule(table.probabilities[~np.isnan(table.probabilities).any(axis=1)], metric)
+    unlabelled = replace(table, gold=None)  # the hash names what the rule depends on
+    return Decision(metric, way, found.gains, found.costs, table_hash(unlabelled))
+
+
+def decide_by_itself(table: Predictions, metric: Metric) -> Predictions:
+    """The table with the answers of the rule for a metric that is found on its own probabilities.
+
+    Raises:
+        PredictionsError: The table has no probabilities.
+    """
+    return correct(table, replace(Correction.of(table.info), decision=rule_on(table, metric, "transductive")))
 
 
 def _same(one: PriorShift | None, other: PriorShift | None) -> bool:

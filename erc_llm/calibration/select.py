@@ -262,11 +262,15 @@ def decide_held_out(
 
 
 def table_hash(table: Predictions) -> str:
-    """Hash of the data that a calibration is fitted on: labels, keys, gold labels, log-likelihoods, in row order."""
+    """Hash of the data that a calibration or rule is fitted on: labels, keys, gold labels and scores, in row order.
+
+    Scores are the log-likelihoods, or the probabilities where a table has none.
+    """
     rows = [table.info.labels, table.keys, table.gold]
     digest = hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode())
-    if table.log_likelihoods is not None:
-        digest.update(np.ascontiguousarray(table.log_likelihoods, dtype="<f8").tobytes())
+    scores = table.probabilities if table.log_likelihoods is None else table.log_likelihoods
+    if scores is not None:
+        digest.update(np.ascontiguousarray(scores, dtype="<f8").tobytes())
     return digest.hexdigest()
 
 

@@ -18,10 +18,7 @@ _BAR = 40
 
 def print_calibration(report: CalibrationReport, page: Page) -> None:
     """Print a report; diagram and curve are left out if there are few targets."""
-    if report.steps:
-        page.table(_step_table(report, page))
-    if report.recalls:
-        page.table(_recall_table(report, page))
+    print_steps(report, page)
     if report.targets >= FEW_TARGETS:
         page.table(_reliability_table(report, page))
         page.table(_coverage_table(report))
@@ -30,6 +27,14 @@ def print_calibration(report: CalibrationReport, page: Page) -> None:
         page.print(_abstained(report.abstention, report.targets))
     for sentence in report.warnings:
         page.print(f"Note: {sentence}", style="yellow")
+
+
+def print_steps(report: CalibrationReport, page: Page) -> None:
+    """Print the metrics after each step of the correction, and what a decision rule costs and brings."""
+    if report.steps:
+        page.table(_step_table(report, page))
+    if report.recalls:
+        page.table(_recall_table(report, page))
 
 
 def _step_table(report: CalibrationReport, page: Page) -> Table:

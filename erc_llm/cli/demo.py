@@ -13,15 +13,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.console import Console
 
+from erc_llm.calibration.choose import decide_by_itself
+from erc_llm.cli.calibration_view import print_steps
 from erc_llm.cli.evaluation_view import print_differences, print_evaluation
+from erc_llm.cli.page import Page
 from erc_llm.config import RunConfig, load_config
 from erc_llm.corpus.history import History, speakers_of
 from erc_llm.errors import ModelError
 from erc_llm.evaluation.references import difference, reference_by_name
 from erc_llm.evaluation.report import evaluate
-from erc_llm.predictions import Predictions, write_predictions
+from erc_llm.predictions import Correction, Predictions, write_predictions
 
 if TYPE_CHECKING:
     from erc_llm.corpus import Corpus
@@ -67,13 +71,23 @@ def run_demo(output: Path, overrides: Sequence[str], console: Console) -> None:
     neutral = reference_by_name(predictions, "all-neutral")
     others = [zero_shot] if neutral is None else [zero_shot, neutral]
     print_differences([difference(predictions, other) for other in others], console)
-    console.rule("4  one scene, and the profile of its speaker with the longest past")
+    console.rule("4  the same probabilities, decided for weighted F1 instead of accuracy")
+    decided = decide_by_itself(predictions, "weighted_f1")
+    write_predictions(decided, output / "demo-decided.parquet")
+    report = evaluate(decided).calibration
+    assert report is not None, "a language model's table has probabilities"
+    print_steps(report, Page(console))
+    console.print("The rule is found on these probabilities alone; no label is read.", style="dim")
+    console.rule("5  one scene, and the profile of its speaker with the longest past")
     scene, history = corpus.split(SPLIT)[1], History(corpus)
     best_known = max(speakers_of(scene), key=lambda s: history.count(scene, history.person(s, scene)))
     open_view(config, corpus, console).show(best_known, SPLIT, scene, console)
-    print_scene(tuned.predict(scene), console)
+    rule = Correction.of(decided.info)
+    lines = tuned.predict(scene)
+    by_rule = rule.decide(np.array([list(line.probabilities.values()) for line in lines]))
+    print_scene(lines, console, [decided.info.labels[k] for k in by_rule])
     del tuned
-    console.rule("5  comparison with EmoNet, reimplemented on MiniLM")
+    console.rule("6  comparison with EmoNet, reimplemented on MiniLM")
     compare_with_baseline(predictions, corpus, config, output, console)
     console.rule()
     console.print(f"adapter: {run.adapter}   predictions: {output / 'demo.parquet'}", markup=False, soft_wrap=True)

@@ -229,7 +229,7 @@ def calibrate(
         Literal["probable", "weighted_f1", "macro_f1", "weights"] | None,
         typer.Option(
             help="How predictions choose the label from now on, unless --decide says otherwise. Default: the most "
-            "probable label, without calibration."
+            "probable label, without calibration; weighted_f1 for a cross-fitted run."
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Random seed of the cross-validation folds.", min=0)] = 0,
@@ -254,6 +254,8 @@ def calibrate(
         table, name = read_predictions(predictions), str(predictions)
     else:
         table, name = predict_selection(run, corpus, heal_from, open_console())
+    if decide is None and run.manifest.folds is not None:
+        decide = "weighted_f1"
     path = calibrate_run(run, table, name, shift, fit_for, seed, open_console(), decide)
     how = "" if decide else " --calibration run"
     typer.echo(f"calibration written to {path}; `erc-llm predict {source}{how}` applies it")

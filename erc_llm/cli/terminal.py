@@ -33,9 +33,17 @@ def colour(label: str, labels: Sequence[str]) -> str:
     return _COLOURS.get(label) or _OTHERS[labels.index(label) % len(_OTHERS)]
 
 
-def print_scene(lines: Iterable[LabelledUtterance], console: Console) -> None:
-    """Print one scene: predicted label with its probability, speaker, text, and the gold label if it differs."""
-    for line in lines:
+def print_scene(
+    lines: Sequence[LabelledUtterance], console: Console, decided: Sequence[str | None] | None = None
+) -> None:
+    """Print one scene: predicted label with its probability, speaker, text, and the gold label if it differs.
+
+    Args:
+        lines: The labelled lines.
+        console: Where to print.
+        decided: Labels of the same lines by another decision rule, printed where they differ.
+    """
+    for line, other in zip(lines, decided or [None] * len(lines), strict=True):
         labels = list(line.probabilities)
         style = colour(line.label, labels)
         text = Text()
@@ -45,6 +53,8 @@ def print_scene(lines: Iterable[LabelledUtterance], console: Console) -> None:
         gold = line.utterance.label
         if gold is not None:
             text.append("  ✓" if gold == line.label else f"  (gold: {gold})", style="dim")
+        if other is not None and other != line.label:
+            text.append(f"  decided: {other}" + (" ✓" if other == gold else ""), style=colour(other, labels))
         console.print(text, soft_wrap=False)
 
 
@@ -64,6 +74,8 @@ def talk(predictor: Predictor, source: Iterable[str], console: Console) -> None:
         line = session.say(name.strip(), text.strip())
         shown = sorted(line.probabilities.items(), key=lambda item: -item[1])[:3]
         answer = Text("  ")
+        if line.label != shown[0][0]:  # a decision rule may choose another label than the most probable one
+            answer.append(f"{line.label}, from ", style=f"bold {colour(line.label, list(line.probabilities))}")
         for label, probability in shown:
             answer.append(f"{label} {probability:.0%}  ", style=colour(label, list(line.probabilities)))
         console.print(answer)

@@ -19,6 +19,7 @@ from erc_llm.corpus.dialogues import PARTS_OF_TRAIN
 from erc_llm.errors import PredictionsError
 from erc_llm.evaluation.calibration_report import reliability_bins
 from erc_llm.evaluation.contrasts import Contrasts, Side, contrasts, sides
+from erc_llm.evaluation.decided import decided_metrics
 from erc_llm.evaluation.evidence import Agreement, CalibrationMetrics, Comparison, Pair, RunMetrics, SystemMetrics
 from erc_llm.evaluation.example_scenes import who_wins_where
 from erc_llm.evaluation.leakage import leakage_manifest
@@ -86,6 +87,7 @@ def compare(tables: Sequence[NamedTable], *, on: On = "all", draws: int = 10_000
         episodes=None if by_episode is None else len(by_episode.support),
         corpus=_corpus(matched),
         systems=tuple(_system(measured, tallies, side) for side in found),
+        decided=decided_metrics(matched, measured.systems),
         pairs=_pairs(measured, of_pairs, _clustered_by_episode(measured, by_episode, draws, seed)),
         manifest=leakage_manifest([named.table.info for named in tables]),
         tables=short_names(tables),

@@ -31,7 +31,7 @@ def title(comparison: Comparison) -> str:
 
 def sections(comparison: Comparison) -> tuple[Section, ...]:
     """All sections, in the order of reading."""
-    found = [_measured(comparison), _differences(comparison)]
+    found = [_measured(comparison), *_decided(comparison), _differences(comparison)]
     if any(pair.by_episode for pair in comparison.pairs):
         what = (
             "The same with whole episodes resampled and swapped, which share plots and guests: a check of sensitivity."
@@ -60,6 +60,19 @@ def _measured(comparison: Comparison) -> Section:
         groups.append((system.name, [_estimate_cells(name, estimate) for name, estimate in estimates]))
     sheet = grouped(("", "%", "95 % interval"), groups)
     return Section("Measured", (f"{about}{episodes}: {comparison.corpus}.", sheet, *_runs(comparison.systems)))
+
+
+def _decided(comparison: Comparison) -> Iterator[Section]:
+    """What each system answers by the most probable label and by its decision rule; the comparison is of the latter."""
+    if not comparison.decided:
+        return
+    groups: dict[str, list[tuple[Cell, ...]]] = {}
+    for row in comparison.decided:
+        percents = (Cell(f"{100 * value:.2f}") for value in (row.weighted_f1, row.macro_f1, row.accuracy))
+        groups.setdefault(row.system, []).append((Cell(row.answers), *percents))
+    sheet = grouped(("", "Weighted F1 %", "Macro F1 %", "Accuracy %"), groups.items())
+    what = "All other sections are about the last answers of each system."
+    yield Section("Most probable and decided answers", (what, sheet))
 
 
 def _runs(systems: Sequence[SystemMetrics]) -> Iterator[str]:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from erc_llm.evaluation.calibration_report import ReliabilityBin
+from erc_llm.evaluation.decided import DecidedMetrics
 from erc_llm.evaluation.example_scenes import Scenes
 from erc_llm.evaluation.leakage import ManifestRow
 from erc_llm.evaluation.significance import LEVEL
@@ -176,6 +177,7 @@ class Comparison:
         episodes: Their episodes; None where unknown.
         corpus: Name, version and split, in words.
         systems: The systems that were measured.
+        decided: Most probable and decided answers of each system; empty where no table states a decision rule.
         pairs: The first system against each other one.
         manifest: The leakage manifest; values are in the order of `tables`.
         tables: Names of the tables.
@@ -193,6 +195,7 @@ class Comparison:
     episodes: int | None
     corpus: str
     systems: tuple[SystemMetrics, ...]
+    decided: tuple[DecidedMetrics, ...]
     pairs: tuple[Pair, ...]
     manifest: tuple[ManifestRow, ...]
     tables: tuple[str, ...]

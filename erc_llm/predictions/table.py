@@ -63,8 +63,8 @@ class PredictionsInfo:
         split: The split of the rows.
         selection: The split on which the best epoch and everything else was chosen; `none` if nothing was chosen, None
             if unknown.
-        folds: Number of folds of a cross-fitting: each row is predicted by a model that did not see its episode; None
-            for a table of one model.
+        folds: Number of folds of a cross-fitting: each row of split `train` is predicted by the one model that did not
+            see its episode, a row of another split by all of them; None for a table of one model.
         healed: Whether the corpus was gap-healed.
         run_id: Id of the training run; None without one.
         seed: Seed of the run.

@@ -75,7 +75,9 @@ def average_runs(
     place: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        place = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        for abandoned in folder.parent.glob(f".{folder.name}-average-*"):  # of a process that was killed
+            shutil.rmtree(abandoned, ignore_errors=True)
+        place = Path(tempfile.mkdtemp(prefix=f".{folder.name}-average-", dir=folder.parent))
         draft = place / "new"
         draft.mkdir()
         rank = average_adapters([run.adapter for run in runs], draft / ADAPTER)

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from erc_llm.calibration.select import Goal
 from erc_llm.corpus import Corpus
-from erc_llm.corpus.dialogues import PARTS_OF_TRAIN
+from erc_llm.corpus.dialogues import PARTS_OF_TRAIN, SELECTION
 from erc_llm.errors import CorpusError, PredictionsError
 from erc_llm.evaluation.comparison import compare
 from erc_llm.evaluation.comparison_pages import write_comparison
@@ -211,7 +211,8 @@ def _baselines(
     system: BenchmarkSystem, source: str, version: Version, paths: BenchmarkPaths, console: Console
 ) -> Iterator[_PredictingRun]:
     from erc_llm.baselines.baseline_config import load_baseline
-    from erc_llm.baselines.training import train_baseline
+    from erc_llm.baselines.training import TrainedBaseline, train_baseline
+    from erc_llm.calibration.choose import rule_on
     from erc_llm.recipes.console import ConsoleProgress
     from erc_llm.recipes.data import open_corpus
 
@@ -225,15 +226,25 @@ def _baselines(
         trained = train_baseline(config, corpus, resume=True, with_text=paths.with_text, progress=progress)
         of = trained.manifest
         made_from = (of.run_id, of.base_model_sha256, None, of.train_sha256, trained.corpus.sha256)
-        yield _PredictingRun(name, made_from, trained.predict, Correction())
+        correction = Correction()
+        if system.decide in ("weighted_f1", "macro_f1"):
+            held_out = read_predictions(trained.folder / f"{SELECTION}.parquet")
+            correction = Correction(decision=rule_on(held_out, system.decide, "inductive"))
+
+        def predict(split: str, trained: TrainedBaseline = trained, correction: Correction = correction) -> Predictions:
+            return correct(trained.predict(split), correction)
+
+        yield _PredictingRun(name, made_from, predict, correction)
 
 
 def _language_models(
     system: BenchmarkSystem, source: str, version: Version, paths: BenchmarkPaths, console: Console
 ) -> Iterator[_PredictingRun]:
-    from erc_llm.calibration.choose import Calibrated, choose_correction
+    from erc_llm.calibration.choose import AskedDecide, Calibrated, choose_correction
+    from erc_llm.calibration.store import read_calibration
     from erc_llm.config import load_config
     from erc_llm.predictor import load
+    from erc_llm.recipes.crossfit import Folds, crossfit
     from erc_llm.recipes.data import open_whole
     from erc_llm.recipes.predict import open_to_predict, predict_with_progress
     from erc_llm.recipes.train import train
@@ -247,6 +258,10 @@ def _language_models(
         fixed = [f"corpus.path={paths.data[own]}", f"output={paths.runs}", f"name={name}", f"seed={seed}"]
         config = load_config(source, [*system.overrides, *fixed])
         console.rule(name)
+        if system.folds is not None:
+            folds = Folds(system.folds, with_text=paths.with_text)
+            folders.append(crossfit(config, folds, resume=True, console=console).folder)
+            continue
         folders.append(train(config, resume=(paths.runs / name).exists(), console=console).folder)
     trained = folders
     if system.average:
@@ -256,21 +271,28 @@ def _language_models(
             strip_text(folder)
     for folder in folders:
         run = read_run(folder)
+        scored = run.config.scoring.decode == "score"  # generated text has no scores to correct
         calibration: Calibrated = "none"
-        if system.calibration != "none":
-            _calibrate(run, paths.data[own], system.calibration, console)
+        decide: AskedDecide = system.decide if scored else "probable"
+        if system.calibration != "none" or decide != "probable":
+            goal = "nll" if system.calibration == "none" else system.calibration
+            if system.folds is None:
+                _calibrate(run, paths.data[own], goal, console)
             calibration = "run"
+        if decide == "weights" and read_calibration(run).decision_strength is None:
+            decide = "probable"  # no weights raised held-out weighted F1
 
-        def predict(split: str, run: Run = run, calibration: Calibrated = calibration) -> Predictions:
+        def predict(
+            split: str, run: Run = run, calibration: Calibrated = calibration, decide: AskedDecide = decide
+        ) -> Predictions:
             data = open_to_predict(run.config, str(paths.data[version]), heal_from, split, console)
-            predictor = load(run.folder, data.past, calibration=calibration)
+            predictor = load(run.folder, data.past, calibration=calibration, decide=decide)
             return predict_with_progress(predictor, data.corpus, split, console)
 
         read = open_whole(run.config, str(paths.data[version]), heal_from)
         of = run.manifest
         made_from = (of.run_id, of.base_model_sha256, of.template_sha256, of.train_sha256, read.sha256)
-        scored = run.config.scoring.decode == "score"  # generated text has no scores to correct
-        correction = choose_correction(run, calibration=calibration) if scored else Correction()
+        correction = choose_correction(run, calibration=calibration, decide=decide) if scored else Correction()
         yield _PredictingRun(run.config.name, made_from, predict, correction)
 
 

@@ -35,14 +35,34 @@ class BenchmarkSystem(Section):
     average: bool = Field(
         False, description="Evaluate one adapter that is the average of the training runs, instead of each."
     )
-    calibration: Literal["none", "nll", "weighted_f1"] = Field("none", description="As for `erc-llm calibrate`.")
+    folds: int | None = Field(
+        None,
+        ge=2,
+        le=100,
+        description="Cross-fit a config with this number of folds, instead of one run per seed.",
+    )
+    calibration: Literal["none", "nll", "weighted_f1"] = Field(
+        "none", description="As for `erc-llm calibrate --fit-for`; with a decision rule, none is nll."
+    )
+    decide: Literal["probable", "weighted_f1", "macro_f1", "weights"] = Field(
+        "weighted_f1",
+        description="Decision rule of the answers that are compared, found on a held-out part of train; the most "
+        "probable labels are scored beside them.",
+    )
 
     @model_validator(mode="after")
     def _is_one_of_two(self) -> BenchmarkSystem:
         if (self.config is None) == (self.baseline is None):
             raise ValueError("expected exactly one of config and baseline")
-        if self.baseline is not None and (self.average or self.calibration != "none" or self.trained_on != "same"):
-            raise ValueError("average, calibration and trained_on apply to a config, not to a baseline")
+        for_config = self.average or self.calibration != "none" or self.trained_on != "same" or self.folds is not None
+        if self.baseline is not None and for_config:
+            raise ValueError("average, calibration, folds and trained_on apply to a config, not to a baseline")
+        if self.baseline is not None and self.decide == "weights":
+            raise ValueError("decide=weights applies to a config with calibration=weighted_f1, not to a baseline")
+        if self.decide == "weights" and self.calibration != "weighted_f1":
+            raise ValueError("decide=weights needs calibration=weighted_f1")
+        if self.folds is not None and (self.average or len(self.seeds) > 1 or self.calibration == "weighted_f1"):
+            raise ValueError("folds: a cross-fitting has one seed, averages its folds, and calibrates itself (nll)")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"expected different seeds, found {list(self.seeds)}; remove the duplicates")
         if self.average and len(self.seeds) < 2:

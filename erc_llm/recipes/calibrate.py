@@ -135,8 +135,9 @@ def _check_held_out(run: Run) -> None:
 
 def print_held_out(calibration: Calibration, console: Console) -> None:
     """Print the chosen calibration, and the metrics on held-out dialogues without and with it."""
-    about = f"{calibration.targets:,} targets in {calibration.dialogues:,} dialogues, {calibration.folds} folds"
-    where = "cross-fitted train" if calibration.split == "train" else "the selection split"
+    cross_fitted = calibration.split == "train"
+    where, units = ("cross-fitted train", "episodes") if cross_fitted else ("the selection split", "dialogues")
+    about = f"{calibration.targets:,} targets in {calibration.dialogues:,} {units}, {calibration.folds} folds"
     console.print(f"Held-out metrics on {where}: {about}", style="bold", highlight=False)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("")

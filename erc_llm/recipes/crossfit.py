@@ -25,16 +25,25 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from erc_llm.calibration.select import Decide
+from erc_llm.baselines.baseline_config import BaselineConfig
+from erc_llm.calibration.select import FEWEST_DIALOGUES, Decide
 from erc_llm.config import FoldConfig, Recipe, RunConfig
-from erc_llm.corpus import Corpus
+from erc_llm.corpus import Corpus, labelled_scenes
 from erc_llm.corpus.dialogues import LEFT_OUT
 from erc_llm.corpus.splits import episode_of, fold_episodes
-from erc_llm.errors import ConfigError, PredictionsError, RunError
-from erc_llm.predictions import Prediction, Predictions, PredictionsInfo, read_predictions, write_predictions
+from erc_llm.errors import ConfigError, CorpusError, PredictionsError, RunError
+from erc_llm.predictions import (
+    Prediction,
+    Predictions,
+    PredictionsInfo,
+    read_predictions,
+    strip_text,
+    write_predictions,
+)
 from erc_llm.recipes.data import open_whole, print_warnings
 from erc_llm.recipes.side_by_side import jobs_at_once, run_side_by_side
 from erc_llm.runs.directory import OUT_OF_FOLD, Run, read_run
+from erc_llm.runs.manifest import MANIFEST, read_manifest
 
 C = TypeVar("C", bound=Recipe)
 
@@ -91,25 +100,36 @@ def crossfit(
     if config.scoring.decode != "score":
         raise ConfigError(f"scoring.decode={config.scoring.decode}: cross-fitting needs scores; leave it out")
     corpus = open_whole(config, None)
+    _check_can_calibrate(corpus)
     print_warnings(corpus, console)
-    describe(corpus, folds, config.training.epochs, config.training.max_scenes, console)
+    describe(corpus, folds, config, console)
     configs = fold_configs(config, folds)
     run_folds(_train_fold, configs, folds, console)
     runs = [read_run(Path(fold.output) / fold.name) for fold in configs]
     folder = Path(config.output) / config.name
     if not folder.exists() or read_run(folder).manifest.run_id != average_id(runs, config.name):
-        average_runs(runs, folder, of_folds=config)
+        average_runs(runs, folder, of_folds=config, replace_older=True)
     run = read_run(folder)
     tables = [read_predictions(fold.folder / LEFT_OUT_TABLE) for fold in runs]
-    info = joined_info([table.info for table in tables], run.config, run.manifest.run_id)
+    info = replace(joined_info([table.info for table in tables], run.config, run.manifest.run_id), split="train")
     table = join_folds(tables, corpus, info, folds.with_text)
     write_predictions(table, folder / OUT_OF_FOLD)
     calibrate_run(run, table, OUT_OF_FOLD, prior_shift(run.manifest, "auto"), "nll", 0, console, decide)
     return run
 
 
+def _check_can_calibrate(corpus: Corpus) -> None:
+    """Refuse a corpus with too few dialogues for the calibration at the end, before anything is trained."""
+    labelled = len(labelled_scenes(corpus, None, 0))
+    if labelled < FEWEST_DIALOGUES:
+        raise CorpusError(
+            f"corpus '{corpus.name}': train has {labelled} labelled dialogues; cross-fitting needs {FEWEST_DIALOGUES} "
+            "or more, over which its calibration is cross-validated"
+        )
+
+
 def joined_info(of_folds: Sequence[PredictionsInfo], config: Recipe, run_id: str) -> PredictionsInfo:
-    """Metadata of the out-of-fold table, from that of the folds' tables."""
+    """Metadata of a table that joins those of the folds: the same split, all folds."""
 
     def mean(distributions: Sequence[tuple[float, ...] | None]) -> tuple[float, ...] | None:
         known = [values for values in distributions if values is not None]
@@ -118,7 +138,6 @@ def joined_info(of_folds: Sequence[PredictionsInfo], config: Recipe, run_id: str
     return replace(
         of_folds[0],
         system=config.name,
-        split="train",
         folds=len(of_folds),
         run_id=run_id,
         config_sha256=config.sha256,
@@ -129,17 +148,22 @@ def joined_info(of_folds: Sequence[PredictionsInfo], config: Recipe, run_id: str
 
 
 def check_folder(config: Recipe, resume: bool) -> None:
-    """Refuse to continue without `resume`, and a configuration that leaves a fold out itself.
+    """Refuse to continue without `resume`, to replace another run, and a configuration that leaves a fold out itself.
 
     Raises:
-        RunError: A folder exists already.
+        RunError: A folder exists already, or holds a run that is no cross-fitting.
         ConfigError: `corpus.fold` is set.
     """
     if config.corpus.fold is not None:
         raise ConfigError("corpus.fold: cross-fitting sets it for each fold; leave it out")
-    for folder in (Path(config.output) / config.name, folds_folder(config)):
-        if folder.exists() and not resume:
-            raise RunError(f"{folder}: exists already; add --resume, or choose another name=")
+    folder = Path(config.output) / config.name
+    for found in (folder, folds_folder(config)):
+        if found.exists() and not resume:
+            raise RunError(f"{found}: exists already; add --resume, or choose another name=")
+    if (folder / MANIFEST).is_file() and read_manifest(folder).folds is None:
+        raise RunError(
+            f"{folder}: contains another run, not a cross-fitting, so it is not replaced; choose another name="
+        )
 
 
 def folds_folder(config: Recipe) -> Path:
@@ -158,30 +182,25 @@ def fold_configs(config: C, folds: Folds) -> list[C]:
     return found
 
 
-def describe(corpus: Corpus, folds: Folds, epochs: float, max_scenes: int | None, console: Console) -> None:
+def describe(corpus: Corpus, folds: Folds, config: RunConfig | BaselineConfig, console: Console) -> None:
     """Print the size of the folds, and how much is trained and predicted in all.
-
-    Args:
-        corpus: The whole corpus.
-        folds: The folds.
-        epochs: Epochs of each training run.
-        max_scenes: Most scenes that each is trained on.
-        console: Where to print.
 
     Raises:
         CorpusError: Train has fewer episodes than folds.
     """
     parts = fold_episodes(corpus, folds.number, folds.seed)
-    scenes = corpus.split("train")
+    scenes, epochs, most = corpus.split("train"), config.training.epochs, config.training.max_scenes
     left_out = [[d for d in scenes if episode_of(d) in part] for part in parts]
     targets = [sum(len(d.targets) for d in fold) for fold in left_out]
-    trained = [min(len(scenes) - len(fold), max_scenes or len(scenes)) for fold in left_out]
+    selected = config.corpus.selection_fraction if config.holds_out_selection else 0.0
+    kept = [round((len(scenes) - len(fold)) * (1 - selected)) for fold in left_out]
+    trained = epochs * sum(min(of_fold, most or of_fold) for of_fold in kept)
     at_once = folds.at_once or jobs_at_once(folds.number)
     for line in (
         f"{folds.number} folds of {len(scenes)} training scenes in {sum(map(len, parts))} episodes, {at_once} at a "
         f"time; targets left out: {', '.join(map(str, targets))}",
-        f"to do: train on {sum(trained) * epochs:g} scenes, as in {sum(trained) * epochs / len(scenes):.1f} epochs of "
-        f"all of train; predict {sum(targets)} targets once",
+        f"to do: train on about {trained:.0f} scenes, as in {trained / len(scenes):.1f} epochs of all of train; "
+        f"predict {sum(targets)} targets once",
     ):
         console.print(line, highlight=False, soft_wrap=True)
 
@@ -209,6 +228,8 @@ def _train_fold(config: RunConfig, with_text: bool, console: Console) -> None:
     run = train(config, resume=True, console=console)
     path = run.folder / LEFT_OUT_TABLE
     if path.is_file() and read_predictions(path).info.run_id == run.manifest.run_id:
+        if not with_text:
+            strip_text(run.folder)
         return
     data = open_to_predict(run.config, None, None, LEFT_OUT, console)
     predictor = load(run.folder, data.past, prior="none")

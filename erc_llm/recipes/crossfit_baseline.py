@@ -65,8 +65,7 @@ def crossfit_baseline(
     for split in splits:
         corpus.split(split)
     print_warnings(corpus, console)
-    training = config.training
-    describe(corpus, folds, training.epochs, training.max_scenes, console)
+    describe(corpus, folds, config, console)
     configs = fold_configs(config, folds)
     run_folds(partial(_train_fold, splits), configs, folds, console)
     found = [Path(fold.output) / fold.name for fold in configs]
@@ -75,14 +74,14 @@ def crossfit_baseline(
     tables = [read_predictions(fold / LEFT_OUT_TABLE) for fold in found]
     ids = "\n".join(str(table.info.run_id) + str(table.info.config_sha256) for table in tables)
     run_id = f"{config.name}-{hashlib.sha256(ids.encode()).hexdigest()[:8]}"
-    info = joined_info([table.info for table in tables], config, run_id)
+    info = replace(joined_info([table.info for table in tables], config, run_id), split="train")
     written = [folder / OUT_OF_FOLD]
     write_predictions(join_folds(tables, corpus, info, folds.with_text), written[0])
     for split in splits:
-        mean = mean_prediction([read_predictions(fold / f"{split}.parquet") for fold in found])
-        own = replace(mean.info, system=config.name, run_id=run_id, config_sha256=config.sha256)
+        of_split = [read_predictions(fold / f"{split}.parquet") for fold in found]
+        info = joined_info([table.info for table in of_split], config, run_id)
         written.append(folder / f"{split}.parquet")
-        write_predictions(replace(mean, info=replace(own, recipe_sha256=config.recipe_sha256)), written[-1])
+        write_predictions(replace(mean_prediction(of_split), info=info), written[-1])
     return written
 
 

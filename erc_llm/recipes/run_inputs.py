@@ -11,8 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+import numpy as np
+
 from erc_llm.config import RunConfig, StateConfig
 from erc_llm.corpus import Corpus
+from erc_llm.corpus.dialogues import LEFT_OUT, SELECTION
 from erc_llm.errors import ConfigError, RunError, UserError
 from erc_llm.predictions import Predictions, read_predictions
 from erc_llm.recipes.data import open_corpus
@@ -37,8 +40,8 @@ def check_finished(run: Run, config: RunConfig) -> None:
 
     began, made = run.config, run.manifest
     path = config.corpus.path
-    train_now = open_corpus(config.corpus, config.label_set(), cut_selection=False).train_sha256
-    refuse_other_source(run, f"train split than {path} has now", made.train_sha256, train_now)
+    corpus = open_corpus(config.corpus, config.label_set(), cut_selection=False)
+    refuse_other_source(run, f"train split than {path} has now", made.train_sha256, corpus.train_sha256)
 
     def base_sha256(name: str) -> str | None:
         if name == began.model.base and isinstance(resolve_base_model(name), str):
@@ -52,7 +55,7 @@ def check_finished(run: Run, config: RunConfig) -> None:
     refuse_other_source(run, what, made.template_sha256, template)
     if config.state.source != "none" and config.state.confusion is not None:
         table = _at_hand(read_predictions, config.state.confusion, began.state.confusion)
-        if table is not None and _confusion_counts(table) != made.confusion:
+        if table is not None and _confusion_counts(table, corpus) != made.confusion:
             raise RunError(
                 f"{run.folder}: finished, on other confusion counts than those of state.confusion="
                 f"{config.state.confusion}; choose another name="
@@ -73,35 +76,41 @@ def read_confusion(config: StateConfig, corpus: Corpus) -> tuple[tuple[int, ...]
     """The confusion counts that corrupt the gold labels in training prompts; None if prompts have no state.
 
     Raises:
-        ConfigError: No table is given, or it is not of this corpus's selection split.
+        ConfigError: No table is given, or it is neither of this corpus's selection split nor of its cross-fitted train.
         PredictionsError: The file is no predictions table.
     """
     if config.source == "none":
         return None
     if config.confusion is None:
         raise ConfigError(
-            "state.confusion: state.source=predicted needs a predictions table of the selection split; "
-            "`erc-llm predict RUN --split selection` writes it, for a RUN without state"
+            "state.confusion: state.source=predicted needs predictions of a RUN without state: of the selection split "
+            "(`erc-llm predict RUN --split selection`), or the crossfit.parquet of a cross-fitted RUN"
         )
     table = read_predictions(config.confusion)
     found = (table.info.split, table.info.corpus_sha256[:12], table.info.labels)
-    expected = ("selection", corpus.sha256[:12], corpus.labels.names)
+    cross_fitted = table.info.folds is not None and table.info.split == "train"
+    expected = ("train" if cross_fitted else SELECTION, corpus.sha256[:12], corpus.labels.names)
     if found != expected:
         raise ConfigError(
             f"state.confusion: {config.confusion} has (split, corpus hash, labels) {found}; expected {expected}"
         )
-    if table.info.selection == "none" and table.info.run_id is not None:
+    if table.info.selection == "none" and table.info.run_id is not None and not cross_fitted:
         raise ConfigError(
             f"state.confusion: {config.confusion} is of run {table.info.run_id}, which was trained on the selection "
             "split too (training.evaluations=0), so its errors there are too few; give a table of another run"
         )
-    return _confusion_counts(table)
+    return _confusion_counts(table, corpus)
 
 
-def _confusion_counts(table: Predictions) -> tuple[tuple[int, ...], ...]:
-    """(labels, labels) how often a target of a gold label (row) was predicted as each label (column)."""
+def _confusion_counts(table: Predictions, corpus: Corpus) -> tuple[tuple[int, ...], ...]:
+    """(labels, labels) how often a target of a gold label (row) was predicted as each label (column).
+
+    Without the episodes that this training run leaves out as a fold of a cross-fitting.
+    """
     from erc_llm.metrics import confusion as count_confusions
 
-    both = (table.gold_index >= 0) & (table.predicted_index >= 0)
+    left_out = {dialogue.id for dialogue in corpus.splits.get(LEFT_OUT, ())}
+    seen = np.array([name not in left_out for name in table.dialogue_id], dtype=np.bool_)
+    both = (table.gold_index >= 0) & (table.predicted_index >= 0) & seen
     counts = count_confusions(table.gold_index[both], table.predicted_index[both], len(table.info.labels))
     return tuple(tuple(int(count) for count in row[:-1]) for row in counts)  # the last column: invalid answers

@@ -38,7 +38,7 @@ def run_side_by_side(
 
     Raises:
         ErcError: A job raised it; the other processes are stopped.
-        InternalError: A job raised another exception.
+        InternalError: A job in a process of its own raised another exception.
         RunError: A process was killed from outside.
     """
     if at_once == 1:

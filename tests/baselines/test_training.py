@@ -107,7 +107,8 @@ def test_the_table_says_where_it_comes_from(run: Path, config: BaselineConfig) -
     assert table.probabilities is not None
     assert table.probabilities.sum(axis=1) == pytest.approx(np.ones(len(table)))
     assert [info.labels[i] for i in table.probabilities.argmax(axis=1)] == list(table.predicted)
-    assert table.log_likelihoods is None
+    assert table.log_likelihoods is not None
+    assert np.exp(table.log_likelihoods) == pytest.approx(table.probabilities)
     assert table.history_length is not None
     assert table.history_length.max() > 0
 
