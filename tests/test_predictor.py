@@ -19,7 +19,7 @@ from erc_llm.errors import ConfigError, ModelError, RunError
 from erc_llm.files import write_text
 from erc_llm.models.adapters import attach_lora, save_adapter
 from erc_llm.models.loading import LoadedModel
-from erc_llm.predictions import Correction, PriorShift, Scaling
+from erc_llm.predictions import Correction, Decision, PriorShift, Scaling
 from erc_llm.predictor import LabelledUtterance, Predictor, load
 from erc_llm.prompting.templates import load_prompt
 from erc_llm.recipes.predict import predict
@@ -104,7 +104,7 @@ CORRECTIONS = {
     "all": Correction(
         PriorShift("given", (0.2, 0.1, 0.1, 0.1, 0.2, 0.2, 0.1), (0.1, 0.1, 0.4, 0.1, 0.1, 0.1, 0.1)),
         Scaling(1.7, (0.3, -0.2, 0.1, 0.0, -0.5, 0.4, 0.2)),
-        (0.9, 1.3, 0.4, 2.0, 1.0, 1.5, 1.2),
+        Decision("macro_f1", "inductive", (0.9, 1.3, 0.4, 2.0, 1.0, 1.5, 1.2), (0.1, 0.0, 0.2, 0.3, 0.0, 0.1, 0.1)),
     ),
 }
 

@@ -53,6 +53,7 @@ corpora = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(corpus=corpora, folds=st.integers(2, 5), seed=st.integers(0, 99))
 def test_folds_are_a_partition_of_the_episodes(corpus: Corpus, folds: int, seed: int) -> None:
     parts = fold_episodes(corpus, folds, seed)
@@ -61,6 +62,7 @@ def test_folds_are_a_partition_of_the_episodes(corpus: Corpus, folds: int, seed:
     assert fold_episodes(corpus, folds, seed) == parts
 
 
+@settings(deadline=None)
 @given(corpus=corpora, folds=st.integers(2, 5), seed=st.integers(0, 99))
 def test_no_fold_is_empty(corpus: Corpus, folds: int, seed: int) -> None:
     assert all(fold_episodes(corpus, folds, seed))
