@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from erc_llm.calibration.choose import decide_by_itself
 from erc_llm.calibration.store import read_calibration
 from erc_llm.predictions import Correction, correct, read_predictions, write_predictions
 from erc_llm.runs.directory import read_run
@@ -241,3 +242,45 @@ def test_a_run_whose_tables_are_written_still_scores_as_it_was_trained(run: Path
     assert written.correction == scored.correction
     one, other = (p.predict(dialogue(0, 4)) for p in (scored, written))
     assert [line.probabilities for line in one] == [line.probabilities for line in other]
+
+
+def test_answers_come_from_the_stored_rule_or_from_one_found_on_the_split(
+    run: Path, erc: Command, tmp_path: Path
+) -> None:
+    table = tmp_path / "dev.parquet"
+    refused(erc("predict", run, "--decide", "weighted_f1"), "no decision rule 'weighted_f1' yet; `erc-llm calibrate")
+    assert erc("calibrate", run).code == 0
+    stored = read_calibration(read_run(run))
+    plain = erc("predict", run, "--out", table)
+    assert "decided: the most probable label" in plain.out
+    raw = read_predictions(table)
+
+    done = erc("predict", run, "--out", table, "--decide", "weighted_f1")
+    assert "decided: the label that is best for weighted F1, by a rule found on other data (inductive)" in done.out
+    inductive = read_predictions(table)
+    assert Correction.of(inductive.info) == stored.correction("weighted_f1")
+    assert (inductive.info.decision, inductive.info.decision_table) == ("weighted_f1", stored.table_sha256)
+    assert inductive.info.selection == "selection"
+
+    done = erc("predict", run, "--out", table, "--decide", "macro_f1", "--transductive")
+    assert "found on this table itself (transductive)" in done.out
+    transductive = read_predictions(table)
+    assert Correction.of(transductive.info).scaling is None
+    np.testing.assert_array_equal(transductive.probabilities, raw.probabilities)
+    assert transductive.predicted == decide_by_itself(raw, "macro_f1").predicted
+
+    assert erc("calibrate", run, "--decide", "macro_f1").code == 0
+    assert "best for macro F1" in erc("predict", run, "--out", table).out
+    assert Correction.of(read_predictions(table).info) == stored.correction("macro_f1")
+    assert "most probable" in erc("predict", run, "--out", table, "--decide", "probable").out
+    assert read_predictions(table).predicted == raw.predicted
+
+
+def test_a_rule_found_on_the_split_is_refused_where_there_is_no_split_or_nothing_to_decide_by(
+    run: Path, erc: Command
+) -> None:
+    itself = ("predict", run, "--transductive")
+    refused(erc(*itself), "--transductive: finds a rule for F1; give --decide weighted_f1 or macro_f1")
+    refused(erc(*itself, "--decide", "weights"), "--transductive: finds a rule for F1")
+    refused(erc(*itself, "--decide", "macro_f1", "--decode", "generate"), "--transductive: needs probabilities")
+    refused(erc(*itself, "--decide", "macro_f1", "--interactive"), "cannot decide single lines")

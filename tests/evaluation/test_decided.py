@@ -1,0 +1,78 @@
+"""Most probable and decided answers side by side, in a comparison and in an evaluation."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from erc_llm.calibration.choose import decide_by_itself
+from erc_llm.cli.calibration_view import print_calibration
+from erc_llm.cli.page import Page
+from erc_llm.evaluation.comparison import compare
+from erc_llm.evaluation.comparison_report import sections
+from erc_llm.evaluation.decided import MOST_PROBABLE
+from erc_llm.evaluation.matching import NamedTable
+from erc_llm.evaluation.report import evaluate
+from erc_llm.predictions import Correction, Predictions, correct
+from tests.predictions.scored_tables import draw, scored
+
+
+@pytest.fixture(scope="module")
+def plain() -> Predictions:
+    return scored(*draw(600), split="dev", run_id="a-1", seed=1)
+
+
+def other_of(table: Predictions) -> Predictions:
+    evidence, gold = draw(600, seed=0)
+    return replace(scored(evidence * 0.5, gold, split="dev", run_id="b-1", system="other"), gold=table.gold)
+
+
+def test_a_comparison_shows_both_answers_of_each_system(plain: Predictions) -> None:
+    decided, other = decide_by_itself(plain, "macro_f1"), other_of(plain)
+    found = compare([NamedTable("a", decided), NamedTable("b", other)], draws=20)
+    rows = [(row.system, row.answers) for row in found.decided]
+    rule = Correction.of(decided.info).decision
+    assert rule is not None
+    assert rows == [("tuned", MOST_PROBABLE), ("tuned", rule.words), ("other", MOST_PROBABLE)]
+    for row, table in zip(found.decided, (plain, decided, other), strict=True):
+        headline = evaluate(table, draws=20).headline
+        assert row.weighted_f1 == pytest.approx(headline.weighted_f1.value)
+        assert row.macro_f1 == pytest.approx(headline.macro_f1.value)
+        assert row.accuracy == pytest.approx(headline.accuracy.value)
+    assert "Most probable and decided answers" in [section.title for section in sections(found)]
+    assert "decision for macro_f1 (transductive)" in next(r for r in found.manifest if r.name == "corrected by").values
+
+
+def test_without_a_rule_there_is_nothing_to_show(plain: Predictions) -> None:
+    found = compare([NamedTable("a", plain), NamedTable("b", other_of(plain))], draws=20)
+    assert found.decided == ()
+    assert "Most probable and decided answers" not in [section.title for section in sections(found)]
+
+
+def test_an_evaluation_shows_what_a_rule_costs_label_by_label(plain: Predictions) -> None:
+    decided = decide_by_itself(plain, "macro_f1")
+    report = evaluate(decided, draws=20).calibration
+    assert report is not None
+    assert [step.step for step in report.steps] == ["raw", "decision: macro_f1, on itself"]
+    scores = evaluate(decided, draws=20).headline
+    assert report.steps[1].macro_f1 == pytest.approx(scores.macro_f1.value)
+    assert report.steps[1].accuracy == pytest.approx(scores.accuracy.value)
+    assert [row.targets for row in report.recalls] == sorted((row.targets for row in report.recalls), reverse=True)
+    of_label = {row.label: row for row in evaluate(decided, draws=20).classes}
+    assert all(row.decided == pytest.approx(of_label[row.label].recall) for row in report.recalls)
+    assert evaluate(correct(decided, Correction()), draws=20).calibration.recalls == ()  # type: ignore[union-attr]
+    text = io.StringIO()
+    print_calibration(report, Page(Console(file=text, width=80)))
+    assert "Recall %" in text.getvalue()
+    assert max(map(len, text.getvalue().splitlines())) <= 80
+
+
+def test_a_decided_table_without_log_likelihoods_still_has_its_steps(plain: Predictions) -> None:
+    decided = decide_by_itself(replace(plain, log_likelihoods=None), "weighted_f1")
+    report = evaluate(decided, draws=20).calibration
+    assert report is not None
+    assert [step.step for step in report.steps] == ["raw", "decision: weighted_f1, on itself"]
+    assert report.warnings == ()
