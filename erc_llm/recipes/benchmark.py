@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rich.console import Console
 
@@ -34,6 +34,9 @@ from erc_llm.predictions import (
 )
 from erc_llm.recipes.benchmark_config import BenchmarkConfig, BenchmarkSystem
 from erc_llm.runs.directory import Run, read_run
+
+if TYPE_CHECKING:
+    from erc_llm.calibration.choose import AskedDecide, Calibrated
 
 Version = Literal["original", "aligned"]
 VERSIONS: tuple[Version, ...] = ("original", "aligned")
@@ -240,18 +243,38 @@ def _baselines(
 def _language_models(
     system: BenchmarkSystem, source: str, version: Version, paths: BenchmarkPaths, console: Console
 ) -> Iterator[_PredictingRun]:
-    from erc_llm.calibration.choose import AskedDecide, Calibrated, choose_correction
-    from erc_llm.calibration.store import read_calibration
-    from erc_llm.config import load_config
+    from erc_llm.calibration.choose import choose_correction
     from erc_llm.predictor import load
-    from erc_llm.recipes.crossfit import Folds, crossfit
     from erc_llm.recipes.data import open_whole
     from erc_llm.recipes.predict import open_to_predict, predict_with_progress
-    from erc_llm.recipes.train import train
 
     own = version if system.trained_on == "same" else system.trained_on
     found = (_open(paths.data[own]).version, _open(paths.data[version]).version)
     heal_from = str(paths.data[own]) if found == ("original", "aligned") else None
+    for folder in _trained(system, source, own, paths, console):
+        run = read_run(folder)
+        answer = _answer(system, run, paths.data[own], console)
+
+        def predict(split: str, run: Run = run, answer: _Answer = answer) -> Predictions:
+            data = open_to_predict(run.config, str(paths.data[version]), heal_from, split, console)
+            predictor = load(run.folder, data.past, calibration=answer.calibration, decide=answer.decide)
+            return predict_with_progress(predictor, data.corpus, split, console)
+
+        read = open_whole(run.config, str(paths.data[version]), heal_from)
+        of = run.manifest
+        made_from = (of.run_id, of.base_model_sha256, of.template_sha256, of.train_sha256, read.sha256)
+        correction = Correction()  # generated text has no scores to correct
+        if run.config.scoring.decode == "score":
+            correction = choose_correction(run, calibration=answer.calibration, decide=answer.decide)
+        yield _PredictingRun(run.config.name, made_from, predict, correction)
+
+
+def _trained(system: BenchmarkSystem, source: str, own: Version, paths: BenchmarkPaths, console: Console) -> list[Path]:
+    """Run directories of a language model, trained on one version; finished ones are reused."""
+    from erc_llm.config import load_config
+    from erc_llm.recipes.crossfit import Folds, crossfit
+    from erc_llm.recipes.train import train
+
     folders = []
     for seed in system.seeds:
         name = f"{system.name}-{own}-{seed}"
@@ -261,39 +284,35 @@ def _language_models(
         if system.folds is not None:
             folds = Folds(system.folds, with_text=paths.with_text)
             folders.append(crossfit(config, folds, resume=True, console=console).folder)
-            continue
-        folders.append(train(config, resume=(paths.runs / name).exists(), console=console).folder)
-    trained = folders
-    if system.average:
-        folders = [_averaged(trained, paths.runs / f"{system.name}-{own}-average")]
+        else:
+            folders.append(train(config, resume=(paths.runs / name).exists(), console=console).folder)
+    found = [_averaged(folders, paths.runs / f"{system.name}-{own}-average")] if system.average else folders
     if not paths.with_text:
-        for folder in {*trained, *folders}:
+        for folder in {*folders, *found}:
             strip_text(folder)
-    for folder in folders:
-        run = read_run(folder)
-        scored = run.config.scoring.decode == "score"  # generated text has no scores to correct
-        calibration: Calibrated = "none"
-        decide: AskedDecide = system.decide if scored else "probable"
-        if system.calibration != "none" or decide != "probable":
-            goal = "nll" if system.calibration == "none" else system.calibration
-            if system.folds is None:
-                _calibrate(run, paths.data[own], goal, console)
-            calibration = "run"
-        if decide == "weights" and read_calibration(run).decision_strength is None:
-            decide = "probable"  # no weights raised held-out weighted F1
+    return found
 
-        def predict(
-            split: str, run: Run = run, calibration: Calibrated = calibration, decide: AskedDecide = decide
-        ) -> Predictions:
-            data = open_to_predict(run.config, str(paths.data[version]), heal_from, split, console)
-            predictor = load(run.folder, data.past, calibration=calibration, decide=decide)
-            return predict_with_progress(predictor, data.corpus, split, console)
 
-        read = open_whole(run.config, str(paths.data[version]), heal_from)
-        of = run.manifest
-        made_from = (of.run_id, of.base_model_sha256, of.template_sha256, of.train_sha256, read.sha256)
-        correction = choose_correction(run, calibration=calibration, decide=decide) if scored else Correction()
-        yield _PredictingRun(run.config.name, made_from, predict, correction)
+class _Answer(NamedTuple):
+    """How a run answers: whether with its calibration, and by which rule."""
+
+    calibration: Calibrated
+    decide: AskedDecide
+
+
+def _answer(system: BenchmarkSystem, run: Run, data: Path, console: Console) -> _Answer:
+    """Calibrate a run if its system needs that; `data` is the present folder of the corpus it was trained on."""
+    from erc_llm.calibration.store import read_calibration
+
+    scored = run.config.scoring.decode == "score"
+    decide: AskedDecide = system.decide if scored else "probable"
+    if system.calibration == "none" and decide == "probable":
+        return _Answer("none", decide)
+    if system.folds is None:
+        _calibrate(run, data, "nll" if system.calibration == "none" else system.calibration, console)
+    if decide == "weights" and read_calibration(run).decision_strength is None:
+        decide = "probable"  # no weights raised held-out weighted F1
+    return _Answer("run", decide)
 
 
 def _averaged(folders: Sequence[Path], target: Path) -> Path:
@@ -307,11 +326,12 @@ def _averaged(folders: Sequence[Path], target: Path) -> Path:
 
 
 def _calibrate(run: Run, data: Path, goal: Goal, console: Console) -> None:
-    """Calibrate a run, unless it is calibrated; `data` is the present folder of the corpus it was trained on."""
+    """Calibrate a run, unless it is calibrated; files of older versions have no rules for F1 and are made again."""
     from erc_llm.calibration.choose import prior_shift
     from erc_llm.calibration.store import CALIBRATION, read_calibration
     from erc_llm.recipes.calibrate import calibrate_run, predict_selection
 
-    if not (run.folder / CALIBRATION).is_file() or read_calibration(run).fit_for != goal:
+    found = read_calibration(run) if (run.folder / CALIBRATION).is_file() else None
+    if found is None or found.fit_for != goal or found.held_out("weighted_f1") is None:
         table, name = predict_selection(run, str(data), run.config.corpus.heal_from, console)
         calibrate_run(run, table, name, prior_shift(run.manifest, "auto"), goal, 0, console)

@@ -81,9 +81,7 @@ def test_labels_that_come_later_are_taken_in_and_a_calibration_of_another_kind_i
     assert read_calibration(run).fit_for == "weighted_f1"
     for name in ("original-dev", "original-test", "aligned-test"):
         table = read_predictions(place / "out" / "tables" / name / "llm-original-average.parquet")
-        calibration = read_calibration(run)
-        rule = "probable" if calibration.decision_strength is None else "weights"
-        assert Correction.of(table.info) == calibration.correction(rule)
+        assert Correction.of(table.info) == read_calibration(run).correction("weighted_f1")
         assert (table.info.trained_on_version, table.info.trained_on_sha256) == ("own", run.manifest.train_sha256)
     assert table.gold is not None
 
