@@ -251,10 +251,12 @@ def _corrected(table: Predictions) -> list[tuple[str, Predictions]]:
     return [("", raw), (", corrected", correct(table, Correction(shift)))]
 
 
-def _steps(folder: Path) -> int:
+def _steps(folder: Path) -> int | str:
+    """Optimizer steps of a run; an average of folds has no log of its own."""
     from erc_llm.runs.logs import SELECTION_LOG, read_lines
 
-    return int(read_lines(folder / SELECTION_LOG)[-1]["step"])
+    lines = read_lines(folder / SELECTION_LOG)
+    return int(lines[-1]["step"]) if lines else ""
 
 
 def _metrics(table: Predictions, base: Predictions | None) -> list[str]:

@@ -21,8 +21,9 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.ablation import CROSSFIT, read_arms
-from erc_llm.calibration.select import Decide, decide_held_out
-from erc_llm.errors import ErcError
+from erc_llm.calibration.record import Decide
+from erc_llm.calibration.select import decide_held_out
+from erc_llm.errors import ConfigError, ErcError
 from erc_llm.metrics import (
     Estimate,
     HeadlineMetric,
@@ -73,7 +74,7 @@ def as_markdown(decided: dict[tuple[str, Decide], Predictions], base: str) -> st
         if arm != base:
             other = decided[base, rule]
             cells[3] = _signed(_difference(table, other, table.dialogue_index, "weighted_f1"))
-            cells[4] = _signed(_difference(table, other, episode_index(table), "weighted_f1"))
+            cells[4] = _signed(_difference(table, other, table.episode_index, "weighted_f1"))
             cells[6] = _signed(_difference(table, other, table.dialogue_index, "macro_f1"))
         cells += [
             f"{100 * found.accuracy.value:.2f}",
@@ -93,20 +94,13 @@ def gains_as_markdown(decided: dict[tuple[str, Decide], Predictions]) -> str:
     for (arm, rule), table in decided.items():
         if rule == "probable":
             continue
-        other, episodes = decided[arm, "probable"], episode_index(table)
+        other, episodes = decided[arm, "probable"], table.episode_index
         cells = [arm, _WORDS[rule]]
         for metric in ("weighted_f1", "macro_f1"):
             cells += [_signed(_difference(table, other, by, metric)) for by in (table.dialogue_index, episodes)]
         cells.append(_signed(_difference(table, other, table.dialogue_index, "accuracy")))
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
-
-
-def episode_index(table: Predictions) -> Integers:
-    """(rows,) one number per episode; a dialogue without an episode counts as its own."""
-    episodes = table.episode or (None,) * len(table)
-    names = [episode or dialogue for episode, dialogue in zip(episodes, table.dialogue_id, strict=True)]
-    return np.unique(names, return_inverse=True)[1]
 
 
 def _difference(a: Predictions, b: Predictions, cluster: Integers, metric: HeadlineMetric) -> Estimate:
@@ -136,6 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arms = read_arms(options.file)
         paths = {arm: options.out / arm / f"{CROSSFIT}.parquet" for arm in arms.arms}
         tables = {arm: read_predictions(path) for arm, path in paths.items() if path.is_file()}
+        if arms.base not in tables:
+            raise ConfigError(f"{paths[arms.base]}: missing; the other arms are compared with {arms.base}")
         decided = decided_arms(tables)
         print(as_markdown(decided, arms.base))
         print()

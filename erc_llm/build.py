@@ -178,13 +178,20 @@ def training_view(corpus: Corpus, config: RunConfig) -> Corpus:
     No selection is cut if training holds nothing out (`training.evaluations=0`), if the corpus has its own selection
     split, or if train has fewer than two episodes. So profiles use the same labels in prediction as in training.
     """
-    fold = config.corpus.fold
-    if fold is not None and "train" in corpus.splits:
-        corpus = leave_out(corpus, fold.number, fold.folds, fold.seed)
+    corpus = training_fold(corpus, config)
     episodes = {episode_of(dialogue) for dialogue in corpus.splits.get("train", ())}
     if not config.holds_out_selection or "selection" in corpus.splits or len(episodes) < 2:
         return corpus
     return selection_split(corpus, config.corpus.selection_fraction, config.corpus.selection_seed)
+
+
+def training_fold(corpus: Corpus, config: RunConfig) -> Corpus:
+    """The corpus without the fold that training left out; whole if train has fewer episodes than there were folds."""
+    fold = config.corpus.fold
+    episodes = {episode_of(dialogue) for dialogue in corpus.splits.get("train", ())}
+    if fold is None or len(episodes) < fold.folds:
+        return corpus
+    return leave_out(corpus, fold.number, fold.folds, fold.seed)
 
 
 def build_prompter(

@@ -281,6 +281,7 @@ def load(
             decision rule needs it.
         decide: `probable` (the most probable label), or a decision rule that is stored with the run: `weighted_f1`,
             `macro_f1` or `weights`. `auto`: the rule that the run names (that of a cross-fitted run), else `probable`.
+            A run that names a rule is calibrated unless `calibration` is `none`.
         overrides: `key=value` texts: `scoring.FIELD`, and where the run's model is and how it is computed on this
             machine (`model.base`, `model.device`, `model.precision`).
 
@@ -330,6 +331,7 @@ def _correction(opened: Opened, prior: Prior, calibration: Calibrated, decide: A
     correction = choose_correction(run, prior, calibration, decide)
     if correction.calibrated and scoring.label_orders != own:
         raise ConfigError(
-            f"calibration: the run's is fitted on scores with scoring.label_orders={own}, found {scoring.label_orders}"
+            f"calibration: the run's is fitted on scores with scoring.label_orders={own}, found "
+            f"{scoring.label_orders}; use none (--calibration none)"
         )
     return correction

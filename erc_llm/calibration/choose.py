@@ -90,7 +90,7 @@ def choose_correction(
         run: The run; None for a base model alone, which supports neither a prior, nor a calibration, nor a rule.
         prior: As for `prior_shift`; with a calibration, `auto` is the prior that the calibration was fitted on top of.
         calibration: `run`: use the calibration that is stored with the run; `none`: use none; `auto`: use it if the
-            decision rule was found on the calibrated probabilities.
+            run names a rule of its own, or if the rule that is asked for was found on calibrated probabilities.
         decide: `probable`: the most probable label; another name: the stored decision rule of that name; `auto`: the
             rule that the calibration names, the decision weights if it has some, or else the most probable label.
 
@@ -111,7 +111,8 @@ def choose_correction(
     if prior != "auto" and not _same(wanted, chosen.prior):
         raise ConfigError(
             f"prior: the calibration of {run.folder} was fitted on top of {_named(chosen.prior)}, found "
-            f"{_named(wanted)}; omit --prior, or run `erc-llm calibrate {run.folder}` with that --prior"
+            f"{_named(wanted)}; omit --prior, use --calibration none, or run `erc-llm calibrate {run.folder}` with "
+            "that --prior"
         )
     return chosen
 
@@ -127,31 +128,30 @@ def _check_names(prior: Prior, calibration: Calibrated, decide: AskedDecide) -> 
 
 def _stored(run: Run, calibration: Calibrated, decide: AskedDecide) -> Correction | None:
     """The stored correction that is asked for; None if predictions need no stored one."""
-    if calibration == "none":
-        if decide not in ("auto", "probable"):
-            raise ConfigError(
-                f"decide={decide}: the rules of a run are found on its calibrated probabilities; leave "
-                "--calibration none out, or find the rule on the split itself: --transductive"
-            )
-        return None
-    if calibration == "auto" and (decide == "probable" or not (run.folder / CALIBRATION).is_file()):
-        if decide not in ("auto", "probable"):
-            raise RunError(
-                f"{run.folder}: has no decision rule '{decide}' yet; `erc-llm calibrate {run.folder}` finds it on the "
-                "selection split, and --transductive on the split itself"
-            )
+    asked = decide not in ("auto", "probable")
+    if calibration == "none" and asked:
+        raise ConfigError(
+            f"decide={decide}: the rules of a run are found on its calibrated probabilities; leave "
+            "--calibration none out, or find the rule on the split itself: --transductive"
+        )
+    path = run.folder / CALIBRATION
+    if asked and not path.is_file():
+        raise RunError(
+            f"{run.folder}: has no decision rule '{decide}' yet; `erc-llm calibrate {run.folder}` finds it on held-out "
+            "predictions, and --transductive on the split itself"
+        )
+    if calibration == "none" or (calibration == "auto" and not path.is_file()):
         return None
     found = read_calibration(run)
-    if calibration == "auto" and decide == "auto" and found.decide is None:
+    if calibration == "auto" and not asked and found.decide is None:
         return None
     if decide == "auto":
-        rules = [stored.decision.rule for stored in found.decisions]
-        decide = found.decide or ("weights" if "weights" in rules else "probable")
+        decide = found.decide or ("probable" if found.held_out("weights") is None else "weights")
     try:
         return found.correction(decide)
     except KeyError:
         raise RunError(
-            f"{run.folder / CALIBRATION}: has no decision rule '{decide}'; `erc-llm calibrate {run.folder}` finds it"
+            f"{path}: has no decision rule '{decide}'; `erc-llm calibrate {run.folder}` finds it"
             + (", with --fit-for weighted_f1" if decide == "weights" else "")
         ) from None
 

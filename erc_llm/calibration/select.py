@@ -14,7 +14,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,15 +22,23 @@ from numpy.typing import NDArray
 from erc_llm import metrics
 from erc_llm.calibration.f1_rules import Metric, find_rule
 from erc_llm.calibration.fit import Fit, fit_decision, fit_scaling
+from erc_llm.calibration.record import (
+    Calibration,
+    Candidate,
+    Decide,
+    DecisionCandidate,
+    Goal,
+    HeldOut,
+    Kind,
+    StoredDecision,
+    Units,
+)
 from erc_llm.errors import PredictionsError
 from erc_llm.predictions import Correction, Decision, Predictions, PriorShift, Scaling
 from erc_llm.predictions.correction import Rule, normalise, scored_rows
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-Kind = Literal["identity", "temperature", "offsets"]
-Goal = Literal["nll", "weighted_f1"]
-Decide = Literal["probable", "weighted_f1", "macro_f1", "weights"]
 F1_METRICS: tuple[Metric, ...] = ("weighted_f1", "macro_f1")
 _Finder = Callable[[NDArray[np.float64]], Decision]
 
@@ -38,123 +46,6 @@ FEWEST_DIALOGUES = 5
 MOST_FOLDS = 10
 STRENGTHS = (1.0, 0.1, 0.01, 0.001)  # strongest first, so that ties select the simpler fit
 DECISION_STRENGTHS = (0.1, 0.01, 0.001)
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One candidate: the kind of calibration, its regularisation strength, and its held-out NLL in nats."""
-
-    kind: Kind
-    strength: float | None
-    nll: float
-
-
-@dataclass(frozen=True, slots=True)
-class DecisionCandidate:
-    """Regularisation strength of candidate decision weights (None: no weights), and their held-out weighted F1."""
-
-    strength: float | None
-    weighted_f1: float
-
-
-@dataclass(frozen=True, slots=True)
-class HeldOut:
-    """Metrics on held-out dialogues: fractions between 0 and 1, and `nll` in nats."""
-
-    weighted_f1: float
-    macro_f1: float
-    nll: float
-    calibration_error: float
-    accuracy: float | None = None  # None in files of older versions
-
-
-@dataclass(frozen=True, slots=True)
-class StoredDecision:
-    """A decision rule on the calibrated probabilities, and its metrics on held-out dialogues."""
-
-    decision: Decision
-    held_out: HeldOut
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """A fitted calibration and how it was selected.
-
-    Attributes:
-        labels: Label names; the order of all lists over labels.
-        prior: Prior shift that the calibration was fitted on top of; None: raw scores.
-        kind: Kind of calibration that cross-validation selected.
-        strength: Its regularisation strength; None for `identity`.
-        temperature: Divisor of the scores.
-        offsets: (labels,) in nats, added to the divided scores.
-        fit_for: Goal of the fit; for `weighted_f1`, decision weights were candidates too.
-        decision_strength: Regularisation strength of the decision weights; None if none were selected.
-        targets: Number of targets in the fit.
-        dialogues: Number of their dialogues.
-        folds: Number of cross-validation folds, each of whole dialogues (episodes of a cross-fitted table).
-        seed: Seed of the assignment to folds.
-        table_sha256: Hash of the data of the fit, see `table_hash`.
-        before: Metrics without the calibration.
-        after: Metrics with it on held-out dialogues; slightly optimistic, because the same folds served for selection.
-        candidates: All candidates.
-        decision_candidates: All candidates for decision weights.
-        decisions: The decision rules for weighted and for macro F1, and the decision weights if some were selected.
-        split: The split of the table: `selection`, or `train` if it is cross-fitted.
-        decide: Name of the rule that predictions use unless another one is asked for; None: they use no calibration
-            and no rule unless asked for.
-    """
-
-    labels: tuple[str, ...]
-    prior: PriorShift | None
-    kind: Kind
-    strength: float | None
-    temperature: float
-    offsets: tuple[float, ...]
-    fit_for: Goal
-    decision_strength: float | None
-    targets: int
-    dialogues: int
-    folds: int
-    seed: int
-    table_sha256: str
-    before: HeldOut
-    after: HeldOut
-    candidates: tuple[Candidate, ...]
-    decision_candidates: tuple[DecisionCandidate, ...]
-    decisions: tuple[StoredDecision, ...] = ()
-    split: str = "selection"
-    decide: Decide | None = None
-
-    def correction(self, decide: Decide = "probable") -> Correction:
-        """The correction of raw scores: the prior shift, the calibration and a decision rule.
-
-        Raises:
-            KeyError: The calibration has no such rule.
-        """
-        rules: dict[Decide, Decision | None] = {"probable": None}
-        rules |= {stored.decision.rule: stored.decision for stored in self.decisions}
-        return Correction(self.prior, Scaling(self.temperature, self.offsets, self.words), rules[decide])
-
-    def held_out(self, decide: Decide) -> HeldOut | None:
-        """Metrics of a rule on held-out dialogues; None if there is no such rule."""
-        rules: dict[Decide, HeldOut] = {"probable": self.after}
-        rules |= {stored.decision.rule: stored.held_out for stored in self.decisions}
-        return rules.get(decide)
-
-    @property
-    def words(self) -> str:
-        """Description for the user."""
-        what = {
-            "identity": "identity, which cross-validation preferred to any calibration",
-            "temperature": f"temperature {self.temperature:.4g}",
-            "offsets": f"temperature {self.temperature:.4g} and an offset for each label",
-        }[self.kind]
-        cross_fitted = self.split == "train"
-        where, units = ("cross-fitted train", "episodes") if cross_fitted else ("the selection split", "dialogues")
-        return (
-            f"{what}; fitted on {self.targets} targets of {where} (table {self.table_sha256[:12]}), "
-            f"chosen by {self.folds} folds over {units}"
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,6 +58,7 @@ class _Targets:
     fold: Integers
     dialogues: int
     folds: int
+    units: Units
 
     def splits(self) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
         """(targets to fit on, held-out targets) of each fold."""
@@ -195,7 +87,7 @@ def calibrate(table: Predictions, prior: PriorShift | None = None, goal: Goal = 
     best, candidates = _best(targets)
     held_out = _held_out(targets, best.kind, best.strength)
     fit = _fit(targets.scores, targets.gold, best.kind, best.strength)
-    sha256, before = table_hash(table), normalise(targets.scores)
+    sha256, before = table_hash(replace(table, gold=None)), normalise(targets.scores)
     strength, weights_tried = (None, ()) if goal == "nll" else _choose_weights(targets, best, held_out)
     finders: dict[Rule, _Finder] = {metric: _f1_rule(metric, sha256) for metric in F1_METRICS}
     if strength is not None:
@@ -217,13 +109,14 @@ def calibrate(table: Predictions, prior: PriorShift | None = None, goal: Goal = 
         dialogues=targets.dialogues,
         folds=targets.folds,
         seed=seed,
-        table_sha256=sha256,
+        table_sha256=table_hash(table),
         before=_metrics(before, targets.gold, before.argmax(axis=1)),
         after=_metrics(held_out, targets.gold, held_out.argmax(axis=1)),
         candidates=candidates,
         decision_candidates=weights_tried,
         decisions=decisions,
         split=table.info.split,
+        units=targets.units,
     )
 
 
@@ -232,8 +125,9 @@ def decide_held_out(
 ) -> Predictions:
     """The table with every row decided by what was fitted on the other folds of `calibrate`: to measure a rule.
 
-    Its rows have no common correction, so log-likelihoods and the metadata of a correction are left out. Rows that
-    `calibrate` ignores keep their answers.
+    The kind and strength of the calibration are chosen on all folds, as `calibrate` chooses them. The rows have no
+    common correction, so log-likelihoods and the metadata of a correction are left out. Rows that `calibrate` ignores
+    keep their answers.
 
     Args:
         table: As for `calibrate`.
@@ -276,10 +170,11 @@ def table_hash(table: Predictions) -> str:
 
 def _targets_of(table: Predictions, prior: PriorShift | None, seed: int) -> _Targets:
     rows = np.flatnonzero((table.gold_index >= 0) & scored_rows(table))
-    unit = table.dialogue_index[rows]
+    unit, units = table.dialogue_index[rows], "dialogues"
     if table.info.folds is not None and table.episode is not None:  # a fold's model has trained on none of an episode
-        episodes = np.unique([table.episode[row] or table.dialogue_id[row] for row in rows], return_inverse=True)[1]
-        unit = episodes if len(set(episodes.tolist())) >= FEWEST_DIALOGUES else unit
+        episodes = table.episode_index[rows]
+        if len(set(episodes.tolist())) >= FEWEST_DIALOGUES:
+            unit, units = episodes, "episodes"
     dialogue = np.unique(unit, return_inverse=True)[1]
     dialogues = int(dialogue.max()) + 1 if len(rows) else 0
     if table.log_likelihoods is None or dialogues < FEWEST_DIALOGUES:
@@ -301,7 +196,7 @@ def _targets_of(table: Predictions, prior: PriorShift | None, seed: int) -> _Tar
     order = np.argsort(np.random.default_rng(seed).random(dialogues), kind="stable")
     fold_of = np.empty(dialogues, dtype=np.int64)
     fold_of[order] = np.arange(dialogues) % folds
-    return _Targets(rows, scores, gold, fold_of[dialogue], dialogues, folds)
+    return _Targets(rows, scores, gold, fold_of[dialogue], dialogues, folds, cast(Units, units))
 
 
 def _fit(scores: Floats, gold: Integers, kind: Kind, strength: float | None) -> Fit:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from erc_llm.calibration.select import Calibration
+from erc_llm.calibration.record import Calibration
 from erc_llm.errors import RunError
 from erc_llm.files import write_text
 from erc_llm.predictions import Decision

@@ -43,7 +43,8 @@ def crossfit(
     from erc_llm.recipes.crossfit import Folds
 
     overrides = overrides or []
-    is_baseline = "kind" in read_yaml(find_config(config)) or any(text.startswith("kind=") for text in overrides)
+    fields = {*read_yaml(find_config(config)), *(text.partition("=")[0].partition(".")[0] for text in overrides)}
+    is_baseline = not fields.isdisjoint(("kind", "encoder", "memory", "speaker"))
     if predict and not is_baseline:
         raise UserError("--predict: is for baselines; `erc-llm predict RUN` predicts with the averaged adapter")
     prepare_scoring()

@@ -55,8 +55,8 @@ def predict(
     calibration: Annotated[
         Literal["auto", "none", "run"],
         typer.Option(
-            help="run: apply the calibration that is stored with the run; none: do not. auto: apply it if the decision "
-            "rule was found on calibrated probabilities."
+            help="run: apply the calibration that is stored with the run; none: do not. auto: apply it if the run "
+            "names a decision rule of its own, or if the rule of --decide was found on calibrated probabilities."
         ),
     ] = "auto",
     decide: Annotated[
@@ -199,7 +199,8 @@ def _report(table: Predictions, out: Path) -> None:
     for words in filter(None, (info.prior, info.calibration)):
         typer.echo(f"corrected: {words}")
     decision = Correction.of(info).decision
-    typer.echo(f"decided: {'the most probable label' if decision is None else decision.words}")
+    if info.decoding is None or decision is not None:
+        typer.echo(f"decided: {'the most probable label' if decision is None else decision.words}")
     if info.abstain_below is not None:
         count = int(table.abstained().sum())
         typer.echo(f"{count} of them abstain: their largest probability is below {info.abstain_below:g}")

@@ -52,9 +52,13 @@ def decided_metrics(matched: Matched, systems: Sequence[System]) -> tuple[Decide
         decision, tables = decisions[system.runs[0]], [matched.probabilities(run) for run in system.runs]
         probabilities = [table for table in tables if table is not None]
         if decision is not None and len(probabilities) == len(tables):
-            most_probable = [table.argmax(axis=1) for table in probabilities]
+            most_probable = [
+                np.where(np.isnan(table).any(axis=1), matched.answers(run), table.argmax(axis=1))
+                for run, table in zip(system.runs, probabilities, strict=True)
+            ]
             found.append(_mean(system.name, MOST_PROBABLE, matched, most_probable))
-        words = MOST_PROBABLE if decision is None else decision.words
+        info = matched.tables[system.runs[0]].table.info
+        words = (info.decoding or MOST_PROBABLE) if decision is None else decision.words
         found.append(_mean(system.name, words, matched, [matched.answers(run) for run in system.runs]))
     return tuple(found)
 

@@ -53,7 +53,7 @@ def leakage_manifest(tables: Sequence[PredictionsInfo]) -> tuple[ManifestRow, ..
         _facet("other splits in the past", [_other_splits(info) for info in tables]),
         _facet("trained on", [_trained_on(info) for info in tables]),
         _selection(tables),
-        _facet("decoding", [info.decoding or "the most probable label" for info in tables]),
+        _facet("decoding", [_decoding(info) for info in tables]),
         _facet(
             "abstains below", ["never" if info.abstain_below is None else f"{info.abstain_below:g}" for info in tables]
         ),
@@ -70,7 +70,8 @@ def selection_saw_split(info: PredictionsInfo) -> bool | None:
     """Whether the split of a table was used to fit or choose what answered; None where the table does not state it."""
     if info.folds is not None and info.split == "train":  # each row is of a model that did not see its episode
         return info.selection == info.split
-    fitted_on = ("train", "selection") if info.selection == "none" else ("train",)  # none is held out of train
+    nothing_held_out = info.selection in ("none", "train")  # of an average over folds, and of a run on all of train
+    fitted_on = ("train", "selection") if nothing_held_out else ("train",)
     if info.run_id is not None and info.split in fitted_on:
         return True
     return None if info.selection is None else info.selection == info.split
@@ -136,6 +137,12 @@ def _neutral(info: PredictionsInfo) -> str:
 def _corrections(info: PredictionsInfo) -> str:
     steps = {"prior": info.prior, "calibration": info.calibration, _decision(info): info.decision_weights}
     return ", ".join(name for name, value in steps.items() if value is not None) or "nothing"
+
+
+def _decoding(info: PredictionsInfo) -> str:
+    if info.decoding is not None:
+        return info.decoding
+    return "the most probable label" if info.decision_weights is None else "a decision rule on probabilities"
 
 
 def _decision(info: PredictionsInfo) -> str:

@@ -10,8 +10,9 @@ Does not depend on: prompts, models, metrics.
 
 from erc_llm.predictions.corpus_columns import history_lengths
 from erc_llm.predictions.correction import Correction, Decision, PriorShift, Scaling, correct
+from erc_llm.predictions.info import FORMAT_VERSION, PredictionsInfo
 from erc_llm.predictions.storage import read_predictions, strip_text, write_predictions
-from erc_llm.predictions.table import FORMAT_VERSION, REQUIRED, Prediction, Predictions, PredictionsInfo
+from erc_llm.predictions.table import REQUIRED, Prediction, Predictions
 
 __all__ = [
     "FORMAT_VERSION",

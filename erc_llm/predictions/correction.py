@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from erc_llm.errors import PredictionsError
-from erc_llm.predictions.table import Predictions, PredictionsInfo
+from erc_llm.predictions.info import PredictionsInfo
+from erc_llm.predictions.table import Predictions
 
 Floats = NDArray[np.float64]
 Rule = Literal["weighted_f1", "macro_f1", "weights"]
@@ -239,7 +240,8 @@ def correct(table: Predictions, correction: Correction) -> Predictions:
     applies to uncorrected probabilities, of a table without log-likelihoods.
 
     Raises:
-        PredictionsError: The table has no log-likelihoods, or another number of labels.
+        PredictionsError: The table has no log-likelihoods for a prior or calibration to correct, no probabilities for a
+            rule to decide by, or another number of labels.
     """
     before = Correction.of(table.info)
     if correction == Correction() == before:

@@ -16,7 +16,8 @@ import numpy as np
 from erc_llm.errors import PredictionsError
 from erc_llm.files import write_whole
 from erc_llm.predictions.columns import KINDS
-from erc_llm.predictions.table import FORMAT_VERSION, REQUIRED, Predictions, PredictionsInfo
+from erc_llm.predictions.info import FORMAT_VERSION, PredictionsInfo
+from erc_llm.predictions.table import REQUIRED, Predictions
 
 _KEY = b"erc_llm"  # key of the metadata in the Parquet schema
 

@@ -18,7 +18,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,7 +49,12 @@ _PLAIN: Mapping[str, Any] = {
 
 
 def average_runs(
-    runs: Sequence[Run], folder: Path, *, replace_older: bool = False, of_folds: RunConfig | None = None
+    runs: Sequence[Run],
+    folder: Path,
+    *,
+    replace_older: bool = False,
+    of_folds: RunConfig | None = None,
+    complete: Callable[[Run], None] | None = None,
 ) -> Run:
     """Write the average of runs as a run directory, which appears complete or not at all.
 
@@ -59,6 +64,7 @@ def average_runs(
         replace_older: Whether to replace an average that exists already.
         of_folds: The configuration of a cross-fitting, if the runs are all its folds; together they have trained on
             all of train, so nothing is held out from their average.
+        complete: Writes further files into the run directory before it appears.
 
     Raises:
         RunError: The runs cannot be averaged, or the folder exists already or cannot be written.
@@ -90,6 +96,8 @@ def average_runs(
         shutil.copyfile(first.template, draft / TEMPLATE)
         write_manifest(draft, _manifest(runs, average_id(runs, config.name), config.sha256, of_folds is not None))
         draft.chmod(0o755)
+        if complete is not None:
+            complete(read_run(draft))
         if folder.exists():
             folder.rename(place / "old")
         draft.rename(folder)

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rich.console import Console
 
-from erc_llm.calibration.select import Goal
+from erc_llm.calibration.record import Goal
 from erc_llm.corpus import Corpus
 from erc_llm.corpus.dialogues import PARTS_OF_TRAIN, SELECTION
-from erc_llm.errors import CorpusError, PredictionsError
+from erc_llm.errors import ConfigError, CorpusError, PredictionsError
 from erc_llm.evaluation.comparison import compare
 from erc_llm.evaluation.comparison_pages import write_comparison
 from erc_llm.evaluation.evidence import Comparison
@@ -281,6 +281,11 @@ def _trained(system: BenchmarkSystem, source: str, own: Version, paths: Benchmar
         fixed = [f"corpus.path={paths.data[own]}", f"output={paths.runs}", f"name={name}", f"seed={seed}"]
         config = load_config(source, [*system.overrides, *fixed])
         console.rule(name)
+        if system.decide != "probable" and system.folds is None and not config.holds_out_selection:
+            raise ConfigError(
+                f"{system.name}: decide={system.decide} finds its rule on the selection split, and "
+                "training.evaluations=0 holds none out; set decide: probable, or folds: 5"
+            )
         if system.folds is not None:
             folds = Folds(system.folds, with_text=paths.with_text)
             folders.append(crossfit(config, folds, resume=True, console=console).folder)

@@ -12,13 +12,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from erc_llm.calibration.select import Calibration, Decide, Goal, HeldOut, calibrate
+from erc_llm.calibration.record import Calibration, Decide, Goal, HeldOut
+from erc_llm.calibration.select import calibrate
 from erc_llm.calibration.store import write_calibration
-from erc_llm.errors import PredictionsError, RunError
+from erc_llm.errors import ConfigError, PredictionsError, RunError
 from erc_llm.predictions import Predictions, PriorShift, read_predictions
 from erc_llm.runs.directory import OUT_OF_FOLD, Run
 from erc_llm.runs.manifest import FINISHED
 
+_OUT_OF_FOLD = f"leave --predictions out to use the run's own {OUT_OF_FOLD}"
 _RULES = {
     "weighted_f1": "decided for weighted F1",
     "macro_f1": "decided for macro F1",
@@ -42,14 +44,17 @@ def predict_selection(run: Run, corpus: str | None, heal_from: str | None, conso
         RunError: The run was trained on the selection split too.
     """
     if run.manifest.folds is not None:
-        return read_predictions(run.folder / OUT_OF_FOLD), str(run.folder / OUT_OF_FOLD)
+        path = run.folder / OUT_OF_FOLD
+        if not path.is_file():
+            raise RunError(f"{path}: is missing; `erc-llm crossfit ... --resume` writes it")
+        return read_predictions(path), str(path)
     _check_held_out(run)
     from erc_llm.predictor import load
     from erc_llm.recipes.predict import open_to_predict, predict_with_progress
 
     data = open_to_predict(run.config, corpus, heal_from, "selection", console)
     by_scores = ["scoring.decode=score", "scoring.answer=label"]
-    predictor = load(run.folder, data.past, prior="none", overrides=by_scores)
+    predictor = load(run.folder, data.past, prior="none", calibration="none", overrides=by_scores)
     return predict_with_progress(predictor, data.corpus, "selection", console), data.corpus.name
 
 
@@ -80,11 +85,15 @@ def calibrate_run(
 
     Raises:
         PredictionsError: The table is of another run, split, corpus or label set, or has too few dialogues.
+        ConfigError: No rule of the name `decide` was found.
         RunError: The file cannot be written.
     """
     check_table(run, table, name)
     calibration = replace(calibrate(table, prior, goal, seed), decide=decide)
     print_held_out(calibration, console)
+    if decide is not None and calibration.held_out(decide) is None:
+        reason = "no weights raised held-out weighted F1" if goal == "weighted_f1" else "it needs --fit-for weighted_f1"
+        raise ConfigError(f"decide={decide}: {reason}; choose another rule; nothing was stored")
     return write_calibration(run, calibration)
 
 
@@ -121,7 +130,11 @@ def check_table(run: Run, table: Predictions, name: str) -> None:
     if wrong:
         raise PredictionsError(
             f"{name}: not the {held_out} of {run.folder}, on which a calibration is fitted: {'; '.join(wrong)}; "
-            + (f"`erc-llm predict {run.folder} --split selection` writes it" if manifest.folds is None else "")
+            + (
+                f"`erc-llm predict {run.folder} --split selection` writes it"
+                if manifest.folds is None
+                else _OUT_OF_FOLD
+            )
         )
 
 
@@ -135,10 +148,10 @@ def _check_held_out(run: Run) -> None:
 
 def print_held_out(calibration: Calibration, console: Console) -> None:
     """Print the chosen calibration, and the metrics on held-out dialogues without and with it."""
-    cross_fitted = calibration.split == "train"
-    where, units = ("cross-fitted train", "episodes") if cross_fitted else ("the selection split", "dialogues")
-    about = f"{calibration.targets:,} targets in {calibration.dialogues:,} {units}, {calibration.folds} folds"
-    console.print(f"Held-out metrics on {where}: {about}", style="bold", highlight=False)
+    about = (
+        f"{calibration.targets:,} targets in {calibration.dialogues:,} {calibration.units}, {calibration.folds} folds"
+    )
+    console.print(f"Held-out metrics on {calibration.where}: {about}", style="bold", highlight=False)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("")
     for column in ("Weighted F1 %", "Macro F1 %", "Accuracy %", "NLL", "Calibration error %"):

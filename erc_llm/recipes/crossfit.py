@@ -26,12 +26,15 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from erc_llm.baselines.baseline_config import BaselineConfig
-from erc_llm.calibration.select import FEWEST_DIALOGUES, Decide
+from erc_llm.calibration.record import Decide
+from erc_llm.calibration.select import FEWEST_DIALOGUES, table_hash
+from erc_llm.calibration.store import read_calibration
 from erc_llm.config import FoldConfig, Recipe, RunConfig
 from erc_llm.corpus import Corpus, labelled_scenes
 from erc_llm.corpus.dialogues import LEFT_OUT
 from erc_llm.corpus.splits import episode_of, fold_episodes
 from erc_llm.errors import ConfigError, CorpusError, PredictionsError, RunError
+from erc_llm.models.devices import process_count
 from erc_llm.predictions import (
     Prediction,
     Predictions,
@@ -55,13 +58,13 @@ class Folds:
     """How train is divided and how the folds are run.
 
     Attributes:
-        number: Number of folds.
+        count: Number of folds.
         seed: Seed of the division into folds.
         at_once: Number of folds at a time; None: one per GPU, without any one per core.
         with_text: Keep the text of the utterances in the tables.
     """
 
-    number: int = 5
+    count: int = 5
     seed: int = 13
     at_once: int | None = None
     with_text: bool = True
@@ -87,8 +90,9 @@ def crossfit(
 
     Raises:
         RunError: A folder exists and `resume` is False, or it holds other runs.
-        ConfigError: The configuration leaves a fold out itself, or its answers have no scores.
-        CorpusError: Train has fewer episodes than folds.
+        ConfigError: The configuration leaves a fold out itself, its answers have no scores, or a launcher started this.
+        CorpusError: Train has fewer episodes than folds, or too few dialogues to calibrate on.
+        PredictionsError: The corpus has changed since the folds were predicted.
         UserError: Training or prediction of a fold failed.
     """
     from erc_llm.calibration.choose import prior_shift
@@ -106,16 +110,35 @@ def crossfit(
     configs = fold_configs(config, folds)
     run_folds(_train_fold, configs, folds, console)
     runs = [read_run(Path(fold.output) / fold.name) for fold in configs]
+
+    def complete(run: Run) -> None:
+        """Write what the run directory of an average of folds has beside the adapter."""
+        table = _out_of_fold_table(run, runs, corpus, folds.with_text)
+        write_predictions(table, run.folder / OUT_OF_FOLD)
+        if not _is_calibrated(run, table):
+            calibrate_run(run, table, OUT_OF_FOLD, prior_shift(run.manifest, "auto"), "nll", 0, console, decide)
+
     folder = Path(config.output) / config.name
     if not folder.exists() or read_run(folder).manifest.run_id != average_id(runs, config.name):
-        average_runs(runs, folder, of_folds=config, replace_older=True)
+        return average_runs(runs, folder, of_folds=config, replace_older=True, complete=complete)
     run = read_run(folder)
-    tables = [read_predictions(fold.folder / LEFT_OUT_TABLE) for fold in runs]
-    info = replace(joined_info([table.info for table in tables], run.config, run.manifest.run_id), split="train")
-    table = join_folds(tables, corpus, info, folds.with_text)
-    write_predictions(table, folder / OUT_OF_FOLD)
-    calibrate_run(run, table, OUT_OF_FOLD, prior_shift(run.manifest, "auto"), "nll", 0, console, decide)
+    complete(run)
     return run
+
+
+def _out_of_fold_table(run: Run, folds: Sequence[Run], corpus: Corpus, with_text: bool) -> Predictions:
+    """The out-of-fold table of an average, from the tables of its folds."""
+    tables = [read_predictions(fold.folder / LEFT_OUT_TABLE) for fold in folds]
+    info = joined_info([table.info for table in tables], run.config, run.manifest.run_id)
+    return join_folds(tables, corpus, replace(info, split="train"), with_text)
+
+
+def _is_calibrated(run: Run, table: Predictions) -> bool:
+    """Whether the run has a calibration of this table; the user may have made another one of it, which stays."""
+    try:
+        return read_calibration(run).table_sha256 == table_hash(table)
+    except RunError:
+        return False
 
 
 def _check_can_calibrate(corpus: Corpus) -> None:
@@ -152,8 +175,13 @@ def check_folder(config: Recipe, resume: bool) -> None:
 
     Raises:
         RunError: A folder exists already, or holds a run that is no cross-fitting.
-        ConfigError: `corpus.fold` is set.
+        ConfigError: `corpus.fold` is set, or a launcher started several processes.
     """
+    if process_count() > 1:
+        raise ConfigError(
+            f"{process_count()} processes of a launcher were found; start `erc-llm crossfit` directly, it runs a fold "
+            "on each GPU itself"
+        )
     if config.corpus.fold is not None:
         raise ConfigError("corpus.fold: cross-fitting sets it for each fold; leave it out")
     folder = Path(config.output) / config.name
@@ -174,8 +202,8 @@ def folds_folder(config: Recipe) -> Path:
 def fold_configs(config: C, folds: Folds) -> list[C]:
     """The configuration of each fold's run."""
     found = []
-    for number in range(1, folds.number + 1):
-        fold = FoldConfig(number=number, folds=folds.number, seed=folds.seed)
+    for number in range(1, folds.count + 1):
+        fold = FoldConfig(number=number, folds=folds.count, seed=folds.seed)
         corpus = config.corpus.model_copy(update={"fold": fold})
         own = {"name": f"fold-{number}", "output": str(folds_folder(config)), "corpus": corpus}
         found.append(config.model_copy(update=own))
@@ -188,16 +216,16 @@ def describe(corpus: Corpus, folds: Folds, config: RunConfig | BaselineConfig, c
     Raises:
         CorpusError: Train has fewer episodes than folds.
     """
-    parts = fold_episodes(corpus, folds.number, folds.seed)
+    parts = fold_episodes(corpus, folds.count, folds.seed)
     scenes, epochs, most = corpus.split("train"), config.training.epochs, config.training.max_scenes
     left_out = [[d for d in scenes if episode_of(d) in part] for part in parts]
     targets = [sum(len(d.targets) for d in fold) for fold in left_out]
     selected = config.corpus.selection_fraction if config.holds_out_selection else 0.0
     kept = [round((len(scenes) - len(fold)) * (1 - selected)) for fold in left_out]
     trained = epochs * sum(min(of_fold, most or of_fold) for of_fold in kept)
-    at_once = folds.at_once or jobs_at_once(folds.number)
+    at_once = folds.at_once or jobs_at_once(folds.count)
     for line in (
-        f"{folds.number} folds of {len(scenes)} training scenes in {sum(map(len, parts))} episodes, {at_once} at a "
+        f"{folds.count} folds of {len(scenes)} training scenes in {sum(map(len, parts))} episodes, {at_once} at a "
         f"time; targets left out: {', '.join(map(str, targets))}",
         f"to do: train on about {trained:.0f} scenes, as in {trained / len(scenes):.1f} epochs of all of train; "
         f"predict {sum(targets)} targets once",
@@ -211,8 +239,7 @@ def run_folds(job: Callable[..., None], configs: Sequence[Recipe], folds: Folds,
 
     def show(name: str, left: int) -> None:
         minutes = (time.monotonic() - began) / 60
-        rest = f", about {minutes / (len(configs) - left) * left:.0f} more" if left else ""
-        done = f"{name} is done: {len(configs) - left} of {len(configs)} in {minutes:.1f} min{rest}"
+        done = f"{name} is done: {len(configs) - left} of {len(configs)}, after {minutes:.1f} min"
         console.print(done, highlight=False, soft_wrap=True)
 
     at_once = folds.at_once or jobs_at_once(len(configs))
@@ -232,7 +259,7 @@ def _train_fold(config: RunConfig, with_text: bool, console: Console) -> None:
             strip_text(run.folder)
         return
     data = open_to_predict(run.config, None, None, LEFT_OUT, console)
-    predictor = load(run.folder, data.past, prior="none")
+    predictor = load(run.folder, data.past, prior="none", calibration="none")
     table = predict_with_progress(predictor, data.corpus, LEFT_OUT, console)
     write_predictions(table if with_text else table.without_text(), path)
 

@@ -24,7 +24,7 @@ from rich.console import Console
 from erc_llm.baselines.baseline_config import BaselineConfig
 from erc_llm.baselines.inference import log_probabilities
 from erc_llm.corpus.dialogues import LEFT_OUT
-from erc_llm.errors import RunError
+from erc_llm.errors import PredictionsError, RunError
 from erc_llm.files import write_text
 from erc_llm.predictions import Predictions, read_predictions, write_predictions
 from erc_llm.recipes.console import ConsoleProgress
@@ -93,14 +93,22 @@ def _train_fold(splits: Sequence[str], config: BaselineConfig, with_text: bool, 
     corpus = open_corpus(config.corpus, config.label_set())
     trained = train_baseline(config, corpus, resume=True, with_text=with_text, progress=progress)
     for split in (LEFT_OUT, *splits):
-        path = trained.folder / f"{split}.parquet"
-        if not path.is_file() or read_predictions(path).info.run_id != trained.manifest.run_id:
+        path, wanted = trained.folder / f"{split}.parquet", (trained.manifest.run_id, corpus.sha256)
+        info = read_predictions(path).info if path.is_file() else None
+        if info is None or (info.run_id, info.corpus_sha256) != wanted:
             trained.write(split, with_text=with_text, progress=progress)
 
 
 def mean_prediction(tables: Sequence[Predictions]) -> Predictions:
-    """The first table with the mean of the probabilities of all, whose rows are the same targets."""
-    assert len({table.keys for table in tables}) == 1, "the folds predict the same splits of one corpus"
+    """The first table with the mean of the probabilities of all, whose rows are the same targets.
+
+    Raises:
+        PredictionsError: The tables have different targets.
+    """
+    if len({table.keys for table in tables}) > 1:
+        raise PredictionsError(
+            f"the folds' tables of {tables[0].info.split} have different targets; delete them, and --resume"
+        )
     distributions = [table.probabilities for table in tables if table.probabilities is not None]
     mean = np.mean(distributions, axis=0)
     labels = tables[0].info.labels

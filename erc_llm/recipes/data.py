@@ -55,10 +55,14 @@ def open_corpus(config: CorpusConfig, labels: LabelSet, *, cut_selection: bool =
 
 def open_whole(config: RunConfig, path: str | None, heal_from: str | None = None) -> Corpus:
     """The corpus of a configuration, or the one at `path` (with missing lines from `heal_from`), no selection cut."""
+    from erc_llm.build import training_fold
+
     section = config.corpus
-    if path is not None:
-        section = section.model_copy(update={"path": path, "heal_from": heal_from})
-    return open_corpus(section, config.label_set(), cut_selection=False)
+    if path is None:
+        return open_corpus(section, config.label_set(), cut_selection=False)
+    # Whether another corpus has episodes to leave out is decided by `training_view`.
+    section = section.model_copy(update={"path": path, "heal_from": heal_from, "fold": None})
+    return training_fold(open_corpus(section, config.label_set(), cut_selection=False), config)
 
 
 def with_selection(corpus: Corpus, config: CorpusConfig) -> Corpus:

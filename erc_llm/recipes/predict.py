@@ -216,13 +216,13 @@ def write_table(table: Predictions, options: PredictOptions) -> Predictions:
 
 def _info(predictor: Predictor, corpus: Corpus, split: str) -> PredictionsInfo:
     config, run = predictor.config, predictor.run
-    decoding = config.scoring.decoding
+    decoding, scored = config.scoring.decoding, config.scoring.decode == "score"
     system = config.name if run else f"{config.model.base} zero-shot"
     info = table_info(config, run, predictor.prompter, corpus, split)
     return replace(
         info,
         system=f"{system}, {decoding}" if decoding else system,
-        selection=chosen_on(run, predictor.correction) or info.selection,
+        selection=(chosen_on(run, predictor.correction) if scored else None) or info.selection,
         decoding=decoding,
         base_model=predictor.loaded.description,
         base_model_sha256=predictor.loaded.weights_sha256,

@@ -197,7 +197,7 @@ def _correction(
     if run and correction.calibrated and run.config.scoring.label_orders > 1:
         raise ConfigError(
             "calibration: the run's is fitted on scores with scoring.label_orders="
-            f"{run.config.scoring.label_orders}, and a served model has those of one order; leave it out"
+            f"{run.config.scoring.label_orders}, and a served model has those of one order; use --calibration none"
         )
     return correction
 

@@ -41,13 +41,20 @@ def table_info(config: RunConfig, run: Run | None, prompter: Prompter, corpus: C
         trained_on_sha256=manifest.train_sha256 if manifest else None,
         training_precision=run.precision if run else None,
         invalid_policy=INVALID_POLICY,
-        selection="selection" if run and run.config.holds_out_selection else "none",
+        selection=_held_out(run),
         profile=_profile_source(config),
         retrieval=(config.profile.encoder or "lexical") if config.profile.writer == "lines" else "none",
         train_shares=distribution,
         training_prior=manifest.training_prior if manifest else None,
         created_with=versions(),
     )
+
+
+def _held_out(run: Run | None) -> str:
+    """The split that choices of training were made on; the folds of an average chose theirs on parts of train."""
+    if run is not None and run.manifest.folds is not None:
+        return "train"
+    return "selection" if run is not None and run.config.holds_out_selection else "none"
 
 
 def chosen_on(run: Run | None, correction: Correction) -> str | None:

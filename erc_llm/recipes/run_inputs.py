@@ -94,10 +94,11 @@ def read_confusion(config: StateConfig, corpus: Corpus) -> tuple[tuple[int, ...]
         raise ConfigError(
             f"state.confusion: {config.confusion} has (split, corpus hash, labels) {found}; expected {expected}"
         )
-    if table.info.selection == "none" and table.info.run_id is not None and not cross_fitted:
+    if table.info.selection in ("none", "train") and table.info.run_id is not None and not cross_fitted:
         raise ConfigError(
             f"state.confusion: {config.confusion} is of run {table.info.run_id}, which was trained on the selection "
-            "split too (training.evaluations=0), so its errors there are too few; give a table of another run"
+            "split too (training.evaluations=0, or an average of folds), so its errors there are too few; give a table "
+            "of another run, or the crossfit.parquet of a cross-fitted one"
         )
     return _confusion_counts(table, corpus)
 

@@ -37,7 +37,7 @@ def run_side_by_side(
         on_done: Called with the name of a job that is done and the number of those that are left.
 
     Raises:
-        ErcError: A job raised it; the other processes are stopped.
+        ErcError, OSError: A job raised it; the other processes are stopped.
         InternalError: A job in a process of its own raised another exception.
         RunError: A process was killed from outside.
     """
@@ -134,7 +134,7 @@ def _run_in_process(
         job(*values, prefixed_console(name))
     except KeyboardInterrupt:
         os._exit(130)  # the parent has it too, and tells the user
-    except ErcError as error:
+    except (ErcError, OSError) as error:
         pipe.send(error)
     except BaseException as error:
         import traceback

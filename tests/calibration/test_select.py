@@ -12,7 +12,8 @@ from scipy.optimize import check_grad
 
 from erc_llm import metrics
 from erc_llm.calibration.fit import fit_decision, fit_scaling
-from erc_llm.calibration.select import Calibration, calibrate, table_hash
+from erc_llm.calibration.record import Calibration
+from erc_llm.calibration.select import calibrate, table_hash
 from erc_llm.errors import PredictionsError
 from erc_llm.predictions import Correction, Predictions, PriorShift, correct
 from erc_llm.predictions.correction import normalise
@@ -209,7 +210,7 @@ def test_decision_weights_are_chosen_where_they_help() -> None:
         assert decided.weighted_f1 > found.after.weighted_f1 + 0.02
         chosen = found.correction(rule).decision
         assert chosen is not None
-        assert (chosen.rule, chosen.way, chosen.table_sha256) == (rule, "inductive", found.table_sha256)
+        assert (chosen.rule, chosen.way) == (rule, "inductive")
 
 
 def test_folds_are_whole_dialogues(monkeypatch: pytest.MonkeyPatch) -> None:

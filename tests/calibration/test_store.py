@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from erc_llm.calibration.choose import choose_correction, parse_prior, prior_shift
-from erc_llm.calibration.select import Calibration, calibrate
+from erc_llm.calibration.record import Calibration
+from erc_llm.calibration.select import calibrate
 from erc_llm.calibration.store import read_calibration, write_calibration
 from erc_llm.config import RunConfig
 from erc_llm.errors import ConfigError, RunError
@@ -234,6 +235,6 @@ def test_a_prior_is_typed_as_a_word_or_as_shares() -> None:
             parse_prior(text)
 
 
-def test_only_none_and_run_are_calibrations(run: Run) -> None:
+def test_other_words_are_no_calibrations(run: Run) -> None:
     with pytest.raises(ConfigError, match="expected auto, none or run, found 'best'"):
         choose_correction(run, "auto", "best")  # type: ignore[arg-type]

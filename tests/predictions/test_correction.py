@@ -186,7 +186,7 @@ def test_shares_may_miss_their_sum_by_rounding_and_are_divided_by_it() -> None:
         ({"prior_shares": (1.5, -0.5, 0, 0)}, "prior_shares: expected shares of at least 0"),
         ({"temperature": 0.0}, "temperature: expected a number above 0"),
         ({"offsets": (0.0, 0.0, 0.0, float("inf"))}, "offsets: expected finite numbers"),
-        ({"decision_weights": (1.0, 1.0, -1.0, 1.0)}, "decision_weights: expected numbers above 0"),
+        ({"decision_weights": (1.0, 1.0, -1.0, 1.0)}, "decision_weights: expected numbers of at least 0"),
         ({"abstain_below": 40.0}, "abstain_below: expected a probability"),
     ],
 )

@@ -259,7 +259,7 @@ def test_answers_come_from_the_stored_rule_or_from_one_found_on_the_split(
     assert "decided: the label that is best for weighted F1, by a rule found on other data (inductive)" in done.out
     inductive = read_predictions(table)
     assert Correction.of(inductive.info) == stored.correction("weighted_f1")
-    assert (inductive.info.decision, inductive.info.decision_table) == ("weighted_f1", stored.table_sha256)
+    assert inductive.info.decision == "weighted_f1"
     assert inductive.info.selection == "selection"
 
     done = erc("predict", run, "--out", table, "--decide", "macro_f1", "--transductive")
@@ -273,7 +273,12 @@ def test_answers_come_from_the_stored_rule_or_from_one_found_on_the_split(
     assert "best for macro F1" in erc("predict", run, "--out", table).out
     assert Correction.of(read_predictions(table).info) == stored.correction("macro_f1")
     assert "most probable" in erc("predict", run, "--out", table, "--decide", "probable").out
+    assert Correction.of(read_predictions(table).info) == stored.correction()
+    assert erc("predict", run, "--out", table, "--calibration", "none").code == 0
     assert read_predictions(table).predicted == raw.predicted
+    wrong = "decide=weights: it needs --fit-for weighted_f1; choose another rule; nothing was stored"
+    refused(erc("calibrate", run, "--decide", "weights"), wrong)
+    assert read_calibration(read_run(run)).decide == "macro_f1"
 
 
 def test_a_rule_found_on_the_split_is_refused_where_there_is_no_split_or_nothing_to_decide_by(

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from erc_llm.config import FoldConfig, RunConfig
 from erc_llm.corpus import Corpus, Dialogue, read_corpus
 from erc_llm.corpus.dialogues import LEFT_OUT
 from erc_llm.corpus.splits import episode_of, fold_episodes, leave_out
+from erc_llm.evaluation.leakage import selection_saw_split
 from erc_llm.predictions import Predictions, read_predictions
 from erc_llm.predictor import load
 from erc_llm.recipes.average import average_adapters
@@ -267,7 +268,7 @@ def test_calibration_and_rules_are_found_on_the_table(done: Crossfitted) -> None
     rules = {each.decision.rule: each.decision for each in stored.decisions}
     assert rules.keys() == {"weighted_f1", "macro_f1"}
     for decision in rules.values():
-        assert (decision.way, decision.table_sha256) == ("inductive", stored.table_sha256)
+        assert (decision.way, decision.table_sha256) == ("inductive", table_hash(replace(done.table, gold=None)))
 
 
 def test_it_predicts_like_any_run_with_the_stored_rule(done: Crossfitted, erc: Command, tmp_path: Path) -> None:
@@ -280,7 +281,7 @@ def test_it_predicts_like_any_run_with_the_stored_rule(done: Crossfitted, erc: C
     assert (info.decision, info.decision_way, info.decision_table) == (
         "weighted_f1",
         "inductive",
-        table_hash(done.table),
+        table_hash(replace(done.table, gold=None)),
     )
     assert (info.run_id, info.system, info.selection) == (done.run.manifest.run_id, "tiny", "train")
     rule = stored.correction("weighted_f1")
@@ -643,6 +644,25 @@ def test_the_text_can_be_left_out_later(copied: Crossfitted, erc: Command) -> No
     said = erc("crossfit", copied.config, *ONE_BY_ONE, "--resume", "--without-text")
     assert said.code == 0, said.err
     assert copied.table.text is None
+
+
+def test_another_calibration_of_the_same_table_stays(copied: Crossfitted, erc: Command) -> None:
+    assert erc("calibrate", copied.folder, "--decide", "macro_f1").code == 0
+    own = (copied.folder / "calibration.json").read_bytes()
+    assert erc("crossfit", copied.config, *ONE_BY_ONE, "--resume").code == 0
+    assert (copied.folder / "calibration.json").read_bytes() == own
+
+
+def test_a_launcher_is_refused(copied: Crossfitted, erc: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused(erc("crossfit", copied.config, *ONE_BY_ONE, "--resume"), "2 processes of a launcher were found; start")
+
+
+def test_the_selection_split_counts_as_seen_by_the_average(done: Crossfitted, erc: Command, tmp_path: Path) -> None:
+    out = tmp_path / "selection.parquet"
+    assert erc("predict", done.folder, "--split", "selection", "--out", out, "--decide", "probable").code == 0
+    assert selection_saw_split(read_predictions(out).info) is True
+    assert selection_saw_split(done.table.info) is False
 
 
 @pytest.mark.slow
