@@ -9,10 +9,13 @@ from rich.console import Console
 
 from erc_llm.build import build_prompter, training_view
 from erc_llm.config import RunConfig, load_config
-from erc_llm.corpus import read_sample
+from erc_llm.corpus import read_corpus, read_sample
+from erc_llm.corpus.dialogues import LEFT_OUT
+from erc_llm.corpus.splits import leave_out
 from erc_llm.recipes.data import open_corpus
 from erc_llm.recipes.predict import open_to_predict
 from tests.tiny_models import TinyModel
+from tests.tiny_runs import write_corpus
 
 
 def sample_config(tiny: TinyModel, evaluations: int) -> RunConfig:
@@ -56,3 +59,14 @@ def test_the_rows_of_train_do_not_depend_on_the_profile_writer(tiny_llama: TinyM
         config = load_config("sample", [f"model.base={tiny_llama.folder}", f"profile.writer={writer}"])
         data = open_to_predict(config, None, None, "train", Console(quiet=True))
         assert data.corpus.split("train") == read_sample().split("train")
+
+
+def test_a_fold_is_left_out_of_its_own_corpus_and_not_of_one_with_fewer_episodes(tmp_path: Path) -> None:
+    fold = {"number": 2, "folds": 5}
+    many, few = (read_corpus(write_corpus(tmp_path / name, train=n)) for name, n in (("many", 24), ("few", 4)))
+    config = RunConfig.model_validate({"corpus": {"fold": fold}, "training": {"evaluations": 0}})
+    cut = training_view(many, config)
+    assert len(cut.split("train")) + len(cut.split(LEFT_OUT)) == 24
+    assert cut.split(LEFT_OUT) == leave_out(many, 2, 5).split(LEFT_OUT)
+    assert training_view(cut, config) is cut
+    assert training_view(few, config) is few
