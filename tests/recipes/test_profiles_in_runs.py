@@ -11,12 +11,16 @@ import yaml
 from rich.console import Console
 
 from erc_llm.build import build_prompter
-from erc_llm.config import load_config
+from erc_llm.config import StateConfig, load_config
+from erc_llm.corpus import read_corpus
+from erc_llm.corpus.dialogues import LEFT_OUT
+from erc_llm.corpus.splits import leave_out
 from erc_llm.errors import ConfigError, PromptError, RunError
 from erc_llm.predictions import read_predictions, write_predictions
 from erc_llm.predictor import load
 from erc_llm.recipes.data import open_corpus
 from erc_llm.recipes.predict import predict
+from erc_llm.recipes.run_inputs import read_confusion
 from erc_llm.recipes.train import train
 from erc_llm.resources import prompts_dir
 from erc_llm.runs.directory import Run
@@ -119,7 +123,30 @@ def test_confusions_of_the_wrong_table_are_refused(
         refused(path, rf"state\.confusion.*{name}.*expected.*selection")
     seen = tmp_path / "seen.parquet"
     write_predictions(replace(table, info=replace(table.info, selection="none")), seen)
-    refused(seen, r"state\.confusion.*trained on the selection split too \(training\.evaluations=0\)")
+    refused(
+        seen, r"state\.confusion.*trained on the selection split too \(training\.evaluations=0, or an average of folds"
+    )
+
+
+def test_a_cross_fitted_table_gives_confusions_without_the_episodes_of_the_fold(
+    corpus: Path, confusion: Path, tmp_path: Path
+) -> None:
+    table, whole = read_predictions(confusion), read_corpus(corpus)
+    info = replace(table.info, split="train", folds=2, selection="none", corpus_sha256=whole.sha256)
+    write_predictions(replace(table, info=info), tmp_path / "crossfit.parquet")
+    state = StateConfig(source="predicted", confusion=str(tmp_path / "crossfit.parquet"))
+    counts = read_confusion(state, whole)
+    assert counts is not None
+    assert sum(map(sum, counts)) == len(table)
+    kept = []
+    for fold in (1, 2):
+        cut = leave_out(whole, fold, 2)
+        of_fold = read_confusion(state, cut)
+        assert of_fold is not None
+        left_out = {dialogue.id for dialogue in cut.split(LEFT_OUT)}
+        kept.append(sum(map(sum, of_fold)))
+        assert kept[-1] == sum(name not in left_out for name in table.dialogue_id)
+    assert sum(kept) == len(table)
 
 
 def test_a_template_must_show_what_is_asked_for(
