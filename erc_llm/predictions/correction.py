@@ -112,7 +112,7 @@ class Decision:
         """Name among the steps of a correction."""
         if self.rule == "weights":
             return "decision weights"
-        return f"decision: {self.rule}" + (", on itself" if self.way == "transductive" else "")
+        return f"{self.rule}, on itself" if self.way == "transductive" else f"decision: {self.rule}"
 
     @property
     def words(self) -> str:
