@@ -93,6 +93,7 @@ def _config(tiny_bert: TinyModel, tmp_path: Path, **sections: object) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_ablation_is_one_command_that_goes_on_where_it_was(
     erc: Command, tiny_bert: TinyModel, tmp_path: Path
 ) -> None:

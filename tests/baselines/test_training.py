@@ -311,6 +311,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(tiny_bert: TinyModel, tmp
         assert found == expected, f"{log}: each step once, as in an uninterrupted run"
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_with_less_memory_to_the_same_weights(tiny_bert: TinyModel, tmp_path: Path) -> None:
     """Dropout included: activations are computed again from the same random state."""
     config = baseline_config(tiny_bert, tmp_path, memory={"encoding": "end_to_end"}, **STEPPED)

@@ -129,6 +129,7 @@ def test_finalists_are_scored_on_dev_too(small: tuple[Path, Path, Path], capsys:
     assert "| none" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_budget_is_found_for_any_number_of_steps() -> None:
     config, sizes = RunConfig(), [[100 + 37 * (i % 11) for i in range(90)]] * 3
     for steps in (30, 69, 120, 180):

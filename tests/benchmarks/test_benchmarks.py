@@ -234,6 +234,7 @@ def test_meter_leaves_warm_up_out(tiny_llama: TinyModel) -> None:
     assert meter.result(utterances=2)["tokens"] == 10
 
 
+@pytest.mark.slow
 def test_the_cost_of_a_comparison_is_that_of_the_whole_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comparison, "SIZES", (300,))
     monkeypatch.setattr("benchmarks.measure.run_job", lambda job: comparison.run(**job.arguments, draws=100))
@@ -248,6 +249,7 @@ def test_the_cost_of_a_comparison_is_that_of_the_whole_command(monkeypatch: pyte
         comparison.measure([sys.executable, "-c", "from erc_llm.cli.app import main; main()", "compare", "a", "b"])
 
 
+@pytest.mark.slow
 def test_the_cost_of_a_calibration_is_measured_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "CORRECTED", 2000)
     monkeypatch.setattr(calibration, "FITTED", 100)

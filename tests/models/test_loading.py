@@ -182,6 +182,7 @@ def _load_elsewhere(environment: dict[str, str], *arguments: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_a_hub_model_is_downloaded_once_then_found_offline(tiny_llama: TinyModel, tmp_path: Path) -> None:
     served = shutil.copytree(tiny_llama.folder, tmp_path / "served")
     (served / "flax_model.msgpack").write_bytes(b"another framework's weights")

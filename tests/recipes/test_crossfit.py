@@ -305,6 +305,7 @@ def test_another_rule_can_be_asked_for(decide: Any, done: Crossfitted, erc: Comm
     assert read_predictions(out).info.decision == (None if decide == "probable" else decide)
 
 
+@pytest.mark.slow
 def test_the_table_is_measured_like_any_other(done: Crossfitted, erc: Command, tmp_path: Path) -> None:
     said = erc("evaluate", done.folder / "crossfit.parquet", "--draws", 100)
     assert said.code == 0, said.err
@@ -485,6 +486,7 @@ def test_a_fold_does_not_depend_on_the_labels_that_it_leaves_out(
     )
 
 
+@pytest.mark.slow
 def test_no_label_outside_train_changes_a_calibration_or_a_rule(
     tiny_llama: TinyModel, done: Crossfitted, tmp_path: Path
 ) -> None:
@@ -646,6 +648,7 @@ def test_the_text_can_be_left_out_later(copied: Crossfitted, erc: Command) -> No
     assert copied.table.text is None
 
 
+@pytest.mark.slow
 def test_another_calibration_of_the_same_table_stays(copied: Crossfitted, erc: Command) -> None:
     assert erc("calibrate", copied.folder, "--decide", "macro_f1").code == 0
     own = (copied.folder / "calibration.json").read_bytes()

@@ -102,9 +102,10 @@ def test_what_was_read_is_written_in_the_present_format(tmp_path: Path, content:
 @pytest.mark.parametrize("path", STORED, ids=lambda path: str(path.parent.relative_to(RESULTS)))
 def test_runs_of_the_documentation_are_read(path: Path) -> None:
     stated = json.loads(path.read_text("utf-8"))
-    run = read_directory(path.parent, BaselineConfig if "baseline" in stated else RunConfig)
+    kind = stated.get("baseline", stated.get("kind", "adapter"))
+    run = read_directory(path.parent, RunConfig if kind == "adapter" else BaselineConfig)
     assert run.config.seed == run.manifest.seed == stated["seed"]
-    assert run.manifest.kind == stated.get("baseline", stated.get("kind", "adapter"))
+    assert run.manifest.kind == kind
     assert run.manifest.base_model_sha256 == stated.get("base_sha256", stated.get("base_model_sha256"))
     assert list(run.manifest.train_shares) == stated["train_shares"]
     assert run.manifest.commit == stated["commit"]

@@ -108,6 +108,7 @@ def _told(place: Path) -> bool:
     return any(first["text"] in path.read_text("utf-8") for path in files) or any(t.text is not None for t in tables)
 
 
+@pytest.mark.slow
 def test_text_is_left_out_of_what_was_there_already_and_comes_back(place: Path, erc: Command) -> None:
     systems = write_systems(place, ENCODER | {"seeds": [1]}, ENCODER | {"name": "other", "seeds": [2]})
     command = ("benchmark", systems, "--data", "data", "--out", "out", "--runs", "trained", "--draws", 100)
@@ -116,6 +117,7 @@ def test_text_is_left_out_of_what_was_there_already_and_comes_back(place: Path, 
         assert _told(place) is told
 
 
+@pytest.mark.slow
 def test_a_table_of_another_training_of_the_same_name_is_made_anew(
     place: Path, tiny_bert: TinyModel, erc: Command
 ) -> None:

@@ -47,6 +47,7 @@ def differ(one: Predictions, other: Predictions) -> bool:
     return not np.array_equal(one.log_likelihoods, other.log_likelihoods)
 
 
+@pytest.mark.slow
 def test_an_average_is_made_and_scored_anew_for_other_seeds(place: Path, erc: Command) -> None:
     write_systems(place, LLM | {"calibration": "nll"}, OTHER)
     done(erc)
@@ -60,6 +61,7 @@ def test_an_average_is_made_and_scored_anew_for_other_seeds(place: Path, erc: Co
     assert not list(RUNS.glob(".*")), "nothing is left of the older one"
 
 
+@pytest.mark.slow
 def test_an_average_is_made_and_scored_anew_when_its_runs_were(place: Path, erc: Command) -> None:
     """Trained again under the same names, on other data: all ids are those of before."""
     write_systems(place, LLM, OTHER)
@@ -75,6 +77,7 @@ def test_an_average_is_made_and_scored_anew_when_its_runs_were(place: Path, erc:
     assert differ(averaged(), before)
 
 
+@pytest.mark.slow
 def test_a_training_in_the_place_of_an_average_is_left_alone(place: Path, erc: Command) -> None:
     write_systems(place, ALONE, OTHER)
     done(erc)
@@ -92,6 +95,7 @@ def test_what_is_written_is_used_again_though_classes_were_balanced(place: Path,
     assert (TABLES / "llm-original-1.parquet").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_run_is_calibrated_where_its_data_is_now(place: Path, erc: Command) -> None:
     write_systems(place, ALONE, OTHER)
     done(erc)
@@ -101,6 +105,7 @@ def test_a_run_is_calibrated_where_its_data_is_now(place: Path, erc: Command) ->
     assert read_predictions(TABLES / "llm-original-1.parquet").info.calibration is not None
 
 
+@pytest.mark.slow
 def test_tables_in_run_directories_lose_their_text(place: Path, erc: Command) -> None:
     write_systems(place, LLM, OTHER)
     done(erc)
