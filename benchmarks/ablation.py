@@ -31,13 +31,14 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
 
+from benchmarks.outcome import exit_code
 from benchmarks.trials import differences
 from erc_llm.config import RunConfig, load_config
-from erc_llm.errors import ConfigError, ErcError
+from erc_llm.corpus.dialogues import SELECTION
+from erc_llm.errors import ConfigError
 from erc_llm.metrics import Floats, gold_surprise
 from erc_llm.predictions import Correction, Predictions, PriorShift, correct, read_predictions
 
-SELECTION = "selection"
 CROSSFIT = "crossfit"  # instead of a split: all of train, as predicted by the folds that left it out
 
 
@@ -309,29 +310,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="print the calibrated metrics instead; with another split, write its calibrated tables",
     )
     options = parser.parse_intermixed_args(arguments)
+    return exit_code(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
     console = Console(width=None if sys.stdout.isatty() else 120)
-    try:
-        arms = read_arms(options.file)
-        if unknown := sorted(set(options.arm) - set(arms.arms)):
-            raise ConfigError(f"{options.file}: has no arm {', '.join(unknown)}; its arms are {', '.join(arms.arms)}")
-        if not (options.table or options.calibrated):
-            if options.corpus is None:
-                raise ConfigError("--corpus: required for training; --table and --calibrated work without it")
-            for name in options.arm or arms.arms:
-                if options.folds is not None:
-                    crossfit_arm(arms, name, options.corpus, options.out, console, options.folds)
-                    continue
-                run_arm(arms, name, options.corpus, options.out, console, options.split, options.orders)
-        if options.calibrated and options.split != SELECTION:
-            print("\n".join(map(str, write_steps(arms, options.out, options.split))))
-        elif options.calibrated:
-            print(as_calibrated_table(arms, options.out))
-        else:
-            print(as_table(arms, options.out, CROSSFIT if options.folds else options.split))
-    except ErcError as error:
-        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False)
-        return error.exit_code
-    return 0
+    arms = read_arms(options.file)
+    if unknown := sorted(set(options.arm) - set(arms.arms)):
+        raise ConfigError(f"{options.file}: has no arm {', '.join(unknown)}; its arms are {', '.join(arms.arms)}")
+    if not (options.table or options.calibrated):
+        if options.corpus is None:
+            raise ConfigError("--corpus: required for training; --table and --calibrated work without it")
+        for name in options.arm or arms.arms:
+            if options.folds is not None:
+                crossfit_arm(arms, name, options.corpus, options.out, console, options.folds)
+                continue
+            run_arm(arms, name, options.corpus, options.out, console, options.split, options.orders)
+    if options.calibrated and options.split != SELECTION:
+        print("\n".join(map(str, write_steps(arms, options.out, options.split))))
+    elif options.calibrated:
+        print(as_calibrated_table(arms, options.out))
+    else:
+        print(as_table(arms, options.out, CROSSFIT if options.folds else options.split))
 
 
 if __name__ == "__main__":

@@ -18,12 +18,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from benchmarks.ablation import CROSSFIT, read_arms
+from benchmarks.outcome import exit_code
 from erc_llm.calibration.record import Decide
 from erc_llm.calibration.select import decide_held_out
-from erc_llm.errors import ConfigError, ErcError
+from erc_llm.errors import ConfigError
 from erc_llm.metrics import (
     Estimate,
     HeadlineMetric,
@@ -126,20 +126,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("file", type=Path, help="YAML file of the arms")
     parser.add_argument("--out", type=Path, required=True, help="folder of the arms' run directories")
     options = parser.parse_args(arguments)
-    try:
-        arms = read_arms(options.file)
-        paths = {arm: options.out / arm / f"{CROSSFIT}.parquet" for arm in arms.arms}
-        tables = {arm: read_predictions(path) for arm, path in paths.items() if path.is_file()}
-        if arms.base not in tables:
-            raise ConfigError(f"{paths[arms.base]}: missing; the other arms are compared with {arms.base}")
-        decided = decided_arms(tables)
-        print(as_markdown(decided, arms.base))
-        print()
-        print(gains_as_markdown(decided))
-    except ErcError as error:
-        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False)
-        return error.exit_code
-    return 0
+    return exit_code(lambda: _print_tables(options.file, options.out))
+
+
+def _print_tables(file: Path, out: Path) -> None:
+    arms = read_arms(file)
+    paths = {arm: out / arm / f"{CROSSFIT}.parquet" for arm in arms.arms}
+    tables = {arm: read_predictions(path) for arm, path in paths.items() if path.is_file()}
+    if arms.base not in tables:
+        raise ConfigError(f"{paths[arms.base]}: missing; the other arms are compared with {arms.base}")
+    decided = decided_arms(tables)
+    print(as_markdown(decided, arms.base))
+    print()
+    print(gains_as_markdown(decided))
 
 
 if __name__ == "__main__":

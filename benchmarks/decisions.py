@@ -21,12 +21,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
+from benchmarks.outcome import exit_code
 from erc_llm.calibration.choose import decide_by_itself, rule_on
 from erc_llm.calibration.select import calibrate
 from erc_llm.corpus.dialogues import SELECTION
-from erc_llm.errors import ErcError, UserError
+from erc_llm.errors import UserError
 from erc_llm.metrics import HEADLINE, Estimate, Floats, confusion_by_dialogue, scores_from_confusion
 from erc_llm.predictions import Correction, Predictions, PriorShift, correct, read_predictions
 from erc_llm.resampling import percentile_interval, resampled_sums
@@ -175,18 +175,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("system", nargs="+", help="NAME=FOLDER of a finished run; runs of one name are one system")
     parser.add_argument("--split", default="dev", help="split to answer; its table is SPLIT.parquet in every folder")
     options = parser.parse_args(arguments)
-    try:
-        named = [text.partition("=") for text in options.system]
-        if wrong := [name for name, equals, folder in named if not equals or not folder]:
-            raise UserError(f"{wrong[0]}: expected NAME=FOLDER")
-        systems: dict[str, list[Finished]] = {}
-        for name, _, folder in named:
-            systems.setdefault(name, []).append(read_run_tables(Path(folder), options.split))
-        print(as_markdown(systems))
-    except ErcError as error:
-        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False)
-        return error.exit_code
-    return 0
+    return exit_code(lambda: _print_table(options.system, options.split))
+
+
+def _print_table(runs: Sequence[str], split: str) -> None:
+    systems: dict[str, list[Finished]] = {}
+    for text in runs:
+        name, equals, folder = text.partition("=")
+        if not equals or not folder:
+            raise UserError(f"{text}: expected NAME=FOLDER")
+        systems.setdefault(name, []).append(read_run_tables(Path(folder), split))
+    print(as_markdown(systems))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from erc_llm.baselines.loop import Fitting, LoopSettings
 from erc_llm.baselines.speaker_numbers import read_speakers, write_speakers
 from erc_llm.baselines.weights import CHECKPOINT, WEIGHTS, keep_epoch, load_weights
 from erc_llm.corpus import Corpus, Dialogue, labelled_scenes
+from erc_llm.corpus.dialogues import SELECTION
 from erc_llm.errors import CorpusError, RunError
 from erc_llm.files import write_text
 from erc_llm.metrics import INVALID_POLICY
@@ -31,8 +32,6 @@ from erc_llm.runs.directory import CONFIG, check_same, claim
 from erc_llm.runs.manifest import FINISHED, TRAINING, Manifest, write_manifest
 from erc_llm.runs.progress import SILENT, Progress
 from erc_llm.runs.provenance import commit, versions
-
-SELECTION = "selection"
 
 
 @dataclass(frozen=True, eq=False)

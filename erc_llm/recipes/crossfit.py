@@ -60,7 +60,7 @@ class Folds:
     Attributes:
         count: Number of folds.
         seed: Seed of the division into folds.
-        at_once: Number of folds at a time; None: one per GPU, without any one per core.
+        at_once: Number of folds at a time; None: one per GPU, without any one per core. See `side_by_side`.
         with_text: Keep the text of the utterances in the tables.
     """
 
@@ -68,6 +68,11 @@ class Folds:
     seed: int = 13
     at_once: int | None = None
     with_text: bool = True
+
+    @property
+    def side_by_side(self) -> int:
+        """Number of folds at a time."""
+        return self.at_once or jobs_at_once(self.count)
 
 
 def crossfit(
@@ -223,10 +228,9 @@ def describe(corpus: Corpus, folds: Folds, config: RunConfig | BaselineConfig, c
     selected = config.corpus.selection_fraction if config.holds_out_selection else 0.0
     kept = [round((len(scenes) - len(fold)) * (1 - selected)) for fold in left_out]
     trained = epochs * sum(min(of_fold, most or of_fold) for of_fold in kept)
-    at_once = folds.at_once or jobs_at_once(folds.count)
     for line in (
-        f"{folds.count} folds of {len(scenes)} training scenes in {sum(map(len, parts))} episodes, {at_once} at a "
-        f"time; targets left out: {', '.join(map(str, targets))}",
+        f"{folds.count} folds of {len(scenes)} training scenes in {sum(map(len, parts))} episodes, "
+        f"{folds.side_by_side} at a time; targets left out: {', '.join(map(str, targets))}",
         f"to do: train on about {trained:.0f} scenes, as in {trained / len(scenes):.1f} epochs of all of train; "
         f"predict {sum(targets)} targets once",
     ):
@@ -242,8 +246,8 @@ def run_folds(job: Callable[..., None], configs: Sequence[Recipe], folds: Folds,
         done = f"{name} is done: {len(configs) - left} of {len(configs)}, after {minutes:.1f} min"
         console.print(done, highlight=False, soft_wrap=True)
 
-    at_once = folds.at_once or jobs_at_once(len(configs))
-    run_side_by_side(job, {config.name: (config, folds.with_text) for config in configs}, at_once, show)
+    jobs = {config.name: (config, folds.with_text) for config in configs}
+    run_side_by_side(job, jobs, folds.side_by_side, show)
 
 
 def _train_fold(config: RunConfig, with_text: bool, console: Console) -> None:

@@ -1,0 +1,23 @@
+"""The outcome of a benchmark's command: its exit code, and the message of a user's mistake.
+
+Input: the work of a command. Output: an exit code; a message on standard error.
+Does not depend on: what is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rich.console import Console
+
+from erc_llm.errors import ErcError
+
+
+def exit_code(work: Callable[[], object]) -> int:
+    """Do the work; 0, or the exit code of the error that it raised, whose message is printed."""
+    try:
+        work()
+    except ErcError as error:
+        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False)
+        return error.exit_code
+    return 0
