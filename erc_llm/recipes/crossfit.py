@@ -113,6 +113,8 @@ def crossfit(
     print_warnings(corpus, console)
     describe(corpus, folds, config, console)
     configs = fold_configs(config, folds)
+    for fold in configs:
+        _check_classes(fold, corpus)
     run_folds(_train_fold, configs, folds, console)
     runs = [read_run(Path(fold.output) / fold.name) for fold in configs]
 
@@ -154,6 +156,18 @@ def _check_can_calibrate(corpus: Corpus) -> None:
             f"corpus '{corpus.name}': train has {labelled} labelled dialogues; cross-fitting needs {FEWEST_DIALOGUES} "
             "or more, over which its calibration is cross-validated"
         )
+
+
+def _check_classes(fold: RunConfig, corpus: Corpus) -> None:
+    """Refuse a fold whose training scenes lack a class that is to be balanced, before any fold is trained."""
+    from erc_llm.build import training_view
+    from erc_llm.recipes.train import target_sampler
+
+    scenes = labelled_scenes(training_view(corpus, fold), fold.training.max_scenes, fold.seed)
+    try:
+        target_sampler(fold.sampling, scenes, fold.label_set(), fold.seed)
+    except CorpusError as error:
+        raise CorpusError(f"{fold.name}: {error}") from error
 
 
 def joined_info(of_folds: Sequence[PredictionsInfo], config: Recipe, run_id: str) -> PredictionsInfo:

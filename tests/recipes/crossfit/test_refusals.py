@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -84,6 +85,26 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(
 ) -> None:
     config = write_config(tiny_llama, corpus, tmp_path)
     refused(erc("crossfit", config, *arguments), *parts)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_fold_without_a_class_to_balance_is_refused_before_anything_is_trained(
+    tiny_llama: TinyModel, corpus: Path, tmp_path: Path, erc: Command
+) -> None:
+    """The first fold could be trained; the second one lacks a label, so it is not trained in vain."""
+    changed = Path(shutil.copytree(corpus, tmp_path / "corpus"))
+    ids = {scene.id for scene in scenes_of(corpus, 2)}
+    rows = [json.loads(line) for line in (changed / "train.jsonl").read_text("utf-8").splitlines()]
+    for row in rows:
+        for line in row["utterances"]:
+            if row["id"] not in ids and line["label"] == "Sad":
+                line["label"] = "Neutral"
+    (changed / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    labels = {line["label"] for row in rows if row["id"] in ids for line in row["utterances"]}
+    assert "Sad" in labels
+    config = write_config(tiny_llama, changed, tmp_path, sampling={"scheme": "square_root"})
+    said = erc("crossfit", config, *ONE_BY_ONE)
+    refused(said, "fold-2", "sampling.scheme=square_root", "Sad", "sampling.allow_absent=true")
     assert not (tmp_path / "runs").exists()
 
 
