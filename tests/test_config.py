@@ -145,7 +145,7 @@ def test_a_packaged_configuration_is_found_by_name_and_by_its_usual_path(
 
 def test_every_packaged_configuration_is_valid() -> None:
     names = [path.stem for path in config_module.configs_dir().glob("*.yaml")]
-    assert {"sample", "smollm2-135m", "emonet", "emonet-roberta-large"} <= set(names)
+    assert {"sample", "smollm2-135m", "emonet", "emonet-mpnet", "emonet-roberta-large"} <= set(names)
     for name in names:
         load = load_baseline if name.startswith("emonet") else load_config
         assert load(name).name == name

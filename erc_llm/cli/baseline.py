@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def baseline(
     config: Annotated[
-        str, typer.Argument(help="YAML file, or a packaged configuration: emonet or emonet-roberta-large.")
+        str, typer.Argument(help="YAML file, or a packaged one: emonet, emonet-mpnet, emonet-roberta-large.")
     ],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Fields to change, as section.field=value, for example kind=compm.")
