@@ -14,7 +14,7 @@ from typing import Literal, cast, get_args
 import numpy as np
 
 from erc_llm.calibration.f1_rules import Metric, find_rule
-from erc_llm.calibration.select import table_hash
+from erc_llm.calibration.select import decide_held_out, table_hash
 from erc_llm.calibration.store import CALIBRATION, read_calibration
 from erc_llm.errors import ConfigError, PredictionsError, RunError
 from erc_llm.predictions import Correction, Decision, Predictions, PriorShift, correct
@@ -61,7 +61,11 @@ def prior_shift(manifest: Manifest, prior: Prior) -> PriorShift | None:
     shift = PriorShift(CORPUS_PRIOR, manifest.training_prior, manifest.train_shares)
     if not isinstance(prior, str):
         shift = PriorShift("given", manifest.training_prior, _given(manifest, prior))
-    # Distributions that differ only by rounding count as equal, so that scores stay bit-identical.
+    return _unless_equal(shift)
+
+
+def _unless_equal(shift: PriorShift) -> PriorShift | None:
+    """None for distributions that differ only by rounding, so that scores stay bit-identical."""
     return None if np.allclose(shift.log_ratio, 0, rtol=0, atol=1e-9) else shift
 
 
@@ -181,6 +185,24 @@ def decide_by_itself(table: Predictions, metric: Metric) -> Predictions:
         PredictionsError: The table has no probabilities.
     """
     return correct(table, replace(Correction.of(table.info), decision=rule_on(table, metric, "transductive")))
+
+
+def decide_by_others(table: Predictions, metric: Metric) -> Predictions:
+    """A cross-fitted table with each row decided by calibration and rule that are fitted on other episodes.
+
+    Raises:
+        PredictionsError: The table is not cross-fitted, or has too few episodes or dialogues.
+    """
+    info = table.info
+    if info.folds is None or info.split != "train":
+        raise PredictionsError(
+            f"the table of {info.system} is not cross-fitted (split {info.split}), so its answers stay as they were "
+            f"predicted; leave --decide out, or predict again: `erc-llm predict RUN --decide {metric}`"
+        )
+    shift = None
+    if info.training_prior is not None and info.train_shares is not None:
+        shift = _unless_equal(PriorShift(CORPUS_PRIOR, info.training_prior, info.train_shares))
+    return decide_held_out(table, shift, metric)
 
 
 def _same(one: PriorShift | None, other: PriorShift | None) -> bool:

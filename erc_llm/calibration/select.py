@@ -126,8 +126,8 @@ def decide_held_out(
     """The table with every row decided by what was fitted on the other folds of `calibrate`: to measure a rule.
 
     The kind and strength of the calibration are chosen on all folds, as `calibrate` chooses them. The rows have no
-    common correction, so log-likelihoods and the metadata of a correction are left out. Rows that `calibrate` ignores
-    keep their answers.
+    common correction, so log-likelihoods and the numbers of a correction are left out; the metadata names its steps.
+    Rows that `calibrate` ignores keep their answers.
 
     Args:
         table: As for `calibrate`.
@@ -142,16 +142,24 @@ def decide_held_out(
     targets = _targets_of(table, prior, seed)
     best = _best(targets)[0] if calibrated else Candidate("identity", None, np.nan)
     probabilities = _held_out(targets, best.kind, best.strength)
-    decided = probabilities.argmax(axis=1)
+    decided, stated = probabilities.argmax(axis=1), dict(Correction().metadata)
     if decide in ("weighted_f1", "macro_f1"):
         decided = _decide_others(targets, best, probabilities, _f1_rule(decide, None))
+        stated |= {"decision": decide, "decision_way": "cross_fitted"}
+    if best.kind != "identity":
+        stated["calibration"] = f"{best.kind}, fitted on other {targets.units} (cross-fitted)"
+    if prior is not None:
+        stated["prior"] = prior.words
     everywhere = np.full((len(table), len(table.info.labels)), np.nan)
     everywhere[targets.rows] = probabilities
     predicted = np.array(table.predicted, dtype=object)
     predicted[targets.rows] = np.array(table.info.labels, dtype=object)[decided]
-    info = replace(table.info, **Correction().metadata)
     return replace(
-        table, info=info, probabilities=everywhere, log_likelihoods=None, predicted=tuple(predicted.tolist())
+        table,
+        info=replace(table.info, **stated),
+        probabilities=everywhere,
+        log_likelihoods=None,
+        predicted=tuple(predicted.tolist()),
     )
 
 

@@ -6,16 +6,30 @@ Does not depend on: torch and transformers until a benchmark runs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from erc_llm.cli.options import WithoutText, open_console, prepare_scoring
 from erc_llm.errors import UserError
 
+if TYPE_CHECKING:
+    from erc_llm.calibration.f1_rules import Metric
+    from erc_llm.predictions import Predictions
+
 # Columns that a comparison does not use; text is needed from one table only.
 _UNUSED = ("raw_answer", "log_likelihoods", "label_mass")
+
+Decided = Annotated[
+    Literal["weighted_f1", "macro_f1"] | None,
+    typer.Option(
+        "--decide",
+        help="For cross-fitted tables: answer each line by the calibration and the rule for this metric that are "
+        "fitted on other episodes.",
+    ),
+]
 
 
 def compare(
@@ -41,13 +55,13 @@ def compare(
         int, typer.Option(help="Number of bootstrap resamples, and of swaps in the permutation test.", min=100)
     ] = 10_000,
     seed: Annotated[int, typer.Option(help="Random seed of resamples and swaps.", min=0)] = 0,
+    decide: Decided = None,
 ) -> None:
     """Compare systems: paired differences with intervals and tests, overall and by subgroup; seeds are grouped."""
     from erc_llm.cli.sections_view import print_sections
     from erc_llm.evaluation.comparison import compare as evidence
     from erc_llm.evaluation.comparison_report import sections, title
     from erc_llm.evaluation.matching import NamedTable
-    from erc_llm.predictions import read_predictions
 
     if len(predictions) < 2:
         raise UserError("compare: expected at least two predictions tables; for one, use `erc-llm evaluate`")
@@ -57,9 +71,9 @@ def compare(
     tables: list[NamedTable] = []
     for system, path in given:
         has_text = any(named.table.text is not None for named in tables)
-        tables.append(
-            NamedTable(str(path), read_predictions(path, (*_UNUSED, "text") if has_text else _UNUSED), system)
-        )
+        unused = [name for name in _UNUSED if decide is None or name != "log_likelihoods"]
+        table = _read(path, decide, (*unused, "text") if has_text else unused)
+        tables.append(NamedTable(str(path), table, system))
     comparison = evidence(tables, on=on, draws=draws, seed=seed)
     print_sections(title(comparison), sections(comparison), open_console())
     if out is not None:
@@ -73,6 +87,15 @@ def _named(text: str) -> tuple[str | None, Path]:
     """System and file of NAME=FILE; an existing file whose name contains an equals sign is a file."""
     name, equals, path = text.partition("=")
     return (None, Path(text)) if not equals or not name or Path(text).exists() else (name, Path(path))
+
+
+def _read(path: Path, decide: Metric | None, unused: Sequence[str] = ()) -> Predictions:
+    """A predictions table, with the answers of cross-fitted decision rules if asked for."""
+    from erc_llm.calibration.choose import decide_by_others
+    from erc_llm.predictions import read_predictions
+
+    table = read_predictions(path, unused)
+    return table if decide is None else decide_by_others(table, decide)
 
 
 def evaluate(
@@ -98,6 +121,7 @@ def evaluate(
         Path | None, typer.Option(help="Folder for the reliability diagram and the risk-coverage curve, as PNG.")
     ] = None,
     json_out: Annotated[Path | None, typer.Option("--json", help="Also write the metrics to this JSON file.")] = None,
+    decide: Decided = None,
 ) -> None:
     """Print the metrics of a predictions table, with confidence intervals from a bootstrap over whole dialogues."""
     import json
@@ -106,13 +130,12 @@ def evaluate(
     from erc_llm.evaluation.references import difference, reference_by_name
     from erc_llm.evaluation.report import evaluate as evaluate_table
     from erc_llm.files import write_text
-    from erc_llm.predictions import read_predictions
 
-    table = read_predictions(predictions)
+    table = _read(predictions, decide)
     evaluation = evaluate_table(table, draws=draws, abstain_below=abstain_below)
     if plots is not None and evaluation.calibration is None:
         raise UserError(f"--plots: needs probabilities, and {predictions} has none; leave --plots out")
-    others = [reference_by_name(table, name) or read_predictions(name) for name in against or []]
+    others = [reference_by_name(table, name) or _read(Path(name), decide) for name in against or []]
     differences = [difference(table, other, draws=draws) for other in others]
     print_evaluation(evaluation, open_console())
     if differences:

@@ -19,7 +19,7 @@ from erc_llm.cli.page import Page, printable
 from erc_llm.evaluation.references import Difference
 from erc_llm.evaluation.report import Evaluation
 from erc_llm.metrics import Estimate
-from erc_llm.predictions import Correction, PredictionsInfo
+from erc_llm.predictions.correction import answers_in_words
 
 _TITLES = {"weighted_f1": "Weighted F1", "macro_f1": "Macro F1", "accuracy": "Accuracy"}
 
@@ -80,16 +80,9 @@ def _about(evaluation: Evaluation) -> str:
     run = f" (run {info.run_id})" if info.run_id else ""
     return (
         f"{info.system}{run} on {targets} in {dialogues} of {info.corpus_name}, "
-        f"corpus version {info.corpus_version}{healed}, split {info.split}, {context}{_answers(info)}"
+        f"corpus version {info.corpus_version}{healed}, split {info.split}, {context}; "
+        f"answers: {answers_in_words(info)}"
     )
-
-
-def _answers(info: PredictionsInfo) -> str:
-    """How the answers were chosen, if not as the most probable label of one prompt."""
-    decision = Correction.of(info).decision
-    if decision is not None:
-        return f"; answers: {decision.words}"
-    return f"; answers: {info.decoding}" if info.decoding is not None else "; answers: the most probable label"
 
 
 def _headline_table(evaluation: Evaluation, page: Page) -> Table:

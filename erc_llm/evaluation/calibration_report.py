@@ -152,11 +152,10 @@ def _steps(table: Predictions, known: Integers) -> tuple[tuple[StepMetrics, ...]
 
 def _recalls(table: Predictions, rows: Integers) -> Iterator[RecallCost]:
     """The recall of each gold label, with and without the table's decision rule."""
-    decision = Correction.of(table.info).decision
-    if decision is None or table.probabilities is None:
+    if not table.info.decided or table.probabilities is None:
         return
-    gold, probabilities = table.gold_index[rows], table.probabilities[rows]
-    answers = (probabilities.argmax(axis=1), decision.decide(probabilities))
+    gold = table.gold_index[rows]
+    answers = (table.probabilities[rows].argmax(axis=1), table.predicted_index[rows])
     support = np.bincount(gold, minlength=len(table.info.labels))
     for k in np.argsort(-support, kind="stable").tolist():
         if support[k]:

@@ -15,7 +15,7 @@ from erc_llm import metrics
 from erc_llm.evaluation.matching import Matched
 from erc_llm.evaluation.systems import System
 from erc_llm.metrics import Integers
-from erc_llm.predictions import Correction
+from erc_llm.predictions.correction import answers_in_words
 
 MOST_PROBABLE = "the most probable label"
 
@@ -44,22 +44,20 @@ def decided_metrics(matched: Matched, systems: Sequence[System]) -> tuple[Decide
 
     Empty if no table states a decision rule. Systems without probabilities have their answers only.
     """
-    decisions = [Correction.of(named.table.info).decision for named in matched.tables]
-    if not any(decisions):
+    infos = [named.table.info for named in matched.tables]
+    if not any(info.decided for info in infos):
         return ()
     found = []
     for system in systems:
-        decision, tables = decisions[system.runs[0]], [matched.probabilities(run) for run in system.runs]
+        info, tables = infos[system.runs[0]], [matched.probabilities(run) for run in system.runs]
         probabilities = [table for table in tables if table is not None]
-        if decision is not None and len(probabilities) == len(tables):
+        if info.decided and len(probabilities) == len(tables):
             most_probable = [
                 np.where(np.isnan(table).any(axis=1), matched.answers(run), table.argmax(axis=1))
                 for run, table in zip(system.runs, probabilities, strict=True)
             ]
             found.append(_mean(system.name, MOST_PROBABLE, matched, most_probable))
-        info = matched.tables[system.runs[0]].table.info
-        words = (info.decoding or MOST_PROBABLE) if decision is None else decision.words
-        found.append(_mean(system.name, words, matched, [matched.answers(run) for run in system.runs]))
+        found.append(_mean(system.name, answers_in_words(info), matched, [matched.answers(run) for run in system.runs]))
     return tuple(found)
 
 

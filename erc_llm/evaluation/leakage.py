@@ -135,14 +135,14 @@ def _neutral(info: PredictionsInfo) -> str:
 
 
 def _corrections(info: PredictionsInfo) -> str:
-    steps = {"prior": info.prior, "calibration": info.calibration, _decision(info): info.decision_weights}
+    steps = {"prior": info.prior, "calibration": info.calibration, _decision(info): True if info.decided else None}
     return ", ".join(name for name, value in steps.items() if value is not None) or "nothing"
 
 
 def _decoding(info: PredictionsInfo) -> str:
     if info.decoding is not None:
         return info.decoding
-    return "the most probable label" if info.decision_weights is None else "a decision rule on probabilities"
+    return "a decision rule on probabilities" if info.decided else "the most probable label"
 
 
 def _decision(info: PredictionsInfo) -> str:

@@ -201,13 +201,23 @@ class Correction:
             scaling = Scaling(info.temperature, offsets, info.calibration or "given")
         if (gains := info.decision_weights) is not None:
             costs, rule = info.decision_costs or (0.0,) * len(gains), info.decision or "weights"  # in older tables
-            decision = Decision(rule, info.decision_way or "inductive", gains, costs, info.decision_table)
+            way: Way = "transductive" if info.decision_way == "transductive" else "inductive"
+            decision = Decision(rule, way, gains, costs, info.decision_table)
         return cls(prior, scaling, decision)
 
     @property
     def calibrated(self) -> bool:
         """Whether a step was fitted with labels, or a rule found, on held-out data of train."""
         return self.scaling is not None or (self.decision is not None and self.decision.way == "inductive")
+
+
+def answers_in_words(info: PredictionsInfo) -> str:
+    """How the answers of a table were chosen."""
+    if (decision := Correction.of(info).decision) is not None:
+        return decision.words
+    if info.decision in _METRICS:
+        return f"the label that is best for {_METRICS[info.decision]}, by rules found on other episodes (cross-fitted)"
+    return info.decoding or "the most probable label"
 
 
 def normalise(scores: Floats) -> Floats:

@@ -57,7 +57,8 @@ class PredictionsInfo:
         offsets: Nats that the calibration adds to each label's divided score, in label order.
         decision: Decision rule by which `predicted` is chosen: `weighted_f1`, `macro_f1`, or `weights` (fitted with
             labels; older tables state only these); None for the most probable label. `probabilities` do not change.
-        decision_way: `inductive`: found on other distributions; `transductive`: on those of this table.
+        decision_way: `inductive`: found on other distributions; `transductive`: on those of this table;
+            `cross_fitted`: each row by a rule found on other rows of this table, so that it states no weights.
         decision_table: Hash of the rows and raw scores, without gold labels, of the table that the rule was found on.
         decision_weights: Factors of the probabilities when `predicted` is chosen, in label order, at least 0.
         decision_costs: Subtracted from these products, in label order; None for 0.
@@ -99,7 +100,7 @@ class PredictionsInfo:
     temperature: float | None = None
     offsets: tuple[float, ...] | None = None
     decision: Literal["weighted_f1", "macro_f1", "weights"] | None = None
-    decision_way: Literal["inductive", "transductive"] | None = None
+    decision_way: Literal["inductive", "transductive", "cross_fitted"] | None = None
     decision_table: str | None = None
     decision_weights: tuple[float, ...] | None = None
     decision_costs: tuple[float, ...] | None = None
@@ -122,6 +123,11 @@ class PredictionsInfo:
                 raise PredictionsError(f"{name}: expected {len(self.labels)} {what}, found {len(values)}")
         _check_correction(self)
 
+    @property
+    def decided(self) -> bool:
+        """Whether a decision rule chose the answers, not the largest probability."""
+        return self.decision is not None or self.decision_weights is not None
+
     def as_dict(self) -> dict[str, Any]:
         """The metadata as JSON-compatible values."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -141,7 +147,7 @@ def _check_correction(info: PredictionsInfo) -> None:
         raise PredictionsError(f"decision_weights: expected numbers of at least 0, not all 0, found {weights.tolist()}")
     if info.decision_costs is not None and not np.isfinite(info.decision_costs).all():
         raise PredictionsError(f"decision_costs: expected finite numbers, found {list(info.decision_costs)}")
-    if info.decision is not None and info.decision_weights is None:
+    if info.decision is not None and info.decision_weights is None and info.decision_way != "cross_fitted":
         raise PredictionsError("decision: without decision_weights, the answers cannot be recomputed")
     for name in ("training_prior", "prior_shares"):
         shares = np.array(getattr(info, name) or (0.0,))

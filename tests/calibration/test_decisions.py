@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
-from erc_llm.calibration.choose import choose_correction, decide_by_itself, rule_on
-from erc_llm.calibration.record import Calibration
+from erc_llm.calibration.choose import choose_correction, decide_by_itself, decide_by_others, rule_on
+from erc_llm.calibration.f1_rules import Metric
+from erc_llm.calibration.record import Calibration, Kind
 from erc_llm.calibration.select import calibrate, decide_held_out, table_hash
 from erc_llm.calibration.store import read_calibration, write_calibration
 from erc_llm.errors import ConfigError, PredictionsError, RunError
-from erc_llm.predictions import Correction, Predictions, correct, read_predictions, write_predictions
+from erc_llm.predictions import Correction, Predictions, PriorShift, correct, read_predictions, write_predictions
+from erc_llm.predictions.correction import answers_in_words
 from erc_llm.runs.directory import Run, read_run
 from tests.calibration.test_store import SHIFT, run_in
-from tests.predictions.scored_tables import LABELS, TRAINED, draw, scored
+from tests.predictions.scored_tables import CORPUS, LABELS, TRAINED, draw, scored
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ def test_a_rule_is_used_only_when_asked_for_or_named_by_the_run(run: Run, calibr
     plain = Correction(SHIFT)
     assert choose_correction(run) == choose_correction(run, decide="probable") == plain
     for rule in ("weighted_f1", "macro_f1"):
-        assert choose_correction(run, decide=rule) == calibration.correction(rule)  # type: ignore[arg-type]
+        assert choose_correction(run, decide=rule) == calibration.correction(rule)
     write_calibration(run, replace(calibration, decide="macro_f1"))
     assert choose_correction(run) == calibration.correction("macro_f1")
     assert choose_correction(run, decide="probable") == calibration.correction()
@@ -132,8 +134,8 @@ def test_held_out_decisions_are_scored_as_the_calibration_says(table: Prediction
     from erc_llm.evaluation.report import evaluate
 
     for rule in ("probable", "weighted_f1", "macro_f1"):
-        decided = decide_held_out(table, SHIFT, rule)  # type: ignore[arg-type]
-        stated = calibration.held_out(rule)  # type: ignore[arg-type]
+        decided = decide_held_out(table, SHIFT, rule)
+        stated = calibration.held_out(rule)
         assert stated is not None
         headline = evaluate(decided, draws=20).headline
         assert headline.weighted_f1.value == pytest.approx(stated.weighted_f1)
@@ -142,12 +144,39 @@ def test_held_out_decisions_are_scored_as_the_calibration_says(table: Prediction
         assert Correction.of(decided.info) == Correction()
 
 
-def test_a_cross_fitted_table_is_divided_by_episodes() -> None:
+@pytest.fixture(scope="module")
+def out_of_fold() -> Predictions:
+    """Twelve episodes of five dialogues of ten targets, predicted by three folds."""
     evidence, gold = draw(600)
-    columns: dict[str, Any] = scored(evidence, gold, size=10).columns()
+    table = scored(evidence, gold, split="train", folds=3, training_prior=TRAINED, train_shares=CORPUS)
+    columns: dict[str, Any] = table.columns()
     columns["episode"] = [f"e{i // 50}" for i in range(600)]
-    info = replace(scored(evidence, gold).info, split="train", folds=3, training_prior=TRAINED)
-    found = calibrate(Predictions.from_columns(info, columns), SHIFT)
+    return Predictions.from_columns(table.info, columns)
+
+
+@pytest.mark.parametrize("metric", ["weighted_f1", "macro_f1"])
+def test_a_cross_fitted_table_is_decided_by_other_episodes(out_of_fold: Predictions, metric: Metric) -> None:
+    shift = PriorShift("corpus", TRAINED, CORPUS)
+    decided = decide_by_others(out_of_fold, metric)
+    assert decided.predicted == decide_held_out(out_of_fold, shift, metric).predicted
+    assert decided.predicted != decide_held_out(out_of_fold, shift, "probable").predicted
+    info = decided.info
+    assert (info.decision, info.decision_way, info.decision_weights) == (metric, "cross_fitted", None)
+    assert info.prior == shift.words
+    assert info.calibration in (None, *(f"{k}, fitted on other episodes (cross-fitted)" for k in get_args(Kind)))
+    assert "rules found on other episodes (cross-fitted)" in answers_in_words(info)
+    assert answers_in_words(out_of_fold.info) == "the most probable label"
+
+
+def test_only_a_cross_fitted_table_is_decided_by_other_episodes(table: Predictions, out_of_fold: Predictions) -> None:
+    of_average = replace(out_of_fold, info=replace(out_of_fold.info, split="dev"))
+    for other in (table, of_average):
+        with pytest.raises(PredictionsError, match=r"is not cross-fitted \(split .*predict RUN --decide macro_f1"):
+            decide_by_others(other, "macro_f1")
+
+
+def test_a_cross_fitted_table_is_divided_by_episodes(out_of_fold: Predictions) -> None:
+    found = calibrate(out_of_fold, SHIFT)
     assert (found.dialogues, found.folds, found.split) == (12, 10, "train")
     assert "cross-fitted train" in found.words
     assert "folds over episodes" in found.words

@@ -43,6 +43,26 @@ def test_real_runs_are_compared_and_written(erc: Command, tmp_path: Path) -> Non
         assert f"written: report/comparison.{suffix}" in done.out
 
 
+def test_cross_fitted_tables_are_evaluated_and_compared_as_decided(erc: Command) -> None:
+    arms = [DOCS / "results" / "crossfit" / arm / "crossfit.parquet" for arm in ("none", "statistics")]
+    done = erc("evaluate", arms[0], "--decide", "weighted_f1", "--draws", 100)
+    assert done.code == 0, done.err
+    assert "rules found on other episodes (cross-fitted)" in done.out
+    assert "Weighted F1  36.13" in done.out, "as docs/crossfit.md says"
+    assert "Decided  Change" in done.out
+    done = erc("compare", *arms, "--decide", "weighted_f1", "--draws", 100)
+    assert done.code == 0, done.err
+    assert "Most probable and decided answers" in done.out
+    assert "decision for weighted_f1 (cross_fitted)" in done.out
+    assert "+0.53" in done.out
+
+
+def test_a_table_that_is_not_cross_fitted_keeps_its_answers(erc: Command) -> None:
+    dev = RUNS / "aligned" / "dev.parquet"
+    for command in (("evaluate", dev), ("compare", dev, RUNS / "aligned" / "dev-zero-shot.parquet")):
+        refused(erc(*command, "--decide", "macro_f1"), "is not cross-fitted (split dev)", "leave --decide out")
+
+
 def test_runs_on_two_corpora_are_compared_on_what_they_share(erc: Command) -> None:
     tables = [RUNS / version / "dev.parquet" for version in ("aligned", "original")]
     refused(erc("compare", *tables), "are about different corpora", "compare what they have in common")
