@@ -20,9 +20,10 @@ from rich.console import Console
 
 from benchmarks import baselines, breakdown, calibration, comparison, generation, matmul, profiles, scoring, training
 from benchmarks.measure import Job, Result
+from benchmarks.outcome import exit_code
 from benchmarks.report import as_markdown, print_tables
 from benchmarks.workload import Settings
-from erc_llm.errors import ErcError, UserError
+from erc_llm.errors import UserError
 from erc_llm.files import write_text
 
 # A few minutes per round on two cores with bf16 units; the peers read every scene once or seven times per utterance.
@@ -96,21 +97,20 @@ def _default_corpus() -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmarks; returns exit code 2 for a mistake of the user."""
     options = _parser().parse_args(arguments)
+    return exit_code(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
     console = Console(width=None if sys.stdout.isatty() else 120)
-    try:
-        if options.pairs < 1 or (options.scenes is not None and options.scenes < 1):
-            raise UserError("--pairs and --scenes must be at least 1")
-        report = measure_all(options, console)
-        print_tables(report, console)
-        out = options.out or (OUT if options.what == "all" else None)
-        if out is not None:
-            write_text(out, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-            write_text(out.with_suffix(".md"), as_markdown(report))
-            console.print(f"written to {out} and {out.with_suffix('.md')}", highlight=False)
-    except ErcError as error:
-        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False)
-        return error.exit_code
-    return 0
+    if options.pairs < 1 or (options.scenes is not None and options.scenes < 1):
+        raise UserError("--pairs and --scenes must be at least 1")
+    report = measure_all(options, console)
+    print_tables(report, console)
+    out = options.out or (OUT if options.what == "all" else None)
+    if out is not None:
+        write_text(out, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+        write_text(out.with_suffix(".md"), as_markdown(report))
+        console.print(f"written to {out} and {out.with_suffix('.md')}", highlight=False)
 
 
 if __name__ == "__main__":

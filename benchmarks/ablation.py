@@ -26,7 +26,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
@@ -37,7 +36,7 @@ from erc_llm.config import RunConfig, load_config
 from erc_llm.corpus.dialogues import SELECTION
 from erc_llm.errors import ConfigError
 from erc_llm.metrics import Floats, gold_surprise
-from erc_llm.predictions import Correction, Predictions, PriorShift, correct, read_predictions
+from erc_llm.predictions import Correction, Predictions, corpus_shift, correct, read_predictions
 
 CROSSFIT = "crossfit"  # instead of a split: all of train, as predicted by the folds that left it out
 
@@ -244,12 +243,9 @@ def _of_several_orders(folder: Path, split: str) -> list[Predictions]:
 
 def _corrected(table: Predictions) -> list[tuple[str, Predictions]]:
     """The table without correction, and corrected to the corpus prior if training used another prior."""
-    info = table.info
-    raw = correct(table, Correction())
-    if info.training_prior is None or info.train_shares is None or np.allclose(info.training_prior, info.train_shares):
-        return [("", raw)]
-    shift = PriorShift("corpus", info.training_prior, info.train_shares)
-    return [("", raw), (", corrected", correct(table, Correction(shift)))]
+    raw = ("", correct(table, Correction()))
+    shift = corpus_shift(table.info.training_prior, table.info.train_shares)
+    return [raw] if shift is None else [raw, (", corrected", correct(table, Correction(shift)))]
 
 
 def _steps(folder: Path) -> int | str:

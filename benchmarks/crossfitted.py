@@ -17,8 +17,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks.ablation import CROSSFIT, read_arms
 from benchmarks.outcome import exit_code
 from erc_llm.calibration.record import Decide
@@ -32,7 +30,7 @@ from erc_llm.metrics import (
     negative_log_likelihood,
     paired_difference,
 )
-from erc_llm.predictions import Predictions, PriorShift, read_predictions
+from erc_llm.predictions import Predictions, PriorShift, corpus_shift, read_predictions
 
 RULES: tuple[Decide, ...] = ("probable", "weighted_f1", "macro_f1")
 _WORDS = {"probable": "most probable", "weighted_f1": "for weighted F1", "macro_f1": "for macro F1"}
@@ -40,12 +38,10 @@ _WORDS = {"probable": "most probable", "weighted_f1": "for weighted F1", "macro_
 
 def variants(table: Predictions) -> Iterator[tuple[str, PriorShift | None]]:
     """The name of each way to treat the prior of training, and its shift; one way if training kept the corpus's."""
-    info = table.info
     yield "", None
-    if info.training_prior is None or info.train_shares is None:
-        return
-    if not np.allclose(info.training_prior, info.train_shares, rtol=0, atol=1e-9):
-        yield ", prior taken back", PriorShift("corpus", info.training_prior, info.train_shares)
+    shift = corpus_shift(table.info.training_prior, table.info.train_shares)
+    if shift is not None:
+        yield ", prior taken back", shift
 
 
 def decided_arms(tables: dict[str, Predictions]) -> dict[tuple[str, Decide], Predictions]:

@@ -33,10 +33,11 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from benchmarks.outcome import exit_code
 from erc_llm.build import build_prompter
 from erc_llm.config import ScoringConfig, load_config
 from erc_llm.corpus.dialogues import Dialogue
-from erc_llm.errors import ErcError, UserError
+from erc_llm.errors import UserError
 from erc_llm.files import write_text
 from erc_llm.models.loading import LoadedModel, load_base_model, resolve_base_model
 from erc_llm.predictions import Predictions, read_predictions
@@ -312,26 +313,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--python", default=sys.executable, help="an interpreter with transformers[serving]")
     parser.add_argument("--out", type=Path, help="also write the report as JSON")
     options = parser.parse_args(arguments)
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    try:
-        missing = [name for name in NEEDED if options.python == sys.executable and find_spec(name) is None]
-        if missing:
-            raise UserError(
-                f"{', '.join(missing)} not installed; run pip install 'transformers[serving]', or give --python an "
-                "interpreter that has it"
-            )
-        with tempfile.TemporaryDirectory() as scratch:
-            report = compare(
-                options.model, options.corpus, options.split, options.template, options.python, Path(scratch)
-            )
-    except ErcError as error:
-        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False)
-        return error.exit_code
+    return exit_code(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
+    missing = [name for name in NEEDED if options.python == sys.executable and find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"{', '.join(missing)} not installed; run pip install 'transformers[serving]', or give --python an "
+            "interpreter that has it"
+        )
+    with tempfile.TemporaryDirectory() as scratch:
+        report = compare(options.model, options.corpus, options.split, options.template, options.python, Path(scratch))
     text = json.dumps(asdict(report), indent=1, ensure_ascii=False)
-    console.print(text, markup=False, highlight=False)
+    Console(width=None if sys.stdout.isatty() else 120).print(text, markup=False, highlight=False)
     if options.out:
         write_text(options.out, text + "\n")
-    return 0
 
 
 if __name__ == "__main__":

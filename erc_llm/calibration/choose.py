@@ -17,8 +17,8 @@ from erc_llm.calibration.f1_rules import Metric, find_rule
 from erc_llm.calibration.select import decide_held_out, table_hash
 from erc_llm.calibration.store import CALIBRATION, read_calibration
 from erc_llm.errors import ConfigError, PredictionsError, RunError
-from erc_llm.predictions import Correction, Decision, Predictions, PriorShift, correct
-from erc_llm.predictions.correction import CORPUS_PRIOR, Way, shares_of
+from erc_llm.predictions import Correction, Decision, Predictions, PriorShift, corpus_shift, correct
+from erc_llm.predictions.correction import Way, shares_of
 from erc_llm.runs.directory import Run
 from erc_llm.runs.manifest import Manifest
 
@@ -58,15 +58,10 @@ def prior_shift(manifest: Manifest, prior: Prior) -> PriorShift | None:
     """
     if prior == "none":
         return None
-    shift = PriorShift(CORPUS_PRIOR, manifest.training_prior, manifest.train_shares)
-    if not isinstance(prior, str):
-        shift = PriorShift("given", manifest.training_prior, _given(manifest, prior))
-    return _unless_equal(shift)
-
-
-def _unless_equal(shift: PriorShift) -> PriorShift | None:
-    """None for distributions that differ only by rounding, so that scores stay bit-identical."""
-    return None if np.allclose(shift.log_ratio, 0, rtol=0, atol=1e-9) else shift
+    if isinstance(prior, str):
+        return corpus_shift(manifest.training_prior, manifest.train_shares)
+    shift = PriorShift("given", manifest.training_prior, _given(manifest, prior))
+    return shift if shift.changes else None
 
 
 def _given(manifest: Manifest, prior: Sequence[float]) -> tuple[float, ...]:
@@ -190,6 +185,8 @@ def decide_by_itself(table: Predictions, metric: Metric) -> Predictions:
 def decide_by_others(table: Predictions, metric: Metric) -> Predictions:
     """A cross-fitted table with each row decided by calibration and rule that are fitted on other episodes.
 
+    Classes that training balanced are first corrected back to train's label distribution. See `decide_held_out`.
+
     Raises:
         PredictionsError: The table is not cross-fitted, or has too few episodes or dialogues.
     """
@@ -199,10 +196,7 @@ def decide_by_others(table: Predictions, metric: Metric) -> Predictions:
             f"the table of {info.system} is not cross-fitted (split {info.split}), so its answers stay as they were "
             f"predicted; leave --decide out, or predict again: `erc-llm predict RUN --decide {metric}`"
         )
-    shift = None
-    if info.training_prior is not None and info.train_shares is not None:
-        shift = _unless_equal(PriorShift(CORPUS_PRIOR, info.training_prior, info.train_shares))
-    return decide_held_out(table, shift, metric)
+    return decide_held_out(table, corpus_shift(info.training_prior, info.train_shares), metric)
 
 
 def _same(one: PriorShift | None, other: PriorShift | None) -> bool:

@@ -15,9 +15,7 @@ from erc_llm import metrics
 from erc_llm.evaluation.matching import Matched
 from erc_llm.evaluation.systems import System
 from erc_llm.metrics import Integers
-from erc_llm.predictions.correction import answers_in_words
-
-MOST_PROBABLE = "the most probable label"
+from erc_llm.predictions.correction import MOST_PROBABLE, answers_in_words
 
 
 @dataclass(frozen=True, slots=True)

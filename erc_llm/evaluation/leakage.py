@@ -14,6 +14,7 @@ from typing import Literal
 
 from erc_llm.metrics import INVALID_POLICY
 from erc_llm.predictions import PredictionsInfo
+from erc_llm.predictions.correction import MOST_PROBABLE
 
 Mark = Literal["", "UNLIKE", "NOT STATED", "LEAK"]
 UNKNOWN = "not stated"
@@ -135,14 +136,18 @@ def _neutral(info: PredictionsInfo) -> str:
 
 
 def _corrections(info: PredictionsInfo) -> str:
-    steps = {"prior": info.prior, "calibration": info.calibration, _decision(info): True if info.decided else None}
-    return ", ".join(name for name, value in steps.items() if value is not None) or "nothing"
+    steps = {
+        "prior": info.prior is not None,
+        "calibration": info.calibration is not None,
+        _decision(info): info.decided,
+    }
+    return ", ".join(name for name, applied in steps.items() if applied) or "nothing"
 
 
 def _decoding(info: PredictionsInfo) -> str:
     if info.decoding is not None:
         return info.decoding
-    return "a decision rule on probabilities" if info.decided else "the most probable label"
+    return "a decision rule on probabilities" if info.decided else MOST_PROBABLE
 
 
 def _decision(info: PredictionsInfo) -> str:

@@ -9,7 +9,7 @@ Does not depend on: prompts, models, metrics.
 """
 
 from erc_llm.predictions.corpus_columns import history_lengths
-from erc_llm.predictions.correction import Correction, Decision, PriorShift, Scaling, correct
+from erc_llm.predictions.correction import Correction, Decision, PriorShift, Scaling, corpus_shift, correct
 from erc_llm.predictions.info import FORMAT_VERSION, PredictionsInfo
 from erc_llm.predictions.storage import read_predictions, strip_text, write_predictions
 from erc_llm.predictions.table import REQUIRED, Prediction, Predictions
@@ -24,6 +24,7 @@ __all__ = [
     "PredictionsInfo",
     "PriorShift",
     "Scaling",
+    "corpus_shift",
     "correct",
     "history_lengths",
     "read_predictions",

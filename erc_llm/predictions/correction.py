@@ -25,6 +25,7 @@ Floats = NDArray[np.float64]
 Rule = Literal["weighted_f1", "macro_f1", "weights"]
 Way = Literal["inductive", "transductive"]
 CORPUS_PRIOR = "corpus"  # name of the prior that was counted in train; any other name means that a user gave the prior
+MOST_PROBABLE = "the most probable label"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +62,25 @@ class PriorShift:
         return np.where(kept, 0.0, ratio)
 
     @property
+    def changes(self) -> bool:
+        """Whether it changes scores; rounding does not count, so that they stay bit-identical."""
+        return not np.allclose(self.log_ratio, 0, rtol=0, atol=1e-9)
+
+    @property
     def words(self) -> str:
         """Description for the user, stored in `PredictionsInfo.prior`."""
         return f"{self.name}: each log-likelihood + ln(share in prior_shares / share in training_prior)"
+
+
+def corpus_shift(training: tuple[float, ...] | None, corpus: tuple[float, ...] | None) -> PriorShift | None:
+    """The shift from the label distribution of the training loss back to that of train.
+
+    None if it changes nothing, because training did not balance the classes, or if a distribution is not known.
+    """
+    if training is None or corpus is None:
+        return None
+    shift = PriorShift(CORPUS_PRIOR, training, corpus)
+    return shift if shift.changes else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,8 +233,10 @@ def answers_in_words(info: PredictionsInfo) -> str:
     if (decision := Correction.of(info).decision) is not None:
         return decision.words
     if info.decision in _METRICS:
-        return f"the label that is best for {_METRICS[info.decision]}, by rules found on other episodes (cross-fitted)"
-    return info.decoding or "the most probable label"
+        return (
+            f"the label that is best for {_METRICS[info.decision]}, by rules found on the rest of train (cross-fitted)"
+        )
+    return info.decoding or MOST_PROBABLE
 
 
 def normalise(scores: Floats) -> Floats:

@@ -163,8 +163,8 @@ def _check_classes(fold: RunConfig, corpus: Corpus) -> None:
     from erc_llm.build import training_view
     from erc_llm.recipes.train import target_sampler
 
-    scenes = labelled_scenes(training_view(corpus, fold), fold.training.max_scenes, fold.seed)
     try:
+        scenes = labelled_scenes(training_view(corpus, fold), fold.training.max_scenes, fold.seed)
         target_sampler(fold.sampling, scenes, fold.label_set(), fold.seed)
     except CorpusError as error:
         raise CorpusError(f"{fold.name}: {error}") from error

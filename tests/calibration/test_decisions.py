@@ -164,7 +164,7 @@ def test_a_cross_fitted_table_is_decided_by_other_episodes(out_of_fold: Predicti
     assert (info.decision, info.decision_way, info.decision_weights) == (metric, "cross_fitted", None)
     assert info.prior == shift.words
     assert info.calibration in (None, *(f"{k}, fitted on other episodes (cross-fitted)" for k in get_args(Kind)))
-    assert "rules found on other episodes (cross-fitted)" in answers_in_words(info)
+    assert "rules found on the rest of train (cross-fitted)" in answers_in_words(info)
     assert answers_in_words(out_of_fold.info) == "the most probable label"
 
 

@@ -47,7 +47,7 @@ def test_cross_fitted_tables_are_evaluated_and_compared_as_decided(erc: Command)
     arms = [DOCS / "results" / "crossfit" / arm / "crossfit.parquet" for arm in ("none", "statistics")]
     done = erc("evaluate", arms[0], "--decide", "weighted_f1", "--draws", 100)
     assert done.code == 0, done.err
-    assert "rules found on other episodes (cross-fitted)" in done.out
+    assert "rules found on the rest of train (cross-fitted)" in done.out
     assert "Weighted F1  36.13" in done.out, "as docs/crossfit.md says"
     assert "Decided  Change" in done.out
     done = erc("compare", *arms, "--decide", "weighted_f1", "--draws", 100)

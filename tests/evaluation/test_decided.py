@@ -13,10 +13,10 @@ from erc_llm.cli.calibration_view import print_calibration
 from erc_llm.cli.page import Page
 from erc_llm.evaluation.comparison import compare
 from erc_llm.evaluation.comparison_report import sections
-from erc_llm.evaluation.decided import MOST_PROBABLE
 from erc_llm.evaluation.matching import NamedTable
 from erc_llm.evaluation.report import evaluate
 from erc_llm.predictions import Correction, Predictions, correct
+from erc_llm.predictions.correction import MOST_PROBABLE
 from tests.predictions.scored_tables import draw, scored
 
 
