@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.ablation import CROSSFIT, read_arms
 from benchmarks.outcome import exit_code
-from erc_llm.calibration.record import Decide
+from erc_llm.calibration.record import F1Decide
 from erc_llm.calibration.select import decide_held_out
 from erc_llm.errors import ConfigError
 from erc_llm.metrics import (
@@ -32,8 +32,15 @@ from erc_llm.metrics import (
 )
 from erc_llm.predictions import Predictions, PriorShift, corpus_shift, read_predictions
 
-RULES: tuple[Decide, ...] = ("probable", "weighted_f1", "macro_f1")
-_WORDS = {"probable": "most probable", "weighted_f1": "for weighted F1", "macro_f1": "for macro F1"}
+MOST_PROBABLE = "most probable"
+ANSWERS: dict[str, tuple[F1Decide, bool]] = {  # in words: (rule, whether the probabilities are calibrated first)
+    MOST_PROBABLE: ("probable", False),
+    "most probable, calibrated": ("probable", True),
+    "for weighted F1": ("weighted_f1", True),
+    "for weighted F1, uncalibrated": ("weighted_f1", False),
+    "for macro F1": ("macro_f1", True),
+}
+COMPARED = (MOST_PROBABLE, "for weighted F1", "for macro F1")  # between arms
 
 
 def variants(table: Predictions) -> Iterator[tuple[str, PriorShift | None]]:
@@ -44,31 +51,33 @@ def variants(table: Predictions) -> Iterator[tuple[str, PriorShift | None]]:
         yield ", prior taken back", shift
 
 
-def decided_arms(tables: dict[str, Predictions]) -> dict[tuple[str, Decide], Predictions]:
-    """(arm and treatment of the prior, rule) to its table, decided by what was fitted on other episodes."""
+def decided_arms(tables: dict[str, Predictions]) -> dict[tuple[str, str], Predictions]:
+    """(arm and treatment of the prior, answers) to its table, decided by what was fitted on other episodes."""
     return {
-        (arm + words, rule): decide_held_out(table, shift, rule, calibrated=rule != "probable")
+        (arm + words, answers): decide_held_out(table, shift, rule, calibrated=calibrated)
         for arm, table in tables.items()
         for words, shift in variants(table)
-        for rule in RULES
+        for answers, (rule, calibrated) in ANSWERS.items()
     }
 
 
-def as_markdown(decided: dict[tuple[str, Decide], Predictions], base: str) -> str:
-    """One row per arm and rule, with its differences to the base arm under the same rule."""
+def as_markdown(decided: dict[tuple[str, str], Predictions], base: str) -> str:
+    """One row per arm and way to answer, with its differences to the base arm that answers in the same way."""
     rows = [
         "| arm | decided | weighted F1 | better by: dialogues | episodes | macro F1 | better by: dialogues | accuracy "
         "| NLL (nats) |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for (arm, rule), table in decided.items():
-        gold, answers = table.gold_index, table.predicted_index
+    for (arm, answers), table in decided.items():
+        if answers not in COMPARED:
+            continue
+        gold, labels = table.gold_index, table.predicted_index
         kept = gold >= 0
-        found = bootstrap_over_dialogues(gold[kept], answers[kept], table.dialogue_index[kept], len(table.info.labels))
+        found = bootstrap_over_dialogues(gold[kept], labels[kept], table.dialogue_index[kept], len(table.info.labels))
         assert table.probabilities is not None, "a decided table has probabilities"
-        cells = [arm, _WORDS[rule], _percent(found.weighted_f1), "", "", _percent(found.macro_f1), ""]
+        cells = [arm, answers, _percent(found.weighted_f1), "", "", _percent(found.macro_f1), ""]
         if arm != base:
-            other = decided[base, rule]
+            other = decided[base, answers]
             cells[3] = _signed(_difference(table, other, table.dialogue_index, "weighted_f1"))
             cells[4] = _signed(_difference(table, other, table.episode_index, "weighted_f1"))
             cells[6] = _signed(_difference(table, other, table.dialogue_index, "macro_f1"))
@@ -80,18 +89,18 @@ def as_markdown(decided: dict[tuple[str, Decide], Predictions], base: str) -> st
     return "\n".join(rows)
 
 
-def gains_as_markdown(decided: dict[tuple[str, Decide], Predictions]) -> str:
-    """One row per arm and rule: what the rule is worth against the most probable label of the same arm."""
+def gains_as_markdown(decided: dict[tuple[str, str], Predictions]) -> str:
+    """One row per arm and way to answer: what it is worth against the most probable, uncalibrated label of the arm."""
     rows = [
         "| arm | decided | weighted F1 better by: dialogues | episodes | macro F1 better by: dialogues | episodes "
         "| accuracy better by: dialogues |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for (arm, rule), table in decided.items():
-        if rule == "probable":
+    for (arm, answers), table in decided.items():
+        if answers == MOST_PROBABLE:
             continue
-        other, episodes = decided[arm, "probable"], table.episode_index
-        cells = [arm, _WORDS[rule]]
+        other, episodes = decided[arm, MOST_PROBABLE], table.episode_index
+        cells = [arm, answers]
         for metric in ("weighted_f1", "macro_f1"):
             cells += [_signed(_difference(table, other, by, metric)) for by in (table.dialogue_index, episodes)]
         cells.append(_signed(_difference(table, other, table.dialogue_index, "accuracy")))

@@ -23,12 +23,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.outcome import exit_code
+from erc_llm.baselines.inference import log_probabilities
 from erc_llm.calibration.choose import decide_by_itself, rule_on
 from erc_llm.calibration.select import calibrate
 from erc_llm.corpus.dialogues import SELECTION
 from erc_llm.errors import UserError
 from erc_llm.metrics import HEADLINE, Estimate, Floats, confusion_by_dialogue, scores_from_confusion
-from erc_llm.predictions import Correction, Predictions, PriorShift, correct, read_predictions
+from erc_llm.predictions import Correction, Predictions, PriorShift, corpus_shift, correct, read_predictions
 from erc_llm.resampling import percentile_interval, resampled_sums
 from erc_llm.runs.directory import OUT_OF_FOLD
 
@@ -62,7 +63,7 @@ def _uncorrected(path: Path) -> Predictions:
     table = read_predictions(path)
     if table.log_likelihoods is not None or table.probabilities is None:
         return correct(table, Correction())
-    return replace(table, log_likelihoods=np.log(np.maximum(table.probabilities, np.finfo(np.float64).tiny)))
+    return replace(table, log_likelihoods=log_probabilities(table.probabilities))
 
 
 def answers(run: Finished) -> dict[str, Predictions]:
@@ -72,9 +73,17 @@ def answers(run: Finished) -> dict[str, Predictions]:
         "weighted F1, transductive, uncalibrated": decide_by_itself(run.split, "weighted_f1"),
         "macro F1, transductive, uncalibrated": decide_by_itself(run.split, "macro_f1"),
     }
+    info = run.split.info
+    shift = corpus_shift(info.training_prior, info.train_shares)
+    if shift is not None:
+        taken_back = correct(run.split, Correction(shift))
+        found |= {
+            "most probable, prior taken back": taken_back,
+            "weighted F1, transductive, prior taken back": decide_by_itself(taken_back, "weighted_f1"),
+        }
     if run.held_out is None:
         return found
-    fitted = calibrate(run.held_out)
+    fitted = calibrate(run.held_out, shift)
     calibrated = correct(run.split, fitted.correction())
     uncalibrated = Correction(decision=rule_on(run.held_out, "weighted_f1", "inductive"))
     found |= {
@@ -85,9 +94,9 @@ def answers(run: Finished) -> dict[str, Predictions]:
         "macro F1, inductive": correct(run.split, fitted.correction("macro_f1")),
         "macro F1, transductive": decide_by_itself(calibrated, "macro_f1"),
     }
-    shift = estimated_prior(calibrated)
+    estimated = estimated_prior(calibrated)
     assert calibrated.probabilities is not None, "a corrected table has probabilities"
-    shifted = calibrated.probabilities * np.exp(shift.log_ratio)
+    shifted = calibrated.probabilities * np.exp(estimated.log_ratio)
     labels = calibrated.info.labels
     found["most probable, prior by EM"] = replace(
         calibrated, predicted=tuple(labels[k] for k in shifted.argmax(axis=1))

@@ -21,13 +21,24 @@ from erc_llm.baselines.inputs import Example, InputWriter, corpus_numbers
 from erc_llm.baselines.loop import Fitting, LoopSettings
 from erc_llm.baselines.speaker_numbers import read_speakers, write_speakers
 from erc_llm.baselines.weights import CHECKPOINT, WEIGHTS, keep_epoch, load_weights
+from erc_llm.calibration.choose import correction_from
+from erc_llm.calibration.record import F1Decide
 from erc_llm.corpus import Corpus, Dialogue, labelled_scenes
 from erc_llm.corpus.dialogues import SELECTION
 from erc_llm.errors import CorpusError, RunError
 from erc_llm.files import write_text
 from erc_llm.metrics import INVALID_POLICY
 from erc_llm.models.devices import dtype_name
-from erc_llm.predictions import Prediction, Predictions, PredictionsInfo, strip_text, write_predictions
+from erc_llm.predictions import (
+    Correction,
+    Prediction,
+    Predictions,
+    PredictionsInfo,
+    correct,
+    read_predictions,
+    strip_text,
+    write_predictions,
+)
 from erc_llm.runs.directory import CONFIG, check_same, claim
 from erc_llm.runs.manifest import FINISHED, TRAINING, Manifest, write_manifest
 from erc_llm.runs.progress import SILENT, Progress
@@ -77,10 +88,29 @@ class TrainedBaseline:
         info = table_info(self.config, self.manifest, self.corpus, split)
         return Predictions.from_corpus(info, dialogues, predictions, self.corpus.dialogues(), self.corpus.generic)
 
-    def write(self, split: str, *, with_text: bool = True, progress: Progress = SILENT) -> Path:
-        """Write the table of a split into the run directory, as SPLIT.parquet; return its path."""
+    def correction(self, decide: F1Decide | None) -> Correction:
+        """The correction that its predictions of the selection split give; empty for None: its answers as trained.
+
+        Raises:
+            PredictionsError: The selection split has fewer than five labelled dialogues.
+        """
+        if decide is None:
+            return Correction()
+        return correction_from(read_predictions(self.folder / f"{SELECTION}.parquet"), decide)
+
+    def write(
+        self, split: str, *, decide: F1Decide | None = None, with_text: bool = True, progress: Progress = SILENT
+    ) -> Path:
+        """Write the table of a split into the run directory, as SPLIT.parquet; return its path.
+
+        Args:
+            split: Name of the split.
+            decide: As for `correction`.
+            with_text: Keep the utterances' text.
+            progress: Where to draw a bar.
+        """
         path = self.folder / f"{split}.parquet"
-        table = self.predict(split, progress)
+        table = correct(self.predict(split, progress), self.correction(decide))
         write_predictions(table if with_text else table.without_text(), path)
         return path
 

@@ -14,7 +14,8 @@ from typing import Literal, cast, get_args
 import numpy as np
 
 from erc_llm.calibration.f1_rules import Metric, find_rule
-from erc_llm.calibration.select import decide_held_out, table_hash
+from erc_llm.calibration.record import F1Decide
+from erc_llm.calibration.select import calibrate, decide_held_out, table_hash
 from erc_llm.calibration.store import CALIBRATION, read_calibration
 from erc_llm.errors import ConfigError, PredictionsError, RunError
 from erc_llm.predictions import Correction, Decision, Predictions, PriorShift, corpus_shift, correct
@@ -155,6 +156,22 @@ def _stored(run: Run, calibration: Calibrated, decide: AskedDecide) -> Correctio
         ) from None
 
 
+def correction_from(held_out: Predictions, decide: F1Decide) -> Correction:
+    """The correction that a table of held-out predictions gives: prior, calibration and decision rule.
+
+    Classes that training balanced are first corrected back to train's label distribution.
+
+    Args:
+        held_out: Predictions of a part of train that the model was not trained on.
+        decide: Name of the rule.
+
+    Raises:
+        PredictionsError: The table has fewer than five dialogues with gold labels and log-likelihoods.
+    """
+    info = held_out.info
+    return calibrate(held_out, corpus_shift(info.training_prior, info.train_shares)).correction(decide)
+
+
 def rule_on(table: Predictions, metric: Metric, way: Way) -> Decision:
     """The decision rule for a metric, found on the probabilities of a table; no label is read.
 
@@ -194,7 +211,8 @@ def decide_by_others(table: Predictions, metric: Metric) -> Predictions:
     if info.folds is None or info.split != "train":
         raise PredictionsError(
             f"the table of {info.system} is not cross-fitted (split {info.split}), so its answers stay as they were "
-            f"predicted; leave --decide out, or predict again: `erc-llm predict RUN --decide {metric}`"
+            f"predicted; leave --decide out, or predict again with --decide {metric}: `erc-llm predict RUN`, or "
+            "`erc-llm baseline CONFIG --resume --predict SPLIT`"
         )
     return decide_held_out(table, corpus_shift(info.training_prior, info.train_shares), metric)
 

@@ -14,7 +14,6 @@ Does not depend on: gold labels, predictions tables, files.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +22,7 @@ import numpy as np
 from erc_llm.calibration.f1_search import TIE, Task, centred, climb, iterate, search
 from erc_llm.errors import PredictionsError
 from erc_llm.metrics import Floats, Integers
+from erc_llm.predictions.correction import decide
 
 Metric = Literal["weighted_f1", "macro_f1"]
 
@@ -104,12 +104,6 @@ def expected_score(probabilities: Floats, decided: Integers, metric: Metric) -> 
     of_decided = probabilities[np.arange(rows), decided]
     hits, numbers = (np.bincount(decided, values, labels)[live, None] for values in (of_decided, np.ones(rows)))
     return float(task.score(hits.astype(np.float64), numbers.astype(np.float64))[0])
-
-
-def decide(probabilities: Floats, gains: Sequence[float] | Floats, costs: Sequence[float] | Floats) -> Integers:
-    """(...) label indices argmax_k(gains_k p_k - costs_k) of distributions (..., labels); the first of equal ones."""
-    decided: Integers = (probabilities * np.asarray(gains) - np.asarray(costs)).argmax(axis=-1)
-    return decided
 
 
 def _task(probabilities: Floats, metric: Metric) -> tuple[Task, Integers]:

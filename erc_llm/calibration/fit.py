@@ -9,10 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
+from erc_llm.metrics import Floats, Integers
 
 SOFTNESS = 0.1  # nats; temperature of the soft decision in `fit_decision`, where a lead of 0.5 is nearly decisive
 _FLOOR = -1e4  # nats; replaces ln 0, so that probability 0 times its score stays 0

@@ -14,7 +14,8 @@ from erc_llm.predictions import Correction, Decision, PriorShift, Scaling
 Kind = Literal["identity", "temperature", "offsets"]
 Goal = Literal["nll", "weighted_f1"]
 Units = Literal["dialogues", "episodes"]
-Decide = Literal["probable", "weighted_f1", "macro_f1", "weights"]
+F1Decide = Literal["probable", "weighted_f1", "macro_f1"]
+Decide = Literal[F1Decide, "weights"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,8 @@ from erc_llm.calibration.fit import Fit, fit_decision, fit_scaling
 from erc_llm.calibration.record import (
     Calibration,
     Candidate,
-    Decide,
     DecisionCandidate,
+    F1Decide,
     Goal,
     HeldOut,
     Kind,
@@ -34,13 +34,12 @@ from erc_llm.calibration.record import (
     Units,
 )
 from erc_llm.errors import PredictionsError
+from erc_llm.metrics import Floats, Integers
 from erc_llm.predictions import Correction, Decision, Predictions, PriorShift, Scaling
 from erc_llm.predictions.correction import Rule, normalise, scored_rows
 
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
 F1_METRICS: tuple[Metric, ...] = ("weighted_f1", "macro_f1")
-_Finder = Callable[[NDArray[np.float64]], Decision]
+_Finder = Callable[[Floats], Decision]
 
 FEWEST_DIALOGUES = 5
 MOST_FOLDS = 10
@@ -121,7 +120,7 @@ def calibrate(table: Predictions, prior: PriorShift | None = None, goal: Goal = 
 
 
 def decide_held_out(
-    table: Predictions, prior: PriorShift | None, decide: Decide, *, calibrated: bool = True, seed: int = 0
+    table: Predictions, prior: PriorShift | None, decide: F1Decide, *, calibrated: bool = True, seed: int = 0
 ) -> Predictions:
     """The table with every row decided by what was fitted on the other folds of `calibrate`: to measure a rule.
 
@@ -132,7 +131,7 @@ def decide_held_out(
     Args:
         table: As for `calibrate`.
         prior: The prior shift before the calibration.
-        decide: `probable`, `weighted_f1` or `macro_f1`.
+        decide: The rule.
         calibrated: Whether to calibrate before the decision.
         seed: Seed of the assignment to folds.
 
@@ -143,7 +142,7 @@ def decide_held_out(
     best = _best(targets)[0] if calibrated else Candidate("identity", None, np.nan)
     probabilities = _held_out(targets, best.kind, best.strength)
     decided, stated = probabilities.argmax(axis=1), dict(Correction().metadata)
-    if decide in ("weighted_f1", "macro_f1"):
+    if decide != "probable":
         decided = _decide_others(targets, best, probabilities, _f1_rule(decide, None))
         stated |= {"decision": decide, "decision_way": "cross_fitted"}
     if best.kind != "identity":
@@ -185,7 +184,12 @@ def _targets_of(table: Predictions, prior: PriorShift | None, seed: int) -> _Tar
             unit, units = episodes, "episodes"
     dialogue = np.unique(unit, return_inverse=True)[1]
     dialogues = int(dialogue.max()) + 1 if len(rows) else 0
-    if table.log_likelihoods is None or dialogues < FEWEST_DIALOGUES:
+    if table.log_likelihoods is None:
+        raise PredictionsError(
+            f"the table of {table.info.system} has no log-likelihoods, which a calibration is fitted on; predict it "
+            "again with label scores"
+        )
+    if dialogues < FEWEST_DIALOGUES:
         raise PredictionsError(
             f"calibration uses cross-validation over whole dialogues: expected at least {FEWEST_DIALOGUES} "
             f"with gold labels and log-likelihoods, found {dialogues}; use a larger selection split"

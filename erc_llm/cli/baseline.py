@@ -6,7 +6,7 @@ Does not depend on: torch and transformers until the command runs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,6 +15,7 @@ from erc_llm.errors import UserError
 
 if TYPE_CHECKING:
     from erc_llm.baselines.baseline_config import BaselineConfig
+    from erc_llm.calibration.record import F1Decide
     from erc_llm.corpus import Corpus
 
 
@@ -31,6 +32,13 @@ def baseline(
     predict: Annotated[
         list[str] | None,
         typer.Option(help="Also predict this split, into SPLIT.parquet in the run directory. Repeatable."),
+    ] = None,
+    decide: Annotated[
+        Literal["probable", "weighted_f1", "macro_f1"] | None,
+        typer.Option(
+            help="With --predict: correct the scores by a prior and a calibration, and answer by a rule, all found on "
+            "the selection split. Default: uncorrected, the most probable label."
+        ),
     ] = None,
     ablate: Annotated[
         bool,
@@ -52,6 +60,9 @@ def baseline(
     from erc_llm.baselines.baseline_config import load_baseline
     from erc_llm.recipes.data import open_corpus, print_warnings
 
+    splits = predict or []
+    if decide is not None and (not splits or "selection" in splits):
+        raise UserError("--decide: needs --predict with other splits than selection, on which the rule is found")
     if ablate and predict:
         raise UserError("--ablate: evaluates one split, given by --split; leave --predict out")
     if not ablate and (seeds is not None or split is not None):
@@ -59,7 +70,7 @@ def baseline(
     loaded = load_baseline(config, overrides or [])
     wanted, scored = [loaded.seed] if seeds is None else _seeds(seeds), split or "selection"
     corpus = open_corpus(loaded.corpus, loaded.label_set())
-    for name in [scored] if ablate else predict or []:
+    for name in [scored] if ablate else splits:
         corpus.split(name)  # a wrong name fails before anything is trained
     quiet()
     print_warnings(corpus, open_console())
@@ -67,14 +78,16 @@ def baseline(
         if ablate:
             _ablate(loaded, corpus, wanted, scored, not without_text)
         else:
-            _train(loaded, corpus, resume, predict or [], not without_text)
+            _train(loaded, corpus, resume, splits, decide, not without_text)
     except KeyboardInterrupt:
         again = "the same command" + ("" if ablate else " with --resume")
         typer.echo(f"erc-llm: interrupted; {again} continues from the last checkpoint, if there is one", err=True)
         raise typer.Exit(130) from None
 
 
-def _train(config: BaselineConfig, corpus: Corpus, resume: bool, splits: list[str], with_text: bool) -> None:
+def _train(
+    config: BaselineConfig, corpus: Corpus, resume: bool, splits: list[str], decide: F1Decide | None, with_text: bool
+) -> None:
     from erc_llm.baselines.training import train_baseline
     from erc_llm.recipes.console import ConsoleProgress
 
@@ -82,7 +95,7 @@ def _train(config: BaselineConfig, corpus: Corpus, resume: bool, splits: list[st
     trained = train_baseline(config, corpus, resume=resume, with_text=with_text, progress=progress)
     typer.echo(f"run: {trained.folder}")
     for split in splits:
-        path = trained.write(split, with_text=with_text, progress=progress)
+        path = trained.write(split, decide=decide, with_text=with_text, progress=progress)
         typer.echo(f"predictions of {split} ({corpus.version}) written to {path}")
 
 

@@ -47,7 +47,7 @@ def _step_table(report: CalibrationReport, page: Page) -> Table:
 
 def _recall_table(report: CalibrationReport, page: Page) -> Table:
     """What the decision rule costs the frequent labels, and what it brings the rare ones."""
-    table = _plain_table(("Recall %", "Targets", "Most probable", "Decided", "Change"))
+    table = _plain_table(("Recall %", "Targets", "Undecided", "Decided", "Change"))
     for row in report.recalls:
         probable, decided = 100 * row.probable, 100 * row.decided
         changed = f"{decided - probable:+.1f}"

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 def crossfit(
     config: Annotated[
-        str, typer.Argument(help="YAML file, or a packaged configuration, of a language model or of a baseline.")
+        str,
+        typer.Argument(
+            help="YAML file, or a packaged configuration, of a language model or of a baseline (which states its kind)."
+        ),
     ],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Fields to change, as section.field=value, for example lora.rank=32.")
@@ -72,5 +75,6 @@ def _baseline(config: str, overrides: list[str], folds: Folds, resume: bool, spl
     from erc_llm.baselines.baseline_config import load_baseline
     from erc_llm.recipes.crossfit_baseline import crossfit_baseline
 
-    for path in crossfit_baseline(load_baseline(config, overrides), folds, splits, resume, open_console()):
+    loaded = load_baseline(config, overrides)
+    for path in crossfit_baseline(loaded, folds, splits, resume=resume, console=open_console()):
         typer.echo(f"predictions written to {path}")

@@ -46,7 +46,7 @@ def fold_episodes(corpus: Corpus, folds: int, seed: int = 13) -> tuple[frozenset
 
     Episodes are taken in order of their number of targets, those of equal size in a seeded order. Each goes to the fold
     that stays closest to an equal share of the targets of each label, by chi-squared distance; of equally close ones,
-    to the smallest. So no fold is empty.
+    to the one with the fewest targets, then episodes. So no fold is empty.
 
     Raises:
         CorpusError: Train is missing, or has fewer episodes than folds.
@@ -68,11 +68,11 @@ def fold_episodes(corpus: Corpus, folds: int, seed: int = 13) -> tuple[frozenset
     held: list[Counter[str | None]] = [Counter() for _ in range(folds)]
     found: list[set[str]] = [set() for _ in range(folds)]
 
-    def farther(fold: int, added: Counter[str | None]) -> tuple[float, int]:
-        """By how much the fold's chi-squared distance from an equal share grows with an episode; the fold's size."""
+    def farther(fold: int, added: Counter[str | None]) -> tuple[float, int, int]:
+        """By how much the fold's chi-squared distance from an equal share grows with an episode; the fold's sizes."""
         excess = {kind: held[fold][kind] - share[kind] for kind in kinds}
         grows = sum(added[k] * (added[k] + 2 * excess[k]) / max(share[k], 1.0) for k in kinds)
-        return grows, held[fold].total()
+        return grows, held[fold].total(), len(found[fold])
 
     for name in names:
         fold = min(range(folds), key=lambda fold: farther(fold, counts[name]))

@@ -14,8 +14,8 @@ import numpy as np
 from erc_llm import metrics
 from erc_llm.evaluation.matching import Matched
 from erc_llm.evaluation.systems import System
-from erc_llm.metrics import Integers
-from erc_llm.predictions.correction import MOST_PROBABLE, answers_in_words
+from erc_llm.metrics import Floats, Integers
+from erc_llm.predictions.correction import CORRECTED, MOST_PROBABLE, answers_in_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,7 @@ class DecidedMetrics:
 def decided_metrics(matched: Matched, systems: Sequence[System]) -> tuple[DecidedMetrics, ...]:
     """The answers of each table, and before them its most probable labels where a rule has decided otherwise.
 
+    The most probable labels are those of the raw scores and, if a prior or a calibration was applied, those after it.
     Empty if no table states a decision rule. Systems without probabilities have their answers only.
     """
     infos = [named.table.info for named in matched.tables]
@@ -47,16 +48,28 @@ def decided_metrics(matched: Matched, systems: Sequence[System]) -> tuple[Decide
         return ()
     found = []
     for system in systems:
-        info, tables = infos[system.runs[0]], [matched.probabilities(run) for run in system.runs]
-        probabilities = [table for table in tables if table is not None]
-        if info.decided and len(probabilities) == len(tables):
-            most_probable = [
-                np.where(np.isnan(table).any(axis=1), matched.answers(run), table.argmax(axis=1))
-                for run, table in zip(system.runs, probabilities, strict=True)
-            ]
-            found.append(_mean(system.name, MOST_PROBABLE, matched, most_probable))
+        info = infos[system.runs[0]]
+        if info.decided:
+            columns = {MOST_PROBABLE: [matched.probabilities(run) for run in system.runs]}
+            if info.prior is not None or info.calibration is not None:
+                raw = [matched.log_likelihoods(run) for run in system.runs]
+                columns = {MOST_PROBABLE: raw, f"{MOST_PROBABLE}, {CORRECTED}": columns[MOST_PROBABLE]}
+            for words, scores in columns.items():
+                if (most_probable := _highest(matched, system.runs, scores)) is not None:
+                    found.append(_mean(system.name, words, matched, most_probable))
         found.append(_mean(system.name, answers_in_words(info), matched, [matched.answers(run) for run in system.runs]))
     return tuple(found)
+
+
+def _highest(matched: Matched, runs: Sequence[int], scores: Sequence[Floats | None]) -> list[Integers] | None:
+    """Each run's labels with the highest score; its own answers where a row has none; None if a run has no scores."""
+    known = [of_run for of_run in scores if of_run is not None]
+    if len(known) < len(runs):
+        return None
+    return [
+        np.where(np.isnan(of_run).any(axis=1), matched.answers(run), of_run.argmax(axis=1))
+        for run, of_run in zip(runs, known, strict=True)
+    ]
 
 
 def _mean(system: str, words: str, matched: Matched, answers: Sequence[Integers]) -> DecidedMetrics:

@@ -71,13 +71,21 @@ class Matched:
 
     def probabilities(self, table: int) -> Floats | None:
         """(targets, labels) of a table; None where it has none."""
-        found = self.tables[table].table
-        if found.probabilities is None:
+        return self._by_label(table, self.tables[table].table.probabilities)
+
+    def log_likelihoods(self, table: int) -> Floats | None:
+        """(targets, labels) raw scores of a table, in nats; None where it has none."""
+        return self._by_label(table, self.tables[table].table.log_likelihoods)
+
+    def _by_label(self, table: int, column: Floats | None) -> Floats | None:
+        """A column of lists over labels, on the common targets and in the first table's label order."""
+        if column is None:
             return None
+        found = self.tables[table].table
         order = [found.info.labels.index(label) for label in self.first.info.labels]
         if order == sorted(order) and np.array_equal(self.rows[table], np.arange(len(found))):
-            return found.probabilities  # a copy of a large table would cost
-        return found.probabilities[self.rows[table]][:, order]
+            return column  # a copy of a large table would cost
+        return column[self.rows[table]][:, order]
 
     def with_column(self, name: str) -> tuple[Predictions, Integers] | None:
         """The first table that has an optional column, and its rows; None where no table has it."""

@@ -18,14 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from erc_llm.errors import PredictionsError
+from erc_llm.metrics import Floats, Integers
 from erc_llm.predictions.info import PredictionsInfo
 from erc_llm.predictions.table import Predictions
 
-Floats = NDArray[np.float64]
 Rule = Literal["weighted_f1", "macro_f1", "weights"]
 Way = Literal["inductive", "transductive"]
 CORPUS_PRIOR = "corpus"  # name of the prior that was counted in train; any other name means that a user gave the prior
 MOST_PROBABLE = "the most probable label"
+CORRECTED = "corrected"  # by a prior or a calibration
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,12 @@ class Scaling:
     words: str = "given"
 
 
+def decide(probabilities: Floats, gains: Sequence[float] | Floats, costs: Sequence[float] | Floats) -> Integers:
+    """(...) label indices argmax_k(gains_k p_k - costs_k) of distributions (..., labels); the first of equal ones."""
+    decided: Integers = (probabilities * np.asarray(gains) - np.asarray(costs)).argmax(axis=-1)
+    return decided
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """A decision rule: the predicted label is argmax_k(gains_k p_k - costs_k).
@@ -119,10 +126,9 @@ class Decision:
     costs: tuple[float, ...]
     table_sha256: str | None = None
 
-    def decide(self, probabilities: Floats) -> NDArray[np.int64]:
+    def decide(self, probabilities: Floats) -> Integers:
         """(...) index of the predicted label of (..., labels) probabilities."""
-        decided: NDArray[np.int64] = (probabilities * np.array(self.gains) - np.array(self.costs)).argmax(axis=-1)
-        return decided
+        return decide(probabilities, self.gains, self.costs)
 
     @property
     def step(self) -> str:
@@ -170,11 +176,11 @@ class Correction:
             scores = scores / self.scaling.temperature + np.array(self.scaling.offsets)
         return normalise(scores)
 
-    def decide(self, probabilities: Floats) -> NDArray[np.int64]:
+    def decide(self, probabilities: Floats) -> Integers:
         """(...) index of the predicted label, from (..., labels) corrected probabilities."""
         if self.decision is not None:
             return self.decision.decide(probabilities)
-        decided: NDArray[np.int64] = probabilities.argmax(axis=-1)
+        decided: Integers = probabilities.argmax(axis=-1)
         return decided
 
     @property
@@ -296,7 +302,7 @@ def _decide_again(table: Predictions, info: PredictionsInfo, correction: Correct
     return _decided(table, info, np.flatnonzero(~np.isnan(table.probabilities).any(axis=1)), correction)
 
 
-def _decided(table: Predictions, info: PredictionsInfo, rows: NDArray[np.int64], correction: Correction) -> Predictions:
+def _decided(table: Predictions, info: PredictionsInfo, rows: Integers, correction: Correction) -> Predictions:
     """The table with other metadata, and with the correction's answers in these rows."""
     assert table.probabilities is not None, "the caller has checked that there are some"
     predicted = np.array(table.predicted, dtype=object)

@@ -73,7 +73,7 @@ def average_runs(
     check_alike(runs, of_folds is not None)
     if folder.exists() and not replace_older:
         raise RunError(f"{folder}: exists already; choose another --out")
-    if folder.exists() and not read_run(folder).manifest.averaged:
+    if folder.exists() and any(folder.iterdir()) and not read_run(folder).manifest.averaged:
         raise RunError(
             f"{folder}: contains a training run, not an average, so it is not replaced; move it or choose another name"
         )
@@ -151,7 +151,9 @@ def check_alike(runs: Sequence[Run], folds: bool = False) -> None:
             different.append("whether the selection split was held out (training.evaluations)")
         if differ(first.precision, run.precision):
             different.append("the precision of training")
-        different += [name for name in _SAME if differ(getattr(first.manifest, name), getattr(run.manifest, name))]
+        # A dev or test split may have been added between two folds; `train_sha256` is still compared.
+        same = [name for name in _SAME if name != "corpus_sha256" or not folds]
+        different += [name for name in same if differ(getattr(first.manifest, name), getattr(run.manifest, name))]
         if different:
             raise RunError(
                 f"{run.folder} and {first.folder} differ in {', '.join(different)}; averaged runs may differ in "

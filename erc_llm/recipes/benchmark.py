@@ -17,7 +17,7 @@ from rich.console import Console
 
 from erc_llm.calibration.record import Goal
 from erc_llm.corpus import Corpus
-from erc_llm.corpus.dialogues import PARTS_OF_TRAIN, SELECTION
+from erc_llm.corpus.dialogues import PARTS_OF_TRAIN
 from erc_llm.errors import ConfigError, CorpusError, PredictionsError
 from erc_llm.evaluation.comparison import compare
 from erc_llm.evaluation.comparison_pages import write_comparison
@@ -118,6 +118,8 @@ def run_benchmark(
     """
     reports = []
     corpora = {version: _open_version(version, folder) for version, folder in paths.data.items()}
+    for system in benchmark.systems:
+        _check_has_held_out(system)
     for version, wanted in splits_to_score(corpora, splits, console).items():
         tables: dict[str, list[NamedTable]] = {split: [] for split in wanted}
         for system in benchmark.systems:
@@ -215,7 +217,6 @@ def _baselines(
 ) -> Iterator[_PredictingRun]:
     from erc_llm.baselines.baseline_config import load_baseline
     from erc_llm.baselines.training import TrainedBaseline, train_baseline
-    from erc_llm.calibration.choose import rule_on
     from erc_llm.recipes.console import ConsoleProgress
     from erc_llm.recipes.data import open_corpus
 
@@ -229,10 +230,8 @@ def _baselines(
         trained = train_baseline(config, corpus, resume=True, with_text=paths.with_text, progress=progress)
         of = trained.manifest
         made_from = (of.run_id, of.base_model_sha256, None, of.train_sha256, trained.corpus.sha256)
-        correction = Correction()
-        if system.decide in ("weighted_f1", "macro_f1"):
-            held_out = read_predictions(trained.folder / f"{SELECTION}.parquet")
-            correction = Correction(decision=rule_on(held_out, system.decide, "inductive"))
+        assert system.decide != "weights", "a baseline has none"
+        correction = trained.correction(None if system.decide == "probable" else system.decide)
 
         def predict(split: str, trained: TrainedBaseline = trained, correction: Correction = correction) -> Predictions:
             return correct(trained.predict(split), correction)
@@ -269,6 +268,20 @@ def _language_models(
         yield _PredictingRun(run.config.name, made_from, predict, correction)
 
 
+def _check_has_held_out(system: BenchmarkSystem) -> None:
+    """Refuse a language model without held-out predictions to find its rule on, before any system is trained."""
+    from erc_llm.config import load_config
+
+    if system.config is None or system.folds is not None or system.decide == "probable":
+        return
+    config = load_config(system.config, system.overrides)
+    if config.scoring.decode == "score" and not config.holds_out_selection:
+        raise ConfigError(
+            f"{system.name}: decide={system.decide} finds its rule on the selection split, and "
+            "training.evaluations=0 holds none out; set decide: probable, or folds: 5"
+        )
+
+
 def _trained(system: BenchmarkSystem, source: str, own: Version, paths: BenchmarkPaths, console: Console) -> list[Path]:
     """Run directories of a language model, trained on one version; finished ones are reused."""
     from erc_llm.config import load_config
@@ -281,11 +294,6 @@ def _trained(system: BenchmarkSystem, source: str, own: Version, paths: Benchmar
         fixed = [f"corpus.path={paths.data[own]}", f"output={paths.runs}", f"name={name}", f"seed={seed}"]
         config = load_config(source, [*system.overrides, *fixed])
         console.rule(name)
-        if system.decide != "probable" and system.folds is None and not config.holds_out_selection:
-            raise ConfigError(
-                f"{system.name}: decide={system.decide} finds its rule on the selection split, and "
-                "training.evaluations=0 holds none out; set decide: probable, or folds: 5"
-            )
         if system.folds is not None:
             folds = Folds(system.folds, with_text=paths.with_text)
             folders.append(crossfit(config, folds, resume=True, console=console).folder)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -72,7 +73,7 @@ class Folds:
     @property
     def side_by_side(self) -> int:
         """Number of folds at a time."""
-        return self.at_once or jobs_at_once(self.count)
+        return min(self.count, self.at_once or jobs_at_once(self.count))
 
 
 def crossfit(
@@ -109,13 +110,13 @@ def crossfit(
     if config.scoring.decode != "score":
         raise ConfigError(f"scoring.decode={config.scoring.decode}: cross-fitting needs scores; leave it out")
     corpus = open_whole(config, None)
-    _check_can_calibrate(corpus)
+    check_can_calibrate(corpus)
     print_warnings(corpus, console)
     describe(corpus, folds, config, console)
     configs = fold_configs(config, folds)
     for fold in configs:
         _check_classes(fold, corpus)
-    run_folds(_train_fold, configs, folds, console)
+    run_folds(partial(_train_fold, corpus.sha256), configs, folds, console)
     runs = [read_run(Path(fold.output) / fold.name) for fold in configs]
 
     def complete(run: Run) -> None:
@@ -126,7 +127,7 @@ def crossfit(
             calibrate_run(run, table, OUT_OF_FOLD, prior_shift(run.manifest, "auto"), "nll", 0, console, decide)
 
     folder = Path(config.output) / config.name
-    if not folder.exists() or read_run(folder).manifest.run_id != average_id(runs, config.name):
+    if not (folder / MANIFEST).is_file() or read_run(folder).manifest.run_id != average_id(runs, config.name):
         return average_runs(runs, folder, of_folds=config, replace_older=True, complete=complete)
     run = read_run(folder)
     complete(run)
@@ -148,7 +149,7 @@ def _is_calibrated(run: Run, table: Predictions) -> bool:
         return False
 
 
-def _check_can_calibrate(corpus: Corpus) -> None:
+def check_can_calibrate(corpus: Corpus) -> None:
     """Refuse a corpus with too few dialogues for the calibration at the end, before anything is trained."""
     labelled = len(labelled_scenes(corpus, None, 0))
     if labelled < FEWEST_DIALOGUES:
@@ -207,10 +208,17 @@ def check_folder(config: Recipe, resume: bool) -> None:
     for found in (folder, folds_folder(config)):
         if found.exists() and not resume:
             raise RunError(f"{found}: exists already; add --resume, or choose another name=")
-    if (folder / MANIFEST).is_file() and read_manifest(folder).folds is None:
+    cross_fitted = (folder / MANIFEST).is_file() and read_manifest(folder).folds is not None
+    if _has_files(folder) and not cross_fitted and not (folder / OUT_OF_FOLD).is_file():
         raise RunError(
-            f"{folder}: contains another run, not a cross-fitting, so it is not replaced; choose another name="
+            f"{folder}: contains something else, not a cross-fitting, so it is not replaced; remove it, or choose "
+            "another name="
         )
+
+
+def _has_files(folder: Path) -> bool:
+    """Whether a folder holds anything but what a killed write left behind."""
+    return folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
 
 
 def folds_folder(config: Recipe) -> Path:
@@ -264,22 +272,30 @@ def run_folds(job: Callable[..., None], configs: Sequence[Recipe], folds: Folds,
     run_side_by_side(job, jobs, folds.side_by_side, show)
 
 
-def _train_fold(config: RunConfig, with_text: bool, console: Console) -> None:
-    """Train one fold, and predict the episodes that it left out."""
+def _train_fold(corpus_sha256: str, config: RunConfig, with_text: bool, console: Console) -> None:
+    """Train one fold, and predict the episodes that it left out, unless that was done with the same corpus."""
     from erc_llm.predictor import load
     from erc_llm.recipes.predict import open_to_predict, predict_with_progress
     from erc_llm.recipes.train import train
 
     run = train(config, resume=True, console=console)
     path = run.folder / LEFT_OUT_TABLE
-    if path.is_file() and read_predictions(path).info.run_id == run.manifest.run_id:
+    if is_predicted(path, run.manifest.run_id, corpus_sha256):
         if not with_text:
             strip_text(run.folder)
         return
-    data = open_to_predict(run.config, None, None, LEFT_OUT, console)
+    data = open_to_predict(config, None, None, LEFT_OUT, console)
     predictor = load(run.folder, data.past, prior="none", calibration="none")
     table = predict_with_progress(predictor, data.corpus, LEFT_OUT, console)
     write_predictions(table if with_text else table.without_text(), path)
+
+
+def is_predicted(path: Path, run_id: str, corpus_sha256: str) -> bool:
+    """Whether a table is there, by this run and of this corpus."""
+    if not path.is_file():
+        return False
+    info = read_predictions(path).info
+    return (info.run_id, info.corpus_sha256) == (run_id, corpus_sha256)
 
 
 def join_folds(tables: Sequence[Predictions], corpus: Corpus, info: PredictionsInfo, with_text: bool) -> Predictions:

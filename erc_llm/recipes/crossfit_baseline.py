@@ -2,7 +2,7 @@
 
     runs/NAME/              config.yaml, and
       crossfit.parquet      the out-of-fold table: predictions of train
-      SPLIT.parquet         predictions of another split: the mean over the folds' models
+      SPLIT.parquet         predictions of another split: the mean over the folds' models, decided for weighted F1
     runs/NAME-folds/
       fold-1/ ...           a run for each fold, with left_out.parquet and SPLIT.parquet
 
@@ -23,17 +23,21 @@ from rich.console import Console
 
 from erc_llm.baselines.baseline_config import BaselineConfig
 from erc_llm.baselines.inference import log_probabilities
-from erc_llm.corpus.dialogues import LEFT_OUT
-from erc_llm.errors import PredictionsError, RunError
+from erc_llm.calibration.choose import correction_from
+from erc_llm.calibration.record import F1Decide
+from erc_llm.corpus.dialogues import LEFT_OUT, PARTS_OF_TRAIN
+from erc_llm.errors import ConfigError, PredictionsError, RunError
 from erc_llm.files import write_text
-from erc_llm.predictions import Predictions, read_predictions, write_predictions
+from erc_llm.predictions import Correction, Predictions, correct, read_predictions, write_predictions
 from erc_llm.recipes.console import ConsoleProgress
 from erc_llm.recipes.crossfit import (
     LEFT_OUT_TABLE,
     Folds,
+    check_can_calibrate,
     check_folder,
     describe,
     fold_configs,
+    is_predicted,
     join_folds,
     joined_info,
     run_folds,
@@ -43,7 +47,13 @@ from erc_llm.runs.directory import CONFIG, OUT_OF_FOLD
 
 
 def crossfit_baseline(
-    config: BaselineConfig, folds: Folds, splits: Sequence[str], resume: bool, console: Console
+    config: BaselineConfig,
+    folds: Folds,
+    splits: Sequence[str],
+    *,
+    decide: F1Decide = "weighted_f1",
+    resume: bool = False,
+    console: Console | None = None,
 ) -> list[Path]:
     """Train the folds that are not finished, and write the out-of-fold table and those of other splits.
 
@@ -51,37 +61,45 @@ def crossfit_baseline(
         config: The configuration of every fold.
         folds: The folds.
         splits: Names of other splits to predict.
+        decide: The decision rule of their answers, found on the out-of-fold table with a calibration.
         resume: Continue an unfinished cross-fitting of the same configuration.
         console: Where to show progress.
 
     Raises:
         RunError: A folder exists and `resume` is False, or it holds other runs.
-        ConfigError: The configuration leaves a fold out itself.
-        CorpusError: Train has fewer episodes than folds, or there is no such split.
+        ConfigError: The configuration leaves a fold out itself, or a split is a part of train.
+        CorpusError: Train has fewer episodes than folds, too few dialogues to calibrate on, or no such split exists.
         UserError: Training or prediction of a fold failed.
     """
+    console = console or Console()
     check_folder(config, resume)
     corpus = open_corpus(config.corpus, config.label_set(), cut_selection=False)
     for split in splits:
+        if split in PARTS_OF_TRAIN:
+            raise ConfigError(f"--predict {split}: {OUT_OF_FOLD} holds the predictions of train; name another split")
         corpus.split(split)
+    if splits:
+        check_can_calibrate(corpus)
     print_warnings(corpus, console)
     describe(corpus, folds, config, console)
     configs = fold_configs(config, folds)
     run_folds(partial(_train_fold, splits), configs, folds, console)
     found = [Path(fold.output) / fold.name for fold in configs]
     folder = Path(config.output) / config.name
-    write_text(folder / CONFIG, config.as_yaml(), RunError)
     tables = [read_predictions(fold / LEFT_OUT_TABLE) for fold in found]
     ids = "\n".join(str(table.info.run_id) + str(table.info.config_sha256) for table in tables)
     run_id = f"{config.name}-{hashlib.sha256(ids.encode()).hexdigest()[:8]}"
     info = replace(joined_info([table.info for table in tables], config, run_id), split="train")
+    out_of_fold = join_folds(tables, corpus, info, folds.with_text)
     written = [folder / OUT_OF_FOLD]
-    write_predictions(join_folds(tables, corpus, info, folds.with_text), written[0])
+    write_predictions(out_of_fold, written[0])
+    correction = correction_from(out_of_fold, decide) if splits else Correction()
     for split in splits:
         of_split = [read_predictions(fold / f"{split}.parquet") for fold in found]
         info = joined_info([table.info for table in of_split], config, run_id)
         written.append(folder / f"{split}.parquet")
-        write_predictions(replace(mean_prediction(of_split), info=info), written[-1])
+        write_predictions(correct(replace(mean_prediction(of_split), info=info), correction), written[-1])
+    write_text(folder / CONFIG, config.as_yaml(), RunError)  # last: the folder is no cross-fitting without its table
     return written
 
 
@@ -93,9 +111,7 @@ def _train_fold(splits: Sequence[str], config: BaselineConfig, with_text: bool, 
     corpus = open_corpus(config.corpus, config.label_set())
     trained = train_baseline(config, corpus, resume=True, with_text=with_text, progress=progress)
     for split in (LEFT_OUT, *splits):
-        path, wanted = trained.folder / f"{split}.parquet", (trained.manifest.run_id, corpus.sha256)
-        info = read_predictions(path).info if path.is_file() else None
-        if info is None or (info.run_id, info.corpus_sha256) != wanted:
+        if not is_predicted(trained.folder / f"{split}.parquet", trained.manifest.run_id, corpus.sha256):
             trained.write(split, with_text=with_text, progress=progress)
 
 

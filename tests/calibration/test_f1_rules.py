@@ -6,9 +6,10 @@ import pytest
 from scipy.optimize import linprog
 
 from erc_llm import metrics
-from erc_llm.calibration.f1_rules import F1Rule, Metric, decide, expected_score, find_rule
+from erc_llm.calibration.f1_rules import F1Rule, Metric, expected_score, find_rule
 from erc_llm.errors import PredictionsError
 from erc_llm.metrics import Floats, Integers
+from erc_llm.predictions.correction import decide
 
 METRICS: tuple[Metric, ...] = get_args(Metric)
 SHARES = np.array([0.3, 0.25, 0.13, 0.12, 0.09, 0.07, 0.04])

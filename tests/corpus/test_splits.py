@@ -43,7 +43,7 @@ corpora = st.builds(
     lambda episodes: corpus_of(*episodes),
     st.lists(
         st.lists(
-            st.lists(st.sampled_from([*EMORYNLP.names, None]), min_size=1, max_size=8).map(tuple),
+            st.lists(st.sampled_from([*EMORYNLP.names, None]), max_size=8).map(tuple),
             min_size=1,
             max_size=3,
         ),
@@ -66,6 +66,12 @@ def test_folds_are_a_partition_of_the_episodes(corpus: Corpus, folds: int, seed:
 @given(corpus=corpora, folds=st.integers(2, 5), seed=st.integers(0, 99))
 def test_no_fold_is_empty(corpus: Corpus, folds: int, seed: int) -> None:
     assert all(fold_episodes(corpus, folds, seed))
+
+
+def test_episodes_without_targets_are_spread_over_the_folds() -> None:
+    """Their scenes are context only; a fold of nothing would leave nothing out."""
+    corpus = corpus_of([("Sad",)], [()], [()])
+    assert [len(part) for part in fold_episodes(corpus, 3)] == [1, 1, 1]
 
 
 def test_episodes_of_other_labels_go_to_folds_of_their_own() -> None:

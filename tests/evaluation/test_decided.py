@@ -15,8 +15,8 @@ from erc_llm.evaluation.comparison import compare
 from erc_llm.evaluation.comparison_report import sections
 from erc_llm.evaluation.matching import NamedTable
 from erc_llm.evaluation.report import evaluate
-from erc_llm.predictions import Correction, Predictions, correct
-from erc_llm.predictions.correction import MOST_PROBABLE
+from erc_llm.predictions import Correction, Predictions, PriorShift, correct
+from erc_llm.predictions.correction import CORRECTED, MOST_PROBABLE
 from tests.predictions.scored_tables import draw, scored
 
 
@@ -44,6 +44,21 @@ def test_a_comparison_shows_both_answers_of_each_system(plain: Predictions) -> N
         assert row.accuracy == pytest.approx(headline.accuracy.value)
     assert "Most probable and decided answers" in [section.title for section in sections(found)]
     assert "decision for macro_f1 (transductive)" in next(r for r in found.manifest if r.name == "corrected by").values
+
+
+def test_the_most_probable_label_is_shown_before_and_after_a_correction(plain: Predictions) -> None:
+    """What a paper reports of a system trained with balanced classes, and the fair start for its rule."""
+    shift = PriorShift("corpus", (0.25,) * 4, (0.1, 0.1, 0.7, 0.1))
+    shifted = correct(plain, Correction(shift))
+    assert shifted.predicted != plain.predicted
+    decided = decide_by_itself(shifted, "weighted_f1")
+    found = compare([NamedTable("a", decided), NamedTable("b", other_of(plain))], draws=20).decided
+    assert [row.answers for row in found[:2]] == [MOST_PROBABLE, f"{MOST_PROBABLE}, {CORRECTED}"]
+    for row, table in zip(found, (plain, shifted, decided), strict=False):
+        assert row.weighted_f1 == pytest.approx(evaluate(table, draws=20).headline.weighted_f1.value)
+    without = replace(decided, log_likelihoods=None)
+    found = compare([NamedTable("a", without), NamedTable("b", other_of(plain))], draws=20).decided
+    assert found[0].answers == f"{MOST_PROBABLE}, {CORRECTED}", "the raw scores are not known"
 
 
 def test_without_a_rule_there_is_nothing_to_show(plain: Predictions) -> None:

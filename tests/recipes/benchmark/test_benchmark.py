@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from erc_llm.calibration.choose import correction_from
 from erc_llm.calibration.store import read_calibration
 from erc_llm.errors import ConfigError, CorpusError
 from erc_llm.predictions import Correction, read_predictions, write_predictions
+from erc_llm.predictions.correction import MOST_PROBABLE
 from erc_llm.recipes.benchmark import find_versions
 from erc_llm.recipes.benchmark_config import BenchmarkConfig, read_benchmark_config
 from erc_llm.runs.directory import read_run
@@ -84,6 +86,48 @@ def test_labels_that_come_later_are_taken_in_and_a_calibration_of_another_kind_i
         assert Correction.of(table.info) == read_calibration(run).correction("weighted_f1")
         assert (table.info.trained_on_version, table.info.trained_on_sha256) == ("own", run.manifest.train_sha256)
     assert table.gold is not None
+
+
+def test_a_baseline_with_a_weighted_loss_is_decided_after_its_prior_is_taken_back(place: Path, erc: Command) -> None:
+    """As a language model with balanced classes is; the answers as trained are shown too."""
+    weighted = ENCODER | {"name": "emonet", "seeds": [1], "overrides": ["kind=emonet"]}
+    as_trained = ENCODER | {"name": "as-trained", "seeds": [1], "decide": "probable"}
+    done = erc(
+        "benchmark", write_systems(place, weighted, as_trained), "--data", "data", "--out", "out", "--draws", 100
+    )
+    assert done.code == 0, done.err
+    tables = {path.stem: read_predictions(path) for path in (place / "out" / "tables" / "original-dev").iterdir()}
+    decided, plain = tables["emonet-original-1"], tables["as-trained-original-1"]
+    held_out = read_predictions(place / "out" / "runs" / "emonet-original-1" / "selection.parquet")
+    assert Correction.of(decided.info) == correction_from(held_out, "weighted_f1")
+    assert decided.info.prior is not None
+    assert Correction.of(plain.info) == Correction()
+    report = json.loads((place / "out" / "original-dev" / "comparison.json").read_text())
+    answers = [row["answers"] for row in report["decided"] if row["system"] == "emonet"]
+    assert len(answers) == 3
+    assert answers[0] == MOST_PROBABLE
+
+
+def test_a_cross_fitted_language_model_answers_by_its_own_rule(place: Path, erc: Command) -> None:
+    """Twice: everything that is finished is used again."""
+    overrides = ["training.evaluations=0", "training.epochs=1"]
+    llm = {"name": "llm", "config": "llm.yaml", "overrides": overrides, "seeds": [1], "folds": 2}
+    systems = write_systems(place, llm, ENCODER | {"seeds": [1]})
+    command = ("benchmark", systems, "--data", "data", "--out", "out", "--split", "dev", "--draws", 100)
+    for _ in range(2):
+        done = erc(*command)
+        assert done.code == 0, done.err
+    run = read_run(place / "out" / "runs" / "llm-aligned-1")
+    table = read_predictions(place / "out" / "tables" / "aligned-dev" / "llm-aligned-1.parquet")
+    assert (run.manifest.folds, table.info.run_id) == (2, run.manifest.run_id)
+    assert Correction.of(table.info) == read_calibration(run).correction("weighted_f1")
+
+
+def test_a_system_without_held_out_predictions_is_refused_before_any_is_trained(place: Path, erc: Command) -> None:
+    blind = {"name": "llm", "config": "llm.yaml", "overrides": ["training.evaluations=0"], "seeds": [1]}
+    command = ("benchmark", write_systems(place, ENCODER, blind), "--data", "data", "--out", "out", "--draws", 100)
+    refused(erc(*command), "llm: decide=weighted_f1", "decide: probable, or folds: 5")
+    assert not (place / "out").exists()
 
 
 def test_one_split_without_text(place: Path, erc: Command) -> None:

@@ -140,7 +140,8 @@ def test_tables_of_a_healed_corpus_are_used_again(
     llm = tiny_config(tiny_llama, tmp_path, tmp_path, corpus=corpus, training={"evaluations": 1})
     Path("llm.yaml").write_text(llm.as_yaml(), encoding="utf-8")
     Path("encoder.yaml").write_text(baseline_config(tiny_bert, tmp_path, corpus=corpus).as_yaml(), encoding="utf-8")
-    write_systems(tmp_path, ALONE | {"decide": "probable"}, OTHER)  # one held-out dialogue is too few to calibrate on
+    probable = {"decide": "probable"}  # the held-out dialogues are too few to calibrate on
+    write_systems(tmp_path, ALONE | probable, OTHER | probable)
     done(erc, "--data", "healed")
     assert read_predictions(Path("out", "tables", "aligned-dev", "llm-original-1.parquet")).info.healed
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from erc_llm.calibration.choose import correction_from
 from erc_llm.corpus import read_corpus
-from erc_llm.predictions import read_predictions
+from erc_llm.predictions import Correction, correct, read_predictions
 from tests.baselines.small import baseline_config
 from tests.command_line import Command, refused
 from tests.recipes.crossfit.crossfitted import (
@@ -66,10 +67,10 @@ def test_a_baseline_predicts_other_splits_by_the_mean_of_its_folds(baseline: Cro
     assert table.keys == folds[0].keys
     assert table.gold == folds[0].gold
     mean = np.mean([fold.probabilities for fold in folds], axis=0)
-    np.testing.assert_allclose(table.probabilities, mean, rtol=0, atol=1e-12)
-    assert table.predicted == tuple(table.info.labels[k] for k in mean.argmax(axis=1))
-    if table.log_likelihoods is not None:
-        np.testing.assert_allclose(np.exp(table.log_likelihoods), mean, rtol=0, atol=1e-9)
+    assert table.log_likelihoods is not None
+    np.testing.assert_allclose(np.exp(table.log_likelihoods), mean, rtol=0, atol=1e-9)
+    assert Correction.of(table.info) == correction_from(baseline.table, "weighted_f1"), "fitted on other episodes"
+    assert correct(table, Correction.of(table.info)).predicted == table.predicted
     assert (table.info.system, table.info.split) == ("tiny", "dev")
     assert table.info.run_id == baseline.table.info.run_id
     assert not np.array_equal(folds[0].probabilities, folds[1].probabilities)  # type: ignore[arg-type]
@@ -126,9 +127,28 @@ def test_a_split_that_is_not_there_is_refused_before_anything_is_trained(
 ) -> None:
     config = write_baseline(tiny_bert, corpus, tmp_path, "encoder")
     refused(erc("crossfit", config, "--folds", 2, "--predict", "test"), "no split 'test'")
+    for split in ("train", "selection", "left_out"):
+        refused(erc("crossfit", config, "--folds", 2, "--predict", split), f"--predict {split}", "crossfit.parquet")
     refused(erc("crossfit", config, "--folds", 50), "cannot make 50 folds")
     refused(erc("crossfit", config, "corpus.fold.number=1"), "corpus.fold", "leave it out")
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_single_baseline_is_decided_by_what_its_selection_split_gives(
+    tiny_bert: TinyModel, corpus: Path, tmp_path: Path, erc: Command
+) -> None:
+    config = write_baseline(tiny_bert, corpus, tmp_path, "emonet")
+    half = "corpus.selection_fraction=0.5"
+    refused(erc("baseline", config, half, "--decide", "weighted_f1"), "--decide", "--predict")
+    predicted = ("--predict", "selection", "--decide", "weighted_f1")
+    refused(erc("baseline", config, half, *predicted), "--decide", "selection")
+    for options in ((), ("--decide", "weighted_f1", "--resume")):
+        assert erc("baseline", config, half, "--predict", "dev", *options).code == 0
+        table = read_predictions(tmp_path / "runs" / "tiny" / "dev.parquet")
+        held_out = read_predictions(tmp_path / "runs" / "tiny" / "selection.parquet")
+        assert Correction.of(held_out.info) == Correction()
+        assert Correction.of(table.info) == (correction_from(held_out, "weighted_f1") if options else Correction())
+    assert table.info.prior is not None, "its loss is weighted by class"
 
 
 @pytest.mark.parametrize("kind", BASELINES)

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from erc_llm.corpus import read_corpus
+from erc_llm.recipes.crossfit import Folds
 from tests.command_line import Command, refused
 from tests.recipes.crossfit.crossfitted import (
     ONE_BY_ONE,
     SCENES,
+    WEIGHTS,
     Crossfitted,
     relabel,
     same_results,
@@ -117,6 +120,44 @@ def test_a_training_run_of_the_same_name_is_refused_before_anything_is_trained(
     refused(erc("crossfit", copied.config, *ONE_BY_ONE, "name=other", "--resume"), str(other), "name=")
     assert {path.name: path.read_bytes() for path in other.iterdir() if path.is_file()} == before
     assert not (copied.folder.parent / "other-folds").exists()
+
+
+def test_a_run_that_has_only_begun_is_refused_before_anything_is_trained(
+    tiny_llama: TinyModel, corpus: Path, tmp_path: Path, erc: Command
+) -> None:
+    """`erc-llm train` leaves its configuration alone behind if it is killed before its manifest."""
+    config = write_config(tiny_llama, corpus, tmp_path)
+    beginning = tmp_path / "runs" / "tiny"
+    beginning.mkdir(parents=True)
+    shutil.copyfile(config, beginning / "config.yaml")
+    refused(erc("crossfit", config, *ONE_BY_ONE, "--resume"), str(beginning), "not a cross-fitting", "name=")
+    assert [path.name for path in (tmp_path / "runs").rglob("*")] == ["tiny", "config.yaml"]
+
+
+def test_a_test_split_that_is_added_between_two_folds_is_taken_in(
+    copied: Crossfitted, done: Crossfitted, tmp_path: Path, erc: Command
+) -> None:
+    """Nothing of it is trained on; all tables and the average are about the corpus as it is now."""
+    grown = Path(shutil.copytree(copied.corpus, tmp_path / "grown"))
+    shutil.copyfile(grown / "dev.jsonl", grown / "test.jsonl")
+    rows = [json.loads(line) for line in (grown / "test.jsonl").read_text("utf-8").splitlines()]
+    for row in rows:
+        row["id"] = f"test-{row['id']}"
+        row["season"] += 50
+    (grown / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    shutil.rmtree(copied.folder)
+    shutil.rmtree(copied.fold(2))
+    said = erc("crossfit", copied.config, *ONE_BY_ONE, f"corpus.path={grown}", "--resume")
+    assert said.code == 0, said.err
+    assert copied.table.info.corpus_sha256 == read_corpus(grown).sha256 != done.table.info.corpus_sha256
+    for number in (1, 2):
+        assert (copied.fold(number) / WEIGHTS).read_bytes() == (done.fold(number) / WEIGHTS).read_bytes()
+    assert copied.table.keys == done.table.keys
+
+
+def test_no_more_folds_run_at_a_time_than_there_are() -> None:
+    assert Folds(5, at_once=16).side_by_side == 5
+    assert Folds(5, at_once=2).side_by_side == 2
 
 
 def test_a_corpus_that_has_changed_is_refused_on_resume(copied: Crossfitted, tmp_path: Path, erc: Command) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from erc_llm.calibration.choose import prior_shift
 from erc_llm.corpus import read_corpus
 from erc_llm.errors import ConfigError
-from erc_llm.predictions import read_predictions
+from erc_llm.predictions import Correction, correct, read_predictions
 from erc_llm.predictor import load
 from erc_llm.recipes.calibrate import calibrate_run, predict_selection
 from erc_llm.recipes.predict import predict
@@ -50,8 +50,8 @@ def balanced(tiny_llama: TinyModel, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"prior": "none"}, {"prior": SHARES}, {"calibration": "run"}],
-    ids=["auto", "none", "given", "calibration"],
+    [{}, {"prior": "none"}, {"prior": SHARES}, {"calibration": "run"}, {"decide": "macro_f1"}],
+    ids=["auto", "none", "given", "calibration", "rule"],
 )
 def test_label_scores_are_corrected_as_local_ones_are(
     server: Server, balanced: Path, tmp_path: Path, options: dict[str, Any]
@@ -71,6 +71,7 @@ def test_label_scores_are_corrected_as_local_ones_are(
     told = [{k: v for k, v in table.info.as_dict().items() if k not in own} for table in (served, local)]
     assert told[0] == told[1]
     assert served.info.selection == "selection"
+    assert served.info.decision == options.get("decide", served.info.decision)
 
 
 def served_command(server: Server, source: Path, tmp_path: Path, *options: object) -> list[object]:
@@ -92,8 +93,23 @@ def test_the_command_corrects_label_scores_and_says_so(
     assert info.temperature is not None
 
 
+def test_the_command_decides_label_scores(server: Server, balanced: Path, tmp_path: Path, erc: Command) -> None:
+    server.reply = scoring_like_vllm(load(balanced).loaded)
+    for way, option in (("inductive", ()), ("transductive", ("--transductive",))):
+        command = served_command(server, balanced, tmp_path, "--label-scores", "--decide", "weighted_f1", *option)
+        code, out, err = erc(*command)
+        assert (code, err) == (0, "")
+        assert "best for weighted F1" in out
+        table = read_predictions(tmp_path / "t.parquet")
+        assert (table.info.decision, table.info.decision_way) == ("weighted_f1", way)
+        assert table.log_likelihoods is not None
+        assert correct(table, Correction.of(table.info)).predicted == table.predicted
+
+
 @pytest.mark.parametrize(
-    "option", [("--prior", "corpus"), ("--calibration", "run"), ("--abstain-below", 0.3)], ids=lambda option: option[0]
+    "option",
+    [("--prior", "corpus"), ("--calibration", "run"), ("--decide", "weighted_f1"), ("--abstain-below", 0.3)],
+    ids=lambda option: option[0],
 )
 def test_text_is_not_corrected_and_that_is_told_before_anything_is_asked(
     server: Server, balanced: Path, tmp_path: Path, erc: Command, option: tuple[object, ...]
