@@ -37,8 +37,9 @@ from erc_llm.corpus.dialogues import SELECTION
 from erc_llm.errors import ConfigError
 from erc_llm.metrics import Floats, gold_surprise
 from erc_llm.predictions import Correction, Predictions, corpus_shift, correct, read_predictions
+from erc_llm.runs.directory import OUT_OF_FOLD
 
-CROSSFIT = "crossfit"  # instead of a split: all of train, as predicted by the folds that left it out
+CROSSFIT = Path(OUT_OF_FOLD).stem  # instead of a split: all of train, as predicted by the folds that left it out
 
 
 class Arms(BaseModel):

@@ -213,16 +213,18 @@ def _read_tensors(folder: Path) -> dict[str, torch.Tensor]:
         raise ModelError(f"{folder / WEIGHTS}: missing, damaged or not a safetensors file: {error}") from error
 
 
-def _manifest(runs: Sequence[Run], run_id: str, config_sha256: str, folds: bool) -> Manifest:
-    def mean(distributions: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
-        return tuple(sum(shares) / len(runs) for shares in zip(*distributions, strict=True))
+def mean_distribution(distributions: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
+    """The mean of label distributions, label by label."""
+    return tuple(sum(shares) / len(distributions) for shares in zip(*distributions, strict=True))
 
+
+def _manifest(runs: Sequence[Run], run_id: str, config_sha256: str, folds: bool) -> Manifest:
     return replace(
         runs[0].manifest,
         run_id=run_id,
         config_sha256=config_sha256,
-        train_shares=mean([run.manifest.train_shares for run in runs]),
-        training_prior=mean([run.manifest.training_prior for run in runs]),
+        train_shares=mean_distribution([run.manifest.train_shares for run in runs]),
+        training_prior=mean_distribution([run.manifest.training_prior for run in runs]),
         folds=len(runs) if folds else None,
         averaged=tuple(run.manifest.run_id for run in runs),
         versions=versions(),

@@ -44,6 +44,7 @@ from erc_llm.predictions import (
     strip_text,
     write_predictions,
 )
+from erc_llm.recipes.average import average_id, average_runs, mean_distribution
 from erc_llm.recipes.data import open_whole, print_warnings
 from erc_llm.recipes.side_by_side import jobs_at_once, run_side_by_side
 from erc_llm.runs.directory import OUT_OF_FOLD, Run, read_run
@@ -102,7 +103,6 @@ def crossfit(
         UserError: Training or prediction of a fold failed.
     """
     from erc_llm.calibration.choose import prior_shift
-    from erc_llm.recipes.average import average_id, average_runs
     from erc_llm.recipes.calibrate import calibrate_run
 
     console = console or Console()
@@ -176,7 +176,7 @@ def joined_info(of_folds: Sequence[PredictionsInfo], config: Recipe, run_id: str
 
     def mean(distributions: Sequence[tuple[float, ...] | None]) -> tuple[float, ...] | None:
         known = [values for values in distributions if values is not None]
-        return tuple(sum(values) / len(known) for values in zip(*known, strict=True)) if known else None
+        return mean_distribution(known) if known else None
 
     return replace(
         of_folds[0],

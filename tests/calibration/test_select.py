@@ -239,8 +239,8 @@ def test_too_few_dialogues_are_refused(dialogues: int) -> None:
 def test_what_cannot_be_fitted_is_refused() -> None:
     table = scored(*draw(100))
     columns = table.columns()
-    for missing in ("log_likelihoods", "gold"):
-        with pytest.raises(PredictionsError, match="found 0"):
+    for missing, told in (("log_likelihoods", "tuned has no log-likelihoods"), ("gold", "found 0")):
+        with pytest.raises(PredictionsError, match=told):
             calibrate(Predictions.from_columns(table.info, columns | {missing: None}))
     with pytest.raises(PredictionsError, match=r"gold label 'Neutral' .* give the label a share"):
         calibrate(table, PriorShift("given", TRAINED, (0.5, 0.25, 0.0, 0.25)))
