@@ -19,6 +19,7 @@ from pathlib import Path
 
 from benchmarks.ablation import CROSSFIT, read_arms
 from benchmarks.outcome import exit_code
+from erc_llm.calibration.choose import decide_by_itself
 from erc_llm.calibration.record import F1Decide
 from erc_llm.calibration.select import decide_held_out
 from erc_llm.errors import ConfigError
@@ -33,9 +34,11 @@ from erc_llm.metrics import (
 from erc_llm.predictions import Predictions, PriorShift, corpus_shift, read_predictions
 
 MOST_PROBABLE = "most probable"
+CALIBRATED = "most probable, calibrated"
+TRANSDUCTIVE = "for weighted F1, transductive"
 ANSWERS: dict[str, tuple[F1Decide, bool]] = {  # in words: (rule, whether the probabilities are calibrated first)
     MOST_PROBABLE: ("probable", False),
-    "most probable, calibrated": ("probable", True),
+    CALIBRATED: ("probable", True),
     "for weighted F1": ("weighted_f1", True),
     "for weighted F1, uncalibrated": ("weighted_f1", False),
     "for macro F1": ("macro_f1", True),
@@ -52,13 +55,18 @@ def variants(table: Predictions) -> Iterator[tuple[str, PriorShift | None]]:
 
 
 def decided_arms(tables: dict[str, Predictions]) -> dict[tuple[str, str], Predictions]:
-    """(arm and treatment of the prior, answers) to its table, decided by what was fitted on other episodes."""
-    return {
-        (arm + words, answers): decide_held_out(table, shift, rule, calibrated=calibrated)
-        for arm, table in tables.items()
-        for words, shift in variants(table)
-        for answers, (rule, calibrated) in ANSWERS.items()
-    }
+    """(arm and treatment of the prior, answers) to its table, decided by what was fitted on other episodes.
+
+    Except for the transductive rule, which is found on the whole table, after a calibration fitted on other episodes.
+    """
+    found = {}
+    for arm, table in tables.items():
+        for words, shift in variants(table):
+            for answers, (rule, calibrated) in ANSWERS.items():
+                found[arm + words, answers] = decide_held_out(table, shift, rule, calibrated=calibrated)
+            calibrated_only = found[arm + words, CALIBRATED]
+            found[arm + words, TRANSDUCTIVE] = decide_by_itself(calibrated_only, "weighted_f1")
+    return found
 
 
 def as_markdown(decided: dict[tuple[str, str], Predictions], base: str) -> str:
