@@ -29,7 +29,9 @@ _TYPES = {
 }
 
 
-def write_gguf(base: Path, lora: Lora, target: Path, *, name: str, stored: Stored, from_base: Base = "original") -> None:
+def write_gguf(
+    base: Path, lora: Lora, target: Path, *, name: str, stored: Stored, from_base: Base = "original"
+) -> None:
     """Write the merged model as a GGUF file.
 
     Args:
