@@ -109,4 +109,4 @@ def gguf_layout(config: dict[str, Any], source: Path) -> GgufLayout:
 
 
 def _scaled(scaling: dict[str, Any]) -> bool:
-    return scaling.get("rope_type", scaling.get("type", "default")) != "default"
+    return str(scaling.get("rope_type", scaling.get("type", "default"))) != "default"

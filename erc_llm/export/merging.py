@@ -178,7 +178,7 @@ def _name_shards(target: Path, shards: list[dict[str, str]], total: int) -> None
     if len(shards) == 1:
         (target / next(iter(shards[0].values()))).rename(target / "model.safetensors")
         return
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         final = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         (target / next(iter(shard.values()))).rename(target / final)

@@ -28,7 +28,7 @@ def plain_scores(model: Any, probes: Sequence[Probe]) -> Floats:
 
 
 def _of_probe(model: Any, probe: Probe) -> list[float]:
-    """The answers' log-likelihoods: one pass over the prompt, one over all answers on its cache, padded on the right."""
+    """The answers' log-likelihoods: one pass over the prompt, and one over all answers on its cache."""
     width, count = max(map(len, probe.answers)), len(probe.answers)
     prompt = torch.tensor([probe.prompt], device=model.device)
     seen = model(input_ids=prompt, use_cache=True, logits_to_keep=1)

@@ -98,7 +98,9 @@ def test_a_pickle_is_never_read(tiny_llama: TinyModel, tmp_path: Path) -> None:
 def test_what_is_more_than_plain_lora_is_refused(
     options: dict[str, object], told: str, tiny_llama: TinyModel, tmp_path: Path
 ) -> None:
-    adapted(tiny_llama, tmp_path / "adapter", **options)
+    adapted(tiny_llama, tmp_path / "adapter")
+    path = tmp_path / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | options))
     with pytest.raises(ModelError, match=told):
         read_lora(tmp_path / "adapter")
 
