@@ -337,6 +337,18 @@ def _longest_question(prompter: Prompter, state: bool) -> int:
     return tokens("") + (prompter.longest_line if repeats_text else 0)
 
 
+def build_merged_model(config: RunConfig, folder: Path, gguf: str | None = None) -> LoadedModel:
+    """A merged model in place of the base model that a configuration names; it is not quantised again.
+
+    Args:
+        config: The configuration; device and precision are taken from it.
+        folder: Folder of the merged model.
+        gguf: Name of its GGUF file; None for safetensors.
+    """
+    model = config.model
+    return load_base_model(str(folder), precision=model.precision, device=model.device, attention=ATTENTION, gguf=gguf)
+
+
 def build_model(config: RunConfig, attention: str = ATTENTION) -> LoadedModel:
     """The base model that a configuration names, by default with the attention of token trees."""
     model = config.model

@@ -10,12 +10,13 @@ Does not depend on: files outside the run, the command line.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from erc_llm.build import Past, build_model, build_prompter, check_fit
+from erc_llm.build import Past, build_merged_model, build_model, build_prompter, check_fit
 from erc_llm.calibration.choose import AskedDecide, Calibrated, Prior, choose_correction
 from erc_llm.config import RunConfig
 from erc_llm.corpus.dialogues import Dialogue, Utterance
@@ -28,6 +29,7 @@ from erc_llm.models.loading import LoadedModel
 from erc_llm.predictions import Correction, Prediction
 from erc_llm.prompting.prompter import Scene, scoring_orders
 from erc_llm.runs.directory import Run
+from erc_llm.runs.exported import check_weights
 from erc_llm.runs.opened import Opened, open_run
 from erc_llm.trees.tree import TokenTree, TreeBuilder
 from erc_llm.trees.windows import WindowCutter
@@ -293,11 +295,28 @@ def load(
     """
     opened = open_run(source, overrides)
     correction = _correction(opened, prior, calibration, decide)  # its mistakes are reported before the model is loaded
+    return Predictor(opened, _load_model(opened), past, correction)
+
+
+def _load_model(opened: Opened) -> LoadedModel:
+    """The model that a run, an export or a configuration names, with its adapter on it or in it."""
+    run, export = opened.run, opened.export
+    if run is not None and export is not None:
+        check_weights(run.folder, export)
+        if export.form in ("merged", "gguf"):
+            gguf = next(iter(export.weights)) if export.form == "gguf" else None
+            return build_merged_model(opened.config, run.folder, gguf)
     loaded = build_model(opened.config)
-    if opened.run is not None:
-        _check_base_model(opened.run, opened.config, loaded)
-        loaded = replace(loaded, model=load_adapter(loaded.model, opened.run.adapter))
-    return Predictor(opened, loaded, past, correction)
+    if run is None:
+        return loaded
+    _check_base_model(run, opened.config, loaded)
+    if export is None or export.form == "peft":
+        return replace(loaded, model=load_adapter(loaded.model, run.adapter))
+    from erc_llm.export.gguf_lora import read_gguf_lora
+
+    with tempfile.TemporaryDirectory() as folder:
+        read_gguf_lora(run.folder / next(iter(export.weights)), loaded.path, Path(folder))
+        return replace(loaded, model=load_adapter(loaded.model, folder))
 
 
 def _check_base_model(run: Run, config: RunConfig, loaded: LoadedModel) -> None:

@@ -1,9 +1,9 @@
-"""GGUF adapter: writes LoRA matrices alone, for llama.cpp's `--lora`.
+"""GGUF adapter: writes LoRA matrices alone, for llama.cpp's `--lora`, and reads them back as PEFT's.
 
 llama.cpp scales an adapter by alpha / rank and reads no other rule, so the written alpha is the one that gives the
 adapter's own scale: for rsLoRA, alpha * sqrt(rank).
 
-Input: an adapter and its base model's configuration. Output: a GGUF file.
+Input: an adapter and its base model's configuration. Output: a GGUF file, or an adapter folder.
 Does not depend on: base weights, prompts, runs.
 """
 
@@ -19,6 +19,8 @@ import numpy as np
 from erc_llm.errors import ModelError
 from erc_llm.export.gguf_names import gguf_layout
 from erc_llm.export.lora import Lora
+from erc_llm.export.merging import linear_modules
+from erc_llm.models.adapters import CONFIG, WEIGHTS
 
 
 def write_gguf_lora(base: Path, lora: Lora, target: Path, *, name: str) -> None:
@@ -57,3 +59,41 @@ def write_gguf_lora(base: Path, lora: Lora, target: Path, *, name: str) -> None:
         writer.write_tensors_to_file()
     finally:
         writer.close()
+
+
+def read_gguf_lora(file: Path, base: Path, target: Path) -> None:
+    """Write a GGUF adapter as PEFT reads it, into an empty folder.
+
+    Args:
+        file: The GGUF file.
+        base: Folder of the base model; only its configuration is read.
+        target: The folder.
+
+    Raises:
+        ModelError: The file is damaged, is no adapter, or does not fit the base model.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    config: dict[str, Any] = json.loads((base / "config.json").read_text("utf-8"))
+    layout = gguf_layout(config, base)
+    try:
+        found = gguf.GGUFReader(file)
+        alpha = float(found.fields[gguf.Keys.Adapter.LORA_ALPHA].contents())
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise ModelError(f"{file}: damaged, or no adapter for llama.cpp: {error}") from error
+    modules = {layout.name(f"{module}.weight"): module for module in linear_modules(base)}
+    tensors: dict[str, torch.Tensor] = {}
+    for tensor in found.tensors:
+        stem, _, half = tensor.name.rpartition(".lora_")
+        if stem not in modules or half not in ("a", "b"):
+            raise ModelError(f"{file}: {tensor.name} has no place in the base model in {base}")
+        module, values = modules[stem], np.array(tensor.data, dtype=np.float32)
+        if half == "b":
+            values = layout.hugging_face_rows(f"{module}.weight", values)
+        tensors[f"base_model.model.{module}.lora_{half.upper()}.weight"] = torch.from_numpy(values)
+    rank = min(min(values.shape) for values in tensors.values())
+    save_file(tensors, target / WEIGHTS, metadata={"format": "pt"})
+    names = sorted({name.split(".lora_")[0].removeprefix("base_model.model.") for name in tensors})
+    stated = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": alpha, "target_modules": names}
+    (target / CONFIG).write_text(json.dumps(stated | {"bias": "none", "inference_mode": True}, indent=2), "utf-8")

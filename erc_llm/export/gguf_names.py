@@ -81,6 +81,16 @@ class GgufLayout:
                 return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(values.shape))
         return values
 
+    def hugging_face_rows(self, tensor: str, values: FloatArray) -> FloatArray:
+        """The inverse of `rows`."""
+        if self.arch != "llama":
+            return values
+        for part, heads in ((".q_proj.", self.heads), (".k_proj.", self.kv_heads)):
+            if part in tensor:
+                pairs = values.reshape(heads, values.shape[0] // heads // 2, 2, *values.shape[1:])
+                return np.ascontiguousarray(pairs.swapaxes(1, 2).reshape(values.shape))
+        return values
+
 
 def gguf_layout(config: dict[str, Any], source: Path) -> GgufLayout:
     """The layout of a model.

@@ -92,7 +92,7 @@ def merged_tensors(
     """Name and merged tensor of each of the base's tensors, one at a time. Arguments and errors as `write_merged`."""
     from safetensors import SafetensorError, safe_open
 
-    linear = _linear_modules(base)
+    linear = linear_modules(base)
     missing = set(lora)
     for file in weight_files(base):
         try:
@@ -147,7 +147,7 @@ def nf4_round_trip(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return restored.to(dtype)
 
 
-def _linear_modules(base: Path) -> set[str]:
+def linear_modules(base: Path) -> set[str]:
     """Names of the modules that QLoRA quantises and LoRA adapts: all linear layers but the head."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM

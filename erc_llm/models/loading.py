@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from erc_llm.errors import ModelError
 from erc_llm.models.devices import Precision, choose_device, choose_precision
-from erc_llm.models.hashes import weights_sha256
+from erc_llm.models.hashes import file_sha256, weights_sha256
 from erc_llm.models.wheels import BASE_MODELS, ENCODERS, WheelModel, converted_model, quiet_loading, unpacked_model
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def load_base_model(
     quantisation: Quantisation | None = None,
     device: str = "auto",
     attention: str | None = None,
+    gguf: str | None = None,
 ) -> LoadedModel:
     """Load a causal language model and its tokenizer.
 
@@ -89,15 +90,16 @@ def load_base_model(
             quantisation) and everything else in the dtype of `precision`. It works on the CPU too.
         device: `auto` is this process's GPU if there is one; else the name of a torch device.
         attention: `attn_implementation` of transformers; None for the library's default.
+        gguf: Name of a GGUF file in the folder that holds the weights, which are dequantised; None for safetensors.
 
     Raises:
         ModelError: The model is missing, cannot be downloaded or read, or its weights are incomplete.
     """
-    folder, reference = _weights(name)
+    folder, reference = _weights(name) if gguf is None else (Path(name), name)
     chosen = choose_device(device)
     dtype, reason = choose_precision(precision, chosen)
     with quiet_loading():
-        model = _load_weights(folder, dtype, chosen, attention, quantisation)
+        model = _load_weights(folder, dtype, chosen, attention, quantisation, gguf)
         tokenizer = _read_tokenizer(folder)
     description = describe(folder, name)
     return LoadedModel(
@@ -110,7 +112,7 @@ def load_base_model(
         dtype=dtype,
         precision_reason=reason,
         quantisation=quantisation,
-        weights_sha256=weights_sha256(folder),
+        weights_sha256=weights_sha256(folder) if gguf is None else file_sha256(folder / gguf),
         description=f"{description}, quantised to NF4" if quantisation else description,
     )
 
@@ -237,16 +239,23 @@ def _why_not(hub_id: str, error: Exception) -> str:
 
 
 def _load_weights(
-    folder: Path, dtype: torch.dtype, device: torch.device, attention: str | None, quantisation: Quantisation | None
+    folder: Path,
+    dtype: torch.dtype,
+    device: torch.device,
+    attention: str | None,
+    quantisation: Quantisation | None,
+    gguf: str | None,
 ) -> PreTrainedModel:
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GgufConfig
 
     options: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}, "local_files_only": True}
     if attention is not None:
         options["attn_implementation"] = attention
     if quantisation is not None:
         options["quantization_config"] = _nf4(dtype)
+    if gguf is not None:  # an installed `kernels` package would keep the weights packed
+        options |= {"gguf_file": gguf, "quantization_config": GgufConfig(dequantize=True)}
     try:
         loading: Any = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:

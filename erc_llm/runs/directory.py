@@ -35,6 +35,7 @@ from erc_llm.config_files import load_section
 from erc_llm.errors import RunError
 from erc_llm.files import remove_partials
 from erc_llm.models.devices import process_rank
+from erc_llm.runs.exported import RECORD
 from erc_llm.runs.manifest import MANIFEST, Manifest, read_manifest
 
 ADAPTER = "adapter"
@@ -62,8 +63,9 @@ class RunDirectory(Generic[C]):
 
     @property
     def adapter(self: RunDirectory[RunConfig]) -> Path:
-        """Folder of the adapter."""
-        return self.folder / ADAPTER
+        """Folder of the adapter; an export has it at its top."""
+        inside = self.folder / ADAPTER
+        return inside if inside.is_dir() or not (self.folder / RECORD).is_file() else self.folder
 
     @property
     def template(self: RunDirectory[RunConfig]) -> Path:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from erc_llm.config import RunConfig, load_config
 from erc_llm.config_files import resolve
 from erc_llm.errors import ConfigError, RunError
 from erc_llm.runs.directory import Run, read_run
+from erc_llm.runs.exported import ExportRecord, read_record
 from erc_llm.runs.manifest import MANIFEST
 
 # The decision rule and the locations on this machine may change after training; hashes ensure that a moved model is the
@@ -30,10 +31,12 @@ class Opened:
     Attributes:
         config: The run's configuration, or the given one, with overrides applied.
         run: The finished run; None for a base model alone (zero-shot).
+        export: The form in which the run was exported; None for a run directory.
     """
 
     config: RunConfig
     run: Run | None = None
+    export: ExportRecord | None = None
 
     @property
     def template(self) -> Path | None:
@@ -45,8 +48,8 @@ def open_run(source: str | Path | RunConfig | Opened, overrides: Sequence[str] =
     """Open a run or a configuration.
 
     Args:
-        source: A run directory or its adapter folder; a configuration, its YAML file, or the name of one that comes
-            with the package; or what was opened before. A `Path` is always a run.
+        source: A run directory, its adapter folder or an export; a configuration, its YAML file, or the name of one
+            that comes with the package; or what was opened before. A `Path` is always a run or an export.
         overrides: `key=value` texts; see `override_for_prediction`.
 
     Raises:
@@ -54,7 +57,7 @@ def open_run(source: str | Path | RunConfig | Opened, overrides: Sequence[str] =
         ConfigError: The configuration does not exist, or an override is wrong.
     """
     if isinstance(source, Opened):
-        return Opened(override_for_prediction(source.config, overrides), source.run)
+        return replace(source, config=override_for_prediction(source.config, overrides))
     if isinstance(source, str) and not _is_run(source):
         source = load_config(source)
     if isinstance(source, RunConfig):
@@ -63,7 +66,7 @@ def open_run(source: str | Path | RunConfig | Opened, overrides: Sequence[str] =
     if not run.manifest.finished:
         raise RunError(f"{run.folder}: the training run is not finished; `erc-llm train ... --resume` continues it")
     _check_template(run)
-    return Opened(override_for_prediction(run.config, overrides), run)
+    return Opened(override_for_prediction(run.config, overrides), run, read_record(run.folder))
 
 
 def override_for_prediction(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
