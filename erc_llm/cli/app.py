@@ -18,6 +18,7 @@ from erc_llm.cli.baseline import baseline
 from erc_llm.cli.crossfit import crossfit
 from erc_llm.cli.data import config, data, profile, render
 from erc_llm.cli.evaluate import benchmark, compare, evaluate
+from erc_llm.cli.export import export
 from erc_llm.cli.options import open_console, prepare_scoring
 from erc_llm.cli.predict import calibrate, predict
 from erc_llm.cli.train import average, train
@@ -75,6 +76,7 @@ for command in (
     compare,
     baseline,
     benchmark,
+    export,
 ):
     app.command()(command)
 

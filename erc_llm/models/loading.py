@@ -126,6 +126,15 @@ def base_model_sha256(name: str) -> str:
     return weights_sha256(_weights(name)[0])
 
 
+def base_folder(name: str) -> Path:
+    """The folder of a base model's weights, which are downloaded if necessary.
+
+    Raises:
+        ModelError: The model is missing or cannot be downloaded.
+    """
+    return _weights(name)[0]
+
+
 def _weights(name: str) -> tuple[Path, str]:
     """The folder of a model's weights, and the reference of the model (`LoadedModel.reference`)."""
     source = resolve_base_model(name)

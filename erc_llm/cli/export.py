@@ -1,0 +1,58 @@
+"""The command `export`: writes an adapter in another form, verified; or verifies an export again.
+
+Input: command-line arguments. Output: an export folder.
+Does not depend on: torch and transformers until the command runs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from erc_llm.cli.options import open_console, prepare_scoring
+from erc_llm.errors import UserError
+
+
+def export(
+    source: Annotated[Path, typer.Argument(help="Run directory; with --verify an export folder.")],
+    to: Annotated[Path | None, typer.Option(help="Export folder. Default: adapters/NAME-FORMAT.")] = None,
+    form: Annotated[
+        Literal["peft", "merged", "gguf", "gguf-lora"],
+        typer.Option(
+            "--format",
+            help="peft: the adapter, for PEFT and vLLM; merged: one model, for transformers; gguf: one file, for "
+            "llama.cpp and Ollama; gguf-lora: the adapter alone, for llama.cpp.",
+        ),
+    ] = "peft",
+    stored: Annotated[
+        Literal["auto", "f16", "bf16", "q8_0"],
+        typer.Option(help="Type of merged weights. auto: bf16 for merged, f16 for gguf."),
+    ] = "auto",
+    from_base: Annotated[
+        Literal["auto", "original", "nf4"],
+        typer.Option(
+            help="For a run on a base in NF4: add the update to the original base, or to what NF4 makes of it. auto: "
+            "both are tried, the smaller drift stays."
+        ),
+    ] = "auto",
+    base: Annotated[str | None, typer.Option(help="Hub id of the base model, if the run names a folder.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Licence of the base model, as the hub names it.")] = None,
+    table: Annotated[
+        list[Path] | None, typer.Option(help="Predictions table of the run, for the metrics of its card. Repeatable.")
+    ] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Verify an export again instead of making one.")] = False,
+) -> None:
+    """Write a run's adapter in a form that other programs load, and prove by reloading that it computes the same."""
+    prepare_scoring()
+    from erc_llm.recipes.export import ExportOptions, export_run, verify_export
+
+    if verify:
+        if to is not None:
+            raise UserError("--verify: reads an export folder and writes nothing; leave --to out")
+        verify_export(source, open_console())
+        return
+    options = ExportOptions(source, form, to, stored, from_base, base, licence, tuple(table or ()))
+    folder = export_run(options, open_console())
+    typer.echo(f"{form} export, verified: {folder}")
