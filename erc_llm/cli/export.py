@@ -37,7 +37,12 @@ def export(
             "both are tried, the smaller drift stays."
         ),
     ] = "auto",
-    base: Annotated[str | None, typer.Option(help="Hub id of the base model, if the run names a folder.")] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="Hub id of the base model, if the run names a folder. With --verify: folder or hub id of it."
+        ),
+    ] = None,
     licence: Annotated[str | None, typer.Option(help="Licence of the base model, as the hub names it.")] = None,
     table: Annotated[
         list[Path] | None, typer.Option(help="Predictions table of the run, for the metrics of its card. Repeatable.")
@@ -51,7 +56,7 @@ def export(
     if verify:
         if to is not None:
             raise UserError("--verify: reads an export folder and writes nothing; leave --to out")
-        verify_export(source, open_console())
+        verify_export(source, open_console(), base)
         return
     options = ExportOptions(source, form, to, stored, from_base, base, licence, tuple(table or ()))
     folder = export_run(options, open_console())

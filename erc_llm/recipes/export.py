@@ -85,6 +85,7 @@ def export_run(options: ExportOptions, console: Console) -> Path:
     """
     run = _open(options.run)
     record = _planned(run, options)
+    licence = _licence(options, record.base)
     target = options.target or Path("adapters") / f"{run.config.name}-{record.form}"
     if target.exists():
         raise RunError(f"{target}: exists already; choose another --to")
@@ -95,7 +96,7 @@ def export_run(options: ExportOptions, console: Console) -> Path:
         with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as place:
             draft = Path(place) / "export"
             made = _made(run, record, options, draft, base, probes, console)
-            _write_card(run, made, options, draft, target)
+            _write_card(run, made, licence, options.tables, draft, target)
             write_record(draft, made)
             draft.rename(target)
     except OSError as error:
@@ -103,8 +104,13 @@ def export_run(options: ExportOptions, console: Console) -> Path:
     return target
 
 
-def verify_export(folder: Path, console: Console) -> Drift:
+def verify_export(folder: Path, console: Console, base: str | None = None) -> Drift:
     """Verify an export again, here; prints the drift.
+
+    Args:
+        folder: The export.
+        console: Where to print.
+        base: Folder or hub id of its base model, if it is not where the export says.
 
     Raises:
         RunError: The folder is no export, or it computes something else than the run did.
@@ -113,7 +119,8 @@ def verify_export(folder: Path, console: Console) -> Drift:
     record = read_record(folder)
     if record is None:
         raise RunError(f"{folder}: is no export; `erc-llm export RUN` makes one")
-    found = _reload(folder, record, _base_folder(_open(folder)))
+    needs_base = record.form in ("peft", "gguf-lora")
+    found = _reload(folder, record, _base_folder(base or _open(folder).config.model.base) if needs_base else None)
     console.print(f"{folder}: {found.words}", highlight=False, soft_wrap=True)
     _check(folder, record, found)
     return found
@@ -176,10 +183,10 @@ def _tolerance(record: ExportRecord, scored_in: str) -> float:
     return TOLERANCE[record.form if record.form in ("peft", "gguf-lora") else record.stored]
 
 
-def _base_folder(run: Run) -> Path:
+def _base_folder(name: str) -> Path:
     from erc_llm.models.loading import base_folder
 
-    return base_folder(run.config.model.base)
+    return base_folder(name)
 
 
 def _score_probes(run: Run, console: Console) -> tuple[tuple[Probe, ...], Path, str]:
@@ -190,7 +197,7 @@ def _score_probes(run: Run, console: Console) -> tuple[tuple[Probe, ...], Path, 
     from erc_llm.models.devices import dtype_name
     from erc_llm.predictor import load
 
-    base = _base_folder(run)
+    base = _base_folder(run.config.model.base)
     size = 4 * sum(_numel(shape) for _, shape in tensor_shapes(base))
     overrides = ["model.precision=fp32"] if size <= FP32_BYTES else []
     console.print("scoring probes", highlight=False)
@@ -265,9 +272,10 @@ def _verifier(record: ExportRecord) -> str:
     return f"{library} {record.versions.get(library, '')}".strip()
 
 
-def _reload(folder: Path, record: ExportRecord, base: Path) -> Drift:
+def _reload(folder: Path, record: ExportRecord, base: Path | None) -> Drift:
     """Verify in a fresh process."""
-    command = [sys.executable, "-m", "erc_llm.export.verify", str(folder), "--base", str(base)]
+    command = [sys.executable, "-m", "erc_llm.export.verify", str(folder)]
+    command += [] if base is None else ["--base", str(base)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         last = next(iter(reversed(done.stderr.strip().splitlines())), "no message")
@@ -342,11 +350,17 @@ def _write_run(run: Run, record: ExportRecord, folder: Path) -> None:
         shutil.copyfile(run.folder / CALIBRATION, folder / CALIBRATION)
 
 
-def _write_card(run: Run, record: ExportRecord, options: ExportOptions, folder: Path, target: Path) -> None:
-    licence = options.licence or licence_of(record.base)
+def _licence(options: ExportOptions, base: str) -> str:
+    licence = options.licence or licence_of(base)
     if licence is None:
-        raise ConfigError(f"{record.base}: its licence is not known here; name it, such as --licence apache-2.0")
-    measured, leakage = _measured(run, options.tables)
+        raise ConfigError(f"{base}: its licence is not known here; name it, such as --licence apache-2.0")
+    return licence
+
+
+def _write_card(
+    run: Run, record: ExportRecord, licence: str, tables: Sequence[Path], folder: Path, target: Path
+) -> None:
+    measured, leakage = _measured(run, tables)
     decision = choose_correction(run).decision
     text = model_card(
         record,

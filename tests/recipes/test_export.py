@@ -1,0 +1,166 @@
+"""`erc-llm export`: every form predicts as the run does, is verified elsewhere too, and appears whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+
+import erc_llm
+from erc_llm.corpus import read_corpus
+from erc_llm.export.probes import read_probes
+from erc_llm.runs.directory import Run
+from erc_llm.runs.exported import read_record
+from tests.command_line import Command, refused
+from tests.export.adapters_for_tests import logits
+from tests.forked import run_apart
+from tests.tiny_models import TinyModel
+
+NAMED = ("--base", "example/tiny", "--licence", "apache-2.0")
+FORMS = ("peft", "merged", "gguf", "gguf-lora")
+
+
+def export_apart(arguments: list[str], calls: int) -> None:
+    """`erc-llm export`, killed at the n-th change of a file beside the target."""
+    import sys
+
+    from erc_llm import cli
+
+    left = calls
+
+    def hook(event: str, found: tuple[object, ...]) -> None:
+        nonlocal left
+        watched = event in ("os.rename", "os.mkdir", "shutil.copyfile") or (
+            event == "open" and isinstance(found[1], str) and found[1][:1] in "wax"
+        )
+        if watched and isinstance(found[0], (str, os.PathLike)) and "exports" in str(found[0]):
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+    sys.argv = ["erc-llm", "export", *arguments]
+    cli.main()
+
+
+@pytest.fixture(scope="module")
+def exports(finished: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The finished run in every form; do not change them."""
+    from rich.console import Console
+
+    from erc_llm.recipes.export import ExportOptions, export_run
+
+    folder = tmp_path_factory.mktemp("exports")
+    return {
+        form: export_run(
+            ExportOptions(finished.folder, form, folder / form, base="example/tiny", licence="apache-2.0"),  # type: ignore[arg-type]
+            Console(quiet=True),
+        )
+        for form in FORMS
+    }
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_export_predicts_as_the_run_does(
+    form: str, exports: dict[str, Path], finished: Run, corpus: Path, tiny_llama: TinyModel
+) -> None:
+    here = [f"model.base={tiny_llama.folder}"]
+    scene = read_corpus(corpus).split("dev")[0]
+    one = erc_llm.load(finished.folder).predict(scene)
+    other = erc_llm.load(exports[form], overrides=here).predict(scene)
+    record = read_record(exports[form])
+    assert record is not None
+    for a, b in zip(one, other, strict=True):
+        found, expected = (np.array(list(line.probabilities.values())) for line in (b, a))
+        assert np.abs(found - expected).max() <= record.tolerance
+    assert record.form == form
+    assert 0 <= record.largest_difference <= record.tolerance
+    assert record.probes == len(read_probes(exports[form])) > 10
+    assert set(record.weights) == {p.name for p in exports[form].iterdir() if p.suffix in (".safetensors", ".gguf")}
+
+
+def test_plain_peft_loads_the_peft_form(exports: dict[str, Path], finished: Run, tiny_llama: TinyModel) -> None:
+    one, other = (
+        PeftModel.from_pretrained(tiny_llama.fresh_model(), str(f)) for f in (exports["peft"], finished.adapter)
+    )
+    np.testing.assert_array_equal(logits(one), logits(other))
+    config = json.loads((exports["peft"] / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "example/tiny"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_no_path_of_this_machine_leaves_it(
+    form: str, exports: dict[str, Path], corpus: Path, tiny_llama: TinyModel
+) -> None:
+    for file in exports[form].iterdir():
+        content = file.read_bytes()
+        for path in (str(corpus.parent), str(tiny_llama.folder), str(exports[form].parent)):
+            assert path.encode() not in content, file
+    card = (exports[form] / "README.md").read_text()
+    assert "base_model: example/tiny" in card
+    assert "not for" in card.lower()
+
+
+def test_an_export_is_verified_again_elsewhere(
+    exports: dict[str, Path], tiny_llama: TinyModel, tmp_path: Path, erc: Command
+) -> None:
+    moved = Path(shutil.copytree(exports["peft"], tmp_path / "moved"))
+    done = erc("export", moved, "--verify", "--base", tiny_llama.folder)
+    assert done.code == 0, done.err
+    assert "0 of " in done.out
+    weights = moved / "adapter_model.safetensors"
+    save_file({name: tensor * 1.5 for name, tensor in load_file(weights).items()}, weights)
+    refused(erc("export", moved, "--verify", "--base", tiny_llama.folder), "has hash", "copy it again")
+    record = json.loads((moved / "export.json").read_text())
+    import hashlib
+
+    record["weights"][weights.name] = hashlib.sha256(weights.read_bytes()).hexdigest()
+    (moved / "export.json").write_text(json.dumps(record))
+    refused(erc("export", moved, "--verify", "--base", tiny_llama.folder), "computes something else", "accepted")
+
+
+def test_an_export_that_drifts_leaves_nothing_behind(
+    finished: Run, tmp_path: Path, erc: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("erc_llm.recipes.export.TOLERANCE", {"bf16": 1e-9})
+    done = erc("export", finished.folder, "--to", tmp_path / "exports" / "x", "--format", "merged", *NAMED)
+    refused(done, "as merged it computes something else", "accepted are differences up to 1e-09")
+    assert list((tmp_path / "exports").iterdir()) == []
+
+
+def test_what_cannot_be_exported_is_refused_before_anything_is_scored(
+    finished: Run, exports: dict[str, Path], tmp_path: Path, erc: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scored(*_: object, **__: object) -> None:
+        raise AssertionError("nothing should be scored")
+
+    monkeypatch.setattr("erc_llm.recipes.export._score_probes", scored)
+    target = ("--to", tmp_path / "new")
+    refused(erc("export", finished.folder, *target), "is a folder of this machine", "--base")
+    refused(erc("export", finished.folder, *target, "--base", "example/tiny"), "licence", "--licence")
+    refused(erc("export", exports["peft"], *target, *NAMED), "is an export itself")
+    refused(erc("export", finished.folder, "--to", exports["peft"], *NAMED), "exists already")
+    refused(erc("export", finished.folder, *target, *NAMED, "--stored", "q8_0"), "--stored q8_0")
+    refused(erc("export", finished.folder, *target, *NAMED, "--format", "merged", "--stored", "q8_0"), "bf16 or f16")
+    refused(erc("export", finished.folder, *target, *NAMED, "--from-base", "nf4"), "--from-base nf4")
+    refused(erc("export", tmp_path / "nothing", *target, *NAMED), "no such run directory")
+    refused(erc("export", finished.folder, "--verify"), "is no export")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("calls", [1, 3, 6, 9, 12])
+def test_a_kill_leaves_no_half_export(calls: int, finished: Run, tmp_path: Path) -> None:
+    target = tmp_path / "exports" / "tiny"
+    arguments = [str(finished.folder), "--to", str(target), "--format", "merged", *NAMED]
+    assert run_apart(export_apart, arguments, calls) == -signal.SIGKILL
+    assert not target.exists()
+    assert run_apart(export_apart, arguments, 10**9) == 0
+    assert read_record(target) is not None
