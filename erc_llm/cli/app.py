@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from erc_llm import __version__
+from erc_llm.cli.adapters import adapters
 from erc_llm.cli.baseline import baseline
 from erc_llm.cli.crossfit import crossfit
 from erc_llm.cli.data import config, data, profile, render
@@ -77,6 +78,7 @@ for command in (
     baseline,
     benchmark,
     export,
+    adapters,
 ):
     app.command()(command)
 
