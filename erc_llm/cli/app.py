@@ -17,7 +17,7 @@ from erc_llm import __version__
 from erc_llm.cli.adapters import adapters
 from erc_llm.cli.baseline import baseline
 from erc_llm.cli.crossfit import crossfit
-from erc_llm.cli.data import config, data, profile, render
+from erc_llm.cli.data import config, data, export_prompts, profile, render
 from erc_llm.cli.evaluate import benchmark, compare, evaluate
 from erc_llm.cli.export import export
 from erc_llm.cli.options import open_console, prepare_scoring
@@ -79,6 +79,7 @@ for command in (
     benchmark,
     export,
     adapters,
+    export_prompts,
 ):
     app.command()(command)
 

@@ -1,0 +1,76 @@
+"""`erc-llm export-prompts`: the text is that of our own prompts, and TRL trains on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from datasets import load_from_disk
+
+from erc_llm.build import build_prompter
+from erc_llm.corpus import read_corpus
+from tests.command_line import Command, refused
+from tests.tiny_models import TinyModel
+from tests.tiny_runs import tiny_config
+
+
+def configured(model: TinyModel, corpus: Path, folder: Path, template: str) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(tiny_config(model, corpus, folder, prompt={"template": template}).as_yaml(), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("template", ["plain", "instruct"])
+def test_prompts_and_completions_are_those_of_our_trees(
+    template: str, tiny_llama: TinyModel, corpus: Path, tmp_path: Path, erc: Command
+) -> None:
+    path = configured(tiny_llama, corpus, tmp_path, template)
+    done = erc("export-prompts", corpus, "--out", tmp_path / "prompts", "--config", path)
+    assert done.code == 0, done.err
+    rows = load_from_disk(str(tmp_path / "prompts"))["train"]
+    read = read_corpus(corpus)
+    targets = [(d.id, d.utterances[k].id) for d in read.split("train") for k in d.targets]
+    assert [(row["dialogue_id"], row["utterance_id"]) for row in rows] == targets
+    assert f"{len(targets)} prompts of train" in done.out
+    config = tiny_config(tiny_llama, corpus, tmp_path, prompt={"template": template})
+    prompter = build_prompter(config, config.label_set(), tiny_llama.tokenizer)
+    scene = read.split("train")[0]
+    (tree,) = prompter.trees(scene, "gold")
+    for question, row in zip(tree.questions, rows, strict=False):
+        whole = tiny_llama.tokenizer.decode(tree.token_ids[tree.root_path(question.answers[0][-1])])
+        if template == "plain":
+            assert row["prompt"] + row["completion"] == whole
+        else:
+            text = tiny_llama.tokenizer.apply_chat_template([*row["prompt"], *row["completion"]], tokenize=False)
+            assert text.rstrip() == whole.rstrip()
+
+
+def test_what_cannot_be_written_is_refused(tiny_llama: TinyModel, corpus: Path, tmp_path: Path, erc: Command) -> None:
+    path = configured(tiny_llama, corpus, tmp_path, "plain")
+    refused(erc("export-prompts", corpus, "--out", tmp_path, "--config", path), "exists already")
+    refused(
+        erc("export-prompts", corpus, "--out", tmp_path / "x", "--config", path, "--split", "test"), "no split 'test'"
+    )
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("template", ["plain", "instruct"])
+def test_trl_trains_a_step_on_it(
+    template: str, tiny_llama: TinyModel, corpus: Path, tmp_path: Path, erc: Command
+) -> None:
+    from trl import SFTConfig, SFTTrainer
+
+    path = configured(tiny_llama, corpus, tmp_path, template)
+    assert erc("export-prompts", corpus, "--out", tmp_path / "prompts", "--config", path).code == 0
+    options = SFTConfig(
+        output_dir=str(tmp_path / "out"),
+        max_steps=1,
+        per_device_train_batch_size=2,
+        report_to=[],
+        use_cpu=True,
+        bf16=False,
+    )
+    rows = load_from_disk(str(tmp_path / "prompts"))["train"]
+    trainer = SFTTrainer(tiny_llama.fresh_model(), options, train_dataset=rows, processing_class=tiny_llama.tokenizer)
+    assert trainer.train().training_loss > 0
