@@ -1,6 +1,7 @@
 """Corpus files: finds the files to read, decodes them, and takes their split from the file name.
 
-Input: a file or a directory of split files. Output: `Source` records: decoded text, split, checksum of the bytes.
+Input: a file, a directory of split files, a folder that `datasets` saved, or a dataset of the hub as `hub:OWNER/NAME`.
+Output: `Source` records: decoded text, split, checksum of the bytes.
 Does not depend on: the content of the files.
 """
 
@@ -12,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from erc_llm.corpus.datasets_folder import HUB, download_dataset, is_saved_dataset, read_saved_dataset
 from erc_llm.corpus.read_warnings import ReadWarnings
 from erc_llm.errors import CorpusError
 
@@ -50,12 +52,22 @@ class Source:
 
 
 def open_sources(path: Path | str, warned: ReadWarnings) -> list[Source]:
-    """Read a file, or the split files of a directory without its subdirectories.
+    """Read a file, the split files of a directory without its subdirectories, or a dataset.
 
     Raises:
-        CorpusError: No such file, or a file cannot be read, is not UTF-8, or has a name that states two splits.
+        CorpusError: No such file, or a file cannot be read, is not UTF-8, or has a name that states two splits; or a
+            dataset cannot be downloaded or read.
     """
+    if str(path).startswith(HUB):
+        path = download_dataset(str(path).removeprefix(HUB))
     path = Path(path)
+    if is_saved_dataset(path):
+        return [
+            Source(
+                path / name, SPLIT_OF_WORD.get(name.casefold(), name), text, hashlib.sha256(text.encode()).hexdigest()
+            )
+            for name, text in read_saved_dataset(path)
+        ]
     try:
         if path.is_dir():
             return [_open(file) for file in _split_files(path, warned)]
