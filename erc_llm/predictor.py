@@ -24,7 +24,7 @@ from erc_llm.decoding.label_generator import GeneratedLabel, Writer, answer_scen
 from erc_llm.decoding.scenes import mean_score, score_scenes, scored_prediction
 from erc_llm.decoding.scoring import LabelScores, score_questions
 from erc_llm.errors import ConfigError, ModelError
-from erc_llm.models.adapters import load_adapter
+from erc_llm.models.adapters import activate_adapter, add_adapter, load_adapter
 from erc_llm.models.loading import LoadedModel
 from erc_llm.predictions import Correction, Prediction
 from erc_llm.prompting.prompter import Scene, scoring_orders
@@ -70,10 +70,12 @@ class Predictor:
         loaded: Its base model, with the run's adapter on it.
         past: Earlier conversations, for speaker profiles; see `erc_llm.build.build_prompter`.
         correction: The correction of scores, see below; by default none.
+        adapter: Name of its adapter in the model, which may hold those of other predictors too.
 
     Attributes:
         config: Its configuration, with overrides applied.
         run: The run it was loaded from; None for a base model alone.
+        export: The form in which the run was exported; None for a run directory.
         labels: The label set.
         loaded: The base model, with the adapter on it.
         prompter: Builds the prompts.
@@ -82,22 +84,39 @@ class Predictor:
     """
 
     def __init__(
-        self, opened: Opened, loaded: LoadedModel, past: Past = None, correction: Correction | None = None
+        self,
+        opened: Opened,
+        loaded: LoadedModel,
+        past: Past = None,
+        correction: Correction | None = None,
+        adapter: str | None = None,
     ) -> None:
+        self._adapter = adapter
         self.config = opened.config
         self.run = opened.run
+        self.export = opened.export
         self.labels = opened.config.label_set()
         self.loaded = loaded
         self.correction = Correction() if correction is None else correction
         self.prompter = build_prompter(self.config, self.labels, loaded.tokenizer, opened.template, past)
-        check_fit(self.prompter, loaded, self._free_tokens, self.uses_state)
+        check_fit(self.prompter, self.ready(), self._free_tokens, self.uses_state)
+
+    def share(self) -> None:
+        """Tell the predictor that its model now holds other adapters too."""
+        self._adapter = self._adapter or "default"
+
+    def ready(self) -> LoadedModel:
+        """The model with this predictor's adapter in use, if it holds several."""
+        if self._adapter is not None:
+            activate_adapter(self.loaded.model, self._adapter)
+        return self.loaded
 
     def scores(
         self, dialogues: Sequence[Dialogue], on_progress: Callable[[int], None] | None = None
     ) -> list[list[LabelScores]]:
         """Raw scores of every target of every dialogue; `on_progress` is called with the number of dialogues done."""
         return score_scenes(
-            self.loaded.model,
+            self.ready().model,
             self.prompter,
             dialogues,
             passes=2 if self.uses_state else 1,
@@ -119,7 +138,7 @@ class Predictor:
         if scoring.decode == "score":
             raise ConfigError("scoring.decode: `score` generates no text; set generate or free, or call `scores`")
         writer = Writer(
-            self.loaded.model,
+            self.ready().model,
             self.loaded.tokenizer,
             self.prompter,
             "free" if scoring.decode == "free" else scoring.answer,
@@ -233,7 +252,7 @@ class LiveSession:
         self._utterances.append(utterance)
         k = len(self._utterances) - 1
         scene = self._prompter.scene(Dialogue(self._dialogue_id, tuple(self._utterances)))
-        model = self._predictor.loaded.model
+        model = self._predictor.ready().model
         if self._cutter.add(scene.cost(k)) or not self._caches:
             self._caches = [DynamicCache(config=model.config) for _ in self._orders]
         trees = [self._tree(scene, k, order) for order in self._orders]
@@ -269,6 +288,7 @@ def load(
     calibration: Calibrated = "auto",
     decide: AskedDecide = "auto",
     overrides: Sequence[str] = (),
+    beside: Predictor | None = None,
 ) -> Predictor:
     """A predictor from a run, or from a configuration (its base model, zero-shot).
 
@@ -286,6 +306,8 @@ def load(
             A run that names a rule is calibrated unless `calibration` is `none`.
         overrides: `key=value` texts: `scoring.FIELD`, and where the run's model is and how it is computed on this
             machine (`model.base`, `model.device`, `model.precision`).
+        beside: A predictor of another adapter on the same base model, which is not loaded again: both share it, and
+            each uses its own adapter.
 
     Raises:
         ConfigError: An override is wrong, a prior does not fit the labels, the calibration or `scoring.decode`, or the
@@ -295,7 +317,31 @@ def load(
     """
     opened = open_run(source, overrides)
     correction = _correction(opened, prior, calibration, decide)  # its mistakes are reported before the model is loaded
+    if beside is not None:
+        return _beside(beside, opened, past, correction)
     return Predictor(opened, _load_model(opened), past, correction)
+
+
+def _beside(first: Predictor, opened: Opened, past: Past, correction: Correction) -> Predictor:
+    """A predictor that shares the base model of another one.
+
+    Raises:
+        ConfigError: One of them is no adapter, or they use their base models differently.
+    """
+    run, model, shared = opened.run, opened.config.model, first.config.model
+    forms = {None if each is None else each.form for each in (first.export, opened.export)}
+    if run is None or first.run is None or not forms <= {None, "peft"}:
+        raise ConfigError("beside: only adapters (run directories, or exports as peft) can share a base model")
+    if (model.quantisation, model.precision, model.device) != (shared.quantisation, shared.precision, shared.device):
+        raise ConfigError(
+            f"beside: {run.folder} uses its base in {model.precision} (quantisation {model.quantisation}), "
+            f"{first.run.folder} in {shared.precision} (quantisation {shared.quantisation}); load it by itself"
+        )
+    _check_base_model(run, first.config, first.loaded)
+    name = f"adapter-{len(first.loaded.model.peft_config)}"
+    add_adapter(first.loaded.model, run.adapter, name)
+    first.share()
+    return Predictor(opened, first.loaded, past, correction, name)
 
 
 def _load_model(opened: Opened) -> LoadedModel:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from erc_llm.errors import ModelError
 
 if TYPE_CHECKING:
+    import torch
     from peft import PeftConfig, PeftModel
     from transformers import PreTrainedModel
 
@@ -124,9 +125,7 @@ def load_adapter(model: PreTrainedModel, folder: Path | str, *, trainable: bool 
     from peft import PeftModel
 
     source = Path(folder)
-    config, shapes = _read_adapter(source)
-    if problem := _misfit(model, shapes):
-        raise ModelError(f"{source}: {problem}. It was trained on {config.base_model_name_or_path}; load it on that")
+    config, shapes = _read_fitting(model, source)
     try:
         with warnings.catch_warnings():
             # PEFT only warns of missing tensors; here they are an error, which is raised below.
@@ -147,6 +146,45 @@ def load_adapter(model: PreTrainedModel, folder: Path | str, *, trainable: bool 
             if "lora_" in name:  # stored in fp32 and trained under autocast; bf16 weights need no cast at use
                 parameter.data = parameter.data.bfloat16()
     return adapted
+
+
+def add_adapter(adapted: PeftModel, folder: Path | str, name: str) -> None:
+    """Load a further adapter beside those that a model has; `activate_adapter` switches to it.
+
+    Args:
+        adapted: A model with an adapter; it is changed in place.
+        folder: Folder of the further adapter.
+        name: Its name in the model.
+
+    Raises:
+        ModelError: As for `load_adapter`.
+    """
+    import torch
+
+    source = Path(folder)
+    _read_fitting(adapted.get_base_model(), source)
+    try:
+        adapted.load_adapter(str(source), adapter_name=name, torch_device=str(torch.device(adapted.device)))
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{source}: does not fit the base model: {error}") from error
+    if adapted.get_base_model().dtype == torch.bfloat16:
+        for parameter_name, parameter in adapted.named_parameters():
+            if f".{name}." in parameter_name:
+                parameter.data = parameter.data.bfloat16()
+
+
+def activate_adapter(adapted: PeftModel, name: str) -> None:
+    """Use one of a model's adapters from now on, and no other."""
+    if adapted.active_adapters != [name]:
+        adapted.set_adapter(name, inference_mode=True)
+
+
+def _read_fitting(model: torch.nn.Module, source: Path) -> tuple[PeftConfig, dict[str, tuple[int, ...]]]:
+    """Configuration and shapes of an adapter that fits a base model."""
+    config, shapes = _read_adapter(source)
+    if problem := _misfit(model, shapes):
+        raise ModelError(f"{source}: {problem}. It was trained on {config.base_model_name_or_path}; load it on that")
+    return config, shapes
 
 
 def _shorten_targets(config: Any, names: Sequence[str]) -> None:
@@ -190,7 +228,7 @@ def _read_adapter(folder: Path) -> tuple[PeftConfig, dict[str, tuple[int, ...]]]
         raise ModelError(f"{folder / WEIGHTS}: is damaged or not a safetensors file: {error}") from error
 
 
-def _misfit(model: PreTrainedModel, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+def _misfit(model: torch.nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     modules = dict(model.named_modules())
     for name in sorted(shapes, key=_natural):
         match = _LORA.fullmatch(name)

@@ -1,0 +1,59 @@
+"""Several adapters on one base model: it is loaded once, and each predictor answers as it does by itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import erc_llm
+from erc_llm.corpus import read_corpus
+from erc_llm.errors import ConfigError
+from erc_llm.recipes.train import train
+from tests.tiny_models import TinyModel
+from tests.tiny_runs import tiny_config, write_corpus
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_llama: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three runs with other seeds and ranks."""
+    folder = tmp_path_factory.mktemp("shared")
+    corpus = write_corpus(folder / "corpus")
+    found = []
+    for seed in (1, 2, 3):
+        sections: dict[str, Any] = {"name": f"r{seed}", "seed": seed, "lora": {"rank": 2 * seed, "alpha": 8}}
+        found.append(train(tiny_config(tiny_llama, corpus, folder, **sections), console=Console(quiet=True)).folder)
+    return found
+
+
+def test_three_adapters_share_one_base_and_answer_as_alone(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = read_corpus(runs[0].parent / "corpus").split("dev")[0]
+    alone = [erc_llm.load(run).scores([scene])[0] for run in runs]
+    loads = []
+    original = erc_llm.predictor.build_model
+    monkeypatch.setattr("erc_llm.predictor.build_model", lambda *a, **k: loads.append(1) or original(*a, **k))
+    first = erc_llm.load(runs[0])
+    together = [first, *(erc_llm.load(run, beside=first) for run in runs[1:])]
+    assert loads == [1]
+    for _ in range(2):
+        for predictor, expected in zip(together, alone, strict=True):
+            found = predictor.scores([scene])[0]
+            for one, other in zip(found, expected, strict=True):
+                np.testing.assert_allclose(one.log_likelihoods, other.log_likelihoods, rtol=0, atol=1e-6)
+    live = [predictor.live() for predictor in together]
+    line = scene.utterances[0]
+    for session, predictor in zip(live, together, strict=True):
+        said = session.say(line.speakers, line.text)
+        assert said.log_likelihoods == pytest.approx(predictor.predict(scene)[0].log_likelihoods, abs=1e-4)
+
+
+def test_what_cannot_share_a_base_is_refused(runs: list[Path], tiny_llama: TinyModel, tmp_path: Path) -> None:
+    base = erc_llm.load(tiny_config(tiny_llama, tmp_path, tmp_path))
+    with pytest.raises(ConfigError, match="only adapters"):
+        erc_llm.load(runs[0], beside=base)
+    first = erc_llm.load(runs[0])
+    with pytest.raises(ConfigError, match="load it by itself"):
+        erc_llm.load(runs[1], beside=first, overrides=["model.precision=bf16"])
