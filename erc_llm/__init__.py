@@ -13,7 +13,7 @@ from erc_llm.corpus import Dialogue, Utterance, read_corpus
 
 if TYPE_CHECKING:
     from erc_llm.build import Past
-    from erc_llm.calibration.choose import Calibrated, Prior
+    from erc_llm.calibration.choose import AskedDecide, Calibrated, Prior
     from erc_llm.predictor import LabelledUtterance, Predictor
 
 __version__ = "0.1.0"
@@ -25,7 +25,8 @@ def load(
     *,
     past: Past = None,
     prior: Prior = "auto",
-    calibration: Calibrated = "none",
+    calibration: Calibrated = "auto",
+    decide: AskedDecide = "auto",
     overrides: Sequence[str] = (),
 ) -> Predictor:
     """A predictor from a run directory, its adapter folder, or a configuration; see `erc_llm.predictor.load`.
@@ -35,12 +36,15 @@ def load(
         past: Earlier conversations, as from `read_corpus`, for runs whose prompts carry speaker profiles; `none` where
             nobody was seen before.
         prior: `auto`, `none`, `corpus`, or a label distribution in label order.
-        calibration: `none`, or `run` for the one that `erc-llm calibrate` stored with the run.
+        calibration: `none`, or `run` for the one that `erc-llm calibrate` stored with the run. `auto`: that of the run
+            if the decision rule needs it.
+        decide: `probable` (the most probable label), or a decision rule that is stored with the run: `weighted_f1`,
+            `macro_f1` or `weights`. `auto`: the rule that the run names (that of a cross-fitted run), else `probable`.
         overrides: `key=value` texts, such as `scoring.label_orders=4` or `model.device=cpu`.
     """
     from erc_llm.predictor import load as load_predictor
 
-    return load_predictor(source, past, prior=prior, calibration=calibration, overrides=overrides)
+    return load_predictor(source, past, prior=prior, calibration=calibration, decide=decide, overrides=overrides)
 
 
 def __getattr__(name: str) -> Any:

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+import erc_llm
 from erc_llm.calibration.select import table_hash
 from erc_llm.calibration.store import read_calibration
 from erc_llm.config import FoldConfig
 from erc_llm.corpus import read_corpus
 from erc_llm.corpus.dialogues import LEFT_OUT
 from erc_llm.corpus.splits import episode_of, fold_episodes
-from erc_llm.predictions import read_predictions
+from erc_llm.predictions import Correction, read_predictions
 from erc_llm.predictor import load
 from erc_llm.recipes.average import average_adapters
 from erc_llm.recipes.data import open_corpus
@@ -113,7 +114,7 @@ def test_it_predicts_like_any_run_with_the_stored_rule(done: Crossfitted, erc: C
     assert table.predicted == tuple(info.labels[k] for k in rule.decide(probabilities))
     assert table.predicted != tuple(info.labels[k] for k in probabilities.argmax(axis=1)), "the rule matters here"
     by_key = dict(zip(table.keys, table.predicted, strict=True))
-    predictor = load(done.folder)
+    predictor = erc_llm.load(done.folder)
     for scene in read_corpus(done.corpus).split("dev"):
         expected = [by_key[scene.id, u.id] for u in scene.utterances]
         assert [line.label for line in predictor.predict(scene)] == expected
@@ -125,7 +126,9 @@ def test_it_predicts_like_any_run_with_the_stored_rule(done: Crossfitted, erc: C
 def test_another_rule_can_be_asked_for(decide: Any, done: Crossfitted, erc: Command, tmp_path: Path) -> None:
     out = tmp_path / "dev.parquet"
     assert erc("predict", done.folder, "--decide", decide, "--out", out).code == 0
-    assert read_predictions(out).info.decision == (None if decide == "probable" else decide)
+    info = read_predictions(out).info
+    assert info.decision == (None if decide == "probable" else decide)
+    assert erc_llm.load(done.folder, decide=decide).correction == Correction.of(info)
 
 
 @pytest.mark.slow
