@@ -28,6 +28,7 @@ def load(
     calibration: Calibrated = "auto",
     decide: AskedDecide = "auto",
     overrides: Sequence[str] = (),
+    beside: Predictor | None = None,
 ) -> Predictor:
     """A predictor from a run directory, its adapter folder, or a configuration; see `erc_llm.predictor.load`.
 
@@ -41,10 +42,13 @@ def load(
         decide: `probable` (the most probable label), or a decision rule that is stored with the run: `weighted_f1`,
             `macro_f1` or `weights`. `auto`: the rule that the run names (that of a cross-fitted run), else `probable`.
         overrides: `key=value` texts, such as `scoring.label_orders=4` or `model.device=cpu`.
+        beside: A predictor of another adapter on the same base model, which is then not loaded again.
     """
     from erc_llm.predictor import load as load_predictor
 
-    return load_predictor(source, past, prior=prior, calibration=calibration, decide=decide, overrides=overrides)
+    return load_predictor(
+        source, past, prior=prior, calibration=calibration, decide=decide, overrides=overrides, beside=beside
+    )
 
 
 def __getattr__(name: str) -> Any:
