@@ -23,13 +23,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.outcome import exit_code
-from erc_llm.baselines.inference import log_probabilities
 from erc_llm.calibration.choose import decide_by_itself, rule_on
 from erc_llm.calibration.select import calibrate
 from erc_llm.corpus.dialogues import SELECTION
 from erc_llm.errors import UserError
 from erc_llm.metrics import HEADLINE, Estimate, Floats, confusion_by_dialogue, scores_from_confusion
 from erc_llm.predictions import Correction, Predictions, PriorShift, corpus_shift, correct, read_predictions
+from erc_llm.predictions.mean import log_probabilities
 from erc_llm.resampling import percentile_interval, resampled_sums
 from erc_llm.runs.directory import OUT_OF_FOLD
 

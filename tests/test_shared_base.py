@@ -12,7 +12,9 @@ from rich.console import Console
 import erc_llm
 from erc_llm.corpus import read_corpus
 from erc_llm.errors import ConfigError
+from erc_llm.predictions import read_predictions
 from erc_llm.recipes.train import train
+from tests.command_line import Command, refused
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import tiny_config, write_corpus
 
@@ -57,3 +59,24 @@ def test_what_cannot_share_a_base_is_refused(runs: list[Path], tiny_llama: TinyM
     first = erc_llm.load(runs[0])
     with pytest.raises(ConfigError, match="load it by itself"):
         erc_llm.load(runs[1], beside=first, overrides=["model.precision=bf16"])
+
+
+def test_the_command_predicts_with_each_adapter_or_their_mean(runs: list[Path], tmp_path: Path, erc: Command) -> None:
+    corpus = runs[0].parent / "corpus"
+    further = ("--adapter", runs[1], "--adapter", runs[2])
+    done = erc("predict", runs[0], corpus, *further, "--out", tmp_path / "dev.parquet")
+    assert done.code == 0, done.err
+    tables = [read_predictions(tmp_path / f"dev-r{seed}.parquet") for seed in (1, 2, 3)]
+    for run, table in zip(runs, tables, strict=True):
+        assert erc("predict", run, corpus, "--out", tmp_path / "alone.parquet").code == 0
+        alone = read_predictions(tmp_path / "alone.parquet")
+        assert table.info == alone.info
+        np.testing.assert_allclose(table.log_likelihoods, alone.log_likelihoods, rtol=0, atol=1e-6)
+    done = erc("predict", runs[0], corpus, *further, "--ensemble", "--out", tmp_path / "mean.parquet")
+    assert done.code == 0, done.err
+    mean = read_predictions(tmp_path / "mean.parquet")
+    np.testing.assert_allclose(mean.probabilities, np.mean([t.probabilities for t in tables], axis=0), atol=1e-9)
+    assert mean.info.system == "ensemble of r1, r2, r3"
+    assert erc("evaluate", tmp_path / "mean.parquet", "--draws", 100).code == 0
+    refused(erc("predict", runs[0], corpus, "--ensemble"), "--ensemble", "--adapter")
+    refused(erc("predict", runs[0], corpus, "--adapter", runs[0]), "expected different ones")

@@ -23,12 +23,6 @@ from erc_llm.metrics import Floats, confusion, negative_log_likelihood, scores_f
 _AT_ONCE = 64  # examples in one forward pass
 
 
-def log_probabilities(found: Floats) -> Floats:
-    """ln of (..., labels) probabilities; where one is below the smallest float, ln of that."""
-    logs: Floats = np.log(np.maximum(found, np.finfo(np.float64).tiny))
-    return logs
-
-
 def snapshot_of(loaded: LoadedBaseline, examples: Sequence[Example]) -> Snapshot | None:
     """Vectors of all remembered utterances of the examples, without gradients; None for a model without a memory."""
     model = loaded.model

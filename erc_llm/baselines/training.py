@@ -16,7 +16,7 @@ import numpy as np
 from erc_llm.baselines.baseline_config import BaselineConfig
 from erc_llm.baselines.build import LoadedBaseline, build
 from erc_llm.baselines.emonet import class_weights, context_limits
-from erc_llm.baselines.inference import log_probabilities, probabilities
+from erc_llm.baselines.inference import probabilities
 from erc_llm.baselines.inputs import Example, InputWriter, corpus_numbers
 from erc_llm.baselines.loop import Fitting, LoopSettings
 from erc_llm.baselines.speaker_numbers import read_speakers, write_speakers
@@ -39,6 +39,7 @@ from erc_llm.predictions import (
     strip_text,
     write_predictions,
 )
+from erc_llm.predictions.mean import log_probabilities
 from erc_llm.runs.directory import CONFIG, check_same, claim
 from erc_llm.runs.manifest import FINISHED, TRAINING, Manifest, write_manifest
 from erc_llm.runs.progress import SILENT, Progress

@@ -99,6 +99,16 @@ def predict(
             "model.device, model.precision or profile.notes. Repeatable.",
         ),
     ] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A further run on the same base model, which is loaded once. Each run's table gets the run's name "
+            "before the suffix of --out. Repeatable."
+        ),
+    ] = None,
+    ensemble: Annotated[
+        bool, typer.Option("--ensemble", help="With --adapter: one table, the mean of the runs' distributions.")
+    ] = False,
     endpoint: Annotated[
         str | None,
         typer.Option(help="Address of the server, such as http://127.0.0.1:8000/v1.", rich_help_panel=SERVED),
@@ -152,6 +162,16 @@ def predict(
         abstain_below=abstain_below,
         server=server,
     )
+    if ensemble and not adapter:
+        raise UserError("--ensemble: averages several runs; name the others with --adapter")
+    if adapter:
+        if interactive:
+            raise UserError("--adapter: predicts a split; leave --interactive out")
+        from erc_llm.recipes.predict_together import predict_together
+
+        for path, one in predict_together(options, adapter, ensemble, open_console()):
+            _report(one.table, path)
+        return
     if interactive:
         from erc_llm.cli.terminal import talk
 

@@ -18,17 +18,16 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 
 from erc_llm.baselines.baseline_config import BaselineConfig
-from erc_llm.baselines.inference import log_probabilities
 from erc_llm.calibration.choose import correction_from
 from erc_llm.calibration.record import F1Decide
 from erc_llm.corpus.dialogues import LEFT_OUT, PARTS_OF_TRAIN
-from erc_llm.errors import ConfigError, PredictionsError, RunError
+from erc_llm.errors import ConfigError, RunError
 from erc_llm.files import write_text
-from erc_llm.predictions import Correction, Predictions, correct, read_predictions, write_predictions
+from erc_llm.predictions import Correction, correct, read_predictions, write_predictions
+from erc_llm.predictions.mean import mean_prediction
 from erc_llm.recipes.console import ConsoleProgress
 from erc_llm.recipes.crossfit import (
     LEFT_OUT_TABLE,
@@ -113,20 +112,3 @@ def _train_fold(splits: Sequence[str], config: BaselineConfig, with_text: bool, 
     for split in (LEFT_OUT, *splits):
         if not is_predicted(trained.folder / f"{split}.parquet", trained.manifest.run_id, corpus.sha256):
             trained.write(split, with_text=with_text, progress=progress)
-
-
-def mean_prediction(tables: Sequence[Predictions]) -> Predictions:
-    """The first table with the mean of the probabilities of all, whose rows are the same targets.
-
-    Raises:
-        PredictionsError: The tables have different targets.
-    """
-    if len({table.keys for table in tables}) > 1:
-        raise PredictionsError(
-            f"the folds' tables of {tables[0].info.split} have different targets; delete them, and --resume"
-        )
-    distributions = [table.probabilities for table in tables if table.probabilities is not None]
-    mean = np.mean(distributions, axis=0)
-    labels = tables[0].info.labels
-    predicted = tuple(labels[k] for k in mean.argmax(axis=1))
-    return replace(tables[0], probabilities=mean, log_likelihoods=log_probabilities(mean), predicted=predicted)

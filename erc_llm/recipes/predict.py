@@ -117,7 +117,7 @@ def predict_to_file(options: PredictOptions, console: Console) -> PredictedFile:
     Raises:
         UserError: Options contradict each other; or run or corpus cannot be read, or the table cannot be written.
     """
-    _check_options(options)
+    check_options(options)
     opened = open_run(options.source, options.overrides)
     _check_probabilities(options, opened.config)
     if options.server is not None:
@@ -206,7 +206,7 @@ def predict_with_progress(predictor: Predictor, corpus: Corpus, split: str, cons
 def write_table(table: Predictions, options: PredictOptions) -> Predictions:
     """Write a table according to the options, decided on itself if they say so; returns the table that was written."""
     if options.transductive:
-        assert options.decide in ("weighted_f1", "macro_f1"), "`_check_options` refuses others"
+        assert options.decide in ("weighted_f1", "macro_f1"), "`check_options` refuses others"
         table = decide_by_itself(table, options.decide)
     table = replace(table, info=replace(table.info, abstain_below=options.abstain_below))
     table = table if options.with_text else table.without_text()
@@ -229,7 +229,7 @@ def _info(predictor: Predictor, corpus: Corpus, split: str) -> PredictionsInfo:
     )
 
 
-def _check_options(options: PredictOptions) -> None:
+def check_options(options: PredictOptions) -> None:
     """Refuse contradictory options before anything is read."""
     if options.out.suffix not in (".parquet", ".jsonl"):
         raise UserError(f"--out {options.out}: expected a name that ends in .parquet or .jsonl")
