@@ -117,9 +117,15 @@ class Frame:
     bos: tuple[int, ...] = ()
     system_turn: bool = True
 
+    @property
+    def around_system(self) -> tuple[str, str]:
+        """The head's texts before and behind the system text."""
+        before, _, behind = self.head.partition(_SYSTEM)
+        return before, behind
+
     def head_ids(self, system: str) -> tuple[int, ...]:
         """Ids of BOS, where it is due, and head; the system text in it is data to the tokenizer."""
-        before, _, behind = self.head.partition(_SYSTEM)
+        before, behind = self.around_system
         system = self._harmless(system)
         return self.bos + self.encoder.markup(before) + self.encoder.data(system) + self.encoder.markup(behind)
 
@@ -134,7 +140,7 @@ class Frame:
             PromptError: The prompt does not begin and end with what the template puts there; a tokenizer that changes
                 the text it reads does that.
         """
-        before, _, behind = self.head.partition(_SYSTEM)
+        before, behind = self.around_system
         system = self._harmless(system)
         head = before + system + behind
         if len(prompt) < len(head + self.bridge) or not (prompt.startswith(head) and prompt.endswith(self.bridge)):

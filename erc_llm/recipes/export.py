@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rich.console import Console
 
@@ -25,6 +25,7 @@ from erc_llm.calibration.store import CALIBRATION
 from erc_llm.config import RunConfig
 from erc_llm.errors import ConfigError, ModelError, RunError
 from erc_llm.export.card import Measured, licence_of, model_card
+from erc_llm.export.modelfile import MODELFILE, modelfile
 from erc_llm.export.probes import Drift, probe_of, write_probes
 from erc_llm.files import write_text
 from erc_llm.models.hashes import file_sha256
@@ -39,6 +40,7 @@ from erc_llm.runs.provenance import versions
 
 if TYPE_CHECKING:
     from erc_llm.export.probes import Probe
+    from erc_llm.prompting.prompter import Prompter
 
 Stored = Literal["auto", "f16", "bf16", "q8_0"]
 FromBase = Literal["auto", "original", "nf4"]
@@ -89,13 +91,14 @@ def export_run(options: ExportOptions, console: Console) -> Path:
     target = options.target or Path("adapters") / f"{run.config.name}-{record.form}"
     if target.exists():
         raise RunError(f"{target}: exists already; choose another --to")
-    probes, base, scored_in = _score_probes(run, console)
-    record = replace(record, scored_in=scored_in, tolerance=_tolerance(record, scored_in), probes=len(probes))
+    scored = _score_probes(run, console)
+    tolerance = _tolerance(record, scored.precision)
+    record = replace(record, scored_in=scored.precision, tolerance=tolerance, probes=len(scored.probes))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as place:
             draft = Path(place) / "export"
-            made = _made(run, record, options, draft, base, probes, console)
+            made = _made(run, record, options, draft, scored, console)
             _write_card(run, made, licence, options.tables, draft, target)
             write_record(draft, made)
             draft.rename(target)
@@ -189,8 +192,16 @@ def _base_folder(name: str) -> Path:
     return base_folder(name)
 
 
-def _score_probes(run: Run, console: Console) -> tuple[tuple[Probe, ...], Path, str]:
-    """Probes from the sample corpus, as the run scores them; the folder of its base model; and the precision."""
+class _Scored(NamedTuple):
+    """Probes from the sample corpus as the run scores them, in which precision; its prompter and base model."""
+
+    probes: tuple[Probe, ...]
+    precision: str
+    prompter: Prompter
+    base: Path
+
+
+def _score_probes(run: Run, console: Console) -> _Scored:
     from erc_llm.corpus import read_sample
     from erc_llm.decoding.scoring import score_trees
     from erc_llm.export.merging import tensor_shapes
@@ -210,7 +221,8 @@ def _score_probes(run: Run, console: Console) -> tuple[tuple[Probe, ...], Path, 
                 probe_of(tree, q, s.log_likelihoods.tolist()) for q, s in zip(tree.questions, scores, strict=True)
             ]
     step = max(1, len(found) // PROBES)
-    return tuple(found[::step][:PROBES]), base, dtype_name(predictor.loaded.dtype)
+    precision = dtype_name(predictor.loaded.dtype)
+    return _Scored(tuple(found[::step][:PROBES]), precision, predictor.prompter, base)
 
 
 def _numel(shape: Sequence[int]) -> int:
@@ -225,8 +237,7 @@ def _made(
     record: ExportRecord,
     options: ExportOptions,
     draft: Path,
-    base: Path,
-    probes: tuple[Probe, ...],
+    scored: _Scored,
     console: Console,
 ) -> ExportRecord:
     """Write and verify the export, from both bases if `auto` leaves that open; the better one stays."""
@@ -237,12 +248,12 @@ def _made(
         attempt = draft.with_name(f"from-{from_base}")
         attempt.mkdir()
         one = replace(record, from_base=from_base)
-        one = replace(one, weights=_write_form(run, one, attempt, base))
+        one = replace(one, weights=_write_form(run, one, attempt, scored))
         _write_run(run, one, attempt)
-        write_probes(attempt, probes)
+        write_probes(attempt, scored.probes)
         write_record(attempt, one)
         console.print(f"reloading it in a fresh process ({one.form}, base {from_base})", highlight=False)
-        found = _reload(attempt, one, base)
+        found = _reload(attempt, one, scored.base)
         console.print(f"  {found.words}", highlight=False, soft_wrap=True)
         one = replace(one, largest_difference=found.largest, flips=found.flips, verified_by=_verifier(one))
         try:
@@ -283,11 +294,11 @@ def _reload(folder: Path, record: ExportRecord, base: Path | None) -> Drift:
     return Drift(**json.loads(done.stdout.strip().splitlines()[-1]))
 
 
-def _write_form(run: Run, record: ExportRecord, folder: Path, base: Path) -> dict[str, str]:
+def _write_form(run: Run, record: ExportRecord, folder: Path, scored: _Scored) -> dict[str, str]:
     """Write the weights; returns their file names and hashes."""
     from erc_llm.export.lora import read_lora
 
-    name = run.config.name
+    name, base = run.config.name, scored.base
     if record.form == "peft":
         _write_peft(run, record, folder)
     elif record.form == "merged":
@@ -305,6 +316,7 @@ def _write_form(run: Run, record: ExportRecord, folder: Path, base: Path) -> dic
         file = folder / f"{name}-{stored}.gguf"
         write_gguf(base, read_lora(run.adapter), file, name=name, stored=stored, from_base=record.from_base)
         _copy_tokenizer(base, folder)
+        write_text(folder / MODELFILE, modelfile(scored.prompter, file.name), RunError)
     else:
         from erc_llm.export.gguf_lora import write_gguf_lora
 
