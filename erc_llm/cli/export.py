@@ -48,6 +48,14 @@ def export(
         list[Path] | None, typer.Option(help="Predictions table of the run, for the metrics of its card. Repeatable.")
     ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Verify an export again instead of making one.")] = False,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            help="Upload the export to this model repository of the hub, OWNER/NAME. Also of an export folder."
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="With --push: replace what the repository holds.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="With --push: create a private repository.")] = False,
 ) -> None:
     """Write a run's adapter in a form that other programs load, and prove by reloading that it computes the same."""
     prepare_scoring()
@@ -58,6 +66,19 @@ def export(
             raise UserError("--verify: reads an export folder and writes nothing; leave --to out")
         verify_export(source, open_console(), base)
         return
+    if (force or private) and push is None:
+        raise UserError("--force and --private: are about a repository; name it with --push")
+    if push is not None and (source / "export.json").is_file():
+        _push(source, push, force, private)
+        return
     options = ExportOptions(source, form, to, stored, from_base, base, licence, tuple(table or ()))
     folder = export_run(options, open_console())
     typer.echo(f"{form} export, verified: {folder}")
+    if push is not None:
+        _push(folder, push, force, private)
+
+
+def _push(folder: Path, repository: str, force: bool, private: bool) -> None:
+    from erc_llm.export.push import push
+
+    typer.echo(f"uploaded: {push(folder, repository, force=force, private=private)}")
