@@ -46,6 +46,7 @@ Stored = Literal["auto", "f16", "bf16", "q8_0"]
 FromBase = Literal["auto", "original", "nf4"]
 PROBES = 24
 FP32_BYTES = 8 * 1024**3  # most bytes of a base model in fp32 for which probes are scored in fp32
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of --max-lora-rank (vllm/config/lora.py)
 # Largest difference of a probability that is accepted. In 16 bits, kernels alone differ by up to 0.03.
 TOLERANCE = {"peft": 1e-3, "gguf-lora": 1e-3, "f16": 0.01, "bf16": 0.03, "q8_0": 0.05}
 TOLERANCE_16_BITS = 0.06
@@ -381,7 +382,7 @@ def _write_card(
         licence=licence,
         measured=measured,
         leakage=leakage,
-        load=_how_to_load(record, target),
+        load=_how_to_load(record, target, run.config.lora.rank),
         answers=MOST_PROBABLE if decision is None else decision.words,
     )
     write_text(folder / "README.md", text.rstrip() + "\n", RunError)
@@ -407,11 +408,20 @@ def _measured(run: Run, paths: Sequence[Path]) -> tuple[list[Measured], dict[str
     return found, leakage
 
 
-def _how_to_load(record: ExportRecord, target: Path) -> str:
+def vllm_rank(rank: int) -> int | None:
+    """The smallest `--max-lora-rank` of vLLM that fits a rank; None if it takes no adapter of that rank."""
+    return next((allowed for allowed in VLLM_RANKS if rank <= allowed), None)
+
+
+def _how_to_load(record: ExportRecord, target: Path, rank: int) -> str:
     name = target.name
+    flag = vllm_rank(rank)
+    vllm = f"# vLLM takes ranks up to {VLLM_RANKS[-1]}, this adapter has {rank}: export it as merged"
+    if flag is not None:
+        vllm = f"vllm serve {record.base} --enable-lora --max-lora-rank {flag} --lora-modules emotions={name}"
     ours = f'erc_llm.load("{name}").predict(dialogue)           # or: erc-llm predict {name} CORPUS --split test'
     return {
-        "peft": f'PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{record.base}"), "{name}")\n{ours}',
+        "peft": f'PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{record.base}"), "{name}")\n{vllm}\n{ours}',
         "merged": f'AutoModelForCausalLM.from_pretrained("{name}")\n{ours}',
         "gguf": f"llama-server -m {name}/{next(iter(record.weights), '')}\n{ours}",
         "gguf-lora": f"llama-server -m BASE.gguf --lora {name}/{next(iter(record.weights), '')}\n{ours}",

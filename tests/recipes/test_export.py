@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 import erc_llm
 from erc_llm.corpus import read_corpus
 from erc_llm.export.probes import read_probes
+from erc_llm.recipes.export import vllm_rank
 from erc_llm.runs.directory import Run
 from erc_llm.runs.exported import read_record
 from tests.command_line import Command, refused
@@ -164,3 +165,7 @@ def test_a_kill_leaves_no_half_export(calls: int, finished: Run, tmp_path: Path)
     assert not target.exists()
     assert run_apart(export_apart, arguments, 10**9) == 0
     assert read_record(target) is not None
+
+
+def test_vllm_is_told_the_rank_it_must_allow() -> None:
+    assert [vllm_rank(rank) for rank in (1, 4, 16, 80, 512, 513)] == [1, 8, 16, 128, 512, None]
