@@ -13,25 +13,22 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rich.console import Console
 
-from erc_llm.calibration.choose import choose_correction
 from erc_llm.calibration.store import CALIBRATION
 from erc_llm.config import RunConfig
 from erc_llm.errors import ConfigError, ModelError, RunError
-from erc_llm.export.card import Measured, licence_of, model_card
 from erc_llm.export.modelfile import MODELFILE, modelfile
 from erc_llm.export.probes import Drift, probe_of, write_probes
 from erc_llm.files import write_text
 from erc_llm.models.hashes import file_sha256
 from erc_llm.models.wheels import BASE_MODELS
-from erc_llm.predictions import read_predictions
-from erc_llm.predictions.correction import MOST_PROBABLE
+from erc_llm.recipes.export_card import find_licence, write_card
 from erc_llm.runs.directory import CONFIG, TEMPLATE, Run
 from erc_llm.runs.exported import ExportRecord, Form, read_record, write_record
 from erc_llm.runs.manifest import write_manifest
@@ -46,7 +43,6 @@ Stored = Literal["auto", "f16", "bf16", "q8_0"]
 FromBase = Literal["auto", "original", "nf4"]
 PROBES = 24
 FP32_BYTES = 8 * 1024**3  # most bytes of a base model in fp32 for which probes are scored in fp32
-VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of --max-lora-rank (vllm/config/lora.py)
 # Largest difference of a probability that is accepted. In 16 bits, kernels alone differ by up to 0.03.
 TOLERANCE = {"peft": 1e-3, "gguf-lora": 1e-3, "f16": 0.01, "bf16": 0.03, "q8_0": 0.05}
 TOLERANCE_16_BITS = 0.06
@@ -88,7 +84,7 @@ def export_run(options: ExportOptions, console: Console) -> Path:
     """
     run = _open(options.run)
     record = _planned(run, options)
-    licence = _licence(options, record.base)
+    licence = find_licence(record.base, options.licence)
     target = options.target or Path("adapters") / f"{run.config.name}-{record.form}"
     if target.exists():
         raise RunError(f"{target}: exists already; choose another --to")
@@ -100,7 +96,7 @@ def export_run(options: ExportOptions, console: Console) -> Path:
         with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as place:
             draft = Path(place) / "export"
             made = _made(run, record, options, draft, scored, console)
-            _write_card(run, made, licence, options.tables, draft, target)
+            write_card(run, made, licence, options.tables, draft, target)
             write_record(draft, made)
             draft.rename(target)
     except OSError as error:
@@ -361,68 +357,3 @@ def _write_run(run: Run, record: ExportRecord, folder: Path) -> None:
     shutil.copyfile(run.template, folder / TEMPLATE)
     if (run.folder / CALIBRATION).is_file():
         shutil.copyfile(run.folder / CALIBRATION, folder / CALIBRATION)
-
-
-def _licence(options: ExportOptions, base: str) -> str:
-    licence = options.licence or licence_of(base)
-    if licence is None:
-        raise ConfigError(f"{base}: its licence is not known here; name it, such as --licence apache-2.0")
-    return licence
-
-
-def _write_card(
-    run: Run, record: ExportRecord, licence: str, tables: Sequence[Path], folder: Path, target: Path
-) -> None:
-    measured, leakage = _measured(run, tables)
-    decision = choose_correction(run).decision
-    text = model_card(
-        record,
-        run.config,
-        run.manifest,
-        licence=licence,
-        measured=measured,
-        leakage=leakage,
-        load=_how_to_load(record, target, run.config.lora.rank),
-        answers=MOST_PROBABLE if decision is None else decision.words,
-    )
-    write_text(folder / "README.md", text.rstrip() + "\n", RunError)
-
-
-def _measured(run: Run, paths: Sequence[Path]) -> tuple[list[Measured], dict[str, str]]:
-    """Metrics of the run's predictions tables, and what their metadata say that it had seen."""
-    from erc_llm.evaluation.leakage import leakage_manifest
-    from erc_llm.evaluation.report import evaluate
-
-    found: list[Measured] = []
-    leakage: dict[str, str] = {}
-    for path in paths:
-        table = read_predictions(path)
-        if table.info.run_id != run.manifest.run_id:
-            raise ConfigError(f"{path}: is of run {table.info.run_id}, expected {run.manifest.run_id}")
-        evaluation = evaluate(table)
-        split = f"{table.info.split} of {table.info.corpus_version} ({evaluation.targets:,} utterances)"
-        for name, estimate in asdict(evaluation.headline).items():
-            values = (estimate["value"], estimate["low"], estimate["high"])
-            found.append(Measured(split, name.replace("_", " "), *values))
-        leakage |= {row.name: row.values[0] for row in leakage_manifest([table.info])}
-    return found, leakage
-
-
-def vllm_rank(rank: int) -> int | None:
-    """The smallest `--max-lora-rank` of vLLM that fits a rank; None if it takes no adapter of that rank."""
-    return next((allowed for allowed in VLLM_RANKS if rank <= allowed), None)
-
-
-def _how_to_load(record: ExportRecord, target: Path, rank: int) -> str:
-    name = target.name
-    flag = vllm_rank(rank)
-    vllm = f"# vLLM takes ranks up to {VLLM_RANKS[-1]}, this adapter has {rank}: export it as merged"
-    if flag is not None:
-        vllm = f"vllm serve {record.base} --enable-lora --max-lora-rank {flag} --lora-modules emotions={name}"
-    ours = f'erc_llm.load("{name}").predict(dialogue)           # or: erc-llm predict {name} CORPUS --split test'
-    return {
-        "peft": f'PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{record.base}"), "{name}")\n{vllm}\n{ours}',
-        "merged": f'AutoModelForCausalLM.from_pretrained("{name}")\n{ours}',
-        "gguf": f"llama-server -m {name}/{next(iter(record.weights), '')}\n{ours}",
-        "gguf-lora": f"llama-server -m BASE.gguf --lora {name}/{next(iter(record.weights), '')}\n{ours}",
-    }[record.form]

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 import erc_llm
 from erc_llm.corpus import read_corpus
 from erc_llm.export.probes import read_probes
-from erc_llm.recipes.export import vllm_rank
+from erc_llm.recipes.export_card import vllm_rank
 from erc_llm.runs.directory import Run
 from erc_llm.runs.exported import read_record
 from tests.command_line import Command, refused
