@@ -7,9 +7,11 @@ Does not depend on: prompts, corpora, training.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext, redirect_stderr
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -98,7 +100,8 @@ def load_base_model(
     folder, reference = _weights(name) if gguf is None else (Path(name), name)
     chosen = choose_device(device)
     dtype, reason = choose_precision(precision, chosen)
-    with quiet_loading():
+    # The bar of a GGUF file's conversion has no setting to disable it, and writes to stderr.
+    with quiet_loading(), redirect_stderr(io.StringIO()) if gguf else nullcontext():
         model = _load_weights(folder, dtype, chosen, attention, quantisation, gguf)
         tokenizer = _read_tokenizer(folder)
     description = describe(folder, name)
