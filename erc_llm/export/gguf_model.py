@@ -101,6 +101,8 @@ def _add_facts(writer: Any, layout: GgufLayout, name: str, stored: Stored) -> No
     writer.add_head_count(layout.heads)
     writer.add_head_count_kv(layout.kv_heads)
     writer.add_layer_norm_rms_eps(float(config["rms_norm_eps"]))
+    writer.add_key_length(layout.head_size)
+    writer.add_value_length(layout.head_size)
     writer.add_rope_dimension_count(layout.head_size)
     writer.add_rope_freq_base(_rope_theta(config))
     writer.add_vocab_size(int(config["vocab_size"]))

@@ -60,7 +60,9 @@ def add_vocabulary(writer: Any, folder: Path, size: int) -> None:
         merges = True
     writer.add_token_list([text for text, _ in tokens])
     writer.add_token_types([kind for _, kind in tokens])
-    gguf.SpecialVocab(folder, load_merges=merges, n_vocab=size).add_to_gguf(writer, quiet=True)
+    special = gguf.SpecialVocab(folder, load_merges=merges, n_vocab=size)
+    special.add_special_token.setdefault("bos", False)  # where nothing is stated, llama.cpp has a default of its own
+    special.add_to_gguf(writer, quiet=True)
 
 
 def _tokens(content: dict[str, Any], size: int) -> list[tuple[bytes, gguf.TokenType]]:
