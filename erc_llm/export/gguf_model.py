@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import gguf
 import numpy as np
@@ -19,7 +19,10 @@ from erc_llm.errors import ModelError
 from erc_llm.export.gguf_names import FloatArray, GgufLayout, gguf_layout
 from erc_llm.export.gguf_vocabulary import add_vocabulary
 from erc_llm.export.lora import Lora
-from erc_llm.export.merging import Base, merged_tensors, tensor_shapes
+from erc_llm.export.merging import merged_tensors, tensor_shapes
+
+if TYPE_CHECKING:
+    import torch
 
 Stored = Literal["f16", "bf16", "q8_0"]
 _TYPES = {
@@ -30,7 +33,7 @@ _TYPES = {
 
 
 def write_gguf(
-    base: Path, lora: Lora, target: Path, *, name: str, stored: Stored, from_base: Base = "original"
+    base: Path, lora: Lora, target: Path, *, name: str, stored: Stored, nf4: torch.dtype | None = None
 ) -> None:
     """Write the merged model as a GGUF file.
 
@@ -40,7 +43,7 @@ def write_gguf(
         target: The file.
         name: Name of the model, for display.
         stored: Type of the matrices.
-        from_base: As for `write_merged`.
+        nf4: As for `write_merged`.
 
     Raises:
         ModelError: The architecture or tokenizer cannot be written, or the adapter does not fit the base.
@@ -63,7 +66,7 @@ def write_gguf(
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for tensor, values in merged_tensors(base, lora, torch.float32, from_base):
+        for tensor, values in merged_tensors(base, lora, torch.float32, nf4):
             rows = layout.rows(tensor, values.numpy())
             writer.write_tensor_data(_encode(rows, stored))
     finally:

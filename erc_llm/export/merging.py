@@ -13,7 +13,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from erc_llm.errors import ModelError
 from erc_llm.export.lora import Lora
@@ -22,7 +22,6 @@ from erc_llm.files import write_text
 if TYPE_CHECKING:
     import torch
 
-Base = Literal["original", "nf4"]
 SHARD_BYTES = 2 * 1024**3  # most bytes of a written shard; the memory that merging needs follows it
 INDEX = "model.safetensors.index.json"
 _COPIED = (
@@ -42,7 +41,7 @@ def write_merged(
     target: Path,
     *,
     dtype: torch.dtype,
-    from_base: Base = "original",
+    nf4: torch.dtype | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write the merged model into an empty folder.
@@ -52,7 +51,8 @@ def write_merged(
         lora: The adapter.
         target: The folder.
         dtype: Dtype of the written weights, torch.bfloat16 or torch.float16.
-        from_base: Whether the update is added to the base's weights or to their NF4 approximation.
+        nf4: The update is added to what NF4 makes of the base's weights in this dtype, that of the run's computation;
+            None: to the weights themselves.
         shard_bytes: Most bytes of a shard.
 
     Raises:
@@ -71,7 +71,7 @@ def write_merged(
 
     held: dict[str, torch.Tensor] = {}
     size = 0
-    for name, tensor in merged_tensors(base, lora, dtype, from_base):
+    for name, tensor in merged_tensors(base, lora, dtype, nf4):
         new = tensor.numel() * tensor.element_size()
         if held and size + new > shard_bytes:
             save(held)
@@ -87,7 +87,7 @@ def write_merged(
 
 
 def merged_tensors(
-    base: Path, lora: Lora, dtype: torch.dtype, from_base: Base = "original"
+    base: Path, lora: Lora, dtype: torch.dtype, nf4: torch.dtype | None = None
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Name and merged tensor of each of the base's tensors, one at a time. Arguments and errors as `write_merged`."""
     from safetensors import SafetensorError, safe_open
@@ -103,8 +103,8 @@ def merged_tensors(
                     if module in lora.matrices:
                         _check_fits(lora, module, tensor, linear)
                         missing.discard(module)
-                    if from_base == "nf4" and module in linear:
-                        tensor = nf4_round_trip(tensor, dtype)
+                    if nf4 is not None and module in linear:
+                        tensor = nf4_round_trip(tensor, nf4)
                     merged = lora.add_to(module, tensor) if module in lora.matrices else tensor
                     yield name, merged.to(dtype).contiguous()
         except SafetensorError as error:

@@ -207,7 +207,9 @@ def _score_probes(run: Run, console: Console) -> _Scored:
 
     base = _base_folder(run.config.model.base)
     size = 4 * sum(_numel(shape) for _, shape in tensor_shapes(base))
-    overrides = ["model.precision=fp32"] if size <= FP32_BYTES else []
+    # NF4 of weights in 16 bits is not NF4 of weights in 32: a quantised base keeps the precision it was trained in.
+    in_fp32 = size <= FP32_BYTES and run.config.model.quantisation == "none"
+    overrides = ["model.precision=fp32"] if in_fp32 else []
     console.print("scoring probes", highlight=False)
     predictor = load(run.folder, "none", prior="none", calibration="none", overrides=overrides)
     found: list[Probe] = []
@@ -293,25 +295,26 @@ def _reload(folder: Path, record: ExportRecord, base: Path | None) -> Drift:
 
 def _write_form(run: Run, record: ExportRecord, folder: Path, scored: _Scored) -> dict[str, str]:
     """Write the weights; returns their file names and hashes."""
+    import torch
+
     from erc_llm.export.lora import read_lora
 
     name, base = run.config.name, scored.base
+    nf4 = getattr(torch, scored.precision) if record.from_base == "nf4" else None
     if record.form == "peft":
         _write_peft(run, record, folder)
     elif record.form == "merged":
-        import torch
-
         from erc_llm.export.merging import write_merged
 
         dtype = torch.bfloat16 if record.stored == "bf16" else torch.float16
-        write_merged(base, read_lora(run.adapter), folder, dtype=dtype, from_base=record.from_base)
+        write_merged(base, read_lora(run.adapter), folder, dtype=dtype, nf4=nf4)
     elif record.form == "gguf":
         from erc_llm.export.gguf_model import Stored as GgufStored
         from erc_llm.export.gguf_model import write_gguf
 
         stored: GgufStored = {"f16": "f16", "bf16": "bf16"}.get(record.stored, "q8_0")  # type: ignore[assignment]
         file = folder / f"{name}-{stored}.gguf"
-        write_gguf(base, read_lora(run.adapter), file, name=name, stored=stored, from_base=record.from_base)
+        write_gguf(base, read_lora(run.adapter), file, name=name, stored=stored, nf4=nf4)
         _copy_tokenizer(base, folder)
         write_text(folder / MODELFILE, modelfile(scored.prompter, file.name), RunError)
     else:

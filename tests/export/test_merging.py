@@ -60,7 +60,7 @@ def test_the_update_can_be_added_to_what_nf4_makes_of_the_base(tiny_llama: TinyM
     adapted(tiny_llama, tmp_path / "adapter")
     lora = read_lora(tmp_path / "adapter")
     (tmp_path / "merged").mkdir()
-    write_merged(tiny_llama.folder, lora, tmp_path / "merged", dtype=torch.float32, from_base="nf4")
+    write_merged(tiny_llama.folder, lora, tmp_path / "merged", dtype=torch.float32, nf4=torch.float32)
     base, merged = (load_file(f / "model.safetensors") for f in (tiny_llama.folder, tmp_path / "merged"))
     for name, weight in base.items():
         module = name.removesuffix(".weight")

@@ -23,6 +23,7 @@ from tests.command_line import Command, refused
 from tests.export.adapters_for_tests import logits
 from tests.forked import run_apart
 from tests.tiny_models import TinyModel
+from tests.tiny_runs import tiny_config
 
 NAMED = ("--base", "example/tiny", "--licence", "apache-2.0")
 FORMS = ("peft", "merged", "gguf", "gguf-lora")
@@ -169,3 +170,34 @@ def test_a_kill_leaves_no_half_export(calls: int, finished: Run, tmp_path: Path)
 
 def test_vllm_is_told_the_rank_it_must_allow() -> None:
     assert [vllm_rank(rank) for rank in (1, 4, 16, 80, 512, 513)] == [1, 8, 16, 128, 512, None]
+
+
+@pytest.mark.slow
+def test_a_run_in_nf4_is_merged_into_the_base_with_the_smaller_drift(
+    tiny_llama: TinyModel, corpus: Path, tmp_path: Path, erc: Command
+) -> None:
+    """The base in NF4 was another function in training: the original one drifts, what NF4 makes of it does not."""
+    pytest.importorskip("bitsandbytes")
+    from rich.console import Console
+
+    from erc_llm.recipes.train import train
+
+    config = tiny_config(tiny_llama, corpus, tmp_path, name="quantised", model={"quantisation": "nf4"})
+    run = train(config, console=Console(quiet=True))
+    found = {}
+    for base in ("auto", "original", "nf4"):
+        target = tmp_path / "exports" / base
+        done = erc("export", run.folder, "--to", target, "--format", "merged", "--from-base", base, *NAMED)
+        if base == "original" and done.code == 2:
+            assert "computes something else" in done.err
+            continue
+        assert done.code == 0, done.err
+        found[base] = read_record(target)
+    assert found["auto"] is not None
+    assert found["auto"].from_base == "nf4"
+    assert found["auto"].largest_difference == found["nf4"].largest_difference  # type: ignore[union-attr]
+    scene = read_corpus(corpus).split("dev")[0]
+    one, other = (erc_llm.load(folder).predict(scene) for folder in (run.folder, tmp_path / "exports" / "auto"))
+    for a, b in zip(one, other, strict=True):
+        for label, probability in a.probabilities.items():
+            assert b.probabilities[label] == pytest.approx(probability, abs=0.05)
