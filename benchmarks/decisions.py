@@ -2,9 +2,9 @@
 
 A run directory (or a copy without its weights) holds `selection.parquet` and the table of the split. Inductive rules
 and the calibration come from the selection split, or from `crossfit.parquet` where a run has one; transductive rules
-from the split's own probabilities. A run with neither table gets the transductive rules only. Metrics are means over a
-system's runs. Intervals resample whole dialogues, in every draw the same ones for both sides of a difference; runs are
-kept.
+from the split's own probabilities. A run with neither table gets the transductive rules only. Where training balanced
+the classes, its prior is taken back before the calibration. Metrics are means over a system's runs. Intervals resample
+whole dialogues, in every draw the same ones for both sides of a difference; runs are kept.
 
 Input: runs as NAME=FOLDER, those of one system under one name. Output: a Markdown table.
 Does not depend on: models, training.

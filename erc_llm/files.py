@@ -40,6 +40,11 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object], error: type[Us
             partial.unlink(missing_ok=True)
 
 
+def has_files(folder: Path) -> bool:
+    """Whether a folder exists and holds anything but hidden files, such as a killed `write_whole` leaves."""
+    return folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
+
+
 def remove_partials(folder: Path) -> None:
     """Delete the partial files that a killed `write_whole` left in a folder."""
     for path in folder.glob(".*.partial"):

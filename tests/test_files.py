@@ -10,7 +10,7 @@ from typing import IO
 import pytest
 
 from erc_llm.errors import PredictionsError, RunError, UserError
-from erc_llm.files import write_text, write_whole
+from erc_llm.files import has_files, write_text, write_whole
 
 
 def _no_space(*_: object) -> None:
@@ -79,3 +79,11 @@ def test_a_writer_that_fails_otherwise_leaves_nothing_either(tmp_path: Path) -> 
     with pytest.raises(ZeroDivisionError):
         write_whole(tmp_path / "x", broken)
     assert os.listdir(tmp_path) == []
+
+
+def test_what_a_killed_write_left_does_not_count_as_a_file(tmp_path: Path) -> None:
+    assert not has_files(tmp_path / "missing")
+    (tmp_path / ".table.parquet.7.partial").write_bytes(b"half")
+    assert not has_files(tmp_path)
+    (tmp_path / "table.parquet").write_bytes(b"whole")
+    assert has_files(tmp_path)

@@ -187,7 +187,7 @@ def _targets_of(table: Predictions, prior: PriorShift | None, seed: int) -> _Tar
     if table.log_likelihoods is None:
         raise PredictionsError(
             f"the table of {table.info.system} has no log-likelihoods, which a calibration is fitted on; predict it "
-            "again with label scores"
+            "again, with scoring.decode=score, or a baseline by `erc-llm baseline CONFIG --resume --predict SPLIT`"
         )
     if dialogues < FEWEST_DIALOGUES:
         raise PredictionsError(

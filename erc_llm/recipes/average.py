@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from erc_llm.config import RunConfig
 from erc_llm.errors import ModelError, RunError
-from erc_llm.files import write_text
+from erc_llm.files import has_files, write_text
 from erc_llm.models.adapters import CONFIG, WEIGHTS
 from erc_llm.models.hashes import file_sha256
 from erc_llm.runs.directory import ADAPTER, TEMPLATE, Run, differ, read_run
@@ -73,7 +73,7 @@ def average_runs(
     check_alike(runs, of_folds is not None)
     if folder.exists() and not replace_older:
         raise RunError(f"{folder}: exists already; choose another --out")
-    if folder.exists() and any(folder.iterdir()) and not read_run(folder).manifest.averaged:
+    if has_files(folder) and not read_run(folder).manifest.averaged:
         raise RunError(
             f"{folder}: contains a training run, not an average, so it is not replaced; move it or choose another name"
         )

@@ -35,6 +35,7 @@ from erc_llm.corpus import Corpus, labelled_scenes
 from erc_llm.corpus.dialogues import LEFT_OUT
 from erc_llm.corpus.splits import episode_of, fold_episodes
 from erc_llm.errors import ConfigError, CorpusError, PredictionsError, RunError
+from erc_llm.files import has_files
 from erc_llm.models.devices import process_count
 from erc_llm.predictions import (
     Prediction,
@@ -209,16 +210,11 @@ def check_folder(config: Recipe, resume: bool) -> None:
         if found.exists() and not resume:
             raise RunError(f"{found}: exists already; add --resume, or choose another name=")
     cross_fitted = (folder / MANIFEST).is_file() and read_manifest(folder).folds is not None
-    if _has_files(folder) and not cross_fitted and not (folder / OUT_OF_FOLD).is_file():
+    if has_files(folder) and not cross_fitted and not (folder / OUT_OF_FOLD).is_file():
         raise RunError(
             f"{folder}: contains something else, not a cross-fitting, so it is not replaced; remove it, or choose "
             "another name="
         )
-
-
-def _has_files(folder: Path) -> bool:
-    """Whether a folder holds anything but what a killed write left behind."""
-    return folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
 
 
 def folds_folder(config: Recipe) -> Path:

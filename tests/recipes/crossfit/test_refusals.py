@@ -16,6 +16,7 @@ from tests.recipes.crossfit.crossfitted import (
     SCENES,
     WEIGHTS,
     Crossfitted,
+    crossfit_apart,
     relabel,
     same_results,
     scenes_of,
@@ -135,7 +136,7 @@ def test_a_run_that_has_only_begun_is_refused_before_anything_is_trained(
 
 
 def test_a_test_split_that_is_added_between_two_folds_is_taken_in(
-    copied: Crossfitted, done: Crossfitted, tmp_path: Path, erc: Command
+    copied: Crossfitted, done: Crossfitted, tmp_path: Path
 ) -> None:
     """Nothing of it is trained on; all tables and the average are about the corpus as it is now."""
     grown = Path(shutil.copytree(copied.corpus, tmp_path / "grown"))
@@ -147,8 +148,7 @@ def test_a_test_split_that_is_added_between_two_folds_is_taken_in(
     (grown / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     shutil.rmtree(copied.folder)
     shutil.rmtree(copied.fold(2))
-    said = erc("crossfit", copied.config, *ONE_BY_ONE, f"corpus.path={grown}", "--resume")
-    assert said.code == 0, said.err
+    assert crossfit_apart(copied.config, *ONE_BY_ONE, f"corpus.path={grown}", "--resume") == 0
     assert copied.table.info.corpus_sha256 == read_corpus(grown).sha256 != done.table.info.corpus_sha256
     for number in (1, 2):
         assert (copied.fold(number) / WEIGHTS).read_bytes() == (done.fold(number) / WEIGHTS).read_bytes()
