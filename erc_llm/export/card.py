@@ -1,16 +1,15 @@
 """Model card of an export, in the form that the Hugging Face hub reads.
 
-Input: the run's records and its measured metrics. Output: Markdown with a YAML header.
+Input: the records of the run and of the export. Output: Markdown with a YAML header.
 Does not depend on: models, predictions tables, how metrics are measured.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from erc_llm.config import RunConfig
-from erc_llm.runs.exported import ExportRecord
+from erc_llm.runs.exported import ExportRecord, Measured
 from erc_llm.runs.manifest import Manifest
 
 _LICENCES = {  # beginning of a hub id to the hub's name of the licence
@@ -19,25 +18,6 @@ _LICENCES = {  # beginning of a hub id to the hub's name of the licence
     "mistralai/Mistral-7B": "apache-2.0",
     "Qwen/Qwen2": "apache-2.0",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """A measured metric: fractions, with the bounds of its 95 % interval.
-
-    Attributes:
-        split: Which targets, in words, such as `dev of aligned (954 utterances)`.
-        metric: Name of the metric.
-        value: Its value.
-        low: Lower bound.
-        high: Upper bound.
-    """
-
-    split: str
-    metric: str
-    value: float
-    low: float | None
-    high: float | None
 
 
 def licence_of(base: str) -> str | None:
@@ -51,7 +31,6 @@ def model_card(
     manifest: Manifest,
     *,
     licence: str,
-    measured: Sequence[Measured],
     leakage: Mapping[str, str],
     load: str,
     answers: str,
@@ -63,7 +42,6 @@ def model_card(
         config: The run's configuration.
         manifest: The run's manifest.
         licence: The hub's name of the base model's licence.
-        measured: Metrics of the run's predictions tables.
         leakage: What the run had seen, by the name of the question.
         load: The commands that load this form.
         answers: How its answers are chosen: prior, calibration and decision rule, in words.
@@ -94,7 +72,7 @@ def model_card(
         shares=shares,
         template=(manifest.template_sha256 or "")[:12],
         answers=answers,
-        metrics=_metrics(measured),
+        metrics=_metrics(record.measured),
         leakage="\n".join(f"- {question}: {found}" for question, found in leakage.items()),
         probes=record.probes,
         scored_in=record.scored_in,

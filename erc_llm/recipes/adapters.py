@@ -6,7 +6,6 @@ Does not depend on: models; weights are not read.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,32 +13,19 @@ from erc_llm.errors import RunError
 from erc_llm.runs.exported import read_record
 from erc_llm.runs.manifest import read_manifest
 
-_SCORE = re.compile(r"^\| (?P<split>[^|]+) \| weighted f1 \| (?P<value>[\d.]+) \|", re.MULTILINE)
-
 
 @dataclass(frozen=True, slots=True)
 class ListedExport:
-    """An export as it is listed; all but `megabytes` in words.
+    """An export as it is listed.
 
     Attributes:
         name: Name of its folder.
-        form: Its form and the type of its weights.
-        base: Hub id of its base model.
-        trained_on: Corpus and version.
-        score: The first weighted F1 of its card, in percent, with the split; empty if there is none.
-        megabytes: Size of its weight files.
-        date: Date on which it was made.
-        verified: The program that reloaded it, and the largest difference of a probability.
+        lines: Form, type of the weights, size and date; base, data and weighted F1; who reloaded it and the largest
+            difference of a probability then. Or what is wrong with it.
     """
 
     name: str
-    form: str
-    base: str
-    trained_on: str
-    score: str
-    megabytes: float
-    date: str
-    verified: str
+    lines: tuple[str, ...]
 
 
 def list_exports(folder: Path) -> list[ListedExport]:
@@ -57,7 +43,7 @@ def list_exports(folder: Path) -> list[ListedExport]:
         try:
             listed = _listed(path)
         except RunError as error:
-            listed = ListedExport(path.name, "damaged", "", "", "", 0.0, "", str(error))
+            listed = ListedExport(path.name, (str(error),))
         if listed is not None:
             found.append(listed)
     return found
@@ -69,25 +55,18 @@ def _listed(path: Path) -> ListedExport | None:
         return None
     manifest = read_manifest(path)
     missing = [name for name in record.weights if not (path / name).is_file()]
-    size = sum((path / name).stat().st_size for name in record.weights if name not in missing)
-    verified = f"{record.verified_by}: {record.largest_difference:.4f}"
     if missing:
-        verified = f"no: {missing[0]} is missing"
+        return ListedExport(path.name, (f"{missing[0]} is missing; copy the export again",))
+    megabytes = sum((path / name).stat().st_size for name in record.weights) / 1e6
+    score = next((m for m in record.measured if m.metric == "weighted f1"), None)
+    data = f"{record.base}, trained on {manifest.corpus_name} ({manifest.corpus_version})"
+    if score is not None:
+        data += f", weighted F1 {100 * score.value:.2f} % on {score.split}"
     return ListedExport(
-        name=path.name,
-        form=f"{record.form}, {record.stored}",
-        base=record.base,
-        trained_on=f"{manifest.corpus_name} ({manifest.corpus_version})",
-        score=_score(path),
-        megabytes=size / 1e6,
-        date=record.created,
-        verified=verified,
+        path.name,
+        (
+            f"{record.form}, {record.stored}, {megabytes:,.1f} MB, {record.created}",
+            data,
+            f"verified by {record.verified_by}: probabilities differ by {record.largest_difference:.4f} at most",
+        ),
     )
-
-
-def _score(path: Path) -> str:
-    try:
-        match = _SCORE.search((path / "README.md").read_text("utf-8"))
-    except OSError:
-        return ""
-    return "" if match is None else f"{match['value']} ({match['split']})"

@@ -28,7 +28,7 @@ from erc_llm.export.probes import Drift, probe_of, write_probes
 from erc_llm.files import write_text
 from erc_llm.models.hashes import file_sha256
 from erc_llm.models.wheels import BASE_MODELS
-from erc_llm.recipes.export_card import find_licence, write_card
+from erc_llm.recipes.export_card import find_licence, measure, write_card
 from erc_llm.runs.directory import CONFIG, TEMPLATE, Run
 from erc_llm.runs.exported import ExportRecord, Form, read_record, write_record
 from erc_llm.runs.manifest import write_manifest
@@ -85,18 +85,21 @@ def export_run(options: ExportOptions, console: Console) -> Path:
     run = _open(options.run)
     record = _planned(run, options)
     licence = find_licence(record.base, options.licence)
+    measured, leakage = measure(run, options.tables)
     target = options.target or Path("adapters") / f"{run.config.name}-{record.form}"
     if target.exists():
         raise RunError(f"{target}: exists already; choose another --to")
     scored = _score_probes(run, console)
     tolerance = _tolerance(record, scored.precision)
-    record = replace(record, scored_in=scored.precision, tolerance=tolerance, probes=len(scored.probes))
+    record = replace(
+        record, scored_in=scored.precision, tolerance=tolerance, probes=len(scored.probes), measured=measured
+    )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as place:
             draft = Path(place) / "export"
             made = _made(run, record, options, draft, scored, console)
-            write_card(run, made, licence, options.tables, draft, target)
+            write_card(run, made, licence, leakage, draft, target)
             write_record(draft, made)
             draft.rename(target)
     except OSError as error:

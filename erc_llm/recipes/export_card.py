@@ -6,18 +6,18 @@ Does not depend on: how an export is made.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from erc_llm.calibration.choose import choose_correction
 from erc_llm.errors import ConfigError, RunError
-from erc_llm.export.card import Measured, licence_of, model_card
+from erc_llm.export.card import licence_of, model_card
 from erc_llm.files import write_text
 from erc_llm.predictions import read_predictions
 from erc_llm.predictions.correction import MOST_PROBABLE
 from erc_llm.runs.directory import Run
-from erc_llm.runs.exported import ExportRecord
+from erc_llm.runs.exported import ExportRecord, Measured
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of --max-lora-rank (vllm/config/lora.py)
 
@@ -35,7 +35,7 @@ def find_licence(base: str, given: str | None) -> str:
 
 
 def write_card(
-    run: Run, record: ExportRecord, licence: str, tables: Sequence[Path], folder: Path, target: Path
+    run: Run, record: ExportRecord, licence: str, leakage: Mapping[str, str], folder: Path, target: Path
 ) -> None:
     """Write the card of an export.
 
@@ -43,22 +43,19 @@ def write_card(
         run: The run that was exported.
         record: What the export is.
         licence: Licence of the base model.
-        tables: Predictions tables of the run, for metrics and leakage.
+        leakage: What the run had seen, as `measure` found it.
         folder: Where to write.
         target: The folder's final name, for the commands.
 
     Raises:
-        ConfigError: A table is of another run.
         RunError: The file cannot be written.
     """
-    measured, leakage = _measured(run, tables)
     decision = choose_correction(run).decision
     text = model_card(
         record,
         run.config,
         run.manifest,
         licence=licence,
-        measured=measured,
         leakage=leakage,
         load=_how_to_load(record, target, run.config.lora.rank),
         answers=MOST_PROBABLE if decision is None else decision.words,
@@ -66,14 +63,19 @@ def write_card(
     write_text(folder / "README.md", text.rstrip() + "\n", RunError)
 
 
-def _measured(run: Run, paths: Sequence[Path]) -> tuple[list[Measured], dict[str, str]]:
-    """Metrics of the run's predictions tables, and what their metadata say that it had seen."""
+def measure(run: Run, tables: Sequence[Path]) -> tuple[tuple[Measured, ...], dict[str, str]]:
+    """Metrics of the run's predictions tables, and what their metadata say that it had seen, by question.
+
+    Raises:
+        PredictionsError: A table cannot be read.
+        ConfigError: A table is of another run.
+    """
     from erc_llm.evaluation.leakage import leakage_manifest
     from erc_llm.evaluation.report import evaluate
 
     found: list[Measured] = []
     leakage: dict[str, str] = {}
-    for path in paths:
+    for path in tables:
         table = read_predictions(path)
         if table.info.run_id != run.manifest.run_id:
             raise ConfigError(f"{path}: is of run {table.info.run_id}, expected {run.manifest.run_id}")
@@ -83,7 +85,7 @@ def _measured(run: Run, paths: Sequence[Path]) -> tuple[list[Measured], dict[str
             values = (estimate["value"], estimate["low"], estimate["high"])
             found.append(Measured(split, name.replace("_", " "), *values))
         leakage |= {row.name: row.values[0] for row in leakage_manifest([table.info])}
-    return found, leakage
+    return tuple(found), leakage
 
 
 def vllm_rank(rank: int) -> int | None:

@@ -31,6 +31,25 @@ EXPORT_FORMAT = 1
 Form = Literal["peft", "merged", "gguf", "gguf-lora"]
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A measured metric: fractions, with the bounds of its 95 % interval.
+
+    Attributes:
+        split: Which targets, in words, such as `dev of aligned (954 utterances)`.
+        metric: Name of the metric.
+        value: Its value.
+        low: Lower bound.
+        high: Upper bound.
+    """
+
+    split: str
+    metric: str
+    value: float
+    low: float | None
+    high: float | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportRecord:
     """What an export is.
@@ -50,6 +69,7 @@ class ExportRecord:
         verified_by: Program and version that reloaded the export then.
         created: Date, as YYYY-MM-DD.
         versions: Versions of the packages that made it.
+        measured: Metrics of the run's predictions tables that were given to the export.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -67,6 +87,7 @@ class ExportRecord:
     verified_by: str
     created: str
     versions: Mapping[str, str]
+    measured: tuple[Measured, ...] = ()
     format_version: int = EXPORT_FORMAT
 
 

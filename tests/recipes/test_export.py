@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from safetensors.torch import load_file, save_file
 
 import erc_llm
 from erc_llm.corpus import read_corpus
+from erc_llm.evaluation.report import evaluate
 from erc_llm.export.probes import read_probes
+from erc_llm.predictions import Predictions, read_predictions, write_predictions
 from erc_llm.recipes.export_card import vllm_rank
 from erc_llm.runs.directory import Run
 from erc_llm.runs.exported import read_record
@@ -166,6 +169,43 @@ def test_a_kill_leaves_no_half_export(calls: int, finished: Run, tmp_path: Path)
     assert not target.exists()
     assert run_apart(export_apart, arguments, 10**9) == 0
     assert read_record(target) is not None
+
+
+def test_exports_are_listed_with_what_was_measured(
+    finished: Run, exports: dict[str, Path], corpus: Path, tmp_path: Path, erc: Command
+) -> None:
+    table = tmp_path / "dev.parquet"
+    assert erc("predict", finished.folder, corpus, "--split", "dev", "--out", table).code == 0
+    folder = tmp_path / "exports"
+    done = erc("export", finished.folder, "--to", folder / "scored", "--table", table, *NAMED)
+    assert done.code == 0, done.err
+    shutil.copytree(exports["gguf"], folder / "incomplete")
+    next((folder / "incomplete").glob("*.gguf")).unlink()
+    shutil.copytree(exports["peft"], folder / "torn")
+    (folder / "torn" / "export.json").write_text("{")
+    (folder / "no-export").mkdir()
+    score = f"{100 * evaluate(read_predictions(table)).headline.weighted_f1.value:.2f}"
+    manifest = finished.manifest
+    card = (folder / "scored" / "README.md").read_text("utf-8")
+    assert f"| weighted f1 | {score} |" in card
+    listed = erc("adapters", folder)
+    assert listed.code == 0
+    assert "no-export" not in listed.out
+    for part in (
+        "peft, float32",
+        f"example/tiny, trained on {manifest.corpus_name} ({manifest.corpus_version}), weighted F1 {score} % on dev of",
+        "verified by peft",
+        ".gguf is missing; copy the export again",
+        "export.json: damaged",
+    ):
+        assert part in listed.out, part
+    other = tmp_path / "other.parquet"
+    write_predictions(replace_run(read_predictions(table)), other)
+    refused(erc("export", finished.folder, "--to", folder / "new", "--table", other, *NAMED), "is of run 0000")
+
+
+def replace_run(table: Predictions) -> Predictions:
+    return replace(table, info=replace(table.info, run_id="0000"))
 
 
 def test_vllm_is_told_the_rank_it_must_allow() -> None:
