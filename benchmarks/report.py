@@ -127,7 +127,7 @@ def _flips(peer: str, flips: Sequence[Result]) -> list[str]:
     if not flips:
         return []
     lines = [f"{len(flips)} other labels by {peer}; log-likelihoods of (our label, its label)."]
-    if peer.startswith("generate"):
+    if peer.endswith("constrained"):
         lines.append("It takes the likelier token where two labels part; we compare the labels whole.")
     for flip in flips[:_SHOWN_FLIPS]:
         if flip["theirs"] is None:

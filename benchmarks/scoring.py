@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from benchmarks import llama_server
 from benchmarks.measure import Job, Meter, Ratio, Result, ratio, run_alternating, run_job, speeds, summary
 from benchmarks.peers import (
     Prompt,
@@ -22,6 +23,7 @@ from benchmarks.peers import (
 from benchmarks.workload import Settings, Workload, open_workload
 
 TREE, GENERATE, CONSTRAINED, REQUESTS = "token tree", "generate", "generate, constrained", "likelihood requests"
+SERVER = "llama.cpp server, constrained"  # where it is installed
 SPLIT = "dev"
 # A request returns vocabulary logits at every position, so memory limits its batch size.
 BATCH_SIZES = {GENERATE: (4, 8, 16, 32), CONSTRAINED: (4, 8, 16, 32), REQUESTS: (2, 4, 8)}
@@ -37,6 +39,9 @@ def compare(settings: Settings, scenes: int | None, rounds: int, on_run: Callabl
         tried = run_job(Job(peer, "benchmarks.scoring:try_batch_sizes", {**arguments, "peer": peer}))
         sizes[peer] = tried["best"]
         jobs.append(Job(peer, "benchmarks.scoring:run_peer", {**arguments, "peer": peer, "batch_size": tried["best"]}))
+    if llama_server.installed():
+        sizes[SERVER] = run_job(Job(SERVER, "benchmarks.llama_server:try_slots", arguments))["best"]
+        jobs.append(Job(SERVER, "benchmarks.llama_server:run", {**arguments, "slots": sizes[SERVER]}))
     results = run_alternating(jobs, rounds, on_run)
     speed = {name: speeds(runs, "utterances") for name, runs in results.items()}
     best_generate = [max(pair) for pair in zip(speed[GENERATE], speed[CONSTRAINED], strict=True)]
@@ -139,13 +144,16 @@ def agreement(answers: Mapping[str, Result]) -> Result:
     """Utterances for which the token tree and a peer disagree, with the numbers that explain it.
 
     A likelihood request computes the same number as the token tree, so a difference there is a near tie (see `gap`).
-    Constrained generation takes the most probable token at each step: where two labels diverge it compares one token
-    (`token`), whereas the token tree compares whole answers (`sequence`). Both numbers are given for both labels.
+    Constrained generation, here or on a server, takes the most probable token at each step: where two labels diverge
+    it compares one token (`token`), whereas the token tree compares whole answers (`sequence`). Both numbers are given
+    for both labels.
     """
     ours, ids = answers[TREE]["answers"], answers[TREE]["ids"]
     names, tokens = answers[TREE]["names"], [a["tokens"] for a in answers[REQUESTS]["answers"]]
     report: Result = {}
-    for peer in (CONSTRAINED, REQUESTS):
+    for peer in (CONSTRAINED, REQUESTS, SERVER):
+        if peer not in answers:
+            continue
         flips = []
         for i, (mine, their) in enumerate(zip(ours, answers[peer]["answers"], strict=True)):
             if mine["label"] != their["label"]:

@@ -1,0 +1,89 @@
+"""llama.cpp's own server on exported files: the labels of local decoding, and no row lost or doubled by a kill."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.llama_server import installed, llama_server
+from benchmarks.served import run_killed
+from erc_llm.export.gguf_model import write_gguf
+from erc_llm.export.lora import Lora
+from erc_llm.models.loading import base_folder
+from erc_llm.predictions import Predictions, read_predictions
+from erc_llm.runs.directory import Run
+from tests.command_line import Command
+from tests.tiny_models import TinyModel
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not installed(), reason="pip install 'erc-llm[llamacpp]'"),
+]
+
+
+def base_as_gguf(base: Path, file: Path) -> Path:
+    """The base model without an adapter."""
+    nothing = Lora(base, str(base), rank=1, alpha=1, rank_stabilised=False, matrices={})
+    write_gguf(base, nothing, file, name="base", stored="f16")
+    return file
+
+
+def labels_alike(served: Predictions, other: Predictions) -> float:
+    """The share of targets with the same label."""
+    assert served.keys == other.keys
+    assert len(set(served.keys)) == len(served)
+    assert served.invalid is not None
+    assert not served.invalid.any()
+    return float(np.mean([a == b for a, b in zip(served.predicted, other.predicted, strict=True)]))
+
+
+def test_both_served_forms_give_the_same_labels(
+    finished: Run, corpus: Path, tiny_llama: TinyModel, tmp_path: Path, erc: Command
+) -> None:
+    """A random model is no measure against local decoding: a grammar allows every tokenisation of a label."""
+    tables = []
+    for form in ("gguf", "gguf-lora"):
+        export, out = tmp_path / form, tmp_path / f"{form}.parquet"
+        named = ("--base", "example/tiny", "--licence", "apache-2.0")
+        assert erc("export", finished.folder, "--format", form, "--to", export, *named).code == 0
+        (file,) = export.glob("*.gguf")
+        base = base_as_gguf(tiny_llama.folder, tmp_path / "base.gguf")
+        model, adapter = (file, None) if form == "gguf" else (base, file)
+        with llama_server(model, tmp_path / "log", adapter=adapter, slots=2) as url:
+            asked = ("--endpoint", f"{url}/v1", "--model", "m", "--concurrency", "2", "--out", out)
+            on_base = ("--set", f"model.base={tiny_llama.folder}")
+            done = erc("predict", export, corpus, "--split", "dev", *on_base, *asked)
+        assert done.code == 0, done.err
+        assert "kind of answers: grammar (llama.cpp)" in done.out
+        tables.append(read_predictions(out))
+    assert len(tables[0]) == 9
+    assert labels_alike(*tables) > 0.75  # in 16 bits
+
+
+@pytest.mark.smollm2
+def test_a_killed_prediction_goes_on_where_it_was(tmp_path: Path, erc: Command) -> None:
+    import sys
+
+    whole, broken, here = (tmp_path / f"{name}.parquet" for name in ("whole", "broken", "here"))
+    model = base_as_gguf(base_folder("smollm2-135m-instruct"), tmp_path / "base.gguf")
+    predict = ("predict", "smollm2-135m", "sample", "--split", "test")
+    with llama_server(model, tmp_path / "log", slots=2) as url:
+        asked = ("--endpoint", f"{url}/v1", "--model", "m", "--concurrency", "2")
+        done = erc(*predict, *asked, "--out", whole)
+        assert done.code == 0, done.err
+        half = len(read_predictions(whole)) // 2
+        again = (*predict, *asked, "--out", str(broken))
+        main = "from erc_llm.cli.app import main; main()"
+        kept = run_killed([sys.executable, "-c", main, *map(str, again)], broken, half)
+        assert half <= kept < 2 * half
+        assert not broken.exists()
+        done = erc(*again)
+    assert done.code == 0, done.err
+    assert f"continuing with the {kept} answers" in " ".join(done.out.split())
+    one, other = read_predictions(whole), read_predictions(broken)
+    assert len(other) == 2 * half
+    assert labels_alike(one, other) > 0.95
+    assert erc(*predict, "--decode", "generate", "--out", here).code == 0
+    assert labels_alike(one, read_predictions(here)) > 0.9
