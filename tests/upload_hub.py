@@ -64,7 +64,7 @@ class _Handler(BaseHTTPRequestHandler):
             ]
             return self._send(tree)
         files = [{"rfilename": file} for file in self.state.repositories[name]]
-        return self._send({"id": name, "sha": "0" * 40, "siblings": files, "private": self.state.private[name]})
+        return self._send({"id": name, "sha": self._sha(), "siblings": files, "private": self.state.private[name]})
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -113,10 +113,16 @@ class _Handler(BaseHTTPRequestHandler):
         ]
         self._send({"transfer": "basic", "objects": objects})
 
+    def _sha(self) -> str:
+        """That of the latest commit."""
+        return f"{len(self.state.commits):040x}"
+
     def _commit(self, name: str, body: bytes) -> None:
         files = self.state.repositories[name]
-        for line in body.splitlines():
-            entry = json.loads(line)
+        entries = [json.loads(line) for line in body.splitlines()]
+        if entries[0]["value"].get("parentCommit") not in (None, self._sha()):
+            return self._send({"error": "A commit has happened since"}, 412)
+        for entry in entries:
             value = entry["value"]
             if entry["key"] == "header":
                 self.state.commits.append(value["summary"])
@@ -126,9 +132,8 @@ class _Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = self.state.objects[value["oid"]]
             elif entry["key"] == "deletedFile":
                 del files[value["path"]]
-        sha = f"{len(self.state.commits):040x}"
-        url = f"{self.state.address}/{name}/commit/{sha}"
-        self._send({"commitUrl": url, "commitOid": sha, "success": True})
+        url = f"{self.state.address}/{name}/commit/{self._sha()}"
+        return self._send({"commitUrl": url, "commitOid": self._sha(), "success": True})
 
     def _send(self, content: object, status: int = 200, headers: dict[str, str] | None = None) -> None:
         data = json.dumps(content).encode()

@@ -81,18 +81,26 @@ def render(
 def export_prompts(
     corpus: CorpusPath,
     out: Annotated[Path, typer.Option(help="Folder of the dataset, which `datasets.load_from_disk` reads.")],
-    split: Annotated[str, typer.Option(help="Split whose labelled utterances are written.")] = "train",
+    split: Annotated[
+        str,
+        typer.Option(
+            help="Split whose labelled utterances are written. train is without the episodes that training holds out, "
+            "which are the split selection; with training.evaluations=0 none are."
+        ),
+    ] = "train",
     heal_from: HealFrom = None,
     config: ConfigName = "smollm2-135m",
     overrides: Overrides = None,
 ) -> None:
     """Write the prompts of a split as a dataset for other trainers: TRL's prompt and completion, one row per target."""
     from erc_llm.config import load_config
-    from erc_llm.recipes.data import open_whole, print_warnings
+    from erc_llm.recipes.data import open_whole, print_warnings, with_selection
     from erc_llm.recipes.export_prompts import export_prompts
 
     loaded = load_config(config, overrides or [])
     read = open_whole(loaded, corpus, heal_from)
+    if loaded.holds_out_selection:
+        read = with_selection(read, loaded.corpus)
     quiet()
     print_warnings(read, open_console())
     rows = export_prompts(loaded, read, split, out)

@@ -54,24 +54,31 @@ def export(
             help="Upload the export to this model repository of the hub, OWNER/NAME. Also of an export folder."
         ),
     ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="For a run from another machine: model.base=FOLDER or model.device. Repeatable."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="With --push: replace what the repository holds.")] = False,
     private: Annotated[bool, typer.Option("--private", help="With --push: create a private repository.")] = False,
 ) -> None:
     """Write a run's adapter in a form that other programs load, and prove by reloading that it computes the same."""
     prepare_scoring()
-    from erc_llm.recipes.export import ExportOptions, export_run, verify_export
+    from erc_llm.recipes.export import ExportOptions, export_run
+    from erc_llm.recipes.export_verify import verify_export
 
-    if verify:
-        if to is not None:
-            raise UserError("--verify: reads an export folder and writes nothing; leave --to out")
-        verify_export(source, open_console(), base)
-        return
     if (force or private) and push is None:
         raise UserError("--force and --private: are about a repository; name it with --push")
-    if push is not None and (source / "export.json").is_file():
-        _push(source, push, force, private)
+    if verify or (push is not None and (source / "export.json").is_file()):
+        if to or table or licence or (form, stored, from_base) != ("peft", "auto", "auto"):
+            raise UserError(f"{source}: is an export already; options of a new one have no effect, leave them out")
+        if verify:
+            verify_export(source, open_console(), base)
+        if push is not None:
+            _push(source, push, force, private)
         return
-    options = ExportOptions(source, form, to, stored, from_base, base, licence, tuple(table or ()))
+    options = ExportOptions(
+        source, form, to, stored, from_base, base, licence, tuple(table or ()), tuple(changes or ())
+    )
     folder = export_run(options, open_console())
     typer.echo(f"{form} export, verified: {folder}")
     if push is not None:

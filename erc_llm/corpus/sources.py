@@ -13,7 +13,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from erc_llm.corpus.datasets_folder import HUB, download_dataset, is_saved_dataset, read_saved_dataset
+from erc_llm.corpus.datasets_folder import (
+    HUB,
+    download_dataset,
+    is_saved_dataset,
+    parquet_files,
+    read_parquet,
+    read_saved_dataset,
+)
 from erc_llm.corpus.read_warnings import ReadWarnings
 from erc_llm.errors import CorpusError
 
@@ -60,14 +67,15 @@ def open_sources(path: Path | str, warned: ReadWarnings) -> list[Source]:
     """
     if str(path).startswith(HUB):
         path = download_dataset(str(path).removeprefix(HUB))
+        if parquet := parquet_files(path):
+            names = {file: split_of_name(file) or WHOLE for file in parquet}
+            return [
+                _of_rows(path / split, read_parquet([file for file in parquet if names[file] == split], path))
+                for split in dict.fromkeys(names.values())
+            ]
     path = Path(path)
     if is_saved_dataset(path):
-        return [
-            Source(
-                path / name, SPLIT_OF_WORD.get(name.casefold(), name), text, hashlib.sha256(text.encode()).hexdigest()
-            )
-            for name, text in read_saved_dataset(path)
-        ]
+        return [_of_rows(path / name, text) for name, text in read_saved_dataset(path)]
     try:
         if path.is_dir():
             return [_open(file) for file in _split_files(path, warned)]
@@ -111,6 +119,12 @@ def decode(data: bytes, path: Path) -> str:
         raise CorpusError(message, path, data.count(b"\n", 0, offset) + 1) from None
     text = text.replace("\r\n", "\n")
     return text if "\n" in text else text.replace("\r", "\n")
+
+
+def _of_rows(path: Path, text: str) -> Source:
+    """The rows of one split of a dataset; the last part of the path is the split's name."""
+    split = SPLIT_OF_WORD.get(path.name.casefold(), path.name)
+    return Source(path, split, text, hashlib.sha256(text.encode()).hexdigest())
 
 
 def _open(path: Path) -> Source:

@@ -12,12 +12,15 @@ from erc_llm.config import RunConfig
 from erc_llm.runs.exported import ExportRecord, Measured
 from erc_llm.runs.manifest import Manifest
 
-_LICENCES = {  # beginning of a hub id to the hub's name of the licence
-    "HuggingFaceTB/SmolLM2": "apache-2.0",
-    "meta-llama/Llama-2": "llama2",
-    "mistralai/Mistral-7B": "apache-2.0",
-    "Qwen/Qwen2": "apache-2.0",
+_LICENCES = {  # beginning of a hub id to the hub's name of the licence, where that holds for all of them
+    "HuggingFaceTB/SmolLM2-": "apache-2.0",
+    "meta-llama/Llama-2-": "llama2",
+    "mistralai/Mistral-7B-": "apache-2.0",
+    "Qwen/Qwen2.5-0.5B": "apache-2.0",
+    "Qwen/Qwen2.5-1.5B": "apache-2.0",
+    "Qwen/Qwen2.5-7B": "apache-2.0",
 }
+_EMORYNLP = ("original", "aligned")  # its versions
 
 
 def licence_of(base: str) -> str | None:
@@ -80,6 +83,11 @@ def model_card(
         flips=record.flips,
         tolerance=record.tolerance,
         verified_by=record.verified_by,
+        on_original=""
+        if record.on_original is None
+        else f" It was trained on its base in NF4; on the base in its own precision: {record.on_original:.4f}.",
+        labels_are=_FICTION if manifest.corpus_version in _EMORYNLP else _OWN,
+        attribution=" EmoryNLP: Emory University, Apache-2.0." if manifest.corpus_version in _EMORYNLP else "",
         load=load,
         licence=licence,
         run_id=manifest.run_id,
@@ -99,6 +107,10 @@ def _metrics(measured: Sequence[Measured]) -> str:
         rows.append(f"| {found.split} | {found.metric} | {100 * found.value:.2f} | {bounds} |")
     return "\n".join(rows)
 
+
+_FICTION = """EmoryNLP's labels are of fiction, the series Friends, by crowd workers who agreed little (kappa about
+0.14). The labels say how a scripted line reads, not what a person feels."""
+_OWN = "The labels say how a line was annotated, not what a person feels."
 
 _TEXT = """# {name}
 
@@ -128,18 +140,17 @@ What the model had seen:
 
 ## Intended use and limits
 
-Research on emotion recognition in conversation. EmoryNLP's labels are of fiction, the series Friends, by crowd workers
-who agreed little (kappa about 0.14). The labels say how a scripted line reads, not what a person feels. **Not for
-judging real people**: no hiring, monitoring, diagnosis or policing.
+Research on emotion recognition in conversation. {labels_are} **Not for judging real people**: no hiring, monitoring,
+diagnosis or policing.
 
 ## Verification
 
 After it was written, this export was loaded in a fresh process by {verified_by}, and scored {probes} prompts whose
 expected scores are in `probes.json` (computed in {scored_in}). Largest difference of a probability: {largest:.4f}
-(accepted up to {tolerance}); most probable labels that differ: {flips}. `erc-llm export --verify FOLDER` repeats it.
+(accepted up to {tolerance}); most probable labels that differ: {flips}.{on_original}
+`erc-llm export --verify FOLDER` repeats it.
 
 ## Provenance
 
-Run {run_id}, seed {seed}, commit {commit}; {versions}. Base model under {licence}. EmoryNLP: Emory University,
-Apache-2.0.
+Run {run_id}, seed {seed}, commit {commit}; {versions}. Base model under {licence}.{attribution}
 """

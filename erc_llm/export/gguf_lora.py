@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import gguf
 import numpy as np
 
 from erc_llm.errors import ModelError
-from erc_llm.export.gguf_names import gguf_layout
+from erc_llm.export.gguf_names import gguf_layout, read_config
 from erc_llm.export.lora import Lora
-from erc_llm.export.merging import linear_modules
+from erc_llm.export.merging import check_fits, linear_modules
 from erc_llm.models.adapters import CONFIG, WEIGHTS
 
 
@@ -27,28 +26,23 @@ def write_gguf_lora(base: Path, lora: Lora, target: Path, *, name: str) -> None:
     """Write an adapter as a GGUF file, in fp32.
 
     Args:
-        base: Folder of the base model; only its configuration is read.
+        base: Folder of the base model; its weights are not read.
         lora: The adapter.
         target: The file.
         name: Name of the adapter, for display.
 
     Raises:
-        ModelError: The architecture cannot be written, or the adapter is on an embedding or head.
+        ModelError: The architecture cannot be written, or the adapter does not fit the base.
         OSError: The disk is full, or the file cannot be written.
     """
-    config: dict[str, Any] = json.loads((base / "config.json").read_text("utf-8"))
-    layout = gguf_layout(config, base)
+    layout = gguf_layout(read_config(base), base)
     writer = gguf.GGUFWriter(target, layout.arch)
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_name(name)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, lora.scale * lora.rank)
+    check_fits(base, lora)
     for module in sorted(lora):
-        if module.rpartition(".")[2] in ("lm_head", "embed_tokens"):
-            raise ModelError(
-                f"{lora.folder}: adapts {module}, which may be tied to another weight; llama.cpp cannot adapt it. "
-                "Export it with --format merged"
-            )
         a, b = (matrix.float().numpy() for matrix in lora.matrices[module])
         stem = layout.name(f"{module}.weight")
         writer.add_tensor(f"{stem}.lora_a", np.ascontiguousarray(a))
@@ -73,10 +67,10 @@ def read_gguf_lora(file: Path, base: Path, target: Path) -> None:
         ModelError: The file is damaged, is no adapter, or does not fit the base model.
     """
     import torch
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    config: dict[str, Any] = json.loads((base / "config.json").read_text("utf-8"))
-    layout = gguf_layout(config, base)
+    layout = gguf_layout(read_config(base), base)
     try:
         found = gguf.GGUFReader(file)
         alpha = float(found.fields[gguf.Keys.Adapter.LORA_ALPHA].contents())
@@ -92,8 +86,19 @@ def read_gguf_lora(file: Path, base: Path, target: Path) -> None:
         if half == "b":
             values = layout.hugging_face_rows(f"{module}.weight", values)
         tensors[f"base_model.model.{module}.lora_{half.upper()}.weight"] = torch.from_numpy(values)
-    rank = min(min(values.shape) for values in tensors.values())
-    save_file(tensors, target / WEIGHTS, metadata={"format": "pt"})
+    ranks = {values.shape[0] for name, values in tensors.items() if ".lora_A." in name}
+    if len(ranks) != 1:
+        raise ModelError(f"{file}: expected one rank for all its matrices, found {sorted(ranks) or 'no matrices'}")
+    try:
+        save_file(tensors, target / WEIGHTS, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise ModelError(f"{target}: cannot be written: {error}") from error
     names = sorted({name.split(".lora_")[0].removeprefix("base_model.model.") for name in tensors})
-    stated = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": alpha, "target_modules": names}
+    stated = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": ranks.pop(),
+        "lora_alpha": alpha,
+        "target_modules": names,
+    }
     (target / CONFIG).write_text(json.dumps(stated | {"bias": "none", "inference_mode": True}, indent=2), "utf-8")

@@ -8,7 +8,6 @@ Does not depend on: prompts, runs.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,7 +15,7 @@ import gguf
 import numpy as np
 
 from erc_llm.errors import ModelError
-from erc_llm.export.gguf_names import FloatArray, GgufLayout, gguf_layout
+from erc_llm.export.gguf_names import FloatArray, GgufLayout, gguf_layout, read_config
 from erc_llm.export.gguf_vocabulary import add_vocabulary
 from erc_llm.export.lora import Lora
 from erc_llm.export.merging import merged_tensors, tensor_shapes
@@ -51,7 +50,7 @@ def write_gguf(
     """
     import torch
 
-    config: dict[str, Any] = json.loads((base / "config.json").read_text("utf-8"))
+    config = read_config(base)
     layout = gguf_layout(config, base)
     writer = gguf.GGUFWriter(target, layout.arch)
     _add_facts(writer, layout, name, stored)

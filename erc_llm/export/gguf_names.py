@@ -108,11 +108,12 @@ def gguf_layout(config: dict[str, Any], source: Path) -> GgufLayout:
             f"{source}: its architecture is '{kind}'; GGUF export knows {', '.join(_ARCHITECTURES)}. Export it with "
             "--format merged, and convert that folder with llama.cpp's convert_hf_to_gguf.py"
         )
-    if config.get("rope_scaling") not in (None, {}) and _scaled(config["rope_scaling"]):
-        raise ModelError(
-            f"{source}: its positions are scaled (rope_scaling={config['rope_scaling']}), which GGUF export does not "
-            "write; export it with --format merged, and convert that folder with llama.cpp's convert_hf_to_gguf.py"
-        )
+    for field in ("rope_scaling", "rope_parameters"):  # transformers 5 writes the latter
+        if _scaled(config.get(field) or {}):
+            raise ModelError(
+                f"{source}: its positions are scaled ({field}={config[field]}), which GGUF export does not write; "
+                "export it with --format merged, and convert that folder with llama.cpp's convert_hf_to_gguf.py"
+            )
     arch = _ARCHITECTURES[kind]
     names = gguf.get_tensor_name_map(arch, int(config["num_hidden_layers"]))
     return GgufLayout(gguf.MODEL_ARCH_NAMES[arch], config, names)
@@ -120,3 +121,18 @@ def gguf_layout(config: dict[str, Any], source: Path) -> GgufLayout:
 
 def _scaled(scaling: dict[str, Any]) -> bool:
     return str(scaling.get("rope_type", scaling.get("type", "default"))) != "default"
+
+
+def read_config(base: Path) -> dict[str, Any]:
+    """The Hugging Face configuration of a model folder, with the defaults of its class for fields left out.
+
+    Raises:
+        ModelError: It is missing or damaged.
+    """
+    from transformers import AutoConfig
+
+    try:
+        found: dict[str, Any] = AutoConfig.from_pretrained(base, local_files_only=True).to_dict()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{base / 'config.json'}: missing or damaged: {error}") from error
+    return found

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from erc_llm.errors import ModelError
-from erc_llm.models.adapters import CONFIG, WEIGHTS
+from erc_llm.models.adapters import CONFIG, LORA_TENSOR, WEIGHTS
 
 if TYPE_CHECKING:
     import torch
 
-_KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<matrix>[AB])\.weight")
 _UNSUPPORTED = {  # field of adapter_config.json: (value that is fine, what another value means)
+    "peft_type": ("LORA", "another method than LoRA"),
     "use_dora": (False, "DoRA"),
     "bias": ("none", "trained biases"),
     "modules_to_save": (None, "whole trained modules (modules_to_save)"),
@@ -29,6 +28,10 @@ _UNSUPPORTED = {  # field of adapter_config.json: (value that is fine, what anot
     "alpha_pattern": ({}, "scales of single layers (alpha_pattern)"),
     "layer_replication": (None, "replicated layers"),
     "trainable_token_indices": (None, "trained token embeddings"),
+    "target_parameters": (None, "adapted parameters (target_parameters)"),
+    "alora_invocation_tokens": (None, "activated LoRA"),
+    "use_qalora": (False, "QALoRA"),
+    "fan_in_fan_out": (False, "transposed weights (fan_in_fan_out)"),
 }
 
 
@@ -76,7 +79,7 @@ def read_lora(folder: Path) -> Lora:
 
     Raises:
         ModelError: A file is missing or damaged, weights are a pickle, or the adapter has parts beyond plain LoRA,
-            which merged and GGUF forms would drop silently.
+            which other programs would drop silently.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -90,25 +93,35 @@ def read_lora(folder: Path) -> Lora:
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"{folder}: expected an adapter folder with {CONFIG} and {WEIGHTS}: {error}") from error
     if odd := [words for name, (fine, words) in _UNSUPPORTED.items() if (config.get(name) or fine) != fine]:
-        raise ModelError(f"{folder}: only plain LoRA can be merged or converted, found {', '.join(odd)}")
+        raise ModelError(f"{folder}: only plain LoRA can be exported, found {', '.join(odd)}")
+    try:
+        rank, alpha = int(config["r"]), float(config["lora_alpha"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{folder / CONFIG}: states no r and lora_alpha; the file is damaged") from error
     return Lora(
         folder=folder,
         base=str(config.get("base_model_name_or_path")),
-        rank=int(config["r"]),
-        alpha=float(config["lora_alpha"]),
+        rank=rank,
+        alpha=alpha,
         rank_stabilised=bool(config.get("use_rslora", False)),
-        matrices=_pairs(folder, tensors),
+        matrices=_pairs(folder, tensors, rank),
     )
 
 
-def _pairs(folder: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+def _pairs(
+    folder: Path, tensors: Mapping[str, torch.Tensor], rank: int
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     halves: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
-        match = _KEY.fullmatch(name)
+        match = LORA_TENSOR.fullmatch(name)
         if match is None:
             raise ModelError(f"{folder}: {name} is no matrix of a plain LoRA adapter")
         halves.setdefault(match["module"], {})[match["matrix"]] = tensor
     for module, found in halves.items():
         if found.keys() != {"A", "B"}:
             raise ModelError(f"{folder}: {module} has lora_{min(found)} only; the file is damaged")
+        if not found["A"].shape[0] == found["B"].shape[-1] == rank:
+            raise ModelError(f"{folder}: {module} has rank {found['A'].shape[0]}, its {CONFIG} states {rank}")
+    if not halves:
+        raise ModelError(f"{folder}: {WEIGHTS} holds no matrices")
     return {module: (found["A"], found["B"]) for module, found in halves.items()}

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from erc_llm.errors import ModelError
 from erc_llm.export.lora import Lora
 from erc_llm.files import write_text
+from erc_llm.models.hashes import weight_files
 
 if TYPE_CHECKING:
     import torch
@@ -59,6 +60,7 @@ def write_merged(
         ModelError: The base is not in safetensors, or the adapter does not fit it.
         OSError: The disk is full, or the folder cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     shards: list[dict[str, str]] = []
@@ -66,7 +68,10 @@ def write_merged(
 
     def save(tensors: dict[str, torch.Tensor]) -> None:
         name = f"model-{len(shards) + 1:05d}.safetensors"
-        save_file(tensors, target / name, metadata={"format": "pt"})
+        try:
+            save_file(tensors, target / name, metadata={"format": "pt"})
+        except SafetensorError as error:  # a full disk too
+            raise OSError(str(error)) from error
         shards.append(dict.fromkeys(tensors, name))
 
     held: dict[str, torch.Tensor] = {}
@@ -92,42 +97,19 @@ def merged_tensors(
     """Name and merged tensor of each of the base's tensors, one at a time. Arguments and errors as `write_merged`."""
     from safetensors import SafetensorError, safe_open
 
-    linear = linear_modules(base)
-    missing = set(lora)
+    linear = check_fits(base, lora)
     for file in weight_files(base):
         try:
             with safe_open(file, framework="pt") as stored:
-                for name in stored.keys():  # noqa: SIM118, it is no dict
+                for name in _tensors(stored):
                     module = name.removesuffix(".weight")
                     tensor = stored.get_tensor(name)
-                    if module in lora.matrices:
-                        _check_fits(lora, module, tensor, linear)
-                        missing.discard(module)
                     if nf4 is not None and module in linear:
                         tensor = nf4_round_trip(tensor, nf4)
                     merged = lora.add_to(module, tensor) if module in lora.matrices else tensor
                     yield name, merged.to(dtype).contiguous()
         except SafetensorError as error:
             raise ModelError(f"{file}: is damaged: {error}") from error
-    if missing:
-        raise ModelError(
-            f"{lora.folder}: adapts {min(missing)}, which the base model in {base} does not store; it was trained on "
-            f"{lora.base}"
-        )
-
-
-def weight_files(base: Path) -> list[Path]:
-    """The safetensors files of a model folder.
-
-    Raises:
-        ModelError: There are none; pickles are never read.
-    """
-    for pattern in ("model*.safetensors", "*.safetensors"):
-        if found := sorted(base.glob(pattern)):
-            return found
-    pickles = any(base.glob("pytorch_model*.bin"))
-    why = "its weights are a pickle (.bin), which can run code when it is loaded" if pickles else "there are no weights"
-    raise ModelError(f"{base}: {why}; expected model.safetensors or its shards")
 
 
 def nf4_round_trip(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -158,19 +140,26 @@ def linear_modules(base: Path) -> set[str]:
     return {name for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
 
 
-def _check_fits(lora: Lora, module: str, weight: torch.Tensor, linear: set[str]) -> None:
-    a, b = lora.matrices[module]
-    if module not in linear:
-        raise ModelError(
-            f"{lora.folder}: adapts {module}, which is no inner linear layer; a head or embedding may be tied to "
-            "another weight, so it is not merged"
-        )
-    expected = (b.shape[0], a.shape[1])
-    if tuple(weight.shape) != expected:
-        raise ModelError(
-            f"{lora.folder}: its update of {module} has shape {expected}, the base model's weight "
-            f"{tuple(weight.shape)}; it was trained on {lora.base}"
-        )
+def check_fits(base: Path, lora: Lora) -> set[str]:
+    """Check that an adapter's updates are for weights that a base model has; returns `linear_modules`.
+
+    Raises:
+        ModelError: One is for another module than an inner linear layer, or has another shape.
+    """
+    linear, shapes = linear_modules(base), dict(tensor_shapes(base))
+    for module, (a, b) in lora.matrices.items():
+        if module not in linear:
+            raise ModelError(
+                f"{lora.folder}: adapts {module}, which is no inner linear layer of the base model in {base}; heads "
+                "and embeddings may be tied to another weight, so updates of them are not exported"
+            )
+        expected, found = (b.shape[0], a.shape[1]), shapes.get(f"{module}.weight")
+        if found != expected:
+            raise ModelError(
+                f"{lora.folder}: its update of {module} has shape {expected}, the base model's weight {found}; it was "
+                f"trained on {lora.base}"
+            )
+    return linear
 
 
 def _name_shards(target: Path, shards: list[dict[str, str]], total: int) -> None:
@@ -197,9 +186,17 @@ def _write_config(base: Path, target: Path, dtype: torch.dtype) -> None:
 
 def tensor_shapes(base: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Name and shape of each tensor of a model folder, in the order of `merged_tensors`; no weight is read."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     for file in weight_files(base):
-        with safe_open(file, framework="pt") as stored:
-            for name in stored.keys():  # noqa: SIM118, it is no dict
-                yield name, tuple(stored.get_slice(name).get_shape())
+        try:
+            with safe_open(file, framework="pt") as stored:
+                for name in _tensors(stored):
+                    yield name, tuple(stored.get_slice(name).get_shape())
+        except SafetensorError as error:
+            raise ModelError(f"{file}: is damaged: {error}") from error
+
+
+def _tensors(stored: Any) -> Iterator[str]:
+    """Names of a file's weights. LLaMA-2's files also have a buffer that is computed, which no program reads."""
+    return (name for name in stored.keys() if not name.endswith(".rotary_emb.inv_freq"))  # noqa: SIM118, it is no dict

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from erc_llm.errors import RunError, UserError
-from erc_llm.runs.exported import check_weights, read_record
+from erc_llm.runs.exported import check_weights, export_files, read_record
 
 
 def push(folder: Path, repository: str, *, force: bool = False, private: bool = False) -> str:
@@ -26,7 +26,6 @@ def push(folder: Path, repository: str, *, force: bool = False, private: bool = 
         UserError: The repository holds files and `force` is False, the id is wrong, or the hub refuses.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     record = read_record(folder)
     if record is None:
@@ -34,21 +33,29 @@ def push(folder: Path, repository: str, *, force: bool = False, private: bool = 
     check_weights(folder, record)
     api = HfApi()
     try:
-        there = set(api.list_repo_files(repository)) - {".gitattributes"} if api.repo_exists(repository) else set()
+        found = api.model_info(repository) if api.repo_exists(repository) else None
+        there = {file.rfilename for file in (found and found.siblings) or ()} - {".gitattributes"}
         if there and not force:
             raise UserError(
                 f"{repository}: holds {len(there)} files already, such as {min(there)}; add --force to replace them, "
                 "or choose another repository"
             )
         api.create_repo(repository, private=private, exist_ok=True)
-        files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
+        files = {path.name: path for path in export_files(folder, record)}
         added = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
         removed = [CommitOperationDelete(name) for name in sorted(there - files.keys())]
-        done = api.create_commit(repository, [*added, *removed], commit_message=f"Upload {folder.name} ({record.form})")
-    except (HfHubHTTPError, HFValidationError, OSError, RuntimeError) as error:
+        done = api.create_commit(
+            repository,
+            [*added, *removed],
+            commit_message=f"Upload {folder.name} ({record.form})",
+            parent_commit=None if found is None else found.sha,  # refused if somebody else has written meanwhile
+        )
+    except UserError:
+        raise
+    except Exception as error:  # the hub client also raises the errors of the HTTP library that it uses
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
         raise UserError(
             f"{repository}: the hub at {api.endpoint} did not take it: {reason}. Log in with `hf auth login`, with a "
-            "token that may write there; nothing was changed"
+            "token that may write there; no file was changed"
         ) from error
     return str(done.commit_url)

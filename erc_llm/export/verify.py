@@ -16,21 +16,22 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from erc_llm.errors import RunError
+from erc_llm.errors import RunError, UserError
 from erc_llm.export.probes import Drift, drift, read_probes
 from erc_llm.runs.exported import ExportRecord, check_weights, read_record
 
 
-def verify(folder: Path, base: Path | None) -> Drift:
+def verify(folder: Path, base: Path | None, on_original: bool = False) -> Drift:
     """Load an export plainly, and compare its scores of the probes with the expected ones.
 
     Args:
         folder: The export.
         base: Folder of its base model; not needed by merged forms.
+        on_original: Load an adapter onto the base in its own precision, although it was trained on one in NF4.
 
     Raises:
         RunError: The export is damaged, or its base model is needed and not given.
@@ -42,6 +43,8 @@ def verify(folder: Path, base: Path | None) -> Drift:
     if record is None:
         raise RunError(f"{folder}: is no export; `erc-llm export RUN` makes one")
     check_weights(folder, record)
+    if on_original:
+        record = replace(record, from_base="original")
     probes = read_probes(folder)
     return drift(probes, plain_scores(_load(folder, record, base), probes))
 
@@ -51,7 +54,7 @@ def _load(folder: Path, record: ExportRecord, base: Path | None) -> Any:
     from transformers import AutoModelForCausalLM
 
     dtype = getattr(torch, record.scored_in)
-    options: dict[str, Any] = {"dtype": dtype, "local_files_only": True}
+    options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
     if record.form == "merged":
         return AutoModelForCausalLM.from_pretrained(folder, **options).eval()
     if record.form == "gguf":
@@ -88,8 +91,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m erc_llm.export.verify", description=__doc__)
     parser.add_argument("folder", type=Path, help="export folder")
     parser.add_argument("--base", type=Path, help="folder of its base model")
+    parser.add_argument("--on-original", action="store_true", help="load an adapter onto the base without NF4")
     options = parser.parse_args(arguments)
-    print(json.dumps(asdict(verify(options.folder, options.base))))
+    try:
+        found = verify(options.folder, options.base, options.on_original)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(json.dumps(asdict(found)))
     return 0
 
 

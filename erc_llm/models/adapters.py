@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-_LORA = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<matrix>[AB])\.weight")
+LORA_TENSOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<matrix>[AB])\.weight")
 
 
 def attach_lora(
@@ -137,10 +137,7 @@ def load_adapter(model: PreTrainedModel, folder: Path | str, *, trainable: bool 
         raise ModelError(f"{source}: does not fit the base model: {error}") from error
     if lacking := sorted(_expected(adapted) - shapes.keys(), key=_natural):
         adapted.unload()
-        raise ModelError(
-            f"{source}: has no {lacking[0]} and lacks {len(lacking)} tensors that its base model needs. "
-            f"It was trained on {config.base_model_name_or_path}; load it on that"
-        )
+        raise ModelError(_lacks(source, lacking, config))
     if not trainable and model.dtype == torch.bfloat16:
         for name, parameter in adapted.named_parameters():
             if "lora_" in name:  # stored in fp32 and trained under autocast; bf16 weights need no cast at use
@@ -162,11 +159,14 @@ def add_adapter(adapted: PeftModel, folder: Path | str, name: str) -> None:
     import torch
 
     source = Path(folder)
-    _read_fitting(adapted.get_base_model(), source)
+    config, shapes = _read_fitting(adapted.get_base_model(), source)
     try:
         adapted.load_adapter(str(source), adapter_name=name, torch_device=str(torch.device(adapted.device)))
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{source}: does not fit the base model: {error}") from error
+    if lacking := sorted(_expected(adapted, name) - shapes.keys(), key=_natural):
+        adapted.delete_adapter(name)
+        raise ModelError(_lacks(source, lacking, config))
     if adapted.get_base_model().dtype == torch.bfloat16:
         for parameter_name, parameter in adapted.named_parameters():
             if f".{name}." in parameter_name:
@@ -231,7 +231,7 @@ def _read_adapter(folder: Path) -> tuple[PeftConfig, dict[str, tuple[int, ...]]]
 def _misfit(model: torch.nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     modules = dict(model.named_modules())
     for name in sorted(shapes, key=_natural):
-        match = _LORA.fullmatch(name)
+        match = LORA_TENSOR.fullmatch(name)
         if match is None:
             continue
         module = modules.get(match["module"])
@@ -245,10 +245,17 @@ def _misfit(model: torch.nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> st
     return None
 
 
-def _expected(adapted: PeftModel) -> set[str]:
+def _expected(adapted: PeftModel, name: str = "default") -> set[str]:
     from peft import get_peft_model_state_dict
 
-    return set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    return set(get_peft_model_state_dict(adapted, adapter_name=name, save_embedding_layers=False))
+
+
+def _lacks(source: Path, lacking: Sequence[str], config: PeftConfig) -> str:
+    return (
+        f"{source}: has no {lacking[0]} and lacks {len(lacking)} tensors that its base model needs. "
+        f"It was trained on {config.base_model_name_or_path}; load it on that"
+    )
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

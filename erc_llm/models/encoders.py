@@ -59,6 +59,7 @@ def load_encoder(name: str, *, attention_dropout: float | None = None, eager: bo
     from erc_llm.models.wheels import ENCODERS, quiet_loading
 
     folder: Path = encoder_folder(name)
+    sha256 = weights_sha256(folder)
     try:
         with quiet_loading():
             config = AutoConfig.from_pretrained(folder, local_files_only=True)
@@ -66,14 +67,14 @@ def load_encoder(name: str, *, attention_dropout: float | None = None, eager: bo
                 _set_attention_dropout(config, attention_dropout, folder)
             options: dict[str, Any] = {"attn_implementation": "eager"} if eager else {}
             model = AutoModel.from_pretrained(
-                folder, config=config, local_files_only=True, dtype=torch.float32, **options
+                folder, config=config, local_files_only=True, use_safetensors=True, dtype=torch.float32, **options
             ).eval()
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ModelError(f"{folder}: cannot be loaded as an encoder: {error}") from error
     wheel = ENCODERS.get(name)
     description = wheel.description if wheel else describe(folder, name)
-    return LoadedEncoder(model, tokenizer, weights_sha256(folder), description)
+    return LoadedEncoder(model, tokenizer, sha256, description)
 
 
 def _set_attention_dropout(config: Any, value: float, folder: Path) -> None:

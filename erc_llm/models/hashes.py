@@ -24,18 +24,29 @@ def weights_sha256(folder: Path) -> str:
     and hashes in order.
 
     Raises:
-        ModelError: There are no weights in the folder.
+        ModelError: There are no weights in the folder that may be read.
     """
-    for pattern in ("model*.safetensors", "*.safetensors", "pytorch_model*.bin"):
-        files = sorted(folder.glob(pattern))
-        if files:
-            break
-    else:
-        raise ModelError(f"{folder}: found no weights, expected model.safetensors or its shards")
-    hashes = [(file.name, file_sha256(file)) for file in files]
+    hashes = [(file.name, file_sha256(file)) for file in weight_files(folder)]
     if len(hashes) == 1:
         return hashes[0][1]
     return hashlib.sha256("".join(f"{name} {digest}\n" for name, digest in hashes).encode()).hexdigest()
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder.
+
+    Raises:
+        ModelError: There are none; pickles are never read.
+    """
+    for pattern in ("model*.safetensors", "*.safetensors"):
+        if found := sorted(folder.glob(pattern)):
+            return found
+    if any(folder.glob("pytorch_model*")):
+        raise ModelError(
+            f"{folder}: its weights are a pickle (pytorch_model.bin), which can run code when it is loaded; convert "
+            "them to safetensors, or take a model that comes so"
+        )
+    raise ModelError(f"{folder}: found no weights, expected model.safetensors or its shards")
 
 
 def file_sha256(file: Path) -> str:

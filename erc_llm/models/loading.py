@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from erc_llm.errors import ModelError
 from erc_llm.models.devices import Precision, choose_device, choose_precision
-from erc_llm.models.hashes import file_sha256, weights_sha256
+from erc_llm.models.hashes import file_sha256, weight_files, weights_sha256
 from erc_llm.models.wheels import BASE_MODELS, ENCODERS, WheelModel, converted_model, quiet_loading, unpacked_model
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _HUB_FILES = (
     "vocab*",
     "merges.txt",
 )
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -211,7 +211,7 @@ def _folder_or_hub_id(name: str, aliases: Mapping[str, WheelModel]) -> Path | st
         raise ModelError(f"{folder}: there is no config.json, expected a folder written by save_pretrained")
     if folder.is_file():
         raise ModelError(f"{folder}: is a file, expected a folder written by save_pretrained")
-    if not _HUB_ID.fullmatch(name):
+    if not HUB_ID.fullmatch(name):
         raise ModelError(
             f"'{name}': there is no such folder, and it is not a hub id. Give a folder with a model, a hub id such as "
             f"meta-llama/Llama-2-7b-chat-hf, or one of {', '.join(aliases)}"
@@ -225,8 +225,6 @@ def _download(hub_id: str, wheel: WheelModel | None, weights: bool) -> Path:
     try:
         wanted = [*_HUB_FILES, "model*.safetensors*"] if weights else list(_HUB_FILES)
         folder = Path(snapshot_download(hub_id, allow_patterns=wanted))
-        if weights and not any(folder.glob("*.safetensors")):
-            folder = Path(snapshot_download(hub_id, allow_patterns=[*_HUB_FILES, "pytorch_model*"]))
     # The hub client also raises the errors of the HTTP library that it uses.
     except Exception as error:
         hint = f". It also comes as a wheel: {wheel.install}" if wheel else ""
@@ -262,6 +260,9 @@ def _load_weights(
     from transformers import AutoModelForCausalLM, GgufConfig
 
     options: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}, "local_files_only": True}
+    if gguf is None:
+        weight_files(folder)
+        options["use_safetensors"] = True
     if attention is not None:
         options["attn_implementation"] = attention
     if quantisation is not None:

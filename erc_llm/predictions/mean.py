@@ -20,11 +20,13 @@ def mean_prediction(tables: Sequence[Predictions]) -> Predictions:
     """The first table with the mean of the probabilities of all; its metadata stay for the caller to change.
 
     Raises:
-        PredictionsError: The tables have different targets, or one has no probabilities.
+        PredictionsError: The tables have different targets or labels, or one has no probabilities.
     """
     first = tables[0]
     if len({table.keys for table in tables}) > 1:
         raise PredictionsError(f"the tables of {first.info.split} have different targets, so they have no mean")
+    if len({table.info.labels for table in tables}) > 1:
+        raise PredictionsError(f"the tables of {first.info.split} have different labels, so they have no mean")
     distributions = [table.probabilities for table in tables if table.probabilities is not None]
     if len(distributions) < len(tables):
         raise PredictionsError("a table has no probabilities, so there is no mean of them")

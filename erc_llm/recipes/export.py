@@ -9,28 +9,30 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rich.console import Console
 
 from erc_llm.calibration.store import CALIBRATION
-from erc_llm.config import RunConfig
 from erc_llm.errors import ConfigError, ModelError, RunError
+from erc_llm.export.lora import read_lora
+from erc_llm.export.merging import check_fits, tensor_shapes
 from erc_llm.export.modelfile import MODELFILE, modelfile
-from erc_llm.export.probes import Drift, probe_of, write_probes
+from erc_llm.export.probes import probe_of, write_probes
 from erc_llm.files import write_text
 from erc_llm.models.hashes import file_sha256
+from erc_llm.models.loading import HUB_ID, base_folder
 from erc_llm.models.wheels import BASE_MODELS
 from erc_llm.recipes.export_card import find_licence, measure, write_card
+from erc_llm.recipes.export_verify import reader_of, reload_apart, too_far
 from erc_llm.runs.directory import CONFIG, TEMPLATE, Run
-from erc_llm.runs.exported import ExportRecord, Form, read_record, write_record
+from erc_llm.runs.exported import ExportRecord, Form, write_record
 from erc_llm.runs.manifest import write_manifest
 from erc_llm.runs.opened import open_run
 from erc_llm.runs.provenance import versions
@@ -46,6 +48,7 @@ FP32_BYTES = 8 * 1024**3  # most bytes of a base model in fp32 for which probes 
 # Largest difference of a probability that is accepted. In 16 bits, kernels alone differ by up to 0.03.
 TOLERANCE = {"peft": 1e-3, "gguf-lora": 1e-3, "f16": 0.01, "bf16": 0.03, "q8_0": 0.05}
 TOLERANCE_16_BITS = 0.06
+_PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}  # of a manifest, to those of the configuration
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,7 @@ class ExportOptions:
         base: Hub id of the base model, if the run names a folder of this machine.
         licence: The hub's name of the base model's licence, if it is not known.
         tables: Predictions tables of the run whose metrics the card states.
+        overrides: `key=value` texts for a run from another machine, such as `model.base=FOLDER`.
     """
 
     run: Path
@@ -72,6 +76,7 @@ class ExportOptions:
     base: str | None = None
     licence: str | None = None
     tables: tuple[Path, ...] = ()
+    overrides: tuple[str, ...] = ()
 
 
 def export_run(options: ExportOptions, console: Console) -> Path:
@@ -82,20 +87,28 @@ def export_run(options: ExportOptions, console: Console) -> Path:
         ConfigError: The options do not fit the run.
         ModelError: The adapter or base model cannot be written in this form.
     """
-    run = _open(options.run)
+    opened = open_run(options.run)
+    run = opened.run
+    assert run is not None, "a Path is always a run"
+    if opened.export is not None:
+        raise RunError(f"{run.folder}: is an export itself; export the run that it was made from")
     record = _planned(run, options)
     licence = find_licence(record.base, options.licence)
     measured, leakage = measure(run, options.tables)
     target = options.target or Path("adapters") / f"{run.config.name}-{record.form}"
     if target.exists():
         raise RunError(f"{target}: exists already; choose another --to")
-    scored = _score_probes(run, console)
+    base = base_folder(open_run(options.run, options.overrides).config.model.base)
+    check_fits(base, read_lora(run.adapter))
+    scored = _score_probes(run, base, options.overrides, console)
     tolerance = _tolerance(record, scored.precision)
     record = replace(
         record, scored_in=scored.precision, tolerance=tolerance, probes=len(scored.probes), measured=measured
     )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        for abandoned in target.parent.glob(f".{target.name}-*"):  # of a process that was killed
+            shutil.rmtree(abandoned, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as place:
             draft = Path(place) / "export"
             made = _made(run, record, options, draft, scored, console)
@@ -107,38 +120,8 @@ def export_run(options: ExportOptions, console: Console) -> Path:
     return target
 
 
-def verify_export(folder: Path, console: Console, base: str | None = None) -> Drift:
-    """Verify an export again, here; prints the drift.
-
-    Args:
-        folder: The export.
-        console: Where to print.
-        base: Folder or hub id of its base model, if it is not where the export says.
-
-    Raises:
-        RunError: The folder is no export, or it computes something else than the run did.
-        ModelError: The base model is missing.
-    """
-    record = read_record(folder)
-    if record is None:
-        raise RunError(f"{folder}: is no export; `erc-llm export RUN` makes one")
-    needs_base = record.form in ("peft", "gguf-lora")
-    found = _reload(folder, record, _base_folder(base or _open(folder).config.model.base) if needs_base else None)
-    console.print(f"{folder}: {found.words}", highlight=False, soft_wrap=True)
-    _check(folder, record, found)
-    return found
-
-
-def _open(source: Path) -> Run:
-    run = open_run(source).run
-    assert run is not None, "a Path is always a run"
-    return run
-
-
 def _planned(run: Run, options: ExportOptions) -> ExportRecord:
     """The record of the export before anything is written or scored."""
-    if (run.folder / "export.json").is_file():
-        raise RunError(f"{run.folder}: is an export itself; export the run that it was made from")
     stored = options.stored
     if options.form in ("peft", "gguf-lora"):
         if stored != "auto":
@@ -149,13 +132,17 @@ def _planned(run: Run, options: ExportOptions) -> ExportRecord:
     elif options.form == "merged" and stored == "q8_0":
         raise ConfigError("--stored q8_0: is for --format gguf; a merged model is stored in bf16 or f16")
     quantised = run.config.model.quantisation != "none"
+    if options.from_base == "nf4" and options.form == "gguf-lora":
+        raise ConfigError("--from-base nf4: llama.cpp has no NF4; use --format gguf, or leave it out")
     if options.from_base == "nf4" and not quantised:
         raise ConfigError("--from-base nf4: the run used its base in 16 or 32 bits; leave it out")
+    # llama.cpp has no NF4: a GGUF adapter is for the original base.
+    in_nf4 = quantised and options.from_base != "original" and options.form != "gguf-lora"
     return ExportRecord(
         form=options.form,
-        stored="float32" if stored == "auto" else stored,
-        from_base="nf4" if quantised and options.from_base != "original" else "original",
-        base=options.base or _hub_id(run.config),
+        stored="f32" if stored == "auto" else stored,
+        from_base="nf4" if in_nf4 else "original",
+        base=_hub_id(options.base or run.config.model.base),
         weights={},
         scored_in="",
         tolerance=0.0,
@@ -168,13 +155,12 @@ def _planned(run: Run, options: ExportOptions) -> ExportRecord:
     )
 
 
-def _hub_id(config: RunConfig) -> str:
-    name = config.model.base
+def _hub_id(name: str) -> str:
     if name in BASE_MODELS:
         return BASE_MODELS[name].hub_id
-    if Path(name).expanduser().exists() or name.startswith(("/", ".", "~")):
+    if Path(name).expanduser().exists() or not HUB_ID.fullmatch(name):
         raise ConfigError(
-            f"model.base={name} is a folder of this machine; name the base model's hub id, such as "
+            f"the base model {name} is a folder of this machine; name its hub id, such as "
             "--base meta-llama/Llama-2-7b-hf, so that others find it"
         )
     return name
@@ -186,12 +172,6 @@ def _tolerance(record: ExportRecord, scored_in: str) -> float:
     return TOLERANCE[record.form if record.form in ("peft", "gguf-lora") else record.stored]
 
 
-def _base_folder(name: str) -> Path:
-    from erc_llm.models.loading import base_folder
-
-    return base_folder(name)
-
-
 class _Scored(NamedTuple):
     """Probes from the sample corpus as the run scores them, in which precision; its prompter and base model."""
 
@@ -201,18 +181,19 @@ class _Scored(NamedTuple):
     base: Path
 
 
-def _score_probes(run: Run, console: Console) -> _Scored:
+def _score_probes(run: Run, base: Path, overrides: Sequence[str], console: Console) -> _Scored:
     from erc_llm.corpus import read_sample
     from erc_llm.decoding.scoring import score_trees
-    from erc_llm.export.merging import tensor_shapes
     from erc_llm.models.devices import dtype_name
     from erc_llm.predictor import load
 
-    base = _base_folder(run.config.model.base)
-    size = 4 * sum(_numel(shape) for _, shape in tensor_shapes(base))
+    size = 4 * sum(prod(shape) for _, shape in tensor_shapes(base))
     # NF4 of weights in 16 bits is not NF4 of weights in 32: a quantised base keeps the precision it was trained in.
-    in_fp32 = size <= FP32_BYTES and run.config.model.quantisation == "none"
-    overrides = ["model.precision=fp32"] if in_fp32 else []
+    precision = _PRECISIONS.get(run.manifest.precision or "")
+    if run.config.model.quantisation == "none" and size <= FP32_BYTES:
+        precision = "fp32"
+    if precision is not None:
+        overrides = [*overrides, f"model.precision={precision}"]
     console.print("scoring probes", highlight=False)
     predictor = load(run.folder, "none", prior="none", calibration="none", overrides=overrides)
     found: list[Probe] = []
@@ -223,15 +204,8 @@ def _score_probes(run: Run, console: Console) -> _Scored:
                 probe_of(tree, q, s.log_likelihoods.tolist()) for q, s in zip(tree.questions, scores, strict=True)
             ]
     step = max(1, len(found) // PROBES)
-    precision = dtype_name(predictor.loaded.dtype)
-    return _Scored(tuple(found[::step][:PROBES]), precision, predictor.prompter, base)
-
-
-def _numel(shape: Sequence[int]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
+    computed = dtype_name(predictor.loaded.dtype)
+    return _Scored(tuple(found[::step][:PROBES]), computed, predictor.prompter, base)
 
 
 def _made(
@@ -245,7 +219,7 @@ def _made(
     """Write and verify the export, from both bases if `auto` leaves that open; the better one stays."""
     both = record.from_base == "nf4" and options.from_base == "auto" and record.form in ("merged", "gguf")
     best: tuple[float, ExportRecord] | None = None
-    errors: list[RunError] = []
+    errors: list[str] = []
     for from_base in ("original", "nf4") if both else (record.from_base,):
         attempt = draft.with_name(f"from-{from_base}")
         attempt.mkdir()
@@ -255,52 +229,38 @@ def _made(
         write_probes(attempt, scored.probes)
         write_record(attempt, one)
         console.print(f"reloading it in a fresh process ({one.form}, base {from_base})", highlight=False)
-        found = _reload(attempt, one, scored.base)
+        found = reload_apart(attempt, one, scored.base)
         console.print(f"  {found.words}", highlight=False, soft_wrap=True)
-        one = replace(one, largest_difference=found.largest, flips=found.flips, verified_by=_verifier(one))
-        try:
-            _check(options.run, one, found)
-        except RunError as error:
-            errors.append(error)
+        one = replace(one, largest_difference=found.largest, flips=found.flips, verified_by=reader_of(one))
+        if problem := too_far(one, found):
+            errors.append(f"{options.run}: {problem}. Nothing was exported{_advice(run, one)}")
             continue
+        if one.form == "peft" and from_base == "nf4":
+            other = reload_apart(attempt, one, scored.base, on_original=True)
+            console.print(f"  on the original base instead: {other.words}", highlight=False, soft_wrap=True)
+            one = replace(one, on_original=other.largest)
         if best is None or found.largest < best[0]:
             best = (found.largest, one)
             shutil.rmtree(draft, ignore_errors=True)
             attempt.rename(draft)
     if best is None:
-        raise errors[-1]
+        raise RunError(errors[-1])
     return best[1]
 
 
-def _check(what: Path, record: ExportRecord, found: Drift) -> None:
-    if not found.largest <= record.tolerance:
-        raise RunError(
-            f"{what}: as {record.form} it computes something else: {found.words}; accepted are differences up to "
-            f"{record.tolerance}. Nothing was exported"
+def _advice(run: Run, record: ExportRecord) -> str:
+    """What to do instead, after a semicolon."""
+    if run.config.model.quantisation != "none" and record.form == "gguf-lora":
+        return (
+            "; the adapter was trained on its base in NF4, which llama.cpp does not have: --format gguf merges it with "
+            "what NF4 makes of the base"
         )
-
-
-def _verifier(record: ExportRecord) -> str:
-    library = "peft" if record.form in ("peft", "gguf-lora") else "transformers"
-    return f"{library} {record.versions.get(library, '')}".strip()
-
-
-def _reload(folder: Path, record: ExportRecord, base: Path | None) -> Drift:
-    """Verify in a fresh process."""
-    command = [sys.executable, "-m", "erc_llm.export.verify", str(folder)]
-    command += [] if base is None else ["--base", str(base)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = next(iter(reversed(done.stderr.strip().splitlines())), "no message")
-        raise RunError(f"{folder.name}: the {record.form} form could not be loaded again: {last}")
-    return Drift(**json.loads(done.stdout.strip().splitlines()[-1]))
+    return ""
 
 
 def _write_form(run: Run, record: ExportRecord, folder: Path, scored: _Scored) -> dict[str, str]:
     """Write the weights; returns their file names and hashes."""
     import torch
-
-    from erc_llm.export.lora import read_lora
 
     name, base = run.config.name, scored.base
     nf4 = getattr(torch, scored.precision) if record.from_base == "nf4" else None
@@ -344,6 +304,11 @@ def _copy_tokenizer(base: Path, folder: Path) -> None:
             shutil.copyfile(file, folder / file.name)
 
 
+def _name(corpus: str) -> str:
+    """Name of a corpus without the folder that it is in on this machine."""
+    return corpus if corpus.startswith("hub:") else Path(corpus).name
+
+
 def _write_run(run: Run, record: ExportRecord, folder: Path) -> None:
     """The run's records without paths of this machine."""
     config = run.config
@@ -351,7 +316,7 @@ def _write_run(run: Run, record: ExportRecord, folder: Path) -> None:
     clean = config.model_copy(
         update={
             "output": "runs",
-            "corpus": config.corpus.model_copy(update={"path": Path(config.corpus.path).name, "heal_from": None}),
+            "corpus": config.corpus.model_copy(update={"path": _name(config.corpus.path), "heal_from": None}),
             "prompt": config.prompt.model_copy(update={"template": Path(config.prompt.template).stem}),
             "profile": config.profile.model_copy(update={"notes": None}),
             "state": config.state.model_copy(update={"confusion": None}),

@@ -14,8 +14,9 @@ from erc_llm.calibration.choose import choose_correction
 from erc_llm.errors import ConfigError, RunError
 from erc_llm.export.card import licence_of, model_card
 from erc_llm.files import write_text
-from erc_llm.predictions import read_predictions
+from erc_llm.predictions import Correction, PredictionsInfo, read_predictions
 from erc_llm.predictions.correction import MOST_PROBABLE
+from erc_llm.recipes.prediction_info import held_out, profile_source
 from erc_llm.runs.directory import Run
 from erc_llm.runs.exported import ExportRecord, Measured
 
@@ -50,7 +51,6 @@ def write_card(
     Raises:
         RunError: The file cannot be written.
     """
-    decision = choose_correction(run).decision
     text = model_card(
         record,
         run.config,
@@ -58,7 +58,7 @@ def write_card(
         licence=licence,
         leakage=leakage,
         load=_how_to_load(record, target, run.config.lora.rank),
-        answers=MOST_PROBABLE if decision is None else decision.words,
+        answers=_answers(choose_correction(run)),
     )
     write_text(folder / "README.md", text.rstrip() + "\n", RunError)
 
@@ -74,18 +74,52 @@ def measure(run: Run, tables: Sequence[Path]) -> tuple[tuple[Measured, ...], dic
     from erc_llm.evaluation.report import evaluate
 
     found: list[Measured] = []
-    leakage: dict[str, str] = {}
+    infos: list[PredictionsInfo] = []
     for path in tables:
         table = read_predictions(path)
         if table.info.run_id != run.manifest.run_id:
             raise ConfigError(f"{path}: is of run {table.info.run_id}, expected {run.manifest.run_id}")
         evaluation = evaluate(table)
         split = f"{table.info.split} of {table.info.corpus_version} ({evaluation.targets:,} utterances)"
+        if table.info.system != run.config.name:
+            split += f", {table.info.system.removeprefix(run.config.name).lstrip(', ')}"
         for name, estimate in asdict(evaluation.headline).items():
             values = (estimate["value"], estimate["low"], estimate["high"])
             found.append(Measured(split, name.replace("_", " "), *values))
-        leakage |= {row.name: row.values[0] for row in leakage_manifest([table.info])}
-    return tuple(found), leakage
+        infos.append(table.info)
+    if not infos:
+        return (), _seen_in_training(run)
+    splits = [info.split for info in infos]
+    return tuple(found), {row.name: _joined(row.values, splits) for row in leakage_manifest(infos)}
+
+
+def _seen_in_training(run: Run) -> dict[str, str]:
+    """What the run's own records say that it had seen, where there is no table."""
+    manifest = run.manifest
+    return {
+        "context": manifest.context or "none: reads no dialogue",
+        "profile or memory": profile_source(run.config),
+        "trained on": f"{manifest.corpus_name}, {manifest.corpus_version}: train",
+        "steps and calibration chosen on": held_out(run),
+    }
+
+
+def _joined(values: Sequence[str], splits: Sequence[str]) -> str:
+    """One value for all tables, or each with its split."""
+    if len(set(values)) == 1:
+        return values[0]
+    return "; ".join(f"{split}: {value}" for split, value in zip(splits, values, strict=True))
+
+
+def _answers(correction: Correction) -> str:
+    """Prior, calibration and decision rule in words."""
+    steps = []
+    if correction.prior is not None:
+        steps.append(f"the prior of training is replaced by that of the {correction.prior.name}")
+    if correction.scaling is not None:
+        steps.append(f"calibrated by a temperature and offsets ({correction.scaling.words})")
+    steps.append(MOST_PROBABLE if correction.decision is None else correction.decision.words)
+    return "; then ".join(steps)
 
 
 def vllm_rank(rank: int) -> int | None:
@@ -100,9 +134,15 @@ def _how_to_load(record: ExportRecord, target: Path, rank: int) -> str:
     if flag is not None:
         vllm = f"vllm serve {record.base} --enable-lora --max-lora-rank {flag} --lora-modules emotions={name}"
     ours = f'erc_llm.load("{name}").predict(dialogue)           # or: erc-llm predict {name} CORPUS --split test'
+    base = f'AutoModelForCausalLM.from_pretrained("{record.base}"'
+    if record.form == "peft" and record.from_base == "nf4":  # as it was loaded in training
+        base += (
+            ', quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", '
+            "bnb_4bit_use_double_quant=True)"
+        )
+        vllm = f"# vLLM: add --quantization bitsandbytes\n{vllm}"
     return {
-        "peft": f'PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{record.base}"), "{name}")\n{vllm}\n'
-        f"{ours}",
+        "peft": f'PeftModel.from_pretrained({base}), "{name}")\n{vllm}\n{ours}',
         "merged": f'AutoModelForCausalLM.from_pretrained("{name}")\n{ours}',
         "gguf": f"llama-server -m {name}/{next(iter(record.weights), '')}\n{ours}",
         "gguf-lora": f"llama-server -m BASE.gguf --lora {name}/{next(iter(record.weights), '')}\n{ours}",

@@ -41,6 +41,11 @@ def export_prompts(config: RunConfig, corpus: Corpus, split: str, folder: Path) 
     from erc_llm.models.loading import load_tokenizer
 
     corpus.split(split)
+    if config.state.source != "none":
+        raise UserError(
+            f"state.source={config.state.source}: its prompts state what a model predicted for earlier lines, and here "
+            "is no model; set state.source=none"
+        )
     if folder.exists():
         raise UserError(f"{folder}: exists already; choose another --out")
     prompter = build_prompter(config, config.label_set(), load_tokenizer(config.model.base), past=corpus)

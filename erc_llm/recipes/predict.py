@@ -119,7 +119,7 @@ def predict_to_file(options: PredictOptions, console: Console) -> PredictedFile:
     """
     check_options(options)
     opened = open_run(options.source, options.overrides)
-    _check_probabilities(options, opened.config)
+    check_probabilities(options, opened.config)
     if options.server is not None:
         from erc_llm.recipes.predict_served import predict_served_to_file
 
@@ -218,6 +218,8 @@ def _info(predictor: Predictor, corpus: Corpus, split: str) -> PredictionsInfo:
     config, run = predictor.config, predictor.run
     decoding, scored = config.scoring.decoding, config.scoring.decode == "score"
     system = config.name if run else f"{config.model.base} zero-shot"
+    if predictor.export is not None and predictor.export.form != "peft":
+        system += f", {predictor.export.form} in {predictor.export.stored}"
     info = table_info(config, run, predictor.prompter, corpus, split)
     return replace(
         info,
@@ -247,7 +249,8 @@ def check_options(options: PredictOptions) -> None:
         )
 
 
-def _check_probabilities(options: PredictOptions, config: RunConfig) -> None:
+def check_probabilities(options: PredictOptions, config: RunConfig) -> None:
+    """Refuse options that need probabilities where the configuration gives none."""
     for option in _needing_probabilities(options) if config.scoring.decode != "score" else ():
         raise UserError(f"{option}: needs probabilities; scoring.decode={config.scoring.decode} has none")
 

@@ -41,8 +41,8 @@ def table_info(config: RunConfig, run: Run | None, prompter: Prompter, corpus: C
         trained_on_sha256=manifest.train_sha256 if manifest else None,
         training_precision=run.precision if run else None,
         invalid_policy=INVALID_POLICY,
-        selection=_held_out(run),
-        profile=_profile_source(config),
+        selection=held_out(run),
+        profile=profile_source(config),
         retrieval=(config.profile.encoder or "lexical") if config.profile.writer == "lines" else "none",
         train_shares=distribution,
         training_prior=manifest.training_prior if manifest else None,
@@ -50,7 +50,7 @@ def table_info(config: RunConfig, run: Run | None, prompter: Prompter, corpus: C
     )
 
 
-def _held_out(run: Run | None) -> str:
+def held_out(run: Run | None) -> str:
     """The split that choices of training were made on; the folds of an average chose theirs on parts of train."""
     if run is not None and run.manifest.folds is not None:
         return "train"
@@ -64,7 +64,7 @@ def chosen_on(run: Run | None, correction: Correction) -> str | None:
     return "selection" if run.manifest.folds is None else "train"
 
 
-def _profile_source(config: RunConfig) -> str:
+def profile_source(config: RunConfig) -> str:
     """The source of the speaker evidence in the prompt, in a few words."""
     profile = config.profile
     words = [] if profile.writer == "none" else [f"{profile.writer} in the {profile.placement}"]

@@ -28,6 +28,22 @@ from erc_llm.models.hashes import file_sha256
 RECORD = "export.json"
 EXPORT_FORMAT = 1
 
+_FILES = (
+    "README.md",
+    "config.yaml",
+    "manifest.json",
+    "prompt.jinja",
+    "calibration.json",
+    "probes.json",
+    "config.json",
+    "adapter_config.json",
+    "generation_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "merges.txt",
+    "Modelfile",
+)
+
 Form = Literal["peft", "merged", "gguf", "gguf-lora"]
 
 
@@ -57,13 +73,15 @@ class ExportRecord:
     Attributes:
         form: `peft`: the adapter as PEFT reads it; `merged`: base and adapter in one model; `gguf`: that in one file;
             `gguf-lora`: the adapter alone for llama.cpp.
-        stored: Type of the written weights, such as `bfloat16` or `q8_0`.
-        from_base: The base that the update was added to: `original`, or what NF4 makes of it (`nf4`).
+        stored: Type of the written weights: `f16`, `bf16` or `q8_0`; of an adapter alone `f32`.
+        from_base: The base that the update was added to, or verified on: `original`, or what NF4 makes of it (`nf4`).
         base: Hub id of the base model.
         weights: Name of each weight file to its SHA-256.
         scored_in: Precision in which the probes' expected scores were computed.
         tolerance: Largest difference of a probability that verification accepts.
         largest_difference: The largest that it found when the export was made.
+        on_original: For an adapter that was trained on a base in NF4 and is exported alone: the largest difference
+            where the original base takes its place; else None.
         flips: Number of probes whose most probable label differed then.
         probes: Number of probes.
         verified_by: Program and version that reloaded the export then.
@@ -88,6 +106,7 @@ class ExportRecord:
     created: str
     versions: Mapping[str, str]
     measured: tuple[Measured, ...] = ()
+    on_original: float | None = None
     format_version: int = EXPORT_FORMAT
 
 
@@ -108,12 +127,18 @@ def check_weights(folder: Path, record: ExportRecord) -> None:
     """
     for name, expected in record.weights.items():
         path = folder / name
-        if Path(name).name != name:
-            raise RunError(f"{folder / RECORD}: names the file {name}, which is outside its folder; export again")
         if not path.is_file():
             raise RunError(f"{path}: missing; the export is not complete, copy it again")
         if (found := file_sha256(path)) != expected:
             raise RunError(f"{path}: has hash {found[:12]}, expected {expected[:12]} as verified; copy it again")
+
+
+def export_files(folder: Path, record: ExportRecord) -> list[Path]:
+    """The files that belong to an export, of those in its folder; others may lie there too."""
+    names = {RECORD, *record.weights, *_FILES}
+    patterns = ("tokenizer*", "chat_template*", "vocab*", "model*.index.json")
+    found = {path for pattern in patterns for path in folder.glob(pattern)} | {folder / name for name in names}
+    return sorted(path for path in found if path.is_file())
 
 
 def read_record(folder: Path) -> ExportRecord | None:
@@ -132,6 +157,20 @@ def read_record(folder: Path) -> ExportRecord | None:
                 f"{path}: found export format {content.get('format_version')}, this version of erc-llm reads "
                 f"{EXPORT_FORMAT}; use the version that wrote it, or export again"
             )
-        return TypeAdapter(ExportRecord).validate_json(json.dumps(content), strict=True)
+        record = TypeAdapter(ExportRecord).validate_json(json.dumps(content), strict=True)
+        _check_names(record)
+        return record
     except (OSError, ValueError, AttributeError, ValidationError) as error:
         raise RunError(f"{path}: damaged ({error}); export the run again") from error
+
+
+def _check_names(record: ExportRecord) -> None:
+    """Every weight file is one that the form has, in the folder itself."""
+    suffix = ".safetensors" if record.form in ("peft", "merged") else ".gguf"
+    if not record.weights:
+        raise ValueError("it names no weight files")
+    for name in record.weights:
+        if Path(name).name != name or not name.endswith(suffix):
+            raise ValueError(f"it names {name}, expected a {suffix} file in its folder")
+    if record.form == "peft" and "adapter_model.safetensors" not in record.weights:
+        raise ValueError("it does not name adapter_model.safetensors")

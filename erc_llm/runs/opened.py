@@ -92,8 +92,9 @@ def _is_run(source: str) -> bool:
 
 def _run_folder(folder: Path) -> Path:
     """The run directory that contains an adapter folder; any other folder unchanged."""
-    inside_a_run = (folder / "adapter_config.json").is_file() and (folder.parent / MANIFEST).is_file()
-    return folder.parent if inside_a_run else folder
+    if (folder / MANIFEST).is_file() or not (folder / "adapter_config.json").is_file():
+        return folder
+    return folder.parent if (folder.parent / MANIFEST).is_file() else folder
 
 
 def _check_template(run: Run) -> None:

@@ -67,3 +67,33 @@ def test_a_dataset_of_the_hub_that_cannot_be_had_is_an_error() -> None:
 def test_a_downloaded_dataset_is_a_folder_of_split_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(folder))
     assert read_corpus("hub:nobody/talks").sha256 == read_corpus(folder).sha256
+
+
+def test_a_downloaded_dataset_may_be_parquet(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `push_to_hub` writes it: a split in several files under data/."""
+    rows = rows_of(folder / "train.jsonl")
+    parts = {"train-00000-of-00002": rows[:3], "train-00001-of-00002": rows[3:]}
+    parts["validation-00000-of-00001"] = rows_of(folder / "dev.jsonl")
+    (tmp_path / "data").mkdir()
+    for name, part in parts.items():
+        Dataset.from_list(part).to_parquet(tmp_path / "data" / f"{name}.parquet")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path))
+    found, expected = read_corpus("hub:nobody/talks"), read_corpus(folder)
+    assert scenes(found) == scenes(expected)
+    (tmp_path / "data" / "train-00000-of-00002.parquet").write_bytes(b"nothing")
+    with pytest.raises(CorpusError, match="cannot be read as Parquet"):
+        read_corpus("hub:nobody/talks")
+
+
+def test_a_saved_dataset_cannot_name_files_outside_its_folder(folder: Path, tmp_path: Path) -> None:
+    Dataset.from_list(rows_of(folder / "dev.jsonl")).save_to_disk(tmp_path / "other")
+    for name in (str(tmp_path / "other" / "data-00000-of-00001.arrow"), "../other/data-00000-of-00001.arrow"):
+        DatasetDict({"dev": Dataset.from_list(rows_of(folder / "dev.jsonl"))}).save_to_disk(tmp_path / "saved")
+        state = tmp_path / "saved" / "dev" / "state.json"
+        state.write_text(json.dumps(json.loads(state.read_text()) | {"_data_files": [{"filename": name}]}))
+        with pytest.raises(CorpusError, match="expected the name of a file"):
+            read_corpus(tmp_path / "saved")
+    splits = tmp_path / "saved" / "dataset_dict.json"
+    splits.write_text(json.dumps({"splits": ["../other"]}))
+    with pytest.raises(CorpusError, match="expected the name of a file"):
+        read_corpus(tmp_path / "saved")

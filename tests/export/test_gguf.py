@@ -93,8 +93,9 @@ def test_what_llama_cpp_could_not_read_is_refused(tiny_llama: TinyModel, tmp_pat
     config = json.loads((tiny_llama.folder / "config.json").read_text())
     with pytest.raises(ModelError, match="'gpt_neox'; GGUF export knows llama, mistral, qwen2"):
         gguf_layout(config | {"model_type": "gpt_neox"}, tiny_llama.folder)
-    with pytest.raises(ModelError, match="rope_scaling"):
-        gguf_layout(config | {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, tiny_llama.folder)
+    for field in ("rope_scaling", "rope_parameters"):
+        with pytest.raises(ModelError, match=f"scaled .{field}="):
+            gguf_layout(config | {field: {"rope_type": "yarn", "factor": 4.0}}, tiny_llama.folder)
     assert gguf_layout(config | {"model_type": "qwen2"}, tiny_llama.folder).arch == "qwen2"
     with pytest.raises(ModelError, match="no place"):
         gguf_layout(config, tiny_llama.folder).name("model.layers.0.self_attn.rotary.inv_freq")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import gguf
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from erc_llm.errors import ModelError
+from erc_llm.export.gguf_model import write_gguf
 from erc_llm.export.lora import read_lora
 from erc_llm.export.merging import INDEX, nf4_round_trip, write_merged
 from tests.export.adapters_for_tests import adapted, logits
@@ -93,6 +97,9 @@ def test_a_pickle_is_never_read(tiny_llama: TinyModel, tmp_path: Path) -> None:
         ({"alpha_pattern": {"q_proj": 3}}, "alpha_pattern"),
         ({"rank_pattern": {"q_proj": 2}}, "rank_pattern"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"peft_type": "LOHA"}, "another method"),
+        ({"fan_in_fan_out": True}, "transposed"),
+        ({"r": 3}, "has rank 4, its adapter_config.json states 3"),
     ],
 )
 def test_what_is_more_than_plain_lora_is_refused(
@@ -103,6 +110,33 @@ def test_what_is_more_than_plain_lora_is_refused(
     path.write_text(json.dumps(json.loads(path.read_text()) | options))
     with pytest.raises(ModelError, match=told):
         read_lora(tmp_path / "adapter")
+
+
+def test_a_computed_buffer_of_old_checkpoints_is_left_out(tiny_llama: TinyModel, tmp_path: Path) -> None:
+    """LLaMA-2's files have one in every layer; llama.cpp refuses a file with it."""
+    base = Path(shutil.copytree(tiny_llama.folder, tmp_path / "base"))
+    tensors = load_file(base / "model.safetensors")
+    old = {f"model.layers.{k}.self_attn.rotary_emb.inv_freq": torch.ones(8) for k in range(2)}
+    save_file(tensors | old, base / "model.safetensors", metadata={"format": "pt"})
+    adapted(tiny_llama, tmp_path / "adapter")
+    lora = read_lora(tmp_path / "adapter")
+    (tmp_path / "merged").mkdir()
+    write_merged(base, lora, tmp_path / "merged", dtype=torch.bfloat16)
+    assert load_file(tmp_path / "merged" / "model.safetensors").keys() == tensors.keys()
+    write_gguf(base, lora, tmp_path / "m.gguf", name="tiny", stored="f16")
+    assert len(gguf.GGUFReader(tmp_path / "m.gguf").tensors) == len(tensors)
+
+
+def test_a_full_disk_is_an_error_of_the_system(
+    tiny_llama: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    adapted(tiny_llama, tmp_path / "adapter")
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_merged(tiny_llama.folder, read_lora(tmp_path / "adapter"), tmp_path, dtype=torch.bfloat16)
 
 
 def test_an_adapter_that_does_not_fit_is_refused(
@@ -117,7 +151,7 @@ def test_an_adapter_that_does_not_fit_is_refused(
         write_merged(tiny_llama.folder, read_lora(tmp_path / "adapter"), tmp_path, dtype=torch.bfloat16)
     deeper = {name.replace("layers.1", "layers.9"): tensor for name, tensor in tensors.items()}
     save_file(deeper, path)
-    with pytest.raises(ModelError, match=r"layers\.9\..* does not store"):
+    with pytest.raises(ModelError, match=r"layers\.9\..* no inner linear layer"):
         write_merged(tiny_llama.folder, read_lora(tmp_path / "adapter"), tmp_path, dtype=torch.bfloat16)
     head = {name.replace("model.layers.1.self_attn.q_proj", "lm_head"): tensor for name, tensor in tensors.items()}
     save_file(head, path)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import HfApi, constants
 
 from erc_llm.errors import RunError, UserError
 from erc_llm.export.push import push
@@ -16,7 +16,7 @@ from erc_llm.runs.exported import ExportRecord, write_record
 from tests.upload_hub import TOKEN, UploadHub, taking_uploads
 
 RECORD = ExportRecord(
-    form="peft", stored="float32", from_base="original", base="example/tiny", weights={}, scored_in="float32",
+    form="peft", stored="f32", from_base="original", base="example/tiny", weights={}, scored_in="float32",
     tolerance=1e-3, largest_difference=0.0, flips=0, probes=3, verified_by="peft 1", created="2026-01-01", versions={},
 )  # fmt: skip
 
@@ -65,6 +65,45 @@ def test_nothing_is_overwritten_without_force(hub: UploadHub, export: Path) -> N
     assert hub.repositories["me/tiny"] == before
     push(export, "me/tiny", force=True)
     assert held(hub, "me/tiny") == {path.name: path.read_bytes() for path in export.iterdir()}
+
+
+def test_what_another_wrote_meanwhile_is_not_overwritten(
+    hub: UploadHub, export: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(export, "me/tiny")
+    original = HfApi.create_commit
+
+    def late(api: HfApi, *arguments: object, **options: object) -> object:
+        hub.commits.append("by another")
+        return original(api, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(HfApi, "create_commit", late)
+    (export / "README.md").write_text("# Another card\n")
+    with pytest.raises(UserError, match="no file was changed"):
+        push(export, "me/tiny", force=True)
+    assert hub.repositories["me/tiny"]["README.md"] == b"# A card\n"
+
+
+def test_only_files_of_the_export_are_uploaded(hub: UploadHub, export: Path) -> None:
+    (export / ".env").write_text("HF_TOKEN=secret\n")
+    (export / "notes.txt").write_text("to do\n")
+    push(export, "me/tiny")
+    assert set(held(hub, "me/tiny")) == {"README.md", "export.json", "adapter_model.safetensors"}
+
+
+def test_no_network_is_an_error(export: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.hf_api.ENDPOINT", "http://127.0.0.1:9", raising=False)
+    with pytest.raises(UserError, match="did not take it"):
+        push(export, "me/tiny")
+
+
+def test_a_record_without_its_weights_is_damaged(export: Path) -> None:
+    for names in ([], ["model.gguf"], ["../adapter_model.safetensors"], ["other.safetensors"], ["adapter_model.bin"]):
+        write_record(export, replace(RECORD, weights=dict.fromkeys(names, "0" * 64)))
+        with pytest.raises(RunError, match=r"export.json: damaged \(it (names|does not name)"):
+            push(export, "me/tiny")
 
 
 def test_a_damaged_export_and_a_refusal_of_the_hub_are_errors(

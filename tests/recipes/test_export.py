@@ -22,6 +22,7 @@ from erc_llm.predictions import Predictions, read_predictions, write_predictions
 from erc_llm.recipes.export_card import vllm_rank
 from erc_llm.runs.directory import Run
 from erc_llm.runs.exported import read_record
+from erc_llm.runs.opened import open_run
 from tests.command_line import Command, refused
 from tests.export.adapters_for_tests import logits
 from tests.forked import run_apart
@@ -149,7 +150,11 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_scored(
     monkeypatch.setattr("erc_llm.recipes.export._score_probes", scored)
     target = ("--to", tmp_path / "new")
     refused(erc("export", finished.folder, *target), "is a folder of this machine", "--base")
+    refused(erc("export", finished.folder, *target, "--base", str(tmp_path)), "is a folder of this machine")
     refused(erc("export", finished.folder, *target, "--base", "example/tiny"), "licence", "--licence")
+    refused(erc("export", finished.folder, *target, *NAMED, "--set", "seed=3"), "training settings")
+    refused(erc("export", exports["peft"], "--verify", "--to", tmp_path / "new"), "is an export already")
+    refused(erc("export", exports["peft"], "--push", "me/tiny", "--format", "gguf"), "is an export already")
     refused(erc("export", exports["peft"], *target, *NAMED), "is an export itself")
     refused(erc("export", finished.folder, "--to", exports["peft"], *NAMED), "exists already")
     refused(erc("export", finished.folder, *target, *NAMED, "--stored", "q8_0"), "--stored q8_0")
@@ -169,6 +174,33 @@ def test_a_kill_leaves_no_half_export(calls: int, finished: Run, tmp_path: Path)
     assert not target.exists()
     assert run_apart(export_apart, arguments, 10**9) == 0
     assert read_record(target) is not None
+
+
+def test_an_adapter_that_other_programs_would_read_otherwise_is_refused_in_every_form(
+    run: Path, tmp_path: Path, erc: Command
+) -> None:
+    config = run / "adapter" / "adapter_config.json"
+    before = json.loads(config.read_text())
+    for form in FORMS:
+        for odd in ({"use_dora": True}, {"alpha_pattern": {"q_proj": 1}}, {"modules_to_save": ["lm_head"]}):
+            config.write_text(json.dumps(before | odd))
+            done = erc("export", run, "--to", tmp_path / "new", "--format", form, *NAMED)
+            refused(done, "only plain LoRA can be exported")
+    assert not (tmp_path / "new").exists()
+
+
+def test_remains_of_a_killed_export_are_removed(finished: Run, tmp_path: Path, erc: Command) -> None:
+    remains = tmp_path / "exports" / ".x-abcdefgh"
+    remains.mkdir(parents=True)
+    assert erc("export", finished.folder, "--to", tmp_path / "exports" / "x", *NAMED).code == 0
+    assert [path.name for path in (tmp_path / "exports").iterdir()] == ["x"]
+
+
+def test_an_export_inside_its_run_is_opened_as_the_export(run: Path, erc: Command) -> None:
+    assert erc("export", run, "--to", run / "mine", *NAMED).code == 0
+    opened = open_run(run / "mine")
+    assert opened.export is not None
+    assert open_run(run / "adapter").export is None
 
 
 def test_exports_are_listed_with_what_was_measured(
@@ -192,7 +224,7 @@ def test_exports_are_listed_with_what_was_measured(
     assert listed.code == 0
     assert "no-export" not in listed.out
     for part in (
-        "peft, float32",
+        "peft, f32",
         f"example/tiny, trained on {manifest.corpus_name} ({manifest.corpus_version}), weighted F1 {score} % on dev of",
         "verified by peft",
         ".gguf is missing; copy the export again",
