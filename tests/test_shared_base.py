@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 
 import erc_llm
 from erc_llm.corpus import read_corpus
-from erc_llm.errors import ConfigError
+from erc_llm.errors import ConfigError, PredictionsError
 from erc_llm.predictions import read_predictions
+from erc_llm.predictions.mean import mean_prediction
 from erc_llm.recipes.train import train
 from tests.command_line import Command, refused
 from tests.tiny_models import TinyModel
@@ -80,3 +84,33 @@ def test_the_command_predicts_with_each_adapter_or_their_mean(runs: list[Path], 
     assert erc("evaluate", tmp_path / "mean.parquet", "--draws", 100).code == 0
     refused(erc("predict", runs[0], corpus, "--ensemble"), "--ensemble", "--adapter")
     refused(erc("predict", runs[0], corpus, "--adapter", runs[0]), "expected different ones")
+    decided = erc("predict", runs[0], corpus, *further, "--ensemble", "--decide", "weighted_f1")
+    refused(decided, "an ensemble has none", "--transductive")
+    refused(
+        erc("predict", runs[0], corpus, *further, "--decode", "generate", "--abstain-below", "0.5"), "probabilities"
+    )
+
+
+def test_all_adapters_are_loaded_before_any_predicts(
+    runs: list[Path], tmp_path: Path, erc: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def predicts(*_: object, **__: object) -> None:
+        raise AssertionError("nothing should be predicted")
+
+    monkeypatch.setattr("erc_llm.recipes.predict_together.predict_with_progress", predicts)
+    spoilt = Path(shutil.copytree(runs[2], tmp_path / "r3"))
+    weights = spoilt / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    del tensors[next(name for name in tensors if "layers.1" in name)]
+    save_file(tensors, weights, metadata={"format": "pt"})
+    corpus = runs[0].parent / "corpus"
+    done = erc("predict", runs[0], corpus, "--adapter", spoilt, "--out", tmp_path / "dev.parquet")
+    refused(done, "has no base_model", "lacks 1 tensors")
+
+
+def test_tables_of_other_labels_have_no_mean(runs: list[Path], tmp_path: Path, erc: Command) -> None:
+    assert erc("predict", runs[0], runs[0].parent / "corpus", "--out", tmp_path / "a.parquet").code == 0
+    one = read_predictions(tmp_path / "a.parquet")
+    other = replace(one, info=replace(one.info, labels=one.info.labels[::-1]))
+    with pytest.raises(PredictionsError, match="different labels"):
+        mean_prediction([one, other])

@@ -117,6 +117,14 @@ def test_a_folder_that_is_no_model_says_what_it_is(tmp_path: Path) -> None:
         resolve_base_model(str(tmp_path / "adapter_config.json"))
 
 
+def test_a_pickle_is_refused_with_the_reason(tiny_llama: TinyModel, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_llama.folder, tmp_path / "old"))
+    torch.save(tiny_llama.model.state_dict(), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"pickle .*can run code"):
+        load_base_model(str(folder))
+
+
 @pytest.mark.parametrize("damage", ["cut", "weights gone", "tensor gone", "tokenizer cut", "config cut"])
 def test_a_damaged_model_is_one_clear_error(damage: str, tiny_llama: TinyModel, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_llama.folder, tmp_path / "model")

@@ -9,6 +9,7 @@ from datasets import load_from_disk
 
 from erc_llm.build import build_prompter
 from erc_llm.corpus import read_corpus
+from erc_llm.recipes.data import with_selection
 from tests.command_line import Command, refused
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import tiny_config
@@ -28,11 +29,11 @@ def test_prompts_and_completions_are_those_of_our_trees(
     done = erc("export-prompts", corpus, "--out", tmp_path / "prompts", "--config", path)
     assert done.code == 0, done.err
     rows = load_from_disk(str(tmp_path / "prompts"))["train"]
-    read = read_corpus(corpus)
+    config = tiny_config(tiny_llama, corpus, tmp_path, prompt={"template": template})
+    read = with_selection(read_corpus(corpus), config.corpus)  # what training learns from
     targets = [(d.id, d.utterances[k].id) for d in read.split("train") for k in d.targets]
     assert [(row["dialogue_id"], row["utterance_id"]) for row in rows] == targets
     assert f"{len(targets)} prompts of train" in done.out
-    config = tiny_config(tiny_llama, corpus, tmp_path, prompt={"template": template})
     prompter = build_prompter(config, config.label_set(), tiny_llama.tokenizer)
     scene = read.split("train")[0]
     (tree,) = prompter.trees(scene, "gold")
@@ -51,7 +52,23 @@ def test_what_cannot_be_written_is_refused(tiny_llama: TinyModel, corpus: Path, 
     refused(
         erc("export-prompts", corpus, "--out", tmp_path / "x", "--config", path, "--split", "test"), "no split 'test'"
     )
+    stated = ("--config", path, "state.source=predicted")
+    refused(erc("export-prompts", corpus, "--out", tmp_path / "x", *stated), "state.source=none")
     assert not (tmp_path / "x").exists()
+
+
+def test_the_split_that_chooses_the_step_is_a_split_of_its_own(
+    tiny_llama: TinyModel, corpus: Path, tmp_path: Path, erc: Command
+) -> None:
+    path = configured(tiny_llama, corpus, tmp_path, "plain")
+    options = ("--config", path)
+    assert erc("export-prompts", corpus, "--out", tmp_path / "s", "--split", "selection", *options).code == 0
+    assert erc("export-prompts", corpus, "--out", tmp_path / "t", *options).code == 0
+    whole = ("training.evaluations=0",)
+    assert erc("export-prompts", corpus, "--out", tmp_path / "w", *options, *whole).code == 0
+    sizes = {n: len(load_from_disk(str(tmp_path / n))["selection" if n == "s" else "train"]) for n in "stw"}
+    assert sizes["s"] > 0
+    assert sizes["s"] + sizes["t"] == sizes["w"]
 
 
 @pytest.mark.slow
