@@ -1,0 +1,198 @@
+"""What each form of an export changes: exports a run in all forms, predicts a split with each, and compares.
+
+Every form predicts in fp32 on the CPU, and a GGUF form also behind llama.cpp's own server if that is installed, where
+answers are constrained by a grammar. Forms that are done are skipped.
+
+Input: a run and a corpus. Output: a predictions table of each form, its record, and a Markdown table.
+Does not depend on: how forms are written.
+
+    python -m benchmarks.exports --run RUN --corpus FOLDER --split dev --out runs/exports
+    python -m benchmarks.exports --out docs/results/exports     # only the table
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from benchmarks.llama_server import installed, llama_server
+from benchmarks.outcome import exit_code
+from erc_llm.errors import UserError
+from erc_llm.evaluation.report import evaluate
+from erc_llm.files import write_text
+from erc_llm.predictions import Predictions, read_predictions
+from erc_llm.predictions.correction import Correction
+
+AS_TRAINED = "run"
+IN_FP32 = ("model.precision=fp32", "model.device=cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A form and the type of its weights."""
+
+    form: str
+    stored: str = "auto"
+
+    @property
+    def name(self) -> str:
+        """Name of its files."""
+        return self.form if self.stored == "auto" else f"{self.form}-{self.stored}"
+
+
+FORMS = (
+    Wanted("peft"),
+    Wanted("merged", "bf16"),
+    Wanted("merged", "f16"),
+    Wanted("gguf", "f16"),
+    Wanted("gguf", "bf16"),
+    Wanted("gguf", "q8_0"),
+    Wanted("gguf-lora"),
+)
+
+
+def make_tables(run: Path, corpus: str, split: str, out: Path, console: Console) -> None:
+    """Export, and predict with each form, what is not there yet."""
+    out.mkdir(parents=True, exist_ok=True)
+    _predict(run, corpus, split, out / f"{AS_TRAINED}.parquet", console)
+    with tempfile.TemporaryDirectory(dir=out) as place:
+        for wanted in FORMS:
+            here, there = out / f"{wanted.name}.parquet", out / f"{wanted.name}-llama.parquet"
+            served = installed() and wanted.form.startswith("gguf")
+            if here.is_file() and (there.is_file() or not served):
+                continue
+            export = _export(run, wanted, Path(place) / wanted.name, console)
+            record: dict[str, Any] = json.loads((export / "export.json").read_text("utf-8"))
+            size = sum((export / name).stat().st_size for name in record["weights"])
+            write_text(out / f"{wanted.name}.json", json.dumps(record | {"bytes": size}, indent=1) + "\n")
+            _predict(export, corpus, split, here, console)
+            if served:
+                _predict_served(export, corpus, split, there, Path(place), console)
+
+
+def _export(run: Path, wanted: Wanted, target: Path, console: Console) -> Path:
+    from erc_llm.recipes.export import ExportOptions, export_run
+
+    return export_run(ExportOptions(run, wanted.form, target, wanted.stored), console)  # type: ignore[arg-type]
+
+
+def _predict(source: Path, corpus: str, split: str, out: Path, console: Console, server: Any = None) -> None:
+    from erc_llm.recipes.predict import PredictOptions, predict_to_file
+
+    if out.is_file():
+        return
+    console.print(f"{source.name}: predicting {split}", highlight=False)
+    options = PredictOptions(
+        source=str(source),
+        corpus=corpus,
+        split=split,
+        out=out,
+        with_text=False,
+        calibration="auto" if server else "none",
+        decide="auto" if server else "probable",
+        overrides=() if server else IN_FP32,
+        server=server,
+    )
+    predict_to_file(options, console)
+
+
+def _predict_served(export: Path, corpus: str, split: str, out: Path, place: Path, console: Console) -> None:
+    from erc_llm.export.gguf_model import write_gguf
+    from erc_llm.export.lora import Lora
+    from erc_llm.models.loading import base_folder
+    from erc_llm.recipes.predict import ServerOptions
+    from erc_llm.runs.opened import open_run
+
+    (file,) = export.glob("*.gguf")
+    model, adapter = file, None
+    if file.name.endswith("-lora.gguf"):
+        base = base_folder(open_run(export).config.model.base)
+        model, adapter = place / "base.gguf", file
+        write_gguf(base, Lora(base, str(base), 1, 1, False, {}), model, name="base", stored="f16")
+    with llama_server(model, place / "server.log", adapter=adapter) as url:
+        _predict(export, corpus, split, out, console, ServerOptions(url=f"{url}/v1", model="m", concurrency=1))
+
+
+def as_markdown(out: Path) -> str:
+    """The table of the forms that are there.
+
+    Raises:
+        UserError: There are none.
+    """
+    if not (out / f"{AS_TRAINED}.parquet").is_file():
+        raise UserError(f"{out}: holds no {AS_TRAINED}.parquet; give --run and --corpus to make the tables")
+    run = _raw(read_predictions(out / f"{AS_TRAINED}.parquet"))
+    columns = ("form", "MB", "probes differ", f"{run.info.split} differs", "other labels", "weighted F1", "in llama.cpp")
+    lines = [f"| {' | '.join(columns)} |", f"| --- |{' ---: |' * (len(columns) - 1)}"]
+    lines.append(f"| the run itself | | | | | {_f1(run)} | |")
+    for wanted in FORMS:
+        if not (out / f"{wanted.name}.json").is_file():
+            continue
+        record = json.loads((out / f"{wanted.name}.json").read_text("utf-8"))
+        table = _raw(read_predictions(out / f"{wanted.name}.parquet"))
+        assert run.probabilities is not None
+        assert table.probabilities is not None
+        cells = [
+            wanted.name.replace("-", ", ") if wanted.stored != "auto" else wanted.name,
+            f"{record['bytes'] / 1e6:,.0f}",
+            f"{record['largest_difference']:.4f}",
+            f"{np.abs(run.probabilities - table.probabilities).max():.4f}",
+            f"{_other(run, table)} of {len(run)}",
+            _f1(table),
+            "",
+        ]
+        served = out / f"{wanted.name}-llama.parquet"
+        if served.is_file():
+            there = read_predictions(served)
+            cells[-1] = f"{_other(run, there)} other labels, {_f1(there)}"
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _raw(table: Predictions) -> Predictions:
+    from erc_llm.predictions import correct
+
+    return correct(table, Correction())
+
+
+def _other(one: Predictions, other: Predictions) -> int:
+    if one.keys != other.keys:
+        raise UserError("the tables are about different targets; remove them and predict again")
+    return sum(a != b for a, b in zip(one.predicted, other.predicted, strict=True))
+
+
+def _f1(table: Predictions) -> str:
+    return f"{100 * evaluate(table, draws=1).headline.weighted_f1.value:.2f}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Make the tables if a run is given, and print the comparison; returns exit code 2 for a mistake of the user."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.exports", description=__doc__)
+    parser.add_argument("--run", type=Path, help="run to export")
+    parser.add_argument("--corpus", help="corpus to predict")
+    parser.add_argument("--split", default="dev", help="split to predict")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the tables")
+    options = parser.parse_args(arguments)
+    return exit_code(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    if options.run is not None:
+        if options.corpus is None:
+            raise UserError("--run: name the corpus with --corpus")
+        make_tables(options.run, options.corpus, options.split, options.out, console)
+    console.print(as_markdown(options.out), markup=False, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
