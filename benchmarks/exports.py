@@ -131,7 +131,15 @@ def as_markdown(out: Path) -> str:
     if not (out / f"{AS_TRAINED}.parquet").is_file():
         raise UserError(f"{out}: holds no {AS_TRAINED}.parquet; give --run and --corpus to make the tables")
     run = _raw(read_predictions(out / f"{AS_TRAINED}.parquet"))
-    columns = ("form", "MB", "probes differ", f"{run.info.split} differs", "other labels", "weighted F1", "in llama.cpp")
+    columns = (
+        "form",
+        "MB",
+        "probes differ",
+        f"{run.info.split} differs",
+        "other labels",
+        "weighted F1",
+        "in llama.cpp",
+    )
     lines = [f"| {' | '.join(columns)} |", f"| --- |{' ---: |' * (len(columns) - 1)}"]
     lines.append(f"| the run itself | | | | | {_f1(run)} | |")
     for wanted in FORMS:
