@@ -17,7 +17,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,16 @@ from benchmarks.llama_server import installed, llama_server
 from benchmarks.outcome import exit_code
 from erc_llm.errors import UserError
 from erc_llm.evaluation.report import evaluate
+from erc_llm.export.gguf_model import write_gguf
+from erc_llm.export.lora import Lora
 from erc_llm.files import write_text
-from erc_llm.predictions import Predictions, read_predictions
+from erc_llm.models.loading import base_folder
+from erc_llm.predictions import Predictions, correct, read_predictions
 from erc_llm.predictions.correction import Correction
+from erc_llm.recipes.export import ExportOptions, Stored, export_run
+from erc_llm.recipes.predict import PredictOptions, ServerOptions, predict_to_file
+from erc_llm.runs.exported import Form
+from erc_llm.runs.opened import open_run
 
 AS_TRAINED = "run"
 IN_FP32 = ("model.precision=fp32", "model.device=cpu")
@@ -40,8 +47,8 @@ IN_FP32 = ("model.precision=fp32", "model.device=cpu")
 class Wanted:
     """A form and the type of its weights."""
 
-    form: str
-    stored: str = "auto"
+    form: Form
+    stored: Stored = "auto"
 
     @property
     def name(self) -> str:
@@ -60,66 +67,62 @@ FORMS = (
 )
 
 
-def make_tables(run: Path, corpus: str, split: str, out: Path, console: Console) -> None:
-    """Export, and predict with each form, what is not there yet."""
+def make_tables(
+    run: Path,
+    corpus: str,
+    split: str,
+    out: Path,
+    console: Console,
+    base: str | None = None,
+    licence: str | None = None,
+) -> None:
+    """Export, and predict with each form, what is not there yet; `base` and `licence` as for `erc-llm export`."""
     out.mkdir(parents=True, exist_ok=True)
-    _predict(run, corpus, split, out / f"{AS_TRAINED}.parquet", console)
+    on_base = (f"model.base={base_folder(open_run(run).config.model.base)}",)
+    job = PredictOptions(source=str(run), corpus=corpus, split=split, with_text=False, overrides=on_base)
+    _predict(run, job, out / f"{AS_TRAINED}.parquet", console)
     with tempfile.TemporaryDirectory(dir=out) as place:
         for wanted in FORMS:
             here, there = out / f"{wanted.name}.parquet", out / f"{wanted.name}-llama.parquet"
             served = installed() and wanted.form.startswith("gguf")
             if here.is_file() and (there.is_file() or not served):
                 continue
-            export = _export(run, wanted, Path(place) / wanted.name, console)
+            options = ExportOptions(
+                run,
+                wanted.form,
+                Path(place) / wanted.name,
+                wanted.stored,
+                base=base,
+                licence=licence,
+            )
+            export = export_run(options, console)
             record: dict[str, Any] = json.loads((export / "export.json").read_text("utf-8"))
             size = sum((export / name).stat().st_size for name in record["weights"])
             write_text(out / f"{wanted.name}.json", json.dumps(record | {"bytes": size}, indent=1) + "\n")
-            _predict(export, corpus, split, here, console)
+            _predict(export, job, here, console)
             if served:
-                _predict_served(export, corpus, split, there, Path(place), console)
+                _predict_served(export, job, there, Path(place), console)
 
 
-def _export(run: Path, wanted: Wanted, target: Path, console: Console) -> Path:
-    from erc_llm.recipes.export import ExportOptions, export_run
-
-    return export_run(ExportOptions(run, wanted.form, target, wanted.stored), console)  # type: ignore[arg-type]
-
-
-def _predict(source: Path, corpus: str, split: str, out: Path, console: Console, server: Any = None) -> None:
-    from erc_llm.recipes.predict import PredictOptions, predict_to_file
-
+def _predict(source: Path, job: PredictOptions, out: Path, console: Console) -> None:
     if out.is_file():
         return
-    console.print(f"{source.name}: predicting {split}", highlight=False)
-    options = PredictOptions(
-        source=str(source),
-        corpus=corpus,
-        split=split,
-        out=out,
-        with_text=False,
-        calibration="auto" if server else "none",
-        decide="auto" if server else "probable",
-        overrides=() if server else IN_FP32,
-        server=server,
-    )
-    predict_to_file(options, console)
+    console.print(f"{out.stem}: predicting {job.split}", highlight=False)
+    if job.server is None:
+        job = replace(job, calibration="none", decide="probable", overrides=(*job.overrides, *IN_FP32))
+    predict_to_file(replace(job, source=str(source), out=out), console)
 
 
-def _predict_served(export: Path, corpus: str, split: str, out: Path, place: Path, console: Console) -> None:
-    from erc_llm.export.gguf_model import write_gguf
-    from erc_llm.export.lora import Lora
-    from erc_llm.models.loading import base_folder
-    from erc_llm.recipes.predict import ServerOptions
-    from erc_llm.runs.opened import open_run
-
+def _predict_served(export: Path, job: PredictOptions, out: Path, place: Path, console: Console) -> None:
     (file,) = export.glob("*.gguf")
     model, adapter = file, None
     if file.name.endswith("-lora.gguf"):
-        base = base_folder(open_run(export).config.model.base)
+        base = base_folder(open_run(export, job.overrides).config.model.base)
         model, adapter = place / "base.gguf", file
         write_gguf(base, Lora(base, str(base), 1, 1, False, {}), model, name="base", stored="f16")
     with llama_server(model, place / "server.log", adapter=adapter) as url:
-        _predict(export, corpus, split, out, console, ServerOptions(url=f"{url}/v1", model="m", concurrency=1))
+        server = ServerOptions(url=f"{url}/v1", model="m", concurrency=1)
+        _predict(export, replace(job, server=server), out, console)
 
 
 def as_markdown(out: Path) -> str:
@@ -167,8 +170,6 @@ def as_markdown(out: Path) -> str:
 
 
 def _raw(table: Predictions) -> Predictions:
-    from erc_llm.predictions import correct
-
     return correct(table, Correction())
 
 

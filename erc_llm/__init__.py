@@ -1,6 +1,7 @@
 """erc-llm: fine-tune an open LLM to recognise emotion in conversation.
 
-`load(run)` gives a predictor for whole dialogues or a live conversation; the command line is `erc-llm --help`.
+`load(run)` gives a predictor for whole dialogues or a live conversation, `export_run(run)` the adapter for other
+programs; the command line is `erc-llm --help`.
 """
 
 from __future__ import annotations
@@ -15,9 +16,20 @@ if TYPE_CHECKING:
     from erc_llm.build import Past
     from erc_llm.calibration.choose import AskedDecide, Calibrated, Prior
     from erc_llm.predictor import LabelledUtterance, Predictor
+    from erc_llm.recipes.export import FromBase, Stored
+    from erc_llm.runs.exported import Form
 
 __version__ = "0.1.0"
-__all__ = ["Dialogue", "LabelledUtterance", "Predictor", "Utterance", "__version__", "load", "read_corpus"]
+__all__ = [
+    "Dialogue",
+    "LabelledUtterance",
+    "Predictor",
+    "Utterance",
+    "__version__",
+    "export_run",
+    "load",
+    "read_corpus",
+]
 
 
 def load(
@@ -49,6 +61,53 @@ def load(
     return load_predictor(
         source, past, prior=prior, calibration=calibration, decide=decide, overrides=overrides, beside=beside
     )
+
+
+def export_run(
+    run: str | Path,
+    to: str | Path | None = None,
+    *,
+    form: Form = "peft",
+    stored: Stored = "auto",
+    from_base: FromBase = "auto",
+    base: str | None = None,
+    licence: str | None = None,
+    tables: Sequence[str | Path] = (),
+    overrides: Sequence[str] = (),
+) -> Path:
+    """Export the adapter of a run, verified by reloading it; returns the export folder. As `erc-llm export`.
+
+    Args:
+        run: The run directory.
+        to: The export folder; None: a name under `adapters/`.
+        form: `peft`, `merged`, `gguf` or `gguf-lora`.
+        stored: Type of merged weights: `f16`, `bf16` or (GGUF) `q8_0`; `auto`: bf16 for `merged`, f16 for `gguf`.
+        from_base: For a run on a base in NF4: `original`, `nf4`, or `auto` for the one with the smaller drift.
+        base: Hub id of the base model, if the run names a folder.
+        licence: The hub's name of the base model's licence, if it is not known.
+        tables: Predictions tables of the run, for the metrics of the model card.
+        overrides: `key=value` texts for a run from another machine, such as `model.base=FOLDER`.
+
+    Raises:
+        UserError: The run, a table or an option is wrong, or the export computes something else than the run.
+    """
+    from rich.console import Console
+
+    from erc_llm.recipes.export import ExportOptions
+    from erc_llm.recipes.export import export_run as export
+
+    options = ExportOptions(
+        Path(run),
+        form,
+        None if to is None else Path(to),
+        stored,
+        from_base,
+        base,
+        licence,
+        tuple(map(Path, tables)),
+        tuple(overrides),
+    )
+    return export(options, Console(quiet=True))
 
 
 def __getattr__(name: str) -> Any:

@@ -59,18 +59,9 @@ def export_apart(arguments: list[str], calls: int) -> None:
 @pytest.fixture(scope="module")
 def exports(finished: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The finished run in every form; do not change them."""
-    from rich.console import Console
-
-    from erc_llm.recipes.export import ExportOptions, export_run
-
     folder = tmp_path_factory.mktemp("exports")
-    return {
-        form: export_run(
-            ExportOptions(finished.folder, form, folder / form, base="example/tiny", licence="apache-2.0"),  # type: ignore[arg-type]
-            Console(quiet=True),
-        )
-        for form in FORMS
-    }
+    named = {"base": "example/tiny", "licence": "apache-2.0"}
+    return {form: erc_llm.export_run(finished.folder, folder / form, form=form, **named) for form in FORMS}  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("form", FORMS)
