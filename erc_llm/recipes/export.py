@@ -100,7 +100,7 @@ def export_run(options: ExportOptions, console: Console) -> Path:
         raise RunError(f"{target}: exists already; choose another --to")
     base = base_folder(open_run(options.run, options.overrides).config.model.base)
     check_fits(base, read_lora(run.adapter))
-    scored = _score_probes(run, base, options.overrides, console)
+    scored = score_probes(run, base, options.overrides, console)
     tolerance = _tolerance(record, scored.precision)
     record = replace(
         record, scored_in=scored.precision, tolerance=tolerance, probes=len(scored.probes), measured=measured
@@ -172,7 +172,7 @@ def _tolerance(record: ExportRecord, scored_in: str) -> float:
     return TOLERANCE[record.form if record.form in ("peft", "gguf-lora") else record.stored]
 
 
-class _Scored(NamedTuple):
+class ScoredProbes(NamedTuple):
     """Probes from the sample corpus as the run scores them, in which precision; its prompter and base model."""
 
     probes: tuple[Probe, ...]
@@ -181,7 +181,8 @@ class _Scored(NamedTuple):
     base: Path
 
 
-def _score_probes(run: Run, base: Path, overrides: Sequence[str], console: Console) -> _Scored:
+def score_probes(run: Run, base: Path, overrides: Sequence[str], console: Console) -> ScoredProbes:
+    """Score prompts of the sample corpus with a run: a small base model in fp32, a quantised one as it was trained."""
     from erc_llm.corpus import read_sample
     from erc_llm.decoding.scoring import score_trees
     from erc_llm.models.devices import dtype_name
@@ -205,7 +206,7 @@ def _score_probes(run: Run, base: Path, overrides: Sequence[str], console: Conso
             ]
     step = max(1, len(found) // PROBES)
     computed = dtype_name(predictor.loaded.dtype)
-    return _Scored(tuple(found[::step][:PROBES]), computed, predictor.prompter, base)
+    return ScoredProbes(tuple(found[::step][:PROBES]), computed, predictor.prompter, base)
 
 
 def _made(
@@ -213,7 +214,7 @@ def _made(
     record: ExportRecord,
     options: ExportOptions,
     draft: Path,
-    scored: _Scored,
+    scored: ScoredProbes,
     console: Console,
 ) -> ExportRecord:
     """Write and verify the export, from both bases if `auto` leaves that open; the better one stays."""
@@ -258,7 +259,7 @@ def _advice(run: Run, record: ExportRecord) -> str:
     return ""
 
 
-def _write_form(run: Run, record: ExportRecord, folder: Path, scored: _Scored) -> dict[str, str]:
+def _write_form(run: Run, record: ExportRecord, folder: Path, scored: ScoredProbes) -> dict[str, str]:
     """Write the weights; returns their file names and hashes."""
     import torch
 

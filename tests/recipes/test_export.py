@@ -138,7 +138,7 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_scored(
     def scored(*_: object, **__: object) -> None:
         raise AssertionError("nothing should be scored")
 
-    monkeypatch.setattr("erc_llm.recipes.export._score_probes", scored)
+    monkeypatch.setattr("erc_llm.recipes.export.score_probes", scored)
     target = ("--to", tmp_path / "new")
     refused(erc("export", finished.folder, *target), "is a folder of this machine", "--base")
     refused(erc("export", finished.folder, *target, "--base", str(tmp_path)), "is a folder of this machine")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +11,10 @@ import pytest
 
 from benchmarks.llama_server import installed, llama_server
 from benchmarks.served import run_killed
+from erc_llm.corpus import read_sample
 from erc_llm.export.gguf_model import write_gguf
 from erc_llm.export.lora import Lora
-from erc_llm.models.loading import base_folder
+from erc_llm.models.loading import base_folder, load_tokenizer
 from erc_llm.predictions import Predictions, read_predictions
 from erc_llm.runs.directory import Run
 from tests.command_line import Command
@@ -60,6 +63,31 @@ def test_both_served_forms_give_the_same_labels(
         tables.append(read_predictions(out))
     assert len(tables[0]) == 9
     assert labels_alike(*tables) > 0.75  # in 16 bits
+
+
+@pytest.mark.smollm2
+def test_llama_cpp_reads_text_as_the_tokenizer_does(tmp_path: Path) -> None:
+    folder = base_folder("smollm2-135m-instruct")
+    tokenizer = load_tokenizer("smollm2-135m-instruct")
+    texts = [u.text for d in read_sample().split("test") for u in d.utterances]
+    texts += [
+        "",
+        " ",
+        "3.14 and 2718",
+        "Zoë — “naïve”\n\n\tCafé?",
+        "😀 ok",
+        "It's I'll we've",
+        "a  b   c",
+        "<|im_end|> no",
+    ]
+    with llama_server(base_as_gguf(folder, tmp_path / "base.gguf"), tmp_path / "log") as url:
+        for text in texts:
+            asked = json.dumps({"content": text, "add_special": False, "parse_special": False}).encode()
+            request = urllib.request.Request(f"{url}/tokenize", asked, {"Content-Type": "application/json"})
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                found = json.load(answer)["tokens"]
+            expected = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            assert found == expected, text
 
 
 @pytest.mark.smollm2
