@@ -114,3 +114,14 @@ def test_tables_of_other_labels_have_no_mean(runs: list[Path], tmp_path: Path, e
     other = replace(one, info=replace(one.info, labels=one.info.labels[::-1]))
     with pytest.raises(PredictionsError, match="different labels"):
         mean_prediction([one, other])
+
+
+@pytest.mark.slow
+def test_sharing_a_base_is_measured_against_a_base_each(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    from benchmarks.shared_base import SEPARATE, SHARED, main
+
+    assert main([*map(str, runs), "--pairs", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert f"| {SHARED} |" in printed
+    assert f"| {SEPARATE} |" in printed
+    assert main([str(runs[0]), str(runs[0].parent / "none"), "--pairs", "1"]) == 2
