@@ -127,11 +127,9 @@ def merge(folder: str) -> Result:
 def as_text(found: Result) -> str:
     """The result in one sentence."""
     bound = 1.5 * found["largest_file_gb"] + 2
-    return (
-        f"{found['shape']}: {found['base_gb']:.1f} GB in {found['files']} files (largest "
-        f"{found['largest_file_gb']:.1f} GB) merged in {found['seconds']:.0f} s; peak {found['peak_gb']:.1f} GB, before it {found['before_gb']:.1f} "
-        f"GB, bound {bound:.1f} GB"
-    )
+    base = f"{found['base_gb']:.1f} GB in {found['files']} files (largest {found['largest_file_gb']:.1f} GB)"
+    memory = f"peak {found['peak_gb']:.1f} GB, before it {found['before_gb']:.1f} GB, bound {bound:.1f} GB"
+    return f"{found['shape']}: {base} merged in {found['seconds']:.0f} s; {memory}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
