@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from erc_llm.predictions import Predictions
 
 # Columns that a comparison does not use; text is needed from one table only.
-_UNUSED = ("raw_answer", "log_likelihoods", "label_mass")
+_UNUSED = ("raw_answer", "label_mass")
 
 Decided = Annotated[
     Literal["weighted_f1", "macro_f1"] | None,
@@ -71,8 +71,7 @@ def compare(
     tables: list[NamedTable] = []
     for system, path in given:
         has_text = any(named.table.text is not None for named in tables)
-        unused = [name for name in _UNUSED if decide is None or name != "log_likelihoods"]
-        table = _read(path, decide, (*unused, "text") if has_text else unused)
+        table = _read(path, decide, (*_UNUSED, "text") if has_text else _UNUSED)
         tables.append(NamedTable(str(path), table, system))
     comparison = evidence(tables, on=on, draws=draws, seed=seed)
     print_sections(title(comparison), sections(comparison), open_console())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -15,8 +16,9 @@ from erc_llm.evaluation.comparison import compare
 from erc_llm.evaluation.comparison_report import sections
 from erc_llm.evaluation.matching import NamedTable
 from erc_llm.evaluation.report import evaluate
-from erc_llm.predictions import Correction, Predictions, PriorShift, correct
+from erc_llm.predictions import Correction, Predictions, PriorShift, correct, write_predictions
 from erc_llm.predictions.correction import CORRECTED, MOST_PROBABLE
+from tests.command_line import Command
 from tests.predictions.scored_tables import draw, scored
 
 
@@ -59,6 +61,20 @@ def test_the_most_probable_label_is_shown_before_and_after_a_correction(plain: P
     without = replace(decided, log_likelihoods=None)
     found = compare([NamedTable("a", without), NamedTable("b", other_of(plain))], draws=20).decided
     assert found[0].answers == f"{MOST_PROBABLE}, {CORRECTED}", "the raw scores are not known"
+
+
+def test_the_command_shows_the_answers_before_a_correction_too(
+    plain: Predictions, tmp_path: Path, erc: Command
+) -> None:
+    shift = PriorShift("corpus", (0.25,) * 4, (0.1, 0.1, 0.7, 0.1))
+    decided = decide_by_itself(correct(plain, Correction(shift)), "weighted_f1")
+    write_predictions(decided, tmp_path / "a.parquet")
+    write_predictions(other_of(plain), tmp_path / "b.parquet")
+    assert erc("compare", tmp_path / "a.parquet", tmp_path / "b.parquet", "--draws", 100, "--out", tmp_path).code == 0
+    report = (tmp_path / "comparison.md").read_text("utf-8")
+    raw = evaluate(plain, draws=20).headline.weighted_f1.value
+    assert f"| {MOST_PROBABLE} | {100 * raw:.2f} |" in " ".join(report.split())
+    assert f"| {MOST_PROBABLE}, {CORRECTED} |" in " ".join(report.split())
 
 
 def test_without_a_rule_there_is_nothing_to_show(plain: Predictions) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from erc_llm.calibration.select import table_hash
 from erc_llm.calibration.store import read_calibration
+from erc_llm.corpus import read_corpus
 from erc_llm.evaluation.leakage import selection_saw_split
 from erc_llm.predictions import Predictions, read_predictions
 from tests.command_line import Command, refused
@@ -99,6 +101,26 @@ def test_the_text_can_be_left_out_later(copied: Crossfitted, erc: Command) -> No
     said = erc("crossfit", copied.config, *ONE_BY_ONE, "--resume", "--without-text")
     assert said.code == 0, said.err
     assert copied.table.text is None
+
+
+def test_a_test_split_that_is_added_between_two_folds_is_taken_in(
+    copied: Crossfitted, done: Crossfitted, tmp_path: Path
+) -> None:
+    """Nothing of it is trained on; all tables and the average are about the corpus as it is now."""
+    grown = Path(shutil.copytree(copied.corpus, tmp_path / "grown"))
+    shutil.copyfile(grown / "dev.jsonl", grown / "test.jsonl")
+    rows = [json.loads(line) for line in (grown / "test.jsonl").read_text("utf-8").splitlines()]
+    for row in rows:
+        row["id"] = f"test-{row['id']}"
+        row["season"] += 50
+    (grown / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    shutil.rmtree(copied.folder)
+    shutil.rmtree(copied.fold(2))
+    assert crossfit_apart(copied.config, *ONE_BY_ONE, f"corpus.path={grown}", "--resume") == 0
+    assert copied.table.info.corpus_sha256 == read_corpus(grown).sha256 != done.table.info.corpus_sha256
+    for number in (1, 2):
+        assert (copied.fold(number) / WEIGHTS).read_bytes() == (done.fold(number) / WEIGHTS).read_bytes()
+    assert copied.table.keys == done.table.keys
 
 
 @pytest.mark.slow

@@ -8,15 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from erc_llm.corpus import read_corpus
 from erc_llm.recipes.crossfit import Folds
 from tests.command_line import Command, refused
 from tests.recipes.crossfit.crossfitted import (
     ONE_BY_ONE,
     SCENES,
-    WEIGHTS,
     Crossfitted,
-    crossfit_apart,
     relabel,
     same_results,
     scenes_of,
@@ -133,26 +130,6 @@ def test_a_run_that_has_only_begun_is_refused_before_anything_is_trained(
     shutil.copyfile(config, beginning / "config.yaml")
     refused(erc("crossfit", config, *ONE_BY_ONE, "--resume"), str(beginning), "not a cross-fitting", "name=")
     assert [path.name for path in (tmp_path / "runs").rglob("*")] == ["tiny", "config.yaml"]
-
-
-def test_a_test_split_that_is_added_between_two_folds_is_taken_in(
-    copied: Crossfitted, done: Crossfitted, tmp_path: Path
-) -> None:
-    """Nothing of it is trained on; all tables and the average are about the corpus as it is now."""
-    grown = Path(shutil.copytree(copied.corpus, tmp_path / "grown"))
-    shutil.copyfile(grown / "dev.jsonl", grown / "test.jsonl")
-    rows = [json.loads(line) for line in (grown / "test.jsonl").read_text("utf-8").splitlines()]
-    for row in rows:
-        row["id"] = f"test-{row['id']}"
-        row["season"] += 50
-    (grown / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    shutil.rmtree(copied.folder)
-    shutil.rmtree(copied.fold(2))
-    assert crossfit_apart(copied.config, *ONE_BY_ONE, f"corpus.path={grown}", "--resume") == 0
-    assert copied.table.info.corpus_sha256 == read_corpus(grown).sha256 != done.table.info.corpus_sha256
-    for number in (1, 2):
-        assert (copied.fold(number) / WEIGHTS).read_bytes() == (done.fold(number) / WEIGHTS).read_bytes()
-    assert copied.table.keys == done.table.keys
 
 
 def test_no_more_folds_run_at_a_time_than_there_are() -> None:
