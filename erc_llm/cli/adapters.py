@@ -15,7 +15,7 @@ import typer
 def adapters(
     folder: Annotated[Path, typer.Argument(help="Folder of exports.")] = Path("adapters"),
 ) -> None:
-    """List the exports in a folder: form, size, date, base, data, score, and how they were verified."""
+    """List the exports in a folder: form, size, date, base, data, score, and how their weights were verified."""
     from erc_llm.recipes.adapters import list_exports
 
     found = list_exports(folder)

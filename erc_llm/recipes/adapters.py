@@ -1,7 +1,7 @@
 """The exports in a folder, with what their records say.
 
 Input: a folder. Output: one `ListedExport` for each export in it.
-Does not depend on: models; weights are not read.
+Does not depend on: models; of the weights only the hash is read, which is stored once computed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from erc_llm.errors import RunError
-from erc_llm.runs.exported import read_record
+from erc_llm.runs.exported import check_weights, read_record
 from erc_llm.runs.manifest import read_manifest
 
 
@@ -54,9 +54,7 @@ def _listed(path: Path) -> ListedExport | None:
     if record is None:
         return None
     manifest = read_manifest(path)
-    missing = [name for name in record.weights if not (path / name).is_file()]
-    if missing:
-        return ListedExport(path.name, (f"{missing[0]} is missing; copy the export again",))
+    check_weights(path, record)
     megabytes = sum((path / name).stat().st_size for name in record.weights) / 1e6
     score = next((m for m in record.measured if m.metric == "weighted f1"), None)
     data = f"{record.base}, trained on {manifest.corpus_name} ({manifest.corpus_version})"

@@ -112,11 +112,12 @@ def export_run(options: ExportOptions, console: Console) -> Path:
         with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as place:
             draft = Path(place) / "export"
             made = _made(run, record, options, draft, scored, console)
-            write_card(run, made, licence, leakage, draft, target)
+            load = write_card(run, made, licence, leakage, draft, target)
             write_record(draft, made)
             draft.rename(target)
     except OSError as error:
         raise RunError(f"{target}: cannot be written: {error.strerror or error}; nothing was left behind") from error
+    console.print(load, highlight=False, markup=False, soft_wrap=True)
     return target
 
 

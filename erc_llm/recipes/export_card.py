@@ -37,8 +37,8 @@ def find_licence(base: str, given: str | None) -> str:
 
 def write_card(
     run: Run, record: ExportRecord, licence: str, leakage: Mapping[str, str], folder: Path, target: Path
-) -> None:
-    """Write the card of an export.
+) -> str:
+    """Write the card of an export; returns the commands that load it.
 
     Args:
         run: The run that was exported.
@@ -51,16 +51,18 @@ def write_card(
     Raises:
         RunError: The file cannot be written.
     """
+    load = _how_to_load(record, target, run.config.lora.rank)
     text = model_card(
         record,
         run.config,
         run.manifest,
         licence=licence,
         leakage=leakage,
-        load=_how_to_load(record, target, run.config.lora.rank),
+        load=load,
         answers=_answers(choose_correction(run)),
     )
     write_text(folder / "README.md", text.rstrip() + "\n", RunError)
+    return load
 
 
 def measure(run: Run, tables: Sequence[Path]) -> tuple[tuple[Measured, ...], dict[str, str]]:

@@ -9,6 +9,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from erc_llm.errors import ModelError
@@ -47,6 +48,27 @@ def test_a_head_of_its_own_is_written(tiny_llama: TinyModel, tmp_path: Path) -> 
     model = adapted(untied, tmp_path / "adapter")
     write_gguf(untied.folder, read_lora(tmp_path / "adapter"), tmp_path / "m.gguf", name="tiny", stored="f16")
     assert (logits(read_back(tmp_path / "m.gguf")[0]) - logits(model)).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("family", ["Qwen2", "Mistral"])
+def test_other_architectures_are_read_back(family: str, tiny_llama: TinyModel, tmp_path: Path) -> None:
+    """Qwen2 has biases on q, k and v, and its rows keep their order; Mistral is written as a Llama."""
+    shape = tiny_llama.model.config.to_dict()
+    for own in ("architectures", "model_type", "attention_bias", "mlp_bias", "pretraining_tp", "rope_parameters"):
+        shape.pop(own, None)
+    config = getattr(transformers, f"{family}Config")(**shape)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = getattr(transformers, f"{family}ForCausalLM")(config).float().eval()
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.data.normal_()
+    other = save_tiny(tmp_path / "base", tiny_llama.tokenizer, model)
+    trained = adapted(other, tmp_path / "adapter")
+    write_gguf(other.folder, read_lora(tmp_path / "adapter"), tmp_path / "m.gguf", name="tiny", stored="f16")
+    fields = gguf.GGUFReader(tmp_path / "m.gguf").fields
+    assert fields["general.architecture"].contents() == ("qwen2" if family == "Qwen2" else "llama")
+    assert (logits(read_back(tmp_path / "m.gguf")[0]) - logits(trained)).abs().max() < 0.05
 
 
 def test_llama_2s_vocabulary_keeps_its_order_of_merges(tiny_llama2_style: TinyModel, tmp_path: Path) -> None:

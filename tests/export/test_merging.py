@@ -112,6 +112,16 @@ def test_what_is_more_than_plain_lora_is_refused(
         read_lora(tmp_path / "adapter")
 
 
+def test_saved_embeddings_are_refused(tiny_llama: TinyModel, tmp_path: Path) -> None:
+    """PEFT saves them beside the matrices where tokens were added to the base."""
+    adapted(tiny_llama, tmp_path / "adapter")
+    path = tmp_path / "adapter" / "adapter_model.safetensors"
+    embedding = "base_model.model.model.embed_tokens.weight"
+    save_file(load_file(path) | {embedding: torch.zeros(8, 64)}, path)
+    with pytest.raises(ModelError, match=r"embed_tokens\.weight is no matrix of a plain LoRA adapter"):
+        read_lora(tmp_path / "adapter")
+
+
 def test_a_computed_buffer_of_old_checkpoints_is_left_out(tiny_llama: TinyModel, tmp_path: Path) -> None:
     """LLaMA-2's files have one in every layer; llama.cpp refuses a file with it."""
     base = Path(shutil.copytree(tiny_llama.folder, tmp_path / "base"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import random
 import shutil
 import signal
 from dataclasses import replace
@@ -17,24 +19,26 @@ from safetensors.torch import load_file, save_file
 import erc_llm
 from erc_llm.corpus import read_corpus
 from erc_llm.evaluation.report import evaluate
-from erc_llm.export.probes import read_probes
+from erc_llm.export.probes import Drift, read_probes
 from erc_llm.predictions import Predictions, read_predictions, write_predictions
+from erc_llm.recipes.adapters import list_exports
+from erc_llm.recipes.export import PROBES
 from erc_llm.recipes.export_card import vllm_rank
 from erc_llm.runs.directory import Run
-from erc_llm.runs.exported import read_record
+from erc_llm.runs.exported import check_weights, read_record
 from erc_llm.runs.opened import open_run
 from tests.command_line import Command, refused
 from tests.export.adapters_for_tests import logits
 from tests.forked import run_apart
-from tests.tiny_models import TinyModel
+from tests.tiny_models import TinyModel, random_llama, save_tiny
 from tests.tiny_runs import tiny_config
 
 NAMED = ("--base", "example/tiny", "--licence", "apache-2.0")
 FORMS = ("peft", "merged", "gguf", "gguf-lora")
 
 
-def export_apart(arguments: list[str], calls: int) -> None:
-    """`erc-llm export`, killed at the n-th change of a file beside the target."""
+def export_apart(arguments: list[str], calls: int, counted: Path) -> None:
+    """`erc-llm export`, killed at the n-th change of a file beside the target; how many there were goes to a file."""
     import sys
 
     from erc_llm import cli
@@ -53,7 +57,10 @@ def export_apart(arguments: list[str], calls: int) -> None:
 
     sys.addaudithook(hook)
     sys.argv = ["erc-llm", "export", *arguments]
-    cli.main()
+    try:
+        cli.main()
+    finally:
+        counted.write_text(str(calls - left))
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +69,12 @@ def exports(finished: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     folder = tmp_path_factory.mktemp("exports")
     named = {"base": "example/tiny", "licence": "apache-2.0"}
     return {form: erc_llm.export_run(finished.folder, folder / form, form=form, **named) for form in FORMS}  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def unverified(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports are not loaded again, for tests of something else: that takes seconds."""
+    monkeypatch.setattr("erc_llm.recipes.export.reload_apart", lambda *_, **__: Drift(PROBES, 0.0, 0.0, 0))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -157,14 +170,23 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_scored(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("calls", [1, 3, 6, 9, 12])
-def test_a_kill_leaves_no_half_export(calls: int, finished: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_a_kill_leaves_no_half_export(form: str, finished: Run, tmp_path: Path) -> None:
     target = tmp_path / "exports" / "tiny"
-    arguments = [str(finished.folder), "--to", str(target), "--format", "merged", *NAMED]
-    assert run_apart(export_apart, arguments, calls) == -signal.SIGKILL
-    assert not target.exists()
-    assert run_apart(export_apart, arguments, 10**9) == 0
-    assert read_record(target) is not None
+    arguments = [str(finished.folder), "--to", str(target), "--format", form, *NAMED]
+    assert run_apart(export_apart, arguments, 10**9, tmp_path / "calls") == 0
+    calls = int((tmp_path / "calls").read_text())
+    assert calls > 10
+    shutil.rmtree(target)
+    for moment in sorted(random.Random(form).sample(range(1, calls + 1), 4)):
+        assert run_apart(export_apart, arguments, moment, tmp_path / "calls") == -signal.SIGKILL
+        assert not target.exists(), f"at file {moment} of {calls}"
+        assert list_exports(target.parent) == []
+    assert run_apart(export_apart, arguments, 10**9, tmp_path / "calls") == 0
+    assert [path.name for path in target.parent.iterdir()] == ["tiny"]
+    record = read_record(target)
+    assert record is not None
+    check_weights(target, record)
 
 
 def test_an_adapter_that_other_programs_would_read_otherwise_is_refused_in_every_form(
@@ -180,6 +202,35 @@ def test_an_adapter_that_other_programs_would_read_otherwise_is_refused_in_every
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_another_base_than_the_runs_is_refused(
+    form: str, finished: Run, tiny_llama: TinyModel, tmp_path: Path, erc: Command
+) -> None:
+    other = save_tiny(tmp_path / "other", tiny_llama.tokenizer, random_llama(tiny_llama.tokenizer, seed=5))
+    on_it = ("--set", f"model.base={other.folder}", "--format", form)
+    refused(erc("export", finished.folder, "--to", tmp_path / "exports" / "x", *on_it, *NAMED), "base model", "has")
+    assert not (tmp_path / "exports").exists()
+
+
+@pytest.mark.usefixtures("unverified")
+@pytest.mark.parametrize("form", ["peft", "gguf"])
+def test_a_full_disk_leaves_nothing_behind(
+    form: str, finished: Run, tmp_path: Path, erc: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the weights are written, and where the record is."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for place in ("_write_form", "write_record"):
+        with monkeypatch.context() as changed:
+            changed.setattr(f"erc_llm.recipes.export.{place}", full)
+            done = erc("export", finished.folder, "--to", tmp_path / "exports" / "x", "--format", form, *NAMED)
+        refused(done, "exports/x: cannot be written: No space left on device", "nothing was left behind")
+        assert list((tmp_path / "exports").iterdir()) == []
+
+
+@pytest.mark.usefixtures("unverified")
 def test_remains_of_a_killed_export_are_removed(finished: Run, tmp_path: Path, erc: Command) -> None:
     remains = tmp_path / "exports" / ".x-abcdefgh"
     remains.mkdir(parents=True)
@@ -187,6 +238,7 @@ def test_remains_of_a_killed_export_are_removed(finished: Run, tmp_path: Path, e
     assert [path.name for path in (tmp_path / "exports").iterdir()] == ["x"]
 
 
+@pytest.mark.usefixtures("unverified")
 def test_an_export_inside_its_run_is_opened_as_the_export(run: Path, erc: Command) -> None:
     assert erc("export", run, "--to", run / "mine", *NAMED).code == 0
     opened = open_run(run / "mine")
@@ -194,6 +246,7 @@ def test_an_export_inside_its_run_is_opened_as_the_export(run: Path, erc: Comman
     assert open_run(run / "adapter").export is None
 
 
+@pytest.mark.usefixtures("unverified")
 def test_exports_are_listed_with_what_was_measured(
     finished: Run, exports: dict[str, Path], corpus: Path, tmp_path: Path, erc: Command
 ) -> None:
@@ -206,6 +259,8 @@ def test_exports_are_listed_with_what_was_measured(
     next((folder / "incomplete").glob("*.gguf")).unlink()
     shutil.copytree(exports["peft"], folder / "torn")
     (folder / "torn" / "export.json").write_text("{")
+    changed = Path(shutil.copytree(exports["merged"], folder / "changed")) / "model.safetensors"
+    changed.write_bytes(changed.read_bytes()[:-1] + b"\0")
     (folder / "no-export").mkdir()
     score = f"{100 * evaluate(read_predictions(table)).headline.weighted_f1.value:.2f}"
     manifest = finished.manifest
@@ -218,10 +273,11 @@ def test_exports_are_listed_with_what_was_measured(
         "peft, f32",
         f"example/tiny, trained on {manifest.corpus_name} ({manifest.corpus_version}), weighted F1 {score} % on dev of",
         "verified by peft",
-        ".gguf is missing; copy the export again",
+        ".gguf: missing; the export is not complete, copy it again",
         "export.json: damaged",
     ):
         assert part in listed.out, part
+    assert listed.out.count("has hash") == listed.out.count("changed/model.safetensors: has hash") == 1
     other = tmp_path / "other.parquet"
     write_predictions(replace_run(read_predictions(table)), other)
     refused(erc("export", finished.folder, "--to", folder / "new", "--table", other, *NAMED), "is of run 0000")

@@ -19,6 +19,7 @@ from erc_llm.predictions import Predictions, read_predictions
 from erc_llm.runs.directory import Run
 from tests.command_line import Command
 from tests.tiny_models import TinyModel
+from tests.tiny_runs import as_json
 
 pytestmark = [
     pytest.mark.slow,
@@ -96,7 +97,10 @@ def test_a_killed_prediction_goes_on_where_it_was(tmp_path: Path, erc: Command) 
 
     whole, broken, here = (tmp_path / f"{name}.parquet" for name in ("whole", "broken", "here"))
     model = base_as_gguf(base_folder("smollm2-135m-instruct"), tmp_path / "base.gguf")
-    predict = ("predict", "smollm2-135m", "sample", "--split", "test")
+    scenes = tmp_path / "test.jsonl"
+    rows = [as_json(scene) for scene in read_sample().split("test")[:4]]
+    scenes.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    predict = ("predict", "smollm2-135m", str(scenes))
     with llama_server(model, tmp_path / "log", slots=2) as url:
         asked = ("--endpoint", f"{url}/v1", "--model", "m", "--concurrency", "2")
         done = erc(*predict, *asked, "--out", whole)

@@ -108,6 +108,7 @@ def test_a_baseline_with_a_weighted_loss_is_decided_after_its_prior_is_taken_bac
     assert answers[0] == MOST_PROBABLE
 
 
+@pytest.mark.slow
 def test_a_cross_fitted_language_model_answers_by_its_own_rule(place: Path, erc: Command) -> None:
     """Twice: everything that is finished is used again."""
     overrides = ["training.evaluations=0", "training.epochs=1"]
