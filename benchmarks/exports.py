@@ -1,7 +1,7 @@
 """What each form of an export changes: exports a run in all forms, predicts a split with each, and compares.
 
-Every form predicts in fp32 on the CPU, and a GGUF form also behind llama.cpp's own server if that is installed, where
-answers are constrained by a grammar. Forms that are done are skipped.
+Every form predicts in fp32 on the CPU (a base in NF4 as it was trained), and a GGUF form also behind llama.cpp's own
+server if that is installed, where answers are constrained by a grammar. Forms that are done are skipped.
 
 Input: a run and a corpus. Output: a predictions table of each form, its record, and a Markdown table.
 Does not depend on: how forms are written.
@@ -34,26 +34,37 @@ from erc_llm.files import write_text
 from erc_llm.models.loading import base_folder
 from erc_llm.predictions import Predictions, correct, read_predictions
 from erc_llm.predictions.correction import Correction
-from erc_llm.recipes.export import ExportOptions, Stored, export_run
+from erc_llm.recipes.export import ExportOptions, FromBase, Stored, export_run
 from erc_llm.recipes.predict import PredictOptions, ServerOptions, predict_to_file
 from erc_llm.runs.exported import Form
 from erc_llm.runs.opened import open_run
 
 AS_TRAINED = "run"
-IN_FP32 = ("model.precision=fp32", "model.device=cpu")
+ON_CPU = ("model.device=cpu",)
+IN_FP32 = (*ON_CPU, "model.precision=fp32")
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A form and the type of its weights."""
+    """A form, the type of its weights, and for a run in NF4 the base that the update is added to."""
 
     form: Form
     stored: Stored = "auto"
+    from_base: FromBase = "auto"
 
     @property
     def name(self) -> str:
         """Name of its files."""
-        return self.form if self.stored == "auto" else f"{self.form}-{self.stored}"
+        return "-".join(self._parts)
+
+    @property
+    def words(self) -> str:
+        """Description in a table."""
+        return ", ".join(self._parts)
+
+    @property
+    def _parts(self) -> list[str]:
+        return [part for part in (self.form, self.stored, self.from_base) if part != "auto"]
 
 
 FORMS = (
@@ -65,6 +76,14 @@ FORMS = (
     Wanted("gguf", "q8_0"),
     Wanted("gguf-lora"),
 )
+# Of a run in NF4: whatever its drift is, it is shown here; `erc-llm export` refuses the original base beyond a limit.
+FORMS_OF_NF4 = (
+    Wanted("peft"),
+    Wanted("merged", "bf16", "nf4"),
+    Wanted("merged", "bf16", "original"),
+    Wanted("gguf", "f16", "nf4"),
+    Wanted("gguf", "f16", "original"),
+)
 
 
 def make_tables(
@@ -75,14 +94,20 @@ def make_tables(
     console: Console,
     base: str | None = None,
     licence: str | None = None,
+    only: Sequence[str] = (),
 ) -> None:
-    """Export, and predict with each form, what is not there yet; `base` and `licence` as for `erc-llm export`."""
+    """Export, and predict with each form, what is not there yet; `base` and `licence` as for `erc-llm export`.
+
+    `only` names the forms, such as `merged-bf16`; empty: all.
+    """
     out.mkdir(parents=True, exist_ok=True)
+    nf4 = open_run(run).config.model.quantisation != "none"
+    forms = [form for form in (FORMS_OF_NF4 if nf4 else FORMS) if not only or form.name in only]
     on_base = (f"model.base={base_folder(open_run(run).config.model.base)}",)
     job = PredictOptions(source=str(run), corpus=corpus, split=split, with_text=False, overrides=on_base)
     _predict(run, job, out / f"{AS_TRAINED}.parquet", console)
     with tempfile.TemporaryDirectory(dir=out) as place:
-        for wanted in FORMS:
+        for wanted in forms:
             here, there = out / f"{wanted.name}.parquet", out / f"{wanted.name}-llama.parquet"
             served = installed() and wanted.form.startswith("gguf")
             if here.is_file() and (there.is_file() or not served):
@@ -92,8 +117,10 @@ def make_tables(
                 wanted.form,
                 Path(place) / wanted.name,
                 wanted.stored,
+                wanted.from_base,
                 base=base,
                 licence=licence,
+                tolerance=1.0 if nf4 else None,
             )
             export = export_run(options, console)
             record: dict[str, Any] = json.loads((export / "export.json").read_text("utf-8"))
@@ -109,7 +136,10 @@ def _predict(source: Path, job: PredictOptions, out: Path, console: Console) -> 
         return
     console.print(f"{out.stem}: predicting {job.split}", highlight=False)
     if job.server is None:
-        job = replace(job, calibration="none", decide="probable", overrides=(*job.overrides, *IN_FP32))
+        opened = open_run(source, job.overrides)
+        in_nf4 = opened.config.model.quantisation != "none" and (opened.export is None or opened.export.form == "peft")
+        here = ON_CPU if in_nf4 else IN_FP32  # NF4 of weights in 16 bits is not NF4 of weights in 32
+        job = replace(job, calibration="none", decide="probable", overrides=(*job.overrides, *here))
     predict_to_file(replace(job, source=str(source), out=out), console)
 
 
@@ -145,7 +175,7 @@ def as_markdown(out: Path) -> str:
     )
     lines = [f"| {' | '.join(columns)} |", f"| --- |{' ---: |' * (len(columns) - 1)}"]
     lines.append(f"| the run itself | | | | | {_f1(run)} | |")
-    for wanted in FORMS:
+    for wanted in dict.fromkeys((*FORMS, *FORMS_OF_NF4)):
         if not (out / f"{wanted.name}.json").is_file():
             continue
         record = json.loads((out / f"{wanted.name}.json").read_text("utf-8"))
@@ -153,7 +183,7 @@ def as_markdown(out: Path) -> str:
         assert run.probabilities is not None
         assert table.probabilities is not None
         cells = [
-            wanted.name.replace("-", ", ") if wanted.stored != "auto" else wanted.name,
+            wanted.words,
             f"{record['bytes'] / 1e6:,.0f}",
             f"{record['largest_difference']:.4f}",
             f"{np.abs(run.probabilities - table.probabilities).max():.4f}",
@@ -190,6 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--corpus", help="corpus to predict")
     parser.add_argument("--split", default="dev", help="split to predict")
     parser.add_argument("--out", type=Path, required=True, help="folder of the tables")
+    parser.add_argument("--only", action="append", help="form to export, such as merged-bf16; repeatable; default: all")
     options = parser.parse_args(arguments)
     return exit_code(lambda: _run(options))
 
@@ -199,7 +230,7 @@ def _run(options: argparse.Namespace) -> None:
     if options.run is not None:
         if options.corpus is None:
             raise UserError("--run: name the corpus with --corpus")
-        make_tables(options.run, options.corpus, options.split, options.out, console)
+        make_tables(options.run, options.corpus, options.split, options.out, console, only=options.only or ())
     console.print(as_markdown(options.out), markup=False, highlight=False, soft_wrap=True)
 
 

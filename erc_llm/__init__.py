@@ -74,6 +74,7 @@ def export_run(
     licence: str | None = None,
     tables: Sequence[str | Path] = (),
     overrides: Sequence[str] = (),
+    tolerance: float | None = None,
 ) -> Path:
     """Export the adapter of a run, verified by reloading it; returns the export folder. As `erc-llm export`.
 
@@ -87,6 +88,7 @@ def export_run(
         licence: The hub's name of the base model's licence, if it is not known.
         tables: Predictions tables of the run, for the metrics of the model card.
         overrides: `key=value` texts for a run from another machine, such as `model.base=FOLDER`.
+        tolerance: Largest difference of a probability that is accepted; None: the form's own.
 
     Raises:
         UserError: The run, a table or an option is wrong, or the export computes something else than the run.
@@ -106,6 +108,7 @@ def export_run(
         licence,
         tuple(map(Path, tables)),
         tuple(overrides),
+        tolerance,
     )
     return export(options, Console(quiet=True))
 

@@ -47,6 +47,13 @@ def export(
     table: Annotated[
         list[Path] | None, typer.Option(help="Predictions table of the run, for the metrics of its card. Repeatable.")
     ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            help="Largest difference of a probability that is accepted; the card states it. Default: by form and "
+            "precision, 0.001 to 0.06."
+        ),
+    ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Verify an export again instead of making one.")] = False,
     push: Annotated[
         str | None,
@@ -69,7 +76,7 @@ def export(
     if (force or private) and push is None:
         raise UserError("--force and --private: are about a repository; name it with --push")
     if verify or (push is not None and (source / "export.json").is_file()):
-        if to or table or licence or (form, stored, from_base) != ("peft", "auto", "auto"):
+        if to or table or licence or tolerance or (form, stored, from_base) != ("peft", "auto", "auto"):
             raise UserError(f"{source}: is an export already; options of a new one have no effect, leave them out")
         if verify:
             verify_export(source, open_console(), base)
@@ -77,7 +84,7 @@ def export(
             _push(source, push, force, private)
         return
     options = ExportOptions(
-        source, form, to, stored, from_base, base, licence, tuple(table or ()), tuple(changes or ())
+        source, form, to, stored, from_base, base, licence, tuple(table or ()), tuple(changes or ()), tolerance
     )
     folder = export_run(options, open_console())
     typer.echo(f"{form} export, verified: {folder}")

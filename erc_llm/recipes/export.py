@@ -66,6 +66,7 @@ class ExportOptions:
         licence: The hub's name of the base model's licence, if it is not known.
         tables: Predictions tables of the run whose metrics the card states.
         overrides: `key=value` texts for a run from another machine, such as `model.base=FOLDER`.
+        tolerance: Largest difference of a probability that is accepted, above 0 and up to 1; None: the form's own.
     """
 
     run: Path
@@ -77,6 +78,7 @@ class ExportOptions:
     licence: str | None = None
     tables: tuple[Path, ...] = ()
     overrides: tuple[str, ...] = ()
+    tolerance: float | None = None
 
 
 def export_run(options: ExportOptions, console: Console) -> Path:
@@ -101,7 +103,7 @@ def export_run(options: ExportOptions, console: Console) -> Path:
     base = base_folder(open_run(options.run, options.overrides).config.model.base)
     check_fits(base, read_lora(run.adapter))
     scored = score_probes(run, base, options.overrides, console)
-    tolerance = _tolerance(record, scored.precision)
+    tolerance = options.tolerance or _tolerance(record, scored.precision)
     record = replace(
         record, scored_in=scored.precision, tolerance=tolerance, probes=len(scored.probes), measured=measured
     )
@@ -123,6 +125,10 @@ def export_run(options: ExportOptions, console: Console) -> Path:
 
 def _planned(run: Run, options: ExportOptions) -> ExportRecord:
     """The record of the export before anything is written or scored."""
+    if options.tolerance is not None and not 0 < options.tolerance <= 1:
+        raise ConfigError(
+            f"--tolerance {options.tolerance}: expected a difference of probabilities, above 0 and up to 1"
+        )
     stored = options.stored
     if options.form in ("peft", "gguf-lora"):
         if stored != "auto":

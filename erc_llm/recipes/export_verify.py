@@ -48,7 +48,8 @@ def too_far(record: ExportRecord, found: Drift) -> str | None:
     if found.largest <= record.tolerance:  # false for NaN too
         return None
     return (
-        f"as {record.form} it computes something else: {found.words}; accepted are differences up to {record.tolerance}"
+        f"as {record.form} it computes something else: {found.words}; accepted are differences up to "
+        f"{record.tolerance:g} (--tolerance)"
     )
 
 

@@ -66,7 +66,10 @@ def open_run(source: str | Path | RunConfig | Opened, overrides: Sequence[str] =
     if not run.manifest.finished:
         raise RunError(f"{run.folder}: the training run is not finished; `erc-llm train ... --resume` continues it")
     _check_template(run)
-    return Opened(override_for_prediction(run.config, overrides), run, read_record(run.folder))
+    export, config = read_record(run.folder), run.config
+    if export is not None and export.from_base == "original":  # it was verified without NF4
+        config = config.model_copy(update={"model": config.model.model_copy(update={"quantisation": "none"})})
+    return Opened(override_for_prediction(config, overrides), run, export)
 
 
 def override_for_prediction(config: RunConfig, overrides: Sequence[str]) -> RunConfig:

@@ -136,11 +136,9 @@ def test_an_export_is_verified_again_elsewhere(
     refused(erc("export", moved, "--verify", "--base", tiny_llama.folder), "computes something else", "accepted")
 
 
-def test_an_export_that_drifts_leaves_nothing_behind(
-    finished: Run, tmp_path: Path, erc: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("erc_llm.recipes.export.TOLERANCE", {"bf16": 1e-9})
-    done = erc("export", finished.folder, "--to", tmp_path / "exports" / "x", "--format", "merged", *NAMED)
+def test_an_export_that_drifts_leaves_nothing_behind(finished: Run, tmp_path: Path, erc: Command) -> None:
+    merged = ("--to", tmp_path / "exports" / "x", "--format", "merged", "--tolerance", "1e-9")
+    done = erc("export", finished.folder, *merged, *NAMED)
     refused(done, "as merged it computes something else", "accepted are differences up to 1e-09")
     assert list((tmp_path / "exports").iterdir()) == []
 
@@ -162,6 +160,7 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_scored(
     refused(erc("export", exports["peft"], *target, *NAMED), "is an export itself")
     refused(erc("export", finished.folder, "--to", exports["peft"], *NAMED), "exists already")
     refused(erc("export", finished.folder, *target, *NAMED, "--stored", "q8_0"), "--stored q8_0")
+    refused(erc("export", finished.folder, *target, *NAMED, "--tolerance", "0"), "--tolerance 0", "above 0")
     refused(erc("export", finished.folder, *target, *NAMED, "--format", "merged", "--stored", "q8_0"), "bf16 or f16")
     refused(erc("export", finished.folder, *target, *NAMED, "--from-base", "nf4"), "--from-base nf4")
     refused(erc("export", tmp_path / "nothing", *target, *NAMED), "no such run directory")
@@ -316,6 +315,10 @@ def test_a_run_in_nf4_is_merged_into_the_base_with_the_smaller_drift(
     assert found["auto"].from_base == "nf4"
     assert found["auto"].largest_difference == found["nf4"].largest_difference  # type: ignore[union-attr]
     scene = read_corpus(corpus).split("dev")[0]
+    alone = tmp_path / "exports" / "alone"
+    assert erc("export", run.folder, "--to", alone, "--format", "gguf-lora", "--tolerance", "1", *NAMED).code == 0
+    loaded = erc_llm.load(alone, overrides=[f"model.base={tiny_llama.folder}"]).loaded.model
+    assert not any(type(module).__name__ == "Linear4bit" for module in loaded.modules()), "as llama.cpp has it"
     one, other = (erc_llm.load(folder).predict(scene) for folder in (run.folder, tmp_path / "exports" / "auto"))
     for a, b in zip(one, other, strict=True):
         for label, probability in a.probabilities.items():
