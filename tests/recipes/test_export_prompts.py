@@ -90,4 +90,16 @@ def test_trl_trains_a_step_on_it(
     )
     rows = load_from_disk(str(tmp_path / "prompts"))["train"]
     trainer = SFTTrainer(tiny_llama.fresh_model(), options, train_dataset=rows, processing_class=tiny_llama.tokenizer)
+    tokenizer = tiny_llama.tokenizer
+    for row, seen in zip(rows, trainer.train_dataset, strict=True):
+        halves: dict[int, list[int]] = {0: [], 1: []}
+        for token, label in zip(seen["input_ids"], seen["labels"], strict=True):
+            halves[int(label != -100)].append(token)
+        prompt, answer = (tokenizer.decode(halves[k]) for k in (0, 1))
+        if template == "plain":
+            assert prompt == row["prompt"]
+            assert answer.startswith(row["completion"])
+        else:
+            assert prompt == tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
+            assert row["completion"][0]["content"].strip() in answer
     assert trainer.train().training_loss > 0
