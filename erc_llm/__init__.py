@@ -75,6 +75,7 @@ def export_run(
     tables: Sequence[str | Path] = (),
     overrides: Sequence[str] = (),
     tolerance: float | None = None,
+    probes: int = 24,
 ) -> Path:
     """Export the adapter of a run, verified by reloading it; returns the export folder. As `erc-llm export`.
 
@@ -89,6 +90,7 @@ def export_run(
         tables: Predictions tables of the run, for the metrics of the model card.
         overrides: `key=value` texts for a run from another machine, such as `model.base=FOLDER`.
         tolerance: Largest difference of a probability that is accepted; None: the form's own.
+        probes: Number of prompts to verify with; fewer where a large model runs on a CPU.
 
     Raises:
         UserError: The run, a table or an option is wrong, or the export computes something else than the run.
@@ -109,6 +111,7 @@ def export_run(
         tuple(map(Path, tables)),
         tuple(overrides),
         tolerance,
+        probes,
     )
     return export(options, Console(quiet=True))
 

@@ -54,6 +54,7 @@ def export(
             "precision, 0.001 to 0.06."
         ),
     ] = None,
+    probes: Annotated[int, typer.Option(help="Prompts to verify with; fewer for a large model on a CPU.")] = 24,
     verify: Annotated[bool, typer.Option("--verify", help="Verify an export again instead of making one.")] = False,
     push: Annotated[
         str | None,
@@ -84,7 +85,7 @@ def export(
             _push(source, push, force, private)
         return
     options = ExportOptions(
-        source, form, to, stored, from_base, base, licence, tuple(table or ()), tuple(changes or ()), tolerance
+        source, form, to, stored, from_base, base, licence, tuple(table or ()), tuple(changes or ()), tolerance, probes
     )
     folder = export_run(options, open_console())
     typer.echo(f"{form} export, verified: {folder}")

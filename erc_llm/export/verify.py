@@ -77,6 +77,9 @@ def _on_base(folder: Path, record: ExportRecord, base: Path, options: dict[str, 
             bnb_4bit_compute_dtype=options["dtype"],
         )
     model = AutoModelForCausalLM.from_pretrained(base, **options)
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):  # its kernel in eval mode refuses some widths
+            module.support_avx512bf16_for_cpu = False
     if record.form == "peft":
         return PeftModel.from_pretrained(model, str(folder)).eval()
     from erc_llm.export.gguf_lora import read_gguf_lora

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 Stored = Literal["auto", "f16", "bf16", "q8_0"]
 FromBase = Literal["auto", "original", "nf4"]
-PROBES = 24
+PROBES = 24  # from all of the sample corpus's test split
 FP32_BYTES = 8 * 1024**3  # most bytes of a base model in fp32 for which probes are scored in fp32
 # Largest difference of a probability that is accepted. In 16 bits, kernels alone differ by up to 0.03.
 TOLERANCE = {"peft": 1e-3, "gguf-lora": 1e-3, "f16": 0.01, "bf16": 0.03, "q8_0": 0.05}
@@ -67,6 +67,7 @@ class ExportOptions:
         tables: Predictions tables of the run whose metrics the card states.
         overrides: `key=value` texts for a run from another machine, such as `model.base=FOLDER`.
         tolerance: Largest difference of a probability that is accepted, above 0 and up to 1; None: the form's own.
+        probes: Number of prompts to verify with, at least 1; fewer where a large model runs on a CPU.
     """
 
     run: Path
@@ -79,6 +80,7 @@ class ExportOptions:
     tables: tuple[Path, ...] = ()
     overrides: tuple[str, ...] = ()
     tolerance: float | None = None
+    probes: int = PROBES
 
 
 def export_run(options: ExportOptions, console: Console) -> Path:
@@ -102,7 +104,7 @@ def export_run(options: ExportOptions, console: Console) -> Path:
         raise RunError(f"{target}: exists already; choose another --to")
     base = base_folder(open_run(options.run, options.overrides).config.model.base)
     check_fits(base, read_lora(run.adapter))
-    scored = score_probes(run, base, options.overrides, console)
+    scored = score_probes(run, base, options.overrides, console, options.probes)
     tolerance = options.tolerance or _tolerance(record, scored.precision)
     record = replace(
         record, scored_in=scored.precision, tolerance=tolerance, probes=len(scored.probes), measured=measured
@@ -125,6 +127,8 @@ def export_run(options: ExportOptions, console: Console) -> Path:
 
 def _planned(run: Run, options: ExportOptions) -> ExportRecord:
     """The record of the export before anything is written or scored."""
+    if options.probes < 1:
+        raise ConfigError(f"--probes {options.probes}: expected at least 1")
     if options.tolerance is not None and not 0 < options.tolerance <= 1:
         raise ConfigError(
             f"--tolerance {options.tolerance}: expected a difference of probabilities, above 0 and up to 1"
@@ -188,7 +192,7 @@ class ScoredProbes(NamedTuple):
     base: Path
 
 
-def score_probes(run: Run, base: Path, overrides: Sequence[str], console: Console) -> ScoredProbes:
+def score_probes(run: Run, base: Path, overrides: Sequence[str], console: Console, count: int = PROBES) -> ScoredProbes:
     """Score prompts of the sample corpus with a run: a small base model in fp32, a quantised one as it was trained."""
     from erc_llm.corpus import read_sample
     from erc_llm.decoding.scoring import score_trees
@@ -211,9 +215,9 @@ def score_probes(run: Run, base: Path, overrides: Sequence[str], console: Consol
             found += [
                 probe_of(tree, q, s.log_likelihoods.tolist()) for q, s in zip(tree.questions, scores, strict=True)
             ]
-    step = max(1, len(found) // PROBES)
+    step = max(1, len(found) // count)
     computed = dtype_name(predictor.loaded.dtype)
-    return ScoredProbes(tuple(found[::step][:PROBES]), computed, predictor.prompter, base)
+    return ScoredProbes(tuple(found[::step][:count]), computed, predictor.prompter, base)
 
 
 def _made(
