@@ -76,7 +76,7 @@ def _on_base(folder: Path, record: ExportRecord, base: Path, options: dict[str, 
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=options["dtype"],
         )
-    model = AutoModelForCausalLM.from_pretrained(base, **options)
+    model: Any = AutoModelForCausalLM.from_pretrained(base, **options)
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):  # its kernel in eval mode refuses some widths
             module.support_avx512bf16_for_cpu = False
