@@ -1,7 +1,8 @@
 """What each form of an export changes: exports a run in all forms, predicts a split with each, and compares.
 
-Every form predicts in fp32 on the CPU (a base in NF4 as it was trained), and a GGUF form also behind llama.cpp's own
-server if that is installed, where answers are constrained by a grammar. Forms that are done are skipped.
+Every form predicts on the CPU in fp32, or with `--as-trained` in the precision of the run (a base in NF4 always), and a
+GGUF form also behind llama.cpp's own server if that is installed, where answers are constrained by a grammar. Forms
+that are done are skipped.
 
 Input: a run and a corpus. Output: a predictions table of each form, its record, and a Markdown table.
 Does not depend on: how forms are written.
@@ -40,8 +41,6 @@ from erc_llm.runs.exported import Form
 from erc_llm.runs.opened import open_run
 
 AS_TRAINED = "run"
-ON_CPU = ("model.device=cpu",)
-IN_FP32 = (*ON_CPU, "model.precision=fp32")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +94,18 @@ def make_tables(
     base: str | None = None,
     licence: str | None = None,
     only: Sequence[str] = (),
+    as_trained: bool = False,
 ) -> None:
     """Export, and predict with each form, what is not there yet; `base` and `licence` as for `erc-llm export`.
 
-    `only` names the forms, such as `merged-bf16`; empty: all.
+    `only` names the forms, such as `merged-bf16`; empty: all. `as_trained`: predict in the precision of the run.
     """
     out.mkdir(parents=True, exist_ok=True)
     nf4 = open_run(run).config.model.quantisation != "none"
     forms = [form for form in (FORMS_OF_NF4 if nf4 else FORMS) if not only or form.name in only]
-    on_base = (f"model.base={base_folder(open_run(run).config.model.base)}",)
+    # NF4 of weights in 16 bits is not NF4 of weights in 32.
+    on_base: tuple[str, ...] = (f"model.base={base_folder(open_run(run).config.model.base)}", "model.device=cpu")
+    on_base += () if as_trained or nf4 else ("model.precision=fp32",)
     job = PredictOptions(source=str(run), corpus=corpus, split=split, with_text=False, overrides=on_base)
     _predict(run, job, out / f"{AS_TRAINED}.parquet", console)
     with tempfile.TemporaryDirectory(dir=out) as place:
@@ -136,10 +138,7 @@ def _predict(source: Path, job: PredictOptions, out: Path, console: Console) -> 
         return
     console.print(f"{out.stem}: predicting {job.split}", highlight=False)
     if job.server is None:
-        opened = open_run(source, job.overrides)
-        in_nf4 = opened.config.model.quantisation != "none" and (opened.export is None or opened.export.form == "peft")
-        here = ON_CPU if in_nf4 else IN_FP32  # NF4 of weights in 16 bits is not NF4 of weights in 32
-        job = replace(job, calibration="none", decide="probable", overrides=(*job.overrides, *here))
+        job = replace(job, calibration="none", decide="probable")
     predict_to_file(replace(job, source=str(source), out=out), console)
 
 
@@ -221,6 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--split", default="dev", help="split to predict")
     parser.add_argument("--out", type=Path, required=True, help="folder of the tables")
     parser.add_argument("--only", action="append", help="form to export, such as merged-bf16; repeatable; default: all")
+    parser.add_argument("--as-trained", action="store_true", help="predict in the precision of the run, not in fp32")
     options = parser.parse_args(arguments)
     return exit_code(lambda: _run(options))
 
@@ -230,7 +230,15 @@ def _run(options: argparse.Namespace) -> None:
     if options.run is not None:
         if options.corpus is None:
             raise UserError("--run: name the corpus with --corpus")
-        make_tables(options.run, options.corpus, options.split, options.out, console, only=options.only or ())
+        make_tables(
+            options.run,
+            options.corpus,
+            options.split,
+            options.out,
+            console,
+            only=options.only or (),
+            as_trained=options.as_trained,
+        )
     console.print(as_markdown(options.out), markup=False, highlight=False, soft_wrap=True)
 
 
