@@ -11,12 +11,14 @@ Does not depend on: the plan that it is compared with.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
+from bitsandbytes.functional import QuantState
+from bitsandbytes.nn import Linear4bit
 from peft.helpers import disable_input_dtype_casting
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -89,20 +91,73 @@ def _kernel(
     return result
 
 
-def _fake_model(config: Mapping[str, Any], mode: FakeTensorMode, dtype: torch.dtype, rank: int, dropout: float) -> Any:
+def _quantise(base: Any, dtype: torch.dtype) -> None:
+    """Put layers of bitsandbytes in the place of all linear layers but the output layer."""
+    for parent in list(base.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, torch.nn.Linear) and name != "lm_head":
+                bias = child.bias is not None
+                quantised = Linear4bit(
+                    child.in_features, child.out_features, bias, dtype, True, "nf4", device=torch.device("meta")
+                )
+                setattr(parent, name, quantised)
+    base.is_loaded_in_4bit = True
+
+
+def _quantised_weight(layer: Linear4bit, fake: Callable[[torch.Tensor], FakeTensor]) -> torch.nn.Parameter:
+    """The packed weight of a layer with the state that bitsandbytes keeps beside it."""
+    count = layer.in_features * layer.out_features
+    blocks = count // 64
+
+    def empty(size: int, dtype: torch.dtype) -> FakeTensor:
+        return fake(torch.empty(size, dtype=dtype, device="meta"))
+
+    second = QuantState(
+        absmax=empty(-(-blocks // 256), torch.float32),
+        code=empty(256, torch.float32),
+        blocksize=256,
+        dtype=torch.float32,
+    )
+    state = QuantState(
+        absmax=empty(blocks, torch.uint8),
+        shape=torch.Size((layer.out_features, layer.in_features)),
+        code=empty(16, torch.float32),
+        blocksize=64,
+        quant_type="nf4",
+        dtype=layer.compute_dtype,
+        offset=fake(torch.empty((), device="meta")),
+        state2=second,
+    )
+    packed = torch.nn.Parameter(fake(torch.empty(count // 2, 1, dtype=torch.uint8, device="meta")), requires_grad=False)
+    packed.quant_state = state  # type: ignore[attr-defined]
+    return packed
+
+
+def _fake_model(
+    config: Mapping[str, Any], mode: FakeTensorMode, dtype: torch.dtype, rank: int, dropout: float, quantised: bool
+) -> Any:
     shape = AutoConfig.for_model(**{name: value for name, value in config.items() if name != "dtype"})
     with torch.device("meta"):
         base = AutoModelForCausalLM.from_config(shape, attn_implementation=attention.ATTENTION, dtype=dtype)
+    if quantised:
+        _quantise(base, dtype)
     model = attach_lora(base, rank=rank, alpha=2 * rank, dropout=dropout, seed=1)
+
+    def fake(tensor: torch.Tensor) -> FakeTensor:
+        return FakeTensor(mode, tensor, torch.device("cpu"))
+
     for module in model.modules():
         for name, parameter in module._parameters.items():
-            if parameter is not None:
-                data = parameter.data.float() if parameter.requires_grad else parameter.data
-                fake = FakeTensor(mode, data, torch.device("cpu"))
-                module._parameters[name] = torch.nn.Parameter(fake, requires_grad=parameter.requires_grad)
+            if isinstance(module, Linear4bit) and name == "weight":
+                module._parameters[name] = _quantised_weight(module, fake)
+            elif parameter is not None:
+                data = parameter.data.float() if parameter.requires_grad else parameter.data.to(dtype)
+                module._parameters[name] = torch.nn.Parameter(fake(data), requires_grad=parameter.requires_grad)
         for name, buffer in module._buffers.items():
             if buffer is not None:
-                module._buffers[name] = FakeTensor(mode, buffer.to("meta"), torch.device("cpu"))
+                module._buffers[name] = fake(buffer.to("meta"))
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
     return model.train()
 
 
@@ -126,12 +181,13 @@ def count_training(
     dropout: float = 0.0,
     checkpointing: bool = True,
     dtype: torch.dtype = torch.bfloat16,
+    quantised: bool = False,
 ) -> int:
     """Peak bytes of a forward and backward pass beyond the parameters and their gradients."""
     monkeypatch.setattr(attention, "_fused_attention", _kernel)
     monkeypatch.setattr(attention, "_fused_is_slow", lambda query: False)
     mode, tracker = FakeTensorMode(allow_non_fake_inputs=True), Tracker()
-    model = _fake_model(config, mode, dtype, rank, dropout)
+    model = _fake_model(config, mode, dtype, rank, dropout, quantised)
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
