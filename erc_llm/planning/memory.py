@@ -11,7 +11,7 @@ Does not depend on: configurations, corpora, cards.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from erc_llm.planning.architecture import AdapterShape, Architecture
 from erc_llm.planning.quantised import quantised_bytes
@@ -98,12 +98,10 @@ class Peak:
     Attributes:
         components: Name to bytes, in the order of display.
         when: What is computed at that moment.
-        elsewhere: Activations of the other moments, in bytes by name; they are lower.
     """
 
     components: Mapping[str, int]
     when: str
-    elsewhere: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -175,7 +173,11 @@ def working_bytes(architecture: Architecture, stack: Stack) -> int:
 
 
 def dequantised_bytes(architecture: Architecture, stack: Stack) -> int:
-    """Bytes of the largest weight matrix in the compute precision, which NF4's backward pass makes again and again."""
+    """Bytes of the largest weight matrix in the compute precision, which NF4 makes again and again.
+
+    The backward pass always does, the forward pass above 1,536 rows. Source: bitsandbytes 0.50, `MatMul4Bit` and
+    backends/cuda/ops.py.
+    """
     return max(linear.weights for linear in architecture.linears) * stack.compute if stack.quantised else 0
 
 
@@ -214,9 +216,9 @@ def training_peak(
     parts = weight_components(architecture, stack) | adapter_components(adapter.parameters)
     parts |= {name: kept, "masks of trees": load.mask}
     if logits > in_layer:
-        return _peak(parts, "logits of answer rows", logits, stack, "the loss", {"a layer": in_layer})
+        return _peak(parts, "logits of answer rows", logits, stack, "the loss")
     name = "one layer, computed again" if checkpointing else "one layer's gradients"
-    return _peak(parts, name, in_layer, stack, "the last layer's backward pass", {"the loss": logits})
+    return _peak(parts, name, in_layer, stack, "the last layer's backward pass")
 
 
 def scoring_peak(
@@ -241,15 +243,16 @@ def scoring_peak(
     dequantised = dequantised_bytes(architecture, stack)
     width = max(4 * architecture.inner, 6 * architecture.query_width)
     in_layer = (width * stack.activation + residual) * load.tokens + dequantised + 2 * stack.compute * load.largest_mask
-    logits = load.logit_rows * architecture.vocabulary * (stack.compute + 2 * _FP32) + residual * load.tokens
+    logit = stack.compute + FP32_LOGIT_COPIES * _FP32
+    logits = load.logit_rows * architecture.vocabulary * logit + residual * load.tokens
     if logits > in_layer:
-        return _peak(parts, "logits of answer rows", logits, stack, "the logits", {"a layer": in_layer})
-    return _peak(parts, "one layer", in_layer, stack, "a layer", {"the logits": logits})
+        return _peak(parts, "logits of answer rows", logits, stack, "the logits")
+    return _peak(parts, "one layer", in_layer, stack, "a layer")
 
 
-def _peak(parts: dict[str, int], name: str, moment: int, stack: Stack, when: str, elsewhere: Mapping[str, int]) -> Peak:
+def _peak(parts: dict[str, int], name: str, moment: int, stack: Stack, when: str) -> Peak:
     """The peak whose activations of the moment are called `name`, with what no tensor holds."""
     static = ("weights", "scales", "embeddings", "norms", "LoRA", "gradients", "optimizer")
     activations = moment + sum(size for part, size in parts.items() if not part.startswith(static))
     outside = {"allocator": round(activations * stack.slack), "CUDA context": CUDA_CONTEXT}
-    return Peak(parts | {name: moment} | outside, when, elsewhere)
+    return Peak(parts | {name: moment} | outside, when)

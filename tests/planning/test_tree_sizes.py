@@ -27,9 +27,8 @@ def test_with_the_tokenizer_they_are_the_forests_own(
     config = load_config("sample", [*overrides, "profile.writer=none"])
     prompter = build_prompter(config, EMORYNLP, load_tokenizer(str(tiny_llama2_base.folder)), past="none")
     options = TreeOptions(EMORYNLP.names, context=context, trunk_budget=budget, all_answers=all_answers)
-    meter = SceneMeter(
-        load_prompt("plain"), options, token_counter(Path(tiny_llama2_base.folder) / "tokenizer.json", 1)
-    )
+    counter = token_counter(Path(tiny_llama2_base.folder) / "tokenizer.json", 1)
+    meter = SceneMeter(load_prompt("plain"), options, counter)
     for scene in read_sample().split("train")[:6]:
         trees = prompter.trees(scene, answers)  # type: ignore[arg-type]
         forest = pack(trees)

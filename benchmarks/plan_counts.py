@@ -1,21 +1,25 @@
-"""Counts the bytes of every tensor of a real forward and backward pass, at the shape of a large model, without data.
+"""The plan against the bytes of every tensor of a real forward and backward pass, at full shape and without data.
 
-The model has parameters that are fake: they have shapes and no memory. Everything else is what training runs:
-transformers' layers, PEFT's adapter, checkpointing, autocast, attention over forests, the log-likelihoods. Attention is
-the kernel that a GPU takes for trees, and NF4 layers are bitsandbytes' own.
+The model's parameters are fake: they have shapes and no memory. Everything else is what training runs: transformers'
+layers, PEFT's adapter, bitsandbytes' NF4 layers, checkpointing, autocast, attention over forests, log-likelihoods.
+Attention is the kernel that a GPU takes for trees. What a GPU adds is not counted: its context, its allocator.
 
-Input: a shape, an adapter, a forest's size. Output: peak bytes beyond what was there before.
-Does not depend on: the plan that it is compared with.
+Input: shapes that come with the package. Output: a Markdown table of counted and planned activations.
+Does not depend on: weights, a GPU.
+
+    python -m benchmarks.plan_counts
 """
 
 from __future__ import annotations
 
+import warnings
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
-import pytest
 import torch
 from bitsandbytes.functional import QuantState
 from bitsandbytes.nn import Linear4bit
@@ -26,6 +30,9 @@ from torch.utils._pytree import tree_flatten
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from erc_llm.models.adapters import attach_lora
+from erc_llm.planning.architecture import adapter_shape, parse_architecture
+from erc_llm.planning.bases import shipped_shapes
+from erc_llm.planning.memory import Load, Peak, our_stack, scoring_peak, training_peak
 from erc_llm.trees import attention
 from erc_llm.trees.forest import Forest, TreeLayout
 from erc_llm.trees.likelihoods import answer_log_likelihoods
@@ -33,7 +40,14 @@ from erc_llm.trees.likelihoods import answer_log_likelihoods
 
 @dataclass(frozen=True)
 class Size:
-    """A forest of equal trees."""
+    """A forest of equal trees.
+
+    Attributes:
+        trees: Number of trees.
+        trunk: Rows of the trunk of each.
+        branches: Rows of all branches of each.
+        logit_rows: Rows whose logits are computed, over all trees.
+    """
 
     trees: int = 4
     trunk: int = 400
@@ -42,18 +56,26 @@ class Size:
 
     @property
     def rows(self) -> int:
+        """Rows of all trees."""
         return self.trees * (self.trunk + self.branches)
+
+    @property
+    def load(self) -> Load:
+        """The same forest as the plan sees it."""
+        mask = self.branches * (self.trunk + self.branches)
+        return Load(self.rows, self.logit_rows, self.trees * self.trunk, self.trees * mask, mask)
 
 
 class Tracker(TorchDispatchMode):
     """Follows how many bytes of storage are alive."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
         self._known: set[int] = set()
 
     def add(self, tensor: torch.Tensor) -> None:
+        """Follow the storage of a tensor until it is freed."""
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
         if key in self._known:
@@ -164,7 +186,7 @@ def _fake_model(
 def _fake_forest(size: Size) -> Forest:
     rows, trunk = size.trunk + size.branches, size.trunk
     layouts = tuple(
-        TreeLayout(k * rows, k * rows + trunk - k * rows, (k + 1) * rows, torch.ones(1, 1, size.branches, rows).bool())
+        TreeLayout(k * rows, trunk, (k + 1) * rows, torch.ones(1, 1, size.branches, rows).bool())
         for k in range(size.trees)
     )
     row, edges = torch.zeros(1, size.rows, dtype=torch.int64), torch.zeros(size.logit_rows, dtype=torch.int64)
@@ -175,7 +197,6 @@ def _fake_forest(size: Size) -> Forest:
 def count_training(
     config: Mapping[str, Any],
     size: Size,
-    monkeypatch: pytest.MonkeyPatch,
     *,
     rank: int = 16,
     dropout: float = 0.0,
@@ -184,8 +205,6 @@ def count_training(
     quantised: bool = False,
 ) -> int:
     """Peak bytes of a forward and backward pass beyond the parameters and their gradients."""
-    monkeypatch.setattr(attention, "_fused_attention", _kernel)
-    monkeypatch.setattr(attention, "_fused_is_slow", lambda query: False)
     mode, tracker = FakeTensorMode(allow_non_fake_inputs=True), Tracker()
     model = _fake_model(config, mode, dtype, rank, dropout, quantised)
     if checkpointing:
@@ -199,9 +218,104 @@ def count_training(
                 parameter.grad = torch.zeros_like(parameter)
                 tracker.add(parameter.grad)
     before = tracker.live
-    with mode, tracker, disable_input_dtype_casting(model, active=True):
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-            loss = answer_log_likelihoods(attention.forest_logits(model, forest), forest).sum()
-        loss.backward()
-    masks = sum(layout.mask.numel() for layout in forest.layouts if layout.mask is not None)
-    return tracker.peak - before + masks
+    with _counted(mode, tracker, model):
+        _likelihoods(model, forest, dtype).sum().backward()
+    return tracker.peak - before + _mask_bytes(forest)
+
+
+def count_scoring(config: Mapping[str, Any], size: Size, *, rank: int = 16, quantised: bool = False) -> int:
+    """Peak bytes of scoring a forest in bf16, beyond the parameters."""
+    mode, tracker = FakeTensorMode(allow_non_fake_inputs=True), Tracker()
+    model = _fake_model(config, mode, torch.bfloat16, rank, 0.0, quantised).eval()
+    with mode:
+        forest = _fake_forest(size)
+        for parameter in model.parameters():
+            parameter.data = parameter.data.bfloat16() if parameter.requires_grad else parameter.data
+            tracker.add(parameter)
+    before = tracker.live
+    with _counted(mode, tracker, model), torch.no_grad():
+        _likelihoods(model, forest, torch.bfloat16)
+    return tracker.peak - before + _mask_bytes(forest)
+
+
+@contextmanager
+def _counted(mode: FakeTensorMode, tracker: Tracker, model: Any) -> Iterator[None]:
+    """Everything inside runs on fake tensors, with a GPU's kernel, and is counted."""
+    with (
+        patch.object(attention, "_fused_attention", _kernel),
+        patch.object(attention, "_fused_is_slow", lambda query: False),
+        mode,
+        tracker,
+        disable_input_dtype_casting(model, active=True),
+    ):
+        yield
+
+
+def _likelihoods(model: Any, forest: Forest, dtype: torch.dtype) -> torch.Tensor:
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        return answer_log_likelihoods(attention.forest_logits(model, forest), forest)
+
+
+def _mask_bytes(forest: Forest) -> int:
+    return sum(layout.mask.numel() for layout in forest.layouts if layout.mask is not None)
+
+
+def planned_training(
+    config: Mapping[str, Any],
+    size: Size,
+    *,
+    rank: int = 16,
+    dropout: float = 0.0,
+    checkpointing: bool = True,
+    dtype: torch.dtype = torch.bfloat16,
+    quantised: bool = False,
+) -> int:
+    """The same bytes by the plan: all tensors but weights, adapter, gradients and optimizer states."""
+    architecture = parse_architecture(config, "the shape")
+    stack = our_stack(quantised=quantised, compute=dtype.itemsize)
+    adapter = adapter_shape(architecture, rank, "all-linear")
+    options = {"checkpointing": checkpointing, "dropout": dropout > 0}
+    peak = training_peak(architecture, adapter, stack, size.load, **options)
+    return _activations(peak)
+
+
+def planned_scoring(config: Mapping[str, Any], size: Size, *, rank: int = 16, quantised: bool = False) -> int:
+    """The same bytes of scoring by the plan."""
+    architecture = parse_architecture(config, "the shape")
+    adapter = adapter_shape(architecture, rank, "all-linear")
+    return _activations(
+        scoring_peak(architecture, adapter, our_stack(quantised=quantised, compute=2), size.load, training=False)
+    )
+
+
+def _activations(peak: Peak) -> int:
+    kept = ("weights", "scales", "embeddings", "norms", "LoRA", "gradients", "optimizer")
+    return peak.tensors - sum(size for name, size in peak.components.items() if name.startswith(kept))
+
+
+def main() -> None:
+    """Print the comparison at full depth; it takes some minutes."""
+    warnings.simplefilter("ignore")
+    print("| base model | how | tokens | counted GB | planned GB | deviation |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name, how, size, options in _CASES:
+        config = shipped_shapes()[name]
+        counted, planned = count_training(config, size, **options), planned_training(config, size, **options)
+        deviation = f"{planned / counted - 1:+.1%}"
+        cells = (name.rpartition("/")[2], how, f"{size.rows:,}", f"{counted / 1e9:.3f}", f"{planned / 1e9:.3f}")
+        print(f"| {' | '.join(cells)} | {deviation} |", flush=True)
+
+
+_LLAMA2 = "meta-llama/Llama-2-7b-hf"
+_CASES: tuple[tuple[str, str, Size, dict[str, Any]], ...] = (
+    (_LLAMA2, "QLoRA, checkpointing", Size(), {"quantised": True}),
+    (_LLAMA2, "QLoRA, checkpointing", Size(trees=7, logit_rows=400), {"quantised": True}),
+    (_LLAMA2, "LoRA bf16, checkpointing", Size(), {}),
+    (_LLAMA2, "LoRA bf16", Size(), {"checkpointing": False}),
+    ("meta-llama/Llama-3.1-8B", "QLoRA, checkpointing", Size(), {"quantised": True}),
+    ("Qwen/Qwen3-8B", "QLoRA, checkpointing", Size(), {"quantised": True}),
+    ("Qwen/Qwen2.5-7B", "LoRA bf16, checkpointing", Size(), {}),
+)
+
+if __name__ == "__main__":
+    main()
