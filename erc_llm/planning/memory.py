@@ -239,12 +239,13 @@ def scoring_peak(
     else:
         parts["LoRA weights"] = adapter.parameters * stack.compute
     parts["masks of trees"] = load.mask
-    residual = 3 * architecture.hidden * stack.kept
-    dequantised = dequantised_bytes(architecture, stack)
-    width = max(4 * architecture.inner, 6 * architecture.query_width)
-    in_layer = (width * stack.activation + residual) * load.tokens + dequantised + 2 * stack.compute * load.largest_mask
+    residual = architecture.hidden * stack.kept * load.tokens
+    # In the MLP: the activated gate, the other factor, and the adapter's share of it before and after scaling.
+    inner = 4 * architecture.inner * stack.activation * load.tokens
+    bias = 2 * stack.compute * load.largest_mask
+    in_layer = inner + 4 * residual + dequantised_bytes(architecture, stack) + bias
     logit = stack.compute + FP32_LOGIT_COPIES * _FP32
-    logits = load.logit_rows * architecture.vocabulary * logit + residual * load.tokens
+    logits = load.logit_rows * architecture.vocabulary * logit + 2 * residual
     if logits > in_layer:
         return _peak(parts, "logits of answer rows", logits, stack, "the logits")
     return _peak(parts, "one layer", in_layer, stack, "a layer")
