@@ -2,7 +2,8 @@
 
 The model's parameters are fake: they have shapes and no memory. Everything else is what training runs: transformers'
 layers, PEFT's adapter, bitsandbytes' NF4 layers, checkpointing, autocast, attention over forests, log-likelihoods.
-Attention is the kernel that a GPU takes for trees. What a GPU adds is not counted: its context, its allocator.
+Attention is the kernel that a GPU takes for trees. What a GPU adds is not counted: its context, its allocator, fp32
+copies of more logits at once.
 
 Input: shapes that come with the package. Output: a Markdown table of counted and planned activations.
 Does not depend on: weights, a GPU.
@@ -16,7 +17,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
@@ -34,8 +35,9 @@ from erc_llm.planning.architecture import adapter_shape, parse_architecture
 from erc_llm.planning.bases import shipped_shapes
 from erc_llm.planning.memory import Load, Peak, our_stack, scoring_peak, training_peak
 from erc_llm.trees import attention
-from erc_llm.trees.forest import Forest, TreeLayout
+from erc_llm.trees.forest import Forest, pack
 from erc_llm.trees.likelihoods import answer_log_likelihoods
+from erc_llm.trees.tree import TreeBuilder
 
 
 @dataclass(frozen=True)
@@ -183,15 +185,16 @@ def _fake_model(
     return model.train()
 
 
-def _fake_forest(size: Size) -> Forest:
-    rows, trunk = size.trunk + size.branches, size.trunk
-    layouts = tuple(
-        TreeLayout(k * rows, trunk, (k + 1) * rows, torch.ones(1, 1, size.branches, rows).bool())
-        for k in range(size.trees)
-    )
-    row, edges = torch.zeros(1, size.rows, dtype=torch.int64), torch.zeros(size.logit_rows, dtype=torch.int64)
-    weights = torch.ones(size.logit_rows)
-    return Forest(row, row, layouts, edges, edges, edges, edges, edges, size.logit_rows, weights, edges, edges)
+def _forest(size: Size) -> Forest:
+    """A forest of this size; each of its trees has one question with an answer of two tokens, the last one unread."""
+    builder = TreeBuilder()
+    last = builder.add_trunk("line", [0] * size.trunk)
+    builder.add_question(0, last, [("question", [0] * (size.branches - 1))], [(0, (1, 2))], 1.0, 0)
+    packed = pack([builder.build()] * size.trees)
+    edges = torch.zeros(size.logit_rows, dtype=torch.int64)
+    names = ("logit_rows", "edge_row", "edge_token", "pair_edge", "pair_answer", "question", "gold")
+    changed: dict[str, Any] = dict.fromkeys(names, edges)
+    return replace(packed, **changed, weights=torch.ones(size.logit_rows), answers=size.logit_rows)
 
 
 def count_training(
@@ -210,8 +213,8 @@ def count_training(
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
+    forest = _forest(size)
     with mode:
-        forest = _fake_forest(size)
         for parameter in model.parameters():
             tracker.add(parameter)
             if parameter.requires_grad:
@@ -220,22 +223,22 @@ def count_training(
     before = tracker.live
     with _counted(mode, tracker, model):
         _likelihoods(model, forest, dtype).sum().backward()
-    return tracker.peak - before + _mask_bytes(forest)
+    return tracker.peak - before + size.load.mask
 
 
 def count_scoring(config: Mapping[str, Any], size: Size, *, rank: int = 16, quantised: bool = False) -> int:
     """Peak bytes of scoring a forest in bf16, beyond the parameters."""
     mode, tracker = FakeTensorMode(allow_non_fake_inputs=True), Tracker()
     model = _fake_model(config, mode, torch.bfloat16, rank, 0.0, quantised).eval()
+    forest = _forest(size)
     with mode:
-        forest = _fake_forest(size)
         for parameter in model.parameters():
             parameter.data = parameter.data.bfloat16() if parameter.requires_grad else parameter.data
             tracker.add(parameter)
     before = tracker.live
     with _counted(mode, tracker, model), torch.no_grad():
         _likelihoods(model, forest, torch.bfloat16)
-    return tracker.peak - before + _mask_bytes(forest)
+    return tracker.peak - before + size.load.mask
 
 
 @contextmanager
@@ -256,10 +259,6 @@ def _likelihoods(model: Any, forest: Forest, dtype: torch.dtype) -> torch.Tensor
         return answer_log_likelihoods(attention.forest_logits(model, forest), forest)
 
 
-def _mask_bytes(forest: Forest) -> int:
-    return sum(layout.mask.numel() for layout in forest.layouts if layout.mask is not None)
-
-
 def planned_training(
     config: Mapping[str, Any],
     size: Size,
@@ -272,7 +271,7 @@ def planned_training(
 ) -> int:
     """The same bytes by the plan: all tensors but weights, adapter, gradients and optimizer states."""
     architecture = parse_architecture(config, "the shape")
-    stack = our_stack(quantised=quantised, compute=dtype.itemsize)
+    stack = our_stack(quantised=quantised, compute=dtype.itemsize, cast=0)
     adapter = adapter_shape(architecture, rank, "all-linear")
     options = {"checkpointing": checkpointing, "dropout": dropout > 0}
     peak = training_peak(architecture, adapter, stack, size.load, **options)
@@ -284,7 +283,9 @@ def planned_scoring(config: Mapping[str, Any], size: Size, *, rank: int = 16, qu
     architecture = parse_architecture(config, "the shape")
     adapter = adapter_shape(architecture, rank, "all-linear")
     return _activations(
-        scoring_peak(architecture, adapter, our_stack(quantised=quantised, compute=2), size.load, training=False)
+        scoring_peak(
+            architecture, adapter, our_stack(quantised=quantised, compute=2, cast=0), size.load, training=False
+        )
     )
 
 

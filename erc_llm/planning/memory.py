@@ -21,8 +21,8 @@ CUDA_CONTEXT = 512 * 2**20
 # What torch's allocator reserves beyond what tensors need, as a part of the activations, with `expandable_segments`.
 # An estimate: without that setting, fitcheck-llm measured 0.05 to 0.5 on a T4.
 ALLOCATOR_SLACK = 0.10
-# fp32 copies of the logits of all answer rows at once. `erc_llm.trees.likelihoods` makes none.
-FP32_LOGIT_COPIES = 0
+# Logits that a GPU casts to fp32 at once while the loss is computed; a CPU casts a few rows. 256 MiB in fp32.
+LOGITS_CAST = 2**26
 _FP32 = 4
 
 
@@ -37,6 +37,7 @@ class Stack:
         kept: Bytes of an element of embeddings, head, norms, and of the residual stream.
         activation: Bytes of an element of activations inside a layer.
         logit: Bytes kept for each logit while the loss is computed, gradients included.
+        cast: Most logits of which there are two fp32 copies at once in addition.
         slack: What the allocator reserves beyond the tensors, as a part of the activations.
     """
 
@@ -46,15 +47,20 @@ class Stack:
     kept: int
     activation: int
     logit: int
+    cast: int = 0
     slack: float = ALLOCATOR_SLACK
 
+    def cast_bytes(self, logits: int) -> int:
+        """Bytes of the fp32 copies while this many logits are worked on."""
+        return 2 * _FP32 * min(logits, self.cast)
 
-def our_stack(*, quantised: bool, compute: int) -> Stack:
-    """This package: one precision throughout; logits and their gradient in it.
 
-    Source: `erc_llm.trees.likelihoods`, which makes fp32 copies of a few rows at a time.
+def our_stack(*, quantised: bool, compute: int, cast: int = LOGITS_CAST) -> Stack:
+    """This package: one precision throughout; logits and their gradient in it, and fp32 copies of a part of them.
+
+    Source: `erc_llm.trees.likelihoods`.
     """
-    return Stack(quantised, True, compute, compute, compute, 2 * compute + FP32_LOGIT_COPIES * _FP32)
+    return Stack(quantised, True, compute, compute, compute, 2 * compute, cast)
 
 
 def plain_stack(*, quantised: bool, compute: int, double: bool = False) -> Stack:
@@ -208,15 +214,16 @@ def training_peak(
     copies = adapter.parameters * stack.compute if stack.activation < _FP32 else 0
     kept = inputs if checkpointing else architecture.layers * layer + copies
     head = 2 * _FP32 * architecture.hidden * load.tokens  # the last norm, which reads all rows, and its output
-    logits = load.logit_rows * architecture.vocabulary * stack.logit + head
+    logits = load.logit_rows * architecture.vocabulary
+    in_loss = logits * stack.logit + stack.cast_bytes(logits) + head
     working = working_bytes(architecture, stack) * load.tokens + dequantised_bytes(architecture, stack)
     bias = 2 * stack.compute * load.mask  # the mask as numbers, padded to the kernel's alignment
     in_layer = (layer if checkpointing else 0) + working + (bias if checkpointing else architecture.layers * bias)
     name = "inputs of layers (checkpoints)" if checkpointing else "activations of all layers"
     parts = weight_components(architecture, stack) | adapter_components(adapter.parameters)
     parts |= {name: kept, "masks of trees": load.mask}
-    if logits > in_layer:
-        return _peak(parts, "logits of answer rows", logits, stack, "the loss")
+    if in_loss > in_layer:
+        return _peak(parts, "logits of answer rows", in_loss, stack, "the loss")
     name = "one layer, computed again" if checkpointing else "one layer's gradients"
     return _peak(parts, name, in_layer, stack, "the last layer's backward pass")
 
@@ -244,10 +251,10 @@ def scoring_peak(
     inner = 4 * architecture.inner * stack.activation * load.tokens
     bias = 2 * stack.compute * load.largest_mask
     in_layer = inner + 4 * residual + dequantised_bytes(architecture, stack) + bias
-    logit = stack.compute + FP32_LOGIT_COPIES * _FP32
-    logits = load.logit_rows * architecture.vocabulary * logit + 2 * residual
-    if logits > in_layer:
-        return _peak(parts, "logits of answer rows", logits, stack, "the logits")
+    logits = load.logit_rows * architecture.vocabulary
+    at_logits = logits * stack.compute + stack.cast_bytes(logits) + 2 * residual
+    if at_logits > in_layer:
+        return _peak(parts, "logits of answer rows", at_logits, stack, "the logits")
     return _peak(parts, "one layer", in_layer, stack, "a layer")
 
 
