@@ -66,7 +66,7 @@ def test_so_do_those_of_scoring(name: str, logit_rows: int, quantised: bool) -> 
 def test_so_do_those_of_other_settings(options: dict[str, Any], logit_rows: int) -> None:
     """A CPU keeps the masks of dropout in 16 bits where a GPU keeps a byte, so there the plan is the lower one."""
     config, size = _shortened("meta-llama/Llama-3.2-1B"), Size(logit_rows=logit_rows)
-    assert planned_training(config, size, **options) == pytest.approx(count_training(config, size, **options), rel=0.10)
+    assert planned_training(config, size, **options) == pytest.approx(count_training(config, size, **options), rel=0.12)
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (256, 96), (129, 65)])
