@@ -21,6 +21,7 @@ from erc_llm.cli.data import config, data, export_prompts, profile, render
 from erc_llm.cli.evaluate import benchmark, compare, evaluate
 from erc_llm.cli.export import export
 from erc_llm.cli.options import open_console, prepare_scoring
+from erc_llm.cli.plan import plan
 from erc_llm.cli.predict import calibrate, predict
 from erc_llm.cli.train import average, train
 from erc_llm.errors import ErcError, UserError
@@ -68,6 +69,7 @@ for command in (
     config,
     render,
     profile,
+    plan,
     train,
     crossfit,
     average,

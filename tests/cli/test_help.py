@@ -43,12 +43,23 @@ def test_help_is_fast_and_imports_nothing_heavy() -> None:
     assert done.returncode == 0, done.stderr
     assert "HEAVY []" in done.stdout
     assert float(done.stdout.rpartition("SECONDS ")[2]) < 0.5
-    for command in ("demo", "data", "profile", "render", "train", "predict", "calibrate", "evaluate", "baseline"):
+    for command in (
+        "demo",
+        "data",
+        "profile",
+        "render",
+        "plan",
+        "train",
+        "predict",
+        "calibrate",
+        "evaluate",
+        "baseline",
+    ):
         assert command in done.stdout
 
 
 @pytest.mark.parametrize(
-    "command", ["data", "profile", "render", "train", "predict", "calibrate", "evaluate", "baseline", "demo"]
+    "command", ["data", "profile", "render", "plan", "train", "predict", "calibrate", "evaluate", "baseline", "demo"]
 )
 def test_every_command_has_its_help(command: str, erc: Command) -> None:
     done = erc(command, "--help")

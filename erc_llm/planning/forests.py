@@ -1,0 +1,86 @@
+"""Forests of a run: the largest one that training or scoring packs, from the sizes of the scenes.
+
+Input: scene sizes, token budgets, a seed. Output: the `Load` of the largest forest.
+Does not depend on: torch; the order of steps is the one that training uses.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from erc_llm.planning.memory import Load
+from erc_llm.planning.tree_sizes import SceneSize
+from erc_llm.tuning.order import order_steps
+
+
+@dataclass(frozen=True, slots=True)
+class ForestSizes:
+    """The forests whose peaks are planned.
+
+    Attributes:
+        training: The largest forest of training.
+        scoring: The largest forest of scoring.
+        steps: Optimizer steps of the run.
+    """
+
+    training: Load
+    scoring: Load
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class LargestForest:
+    """The largest forest of training, and the number of steps."""
+
+    load: Load
+    steps: int
+
+
+def load_of(scenes: Sequence[SceneSize]) -> Load:
+    """Scenes packed into one forest."""
+    return Load(
+        tokens=sum(scene.rows for scene in scenes),
+        logit_rows=sum(scene.logit_rows for scene in scenes),
+        trunk=sum(scene.trunk for scene in scenes),
+        mask=sum(scene.mask for scene in scenes),
+        largest_mask=max((scene.largest_mask for scene in scenes), default=0),
+    )
+
+
+def largest_training_forest(
+    scenes: Sequence[SceneSize], epochs: float, tokens_per_step: int, accumulation: int, seed: int
+) -> LargestForest:
+    """The largest forest of training in one process, by the steps that training would take.
+
+    Args:
+        scenes: Sizes of the training scenes.
+        epochs: Passes over them.
+        tokens_per_step: Token budget of one optimizer step.
+        accumulation: Forests of one step; fewer if there are fewer scenes.
+        seed: Seed of the order.
+    """
+    sizes = [scene.rows for scene in scenes]
+    parts = max(1, min(accumulation, sum(size > 0 for size in sizes)))
+    order = order_steps(sizes, epochs=epochs, tokens_per_step=tokens_per_step, parts=parts, seed=seed)
+    largest = max(order.batches(), key=lambda batch: sum(sizes[scene] for scene in batch.scenes))
+    return LargestForest(load_of([scenes[scene] for scene in largest.scenes]), len(order.steps))
+
+
+def largest_scoring_forest(scenes: Sequence[SceneSize], tokens_per_forest: int) -> Load:
+    """A full forest of scoring, as dense in logits and masks as the corpus.
+
+    A tree above the budget is scored in pieces, so no forest exceeds it. The longest scenes are packed first, and have
+    the largest masks.
+    """
+    packed: list[SceneSize] = []
+    for scene in sorted(scenes, key=lambda scene: -scene.rows):
+        if sum(other.rows for other in packed) + scene.rows <= tokens_per_forest:
+            packed.append(scene)
+    load = load_of(packed or sorted(scenes, key=lambda scene: scene.rows)[:1])
+    if load.tokens <= tokens_per_forest:
+        return load
+    part = tokens_per_forest / load.tokens
+    mask = math.ceil(load.mask * part)
+    return Load(tokens_per_forest, math.ceil(load.logit_rows * part), math.ceil(load.trunk * part), mask, mask)

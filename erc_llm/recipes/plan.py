@@ -1,0 +1,180 @@
+"""Planning a training run: reads what is at hand, and computes memory, time and disk before anything is downloaded.
+
+Input: a `RunConfig`, a card or an amount of memory. Output: a `PlannedRun`.
+Does not depend on: torch, transformers, loaded models; nothing is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from erc_llm.config import RunConfig
+from erc_llm.corpus import EMORYNLP, Corpus, Dialogue, LabelSet, labelled_scenes
+from erc_llm.errors import ConfigError
+from erc_llm.planning.bases import Base, find_base
+from erc_llm.planning.cards import CARDS, Card
+from erc_llm.planning.compute import seconds
+from erc_llm.planning.fitting import Fit, fit_of
+from erc_llm.planning.plan import MARGIN, Plan, Scenes, Setup, make_plan
+from erc_llm.planning.token_counts import TokenCounter, token_counter
+from erc_llm.planning.tree_sizes import SceneMeter, TreeOptions
+from erc_llm.prompting.templates import load_prompt
+from erc_llm.recipes.data import SAMPLE, open_corpus
+
+
+@dataclass(frozen=True, slots=True)
+class CardTime:
+    """Time of an epoch on one card.
+
+    Attributes:
+        card: The card.
+        tree_seconds: As one token tree per scene.
+        prompt_seconds: As one prompt per utterance.
+        fits: Whether the plan fits the card.
+        utilisation: Part of the card's rate that is assumed.
+    """
+
+    card: Card
+    tree_seconds: float
+    prompt_seconds: float
+    fits: bool
+    utilisation: float
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRun:
+    """A plan with where its numbers come from.
+
+    Attributes:
+        config: The configuration.
+        base: The base model, not loaded.
+        plan: Memory, tokens, operations and disk.
+        counter: How tokens were counted.
+        corpus: Name of the corpus whose scenes were measured.
+        corpus_found: Whether that is the configuration's; else it is the sample's, whose tree shapes stand in.
+        card: The card that was asked for; None for none or a plain amount of memory.
+        fit: How the plan relates to its memory; None if neither was given.
+        times: Time of an epoch on the listed cards.
+        notes: Sentences on what a reader should know.
+    """
+
+    config: RunConfig
+    base: Base
+    plan: Plan
+    counter: TokenCounter
+    corpus: str
+    corpus_found: bool
+    card: Card | None
+    fit: Fit | None
+    times: tuple[CardTime, ...]
+    notes: tuple[str, ...]
+
+
+def plan_run(
+    config: RunConfig, *, card: Card | None = None, memory: int | None = None, utilisation: float | None = None
+) -> PlannedRun:
+    """Plan a run.
+
+    Args:
+        config: Its configuration.
+        card: The card that it is planned for.
+        memory: The memory that it is planned for, in bytes, if no card is given.
+        utilisation: Part of a card's rate that is reached (0 to 1); None for each card's own assumption.
+
+    Raises:
+        ModelError: The base model's shape is not to be had, or is not one that can be planned.
+        CorpusError: The corpus cannot be used.
+    """
+    base = find_base(config.model.base)
+    counter = token_counter(base.tokenizer, base.architecture.vocabulary)
+    corpus, found = _corpus(config)
+    scenes = _scenes(config, corpus, counter)
+    setup = Setup.of(config, base.architecture)
+    plan = make_plan(setup, scenes)
+    available = card.memory if card else memory
+    fit = None if available is None else fit_of(setup, plan.peaks, scenes, available)
+    return PlannedRun(
+        config=config,
+        base=base,
+        plan=plan,
+        counter=counter,
+        corpus=corpus.name,
+        corpus_found=found,
+        card=card,
+        fit=fit,
+        times=tuple(_time(listed, plan, utilisation) for listed in CARDS),
+        notes=tuple(_notes(config, base, found, card)),
+    )
+
+
+def _corpus(config: RunConfig) -> tuple[Corpus, bool]:
+    """The configuration's corpus with its selection split cut, or the sample in its place if its path is not there."""
+    labels = config.label_set()
+    section = config.corpus
+    if section.path == SAMPLE or section.path.startswith("hub:") or Path(section.path).exists():
+        if section.heal_from is not None and not Path(section.heal_from).exists():
+            raise ConfigError(f"corpus.heal_from: {section.heal_from} is not there; leave it out, or give its folder")
+        return open_corpus(section, labels, cut_selection=config.holds_out_selection), True
+    own = section.model_copy(update={"path": SAMPLE, "heal_from": None, "labels": None, "fold": None})
+    return open_corpus(own, EMORYNLP, cut_selection=config.holds_out_selection), False
+
+
+def _scenes(config: RunConfig, corpus: Corpus, counter: TokenCounter) -> Scenes:
+    training = labelled_scenes(corpus, config.training.max_scenes, config.seed)
+    scored: Sequence[Dialogue] = corpus.splits.get("selection") or tuple(corpus.dialogues())
+    labels: LabelSet = corpus.labels
+    meters = [
+        SceneMeter(load_prompt(config.prompt.template), _options(config, labels, all_answers), counter)
+        for all_answers in (config.training.objective == "closed_set", True)
+    ]
+    return Scenes(
+        training=[meters[0].size(scene) for scene in training],
+        scoring=[meters[1].size(scene, labelled=False) for scene in scored],
+    )
+
+
+def _options(config: RunConfig, labels: LabelSet, all_answers: bool) -> TreeOptions:
+    profile = config.profile
+    return TreeOptions(
+        labels=labels.names,
+        context=config.prompt.context,
+        names="full" if config.prompt.names == "full" else "first",
+        trunk_budget=config.prompt.trunk_budget,
+        profile=0 if profile.writer == "none" else profile.budget,
+        profile_in_question=profile.placement == "question",
+        state=config.state.source != "none",
+        all_answers=all_answers,
+    )
+
+
+def _time(card: Card, plan: Plan, utilisation: float | None) -> CardTime:
+    usable = card.memory * (1 - MARGIN)
+    fits = all(peak.total <= usable for peak in plan.peaks.all.values())
+    epoch = plan.epoch
+    reached = card.utilisation if utilisation is None else utilisation
+    trees, prompts = (seconds(flops, card, reached) for flops in (epoch.tree_flops, epoch.prompt_flops))
+    return CardTime(card, trees, prompts, fits, reached)
+
+
+def _notes(config: RunConfig, base: Base, corpus_found: bool, card: Card | None) -> Iterator[str]:
+    """What a reader should know about a plan."""
+    positions = base.architecture.positions
+    if not corpus_found:
+        yield (
+            f"corpus.path: {config.corpus.path} is not there; the scenes of the embedded sample stand in for it, so "
+            "tokens and time of an epoch are those of the sample"
+        )
+    if card is not None and not card.bf16 and config.model.precision == "bf16":
+        yield f"model.precision: {card.name} does not multiply bf16; use model.precision=auto"
+    elif card is not None and not card.bf16 and config.model.precision == "auto":
+        yield f"{card.name} does not multiply bf16; planned with fp16, which takes the same memory"
+    if positions is not None and config.prompt.trunk_budget >= positions:
+        yield f"prompt.trunk_budget: {config.prompt.trunk_budget} tokens of lines do not fit {positions} positions"
+    if config.profile.writer != "none":
+        yield f"profiles are counted at their largest, {config.profile.budget} tokens each (profile.budget)"
+    if config.sampling.scheme != "none":
+        yield "with sampling.scheme an epoch asks about fewer different utterances: tokens and time are upper bounds"
+    if load_prompt(config.prompt.template).chat:
+        yield "the chat template is counted at a fixed size: 16 tokens a scene and 6 a question"
