@@ -23,6 +23,7 @@ from erc_llm.cli.export import export
 from erc_llm.cli.options import open_console, prepare_scoring
 from erc_llm.cli.predict import calibrate, predict
 from erc_llm.cli.train import average, train
+from erc_llm.cli.validate import validate
 from erc_llm.errors import ErcError, UserError
 
 app = typer.Typer(
@@ -68,6 +69,7 @@ for command in (
     config,
     render,
     profile,
+    validate,
     train,
     crossfit,
     average,

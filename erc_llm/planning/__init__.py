@@ -1,0 +1,1 @@
+"""Planning: what a training run will need and what could stop it, found before it starts."""
