@@ -87,7 +87,9 @@ def resolve_valid(
 
 def _valid_part(kind: type[Checked], content: dict[str, Any], error: ValidationError) -> Checked | None:
     """The configuration after its wrong fields are removed, with what gets wrong by that; None if nothing helps."""
-    while any([_remove(content, item["loc"]) for item in error.errors()]):
+    while wrong := {_existing(content, item["loc"]) for item in error.errors()} - {()}:
+        for path in wrong:
+            _remove(content, path)
         try:
             return kind.model_validate(content)
         except ValidationError as next_error:
@@ -95,17 +97,25 @@ def _valid_part(kind: type[Checked], content: dict[str, Any], error: ValidationE
     return None
 
 
-def _remove(content: dict[str, Any], location: Sequence[int | str]) -> bool:
-    """Remove the field at a location, or the deepest one above it that exists; False if there is none."""
-    holder: Any = content
-    for depth, part in enumerate(location):
-        inner = holder.get(part) if isinstance(holder, dict) else None
-        following = location[depth + 1] if depth + 1 < len(location) else None
-        if isinstance(inner, dict) and following in inner:
-            holder = inner
-            continue
-        return isinstance(holder, dict) and holder.pop(part, holder) is not holder
-    return False
+def _existing(content: dict[str, Any], location: Sequence[int | str]) -> tuple[str, ...]:
+    """The part of a location that exists as nested fields: up to the wrong field, or to what lacks a field."""
+    path: list[str] = []
+    inner: Any = content
+    for part in location:
+        if not isinstance(inner, dict) or part not in inner:
+            break
+        path.append(str(part))
+        inner = inner[part]
+    return tuple(path)
+
+
+def _remove(content: dict[str, Any], path: Sequence[str]) -> None:
+    inner: Any = content
+    for part in path[:-1]:
+        inner = inner.get(part)
+        if inner is None:
+            return  # a section above it was removed already
+    inner.pop(path[-1], None)
 
 
 def find_config(source: str | Path) -> Path:

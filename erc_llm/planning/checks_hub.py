@@ -69,22 +69,26 @@ def check_hub(hub_id: str) -> HubState:
     return HubState((*findings, *online), reachable or small)
 
 
+def _in_cache(hub_id: str) -> Path:
+    """The model's folder in the hub's cache ("Understand caching" in the documentation of huggingface_hub)."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE) / f"models--{hub_id.replace('/', '--')}"
+
+
 def _cached_snapshot(hub_id: str) -> Path | None:
     """The folder of the model's main revision in the hub's cache, with whatever files it has; None without one."""
-    from huggingface_hub import snapshot_download
-
+    folder = _in_cache(hub_id)
     try:
-        return Path(snapshot_download(hub_id, local_files_only=True))
-    except Exception:  # the hub client raises errors of many kinds for ids and caches that it cannot use
+        snapshot = folder / "snapshots" / (folder / "refs" / "main").read_text("ascii").strip()
+    except (OSError, ValueError):
         return None
+    return snapshot if snapshot.is_dir() else None
 
 
 def _half_downloaded(hub_id: str, cached: Path | None, again: str) -> Iterator[Finding]:
     """A warning for shards that are missing from the cache, and for parts of files that a download left."""
-    from huggingface_hub import constants
-
-    missing = [] if cached is None else missing_shards(cached)
-    blobs = Path(constants.HF_HUB_CACHE) / f"models--{hub_id.replace('/', '--')}" / "blobs"
+    missing, blobs = [] if cached is None else missing_shards(cached), _in_cache(hub_id) / "blobs"
     parts = sorted(blobs.glob("*.incomplete"))
     if not missing and not parts:
         return
@@ -109,23 +113,20 @@ def _not_cached(hub_id: str, why: str, remedy: str) -> Finding:
 
 def _ask_hub(hub_id: str) -> Iterator[Finding]:
     """Findings from the hub's answers: access, formats of the weights, and room for them in the cache."""
-    from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub import HfApi, constants, get_hf_file_metadata
     from huggingface_hub.errors import HfHubHTTPError
 
-    api = HfApi(endpoint=constants.ENDPOINT)
+    url = f"{constants.ENDPOINT}/{hub_id}/resolve/main/config.json"
     try:
-        info = api.model_info(hub_id, files_metadata=True, timeout=TIMEOUT)
-        url = hf_hub_url(hub_id, "config.json", endpoint=constants.ENDPOINT)
+        info = HfApi(endpoint=constants.ENDPOINT).model_info(hub_id, files_metadata=True, timeout=TIMEOUT)
+        yield from _check_files({file.rfilename: file.size or 0 for file in info.siblings or ()}, hub_id)
         get_hf_file_metadata(url, timeout=TIMEOUT, endpoint=constants.ENDPOINT)
     except HfHubHTTPError as error:
         yield _refused(hub_id, error)
-        return
     # The client also raises the errors of the HTTP library that it uses, for names that do not resolve and the like.
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         yield _not_cached(hub_id, f"{constants.ENDPOINT} did not answer: {reason}", "check the network or a proxy")
-        return
-    yield from _check_files({file.rfilename: file.size or 0 for file in info.siblings or ()}, hub_id)
 
 
 def _refused(hub_id: str, error: Any) -> Finding:
@@ -162,7 +163,7 @@ def _check_files(sizes: Mapping[str, int], hub_id: str) -> Iterator[Finding]:
         found = f"'{hub_id}' has no model*.safetensors; a pickle (.bin) can run code and is never read"
         yield Finding("error", _FIELD, found, "choose a model that comes as safetensors, or convert it to a folder")
         return
-    blobs = Path(constants.HF_HUB_CACHE) / f"models--{hub_id.replace('/', '--')}" / "blobs"
+    blobs = _in_cache(hub_id) / "blobs"
     there = sum(path.stat().st_size for path in blobs.glob("*")) if blobs.is_dir() else 0
     needed = max(sum(weights.values()) - there, 0)
     what = f"the download of '{hub_id}'"

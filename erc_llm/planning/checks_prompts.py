@@ -129,7 +129,8 @@ def check_chat_end(prompter: Prompter, model: str, folder: Path) -> Iterator[Fin
         model: Name of the model: a hub id, or a folder.
         folder: Folder with its `config.json`, and perhaps `generation_config.json`.
     """
-    if not prompter.template.chat or _CHAT_NAME.search(model):
+    name = Path(model).name  # of a folder, or of a hub id without its owner
+    if not prompter.template.chat or _CHAT_NAME.search(name):
         return
     encoder = prompter.frame.encoder
     last = encoder.markup(prompter.frame.end)[-1]
@@ -140,7 +141,7 @@ def check_chat_end(prompter: Prompter, model: str, folder: Path) -> Iterator[Fin
     yield Finding(
         "warning",
         "prompt.template",
-        f"'{model}' looks like a base model (its name has no chat, instruct or -it), and the chat template ends an "
+        f"'{name}' looks like a base model (its name has no chat, instruct or -it), and the chat template ends an "
         f"answer with {decode([last])!r}, while the model's files stop at "
         f"{', '.join(repr(decode([stop])) for stop in sorted(stops))}: that token was probably never trained, so "
         "generated text may not stop. This is a guess from names and files",

@@ -227,7 +227,9 @@ def check_export(adapted: PeftModel, rank: int, folder: Path) -> Iterator[Findin
     from erc_llm.recipes.export_card import VLLM_RANKS
 
     beyond = beyond_lora(adapted.peft_config["default"].to_dict())
-    odd = [name for name in get_peft_model_state_dict(adapted) if LORA_TENSOR.fullmatch(name) is None]
+    # Without `save_embedding_layers=False` PEFT may ask the hub how large the vocabulary was.
+    saved = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    odd = [name for name in saved if LORA_TENSOR.fullmatch(name) is None]
     if odd:
         beyond.append(f"tensors that are no matrices of a linear layer (the first is {odd[0]})")
     if beyond:

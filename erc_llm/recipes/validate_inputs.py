@@ -84,31 +84,36 @@ def _read_corpus(config: RunConfig, findings: list[Finding]) -> Corpus | None:
         remedy = "set it to the folder of the original EmoryNLP files, or leave it out"
         findings.append(Finding("error", "corpus.heal_from", found, remedy))
         section = section.model_copy(update={"heal_from": None})
-    cut = config.holds_out_selection
     try:
-        return open_corpus(section, config.label_set(), cut_selection=cut)
+        return open_corpus(section, config.label_set(), cut_selection=config.holds_out_selection)
     except (CorpusError, ConfigError) as error:
-        return _read_what_is_right(section, config.label_set(), error, findings)
+        return _read_what_is_right(section, config, error, findings)
 
 
 def _read_what_is_right(
-    section: CorpusConfig, labels: LabelSet, error: Exception, findings: list[Finding]
+    section: CorpusConfig, config: RunConfig, error: Exception, findings: list[Finding]
 ) -> Corpus | None:
-    """The corpus without the labels that it does not know, or without a selection split; None if neither helps."""
-    is_file = section.path != SAMPLE and not section.path.startswith(HUB)
-    try:
-        unknown = unknown_labels(section.path, labels) if is_file else {}
-        if not unknown:
-            findings.append(Finding("error", "corpus.path", str(error), _FORMATS))
-            return open_corpus(section.model_copy(update={"fold": None}), labels, cut_selection=False)
-        findings.append(report_unknown(unknown, labels))
-        accepted = {name.casefold(): name for name in unknown}.values()
-        whole = LabelSet((*labels.names, *accepted), dict(labels.spellings), labels.neutral)
-        return without_labels(open_corpus(section, whole), unknown, labels)
-    except (CorpusError, ConfigError) as further:
-        if str(further) != str(error):
-            findings.append(Finding("error", "corpus.path", str(further), _FORMATS))
-        return None
+    """The corpus without the labels that it does not know, else without a selection split; None if neither helps."""
+    unknown: dict[str, str] = {}
+    labels = config.label_set()
+    if section.path != SAMPLE and not section.path.startswith(HUB):
+        with suppress(CorpusError):  # `error` says it already
+            unknown = unknown_labels(section.path, labels)
+    findings.append(report_unknown(unknown, labels) if unknown else _unreadable(error))
+    accepted = {name.casefold(): name for name in unknown if name}.values()
+    extended = LabelSet((*labels.names, *accepted), dict(labels.spellings), labels.neutral)
+    whole = section.model_copy(update={"fold": None})
+    for part, cut in [(section, True), (whole, False)] if config.holds_out_selection else [(whole, False)]:
+        try:
+            return without_labels(open_corpus(part, extended, cut_selection=cut), unknown, labels)
+        except (CorpusError, ConfigError) as further:
+            if str(further) != str(error):
+                findings.append(_unreadable(further))
+    return None
+
+
+def _unreadable(error: Exception) -> Finding:
+    return Finding("error", "corpus.path", str(error), _FORMATS)
 
 
 def _check_profile(config: RunConfig, corpus: Corpus | None) -> Iterator[Finding]:
