@@ -43,7 +43,7 @@ def report_unknown(unknown: Mapping[str, str], labels: LabelSet) -> Finding:
     return Finding(
         "error",
         "corpus.labels",
-        f"{len(unknown)} labels are not one of {', '.join(labels.names)}: {listed}",
+        f"labels that are none of {', '.join(labels.names)}: {listed}",
         "correct them in the files, map them with corpus.labels.spellings, or define your own label set in "
         "corpus.labels.names (docs/own-corpus.md)",
     )

@@ -44,10 +44,15 @@ def missing_shards(folder: Path) -> list[str]:
     return sorted(name for name in set(named.values()) if not (folder / name).is_file())
 
 
+def _listed(names: list[str], most: int = 3) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def check_shards(folder: Path, remedy: str) -> Iterator[Finding]:
     """An error if shards of a model folder are missing."""
     if missing := missing_shards(folder):
-        found = f"{folder}: {len(missing)} of the shards that {_INDEX} names are missing, the first is {missing[0]}"
+        found = f"{folder}: shards that {_INDEX} names are missing: {_listed(missing)}"
         yield Finding("error", _FIELD, found, remedy)
 
 
@@ -94,9 +99,9 @@ def _half_downloaded(hub_id: str, cached: Path | None, again: str) -> Iterator[F
         return
     found = f"{blobs.parent}: a download is incomplete"
     if missing:
-        found += f": {len(missing)} shards are missing, the first is {missing[0]}"
+        found += f"; missing shards: {_listed(missing)}"
     if parts:
-        found += f"; {len(parts)} files end in .incomplete ({size_text(sum(p.stat().st_size for p in parts))})"
+        found += f"; files that end in .incomplete: {len(parts)} ({size_text(sum(p.stat().st_size for p in parts))})"
     yield Finding("warning", _FIELD, found, f"{again}; training does too, if it reaches the hub")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def check_lengths(trees: Trees, prompter: Prompter, tokens_per_step: int, positi
     yield Finding("note", "prompts", f"the longest training prompt has {longest:,} tokens{limit}")
     sizes = [sum(map(rows_of, parts)) for _, parts in trees]
     if over := sum(size > tokens_per_step for size in sizes):
-        found = f"{over} of {len(sizes)} scenes have more tokens than this budget of {tokens_per_step:,}, the largest "
+        found = f"scenes with more tokens than this budget of {tokens_per_step:,}: {over} of {len(sizes)}, the largest "
         found += f"{max(sizes):,}; each of them is a step of its own"
         remedy = f"plan memory for {max(sizes):,} tokens; a lower prompt.trunk_budget cuts long scenes into windows"
         yield Finding("note", "training.tokens_per_step", found, remedy)
@@ -51,13 +52,13 @@ def _shortened(
 ) -> Iterator[Finding]:
     budget, most = prompter.options.trunk_budget, prompter.longest_line
     if windows := sum(len(parts) > 1 for parts in trees):
-        found = f"{windows} of {len(scenes)} scenes are longer than {budget:,} tokens and become overlapping windows"
+        found = f"scenes of more than {budget:,} tokens, which become overlapping windows: {windows} of {len(scenes)}"
         yield Finding("note", "prompt.trunk_budget", found, "raise prompt.trunk_budget to show more context")
     # A tokenizer makes at most one token per UTF-8 byte, so short lines need no look.
     texts = (u.text for scene in scenes for u in scene.utterances if len(u.text.encode()) > most // 2)
     encoder = prompter.frame.encoder
     if cut := sum(len(encoder.data(encoder.harmless(text))) >= most for text in texts):
-        found = f"{cut} lines have {most:,} tokens or more, half of the budget, and are cut there"
+        found = f"lines of {most:,} tokens or more, half of the budget, which are cut there: {cut}"
         yield Finding("warning", "prompt.trunk_budget", found, "raise prompt.trunk_budget, or split these lines")
 
 
@@ -104,11 +105,12 @@ def _trained(dialogue: Dialogue, tree: TokenTree, question: Question, prompter: 
     edges = forest.pair_edge[forest.pair_answer == forest.gold[number]]
     ids = forest.edge_token[edges].tolist()
     encoder = prompter.frame.encoder
-    before = encoder.text(tree.token_ids[tree.root_path(question.last)].tolist())
+    path = tree.token_ids[tree.root_path(question.last)].tolist()
+    # Decoded behind the prompt: some tokenizers drop a space at the beginning of a text.
+    texts = [encoder.text([*path, *ids[:count]]) for count in range(len(ids) + 1)]
+    tokens = [after[len(before) :] or repr(ids[i]) for i, (before, after) in enumerate(pairwise(texts))]
     end = list(encoder.markup(prompter.frame.end))
-    # Decoded behind the tokens before them, so that a leading space shows.
-    texts = [encoder.text(ids[: i + 1])[len(encoder.text(ids[:i])) :] or repr(ids[i]) for i in range(len(ids))]
-    return TrainedPrompt(dialogue.id, question.target + 1, before[-_SHOWN:], tuple(texts), ids[-len(end) :] == end)
+    return TrainedPrompt(dialogue.id, question.target + 1, texts[0][-_SHOWN:], tuple(tokens), ids[-len(end) :] == end)
 
 
 def check_ends(prompts: Sequence[TrainedPrompt], end: str) -> Iterator[Finding]:

@@ -81,4 +81,4 @@ def collected(findings: list[Finding], where: str, remedy: str) -> Iterator[None
     try:
         yield
     except UserError as error:
-        findings.append(Finding("error", where, str(error), remedy))
+        findings.append(Finding("error", where, str(error).removeprefix(f"{where}: "), remedy))

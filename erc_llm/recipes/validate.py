@@ -1,7 +1,7 @@
 """End-to-end validation: everything about a configuration that could fail later, found now and reported together.
 
-No weights are loaded and no training is started; of a model on the hub only its small files are downloaded. A check
-that needs what an earlier one found missing is left out with a note.
+No weights are loaded and no training is started. Of a model on the hub only its small files are downloaded; a dataset
+on the hub is downloaded whole. A check that needs what an earlier one found missing is left out with a note.
 
 Input: a configuration file and overrides. Output: a `Report`.
 Does not depend on: terminals.
@@ -88,7 +88,9 @@ def validate(source: str | Path, overrides: Sequence[str] = (), *, resume: bool 
 
 
 def _skipped(what: str, without: str) -> Finding:
-    return Finding("note", "not checked", f"{what}, which need {without}", "mend the errors above and validate again")
+    return Finding(
+        "note", "not checked", f"{what}, which need {without}", "mend what is reported above, and validate again"
+    )
 
 
 def _read_config(source: str | Path, overrides: Sequence[str], findings: list[Finding]) -> RunConfig | None:

@@ -53,7 +53,7 @@ def read_inputs(config: RunConfig, findings: list[Finding]) -> Inputs:
     if corpus is None:
         return Inputs(None)
     if corpus.warnings:
-        found = f"{len(corpus.warnings)} warnings about the data, the first: {corpus.warnings[0]}"
+        found = f"warnings about the data: {len(corpus.warnings)}, the first: {corpus.warnings[0]}"
         findings.append(Finding("note", "corpus.path", found, f"`erc-llm data {config.corpus.path}` shows all"))
     scenes: tuple[Dialogue, ...] = ()
     if "train" in corpus.splits:

@@ -89,8 +89,8 @@ def test_a_half_downloaded_model(hub_cache: Path, monkeypatch: pytest.MonkeyPatc
     state = check_hub("someone/tiny")
     assert state.available  # config.json is there
     half = state.findings[0]
-    assert "1 shards are missing, the first is model-00002-of-00002.safetensors" in half.found
-    assert "1 files end in .incomplete (2 kB)" in half.found
+    assert "; missing shards: model-00002-of-00002.safetensors" in half.found
+    assert "end in .incomplete: 1 (2 kB)" in half.found
     assert "continues the download" in half.remedy
 
 

@@ -143,9 +143,9 @@ def test_faults_of_the_model_are_in_one_report(
     report = validate(config_for(folder, lora={"target_modules": ["no_such_proj"]}))
     told = "\n".join(f"{finding.where}: {finding.found}" for finding in report.of("error"))
     assert "model.base: the model's attention uses 'sliding_window'" in told
-    assert "the first is model-00002-of-00002.safetensors" in told
+    assert "names are missing: model-00002-of-00002.safetensors" in told
     assert "prompt.template: prompt 'instruct' needs a chat template and this tokenizer has none" in told
-    assert "lora.target_modules: lora.target_modules: " in told
+    assert "lora.target_modules: Target modules" in told
     assert len(report.of("error")) == 4
 
 
@@ -183,7 +183,7 @@ def test_a_long_prompt_does_not_fit_the_context(config: Path) -> None:
 
 def test_long_scenes_are_told(config: Path) -> None:
     report = validate(config, ["training.tokens_per_step=64", "prompt.trunk_budget=64"])
-    assert "scenes have more tokens than this budget of 64" in only(report, "training.tokens_per_step").found
+    assert "scenes with more tokens than this budget of 64" in only(report, "training.tokens_per_step").found
     assert report.exit_code == 0
 
 
