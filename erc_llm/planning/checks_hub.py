@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from erc_llm.planning.disk_space import check_space, size_text
+from erc_llm.planning.disk_space import check_space, check_writable, size_text
 from erc_llm.planning.findings import Finding
 
 TIMEOUT = 5.0  # seconds to wait for each of the hub's answers
@@ -171,8 +171,9 @@ def _check_files(sizes: Mapping[str, int], hub_id: str) -> Iterator[Finding]:
     blobs = _in_cache(hub_id) / "blobs"
     there = sum(path.stat().st_size for path in blobs.glob("*")) if blobs.is_dir() else 0
     needed = max(sum(weights.values()) - there, 0)
-    what = f"the download of '{hub_id}'"
-    remedy = "make room there, or set HF_HOME to a folder on another disk"
-    if short := check_space(Path(constants.HF_HUB_CACHE), needed, what, "HF_HOME", remedy):
+    cache, what = Path(constants.HF_HUB_CACHE), f"the download of '{hub_id}'"
+    if refused := check_writable(cache, "HF_HOME", "set HF_HOME to a folder that you may write"):
+        yield refused
+    if short := check_space(cache, needed, what, "HF_HOME", "make room there, or set HF_HOME to another disk"):
         yield short
     yield Finding("note", _FIELD, f"{size_text(needed)} of weights of '{hub_id}' will be downloaded")

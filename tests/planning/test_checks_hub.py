@@ -71,6 +71,14 @@ def test_a_model_of_pickles(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert "pickle" in finding.found
 
 
+def test_a_cache_that_cannot_be_written(tmp_path: Path, hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file" / "hub"))
+    finding = next(f for f in _ask(monkeypatch, 200) if f.severity == "error")
+    assert finding.where == "HF_HOME"
+    assert "cannot be written" in finding.found
+
+
 def test_no_network_is_a_warning(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     (finding,) = check_hub("someone/tiny").findings

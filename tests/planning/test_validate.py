@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +16,7 @@ from huggingface_hub import constants
 from erc_llm.planning.findings import Finding, Report
 from erc_llm.recipes.validate import validate
 from tests.gated_hub import refusing_files
+from tests.hub_server import serve_hub
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import tiny_config
 
@@ -181,6 +185,13 @@ def test_a_long_prompt_does_not_fit_the_context(config: Path) -> None:
     assert "scoring.answer_tokens" in scoring.found
 
 
+def test_a_launcher_that_splits_the_model(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    finding = only(validate(config), "accelerate")
+    assert "FSDP" in finding.found
+    assert "--multi_gpu" in finding.remedy
+
+
 def test_long_scenes_are_told(config: Path) -> None:
     report = validate(config, ["training.tokens_per_step=64", "prompt.trunk_budget=64"])
     assert "scenes with more tokens than this budget of 64" in only(report, "training.tokens_per_step").found
@@ -255,3 +266,17 @@ def test_a_base_model_with_a_chat_template(
     assert "prompt.template=plain" in finding.remedy
     assert validate(config_for(tmp_path / "Some-7B"), ["prompt.template=plain"]).of("warning") == ()
     assert validate(config_for(tmp_path / "Some-7B-Instruct")).of("warning") == ()
+
+
+@pytest.mark.slow
+def test_a_model_of_the_hub_is_checked_without_its_weights(config: Path, tiny_llama: TinyModel, tmp_path: Path) -> None:
+    """In a process of its own: huggingface_hub reads its address and offline switch once, at import."""
+    environment = os.environ | {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
+    command = [sys.executable, "-m", "erc_llm", "validate", str(config), "model.base=someone/tiny"]
+    with serve_hub("someone/tiny", tiny_llama.folder) as (address, asked):
+        environment |= {"HF_ENDPOINT": address, "TRANSFORMERS_OFFLINE": "0", "COLUMNS": "200"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done
+    assert "of weights of 'someone/tiny' will be downloaded" in done.stdout
+    assert done.stdout.count("[<|im_end|>]") == 3
+    assert not any("model.safetensors" in line for line in asked)
