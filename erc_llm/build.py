@@ -277,7 +277,7 @@ def check_fit(prompter: Prompter, loaded: LoadedModel, written: int = 0, state: 
     """
     positions = getattr(loaded.model.config, "max_position_embeddings", None)
     if positions is not None:
-        _check_positions(prompter, int(positions), loaded.name, written, state)
+        check_positions(prompter, int(positions), loaded.name, written, state)
     probe = Dialogue("probe", (Utterance("1", ("Ada",), "Hello."), Utterance("2", ("Ben",), "Oh, it is you.")))
     tolerance = _TOLERANCE.get(dtype_name(loaded.dtype), 1.0)
     verify_tree_attention(loaded.model, prompter.trees(probe, "all")[0], tolerance)
@@ -304,7 +304,19 @@ def longest_path(prompter: Prompter, written: int = 0, state: bool = True) -> di
     }
 
 
-def _check_positions(prompter: Prompter, positions: int, model: str, written: int, state: bool) -> None:
+def check_positions(prompter: Prompter, positions: int, model: str, written: int = 0, state: bool = True) -> None:
+    """Refuse a model with too few positions for the longest prompts.
+
+    Args:
+        prompter: Builds the prompts.
+        positions: Number of positions of the model (`max_position_embeddings`).
+        model: Its name, for messages.
+        written: Most tokens of free text after a question.
+        state: Whether questions state the predictions for earlier lines.
+
+    Raises:
+        ConfigError: The trunk budget, with everything around the lines, exceeds them.
+    """
     parts = longest_path(prompter, written, state)
     lines, around = parts["lines"], sum(parts.values()) - parts["lines"]
     if lines + around <= positions:

@@ -6,6 +6,7 @@ Does not depend on: the fields of a configuration.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,6 +44,28 @@ def load_section(kind: type[Checked], source: str | Path, overrides: Sequence[st
 
 def resolve(kind: type[Checked], content: dict[str, Any], overrides: Sequence[str], source: str) -> Checked:
     """`load_section` for the content of a file; `source` is the file's name in messages."""
+    config, mistakes = resolve_valid(kind, content, overrides)
+    if mistakes:
+        count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+        raise ConfigError(f"{source}: {count}\n" + "\n".join(f"  {m}" for m in mistakes))
+    assert config is not None
+    return config
+
+
+def resolve_valid(
+    kind: type[Checked], content: dict[str, Any], overrides: Sequence[str]
+) -> tuple[Checked | None, list[str]]:
+    """The configuration without the fields that have mistakes, and all mistakes.
+
+    Args:
+        kind: Type of the configuration.
+        content: Content of a file; the overrides are written into it.
+        overrides: As for `load_section`.
+
+    Returns:
+        The configuration, with the default in place of each field that has a mistake, or None if that is none either;
+        and the mistakes, each as `field: what is wrong`.
+    """
     mistakes = []
     for override in overrides:
         key, equals, value = override.partition("=")
@@ -56,13 +79,43 @@ def resolve(kind: type[Checked], content: dict[str, Any], overrides: Sequence[st
         except TypeError:
             mistakes.append(f"override '{override}': '{key}' is inside a field that has no subfields")
     try:
-        config = kind.model_validate(content)
+        return kind.model_validate(content), mistakes
     except ValidationError as error:
         mistakes += dict.fromkeys(_explain(kind, item) + _origin(item, overrides) for item in error.errors())
-    if mistakes:
-        count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
-        raise ConfigError(f"{source}: {count}\n" + "\n".join(f"  {m}" for m in mistakes))
-    return config
+        return _valid_part(kind, copy.deepcopy(content), error), mistakes
+
+
+def _valid_part(kind: type[Checked], content: dict[str, Any], error: ValidationError) -> Checked | None:
+    """The configuration after its wrong fields are removed, with what gets wrong by that; None if nothing helps."""
+    while wrong := {_existing(content, item["loc"]) for item in error.errors()} - {()}:
+        for path in wrong:
+            _remove(content, path)
+        try:
+            return kind.model_validate(content)
+        except ValidationError as next_error:
+            error = next_error
+    return None
+
+
+def _existing(content: dict[str, Any], location: Sequence[int | str]) -> tuple[str, ...]:
+    """The part of a location that exists as nested fields: up to the wrong field, or to what lacks a field."""
+    path: list[str] = []
+    inner: Any = content
+    for part in location:
+        if not isinstance(inner, dict) or part not in inner:
+            break
+        path.append(str(part))
+        inner = inner[part]
+    return tuple(path)
+
+
+def _remove(content: dict[str, Any], path: Sequence[str]) -> None:
+    inner: Any = content
+    for part in path[:-1]:
+        inner = inner.get(part)
+        if inner is None:
+            return  # a section above it was removed already
+    inner.pop(path[-1], None)
 
 
 def find_config(source: str | Path) -> Path:

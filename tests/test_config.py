@@ -10,6 +10,7 @@ import yaml
 from erc_llm import config_files as config_module
 from erc_llm.baselines.baseline_config import load_baseline
 from erc_llm.config import RunConfig, load_config
+from erc_llm.config_files import resolve_valid
 from erc_llm.errors import ConfigError
 
 
@@ -349,3 +350,27 @@ def test_reasons_need_constrained_generation(tmp_path: Path, decode: str) -> Non
 def test_written_answers_are_not_averaged(tmp_path: Path, decode: str) -> None:
     message = _complaint(_save(tmp_path, f"scoring: {{label_orders: 4, decode: {decode}}}\n"))
     assert f"label_orders=4 averages scores; decode={decode}" in message
+
+
+def test_the_valid_part_of_a_configuration_with_mistakes() -> None:
+    """What `validate` goes on with: wrong fields have their defaults, and a section that is wrong as a whole too."""
+    content = {
+        "lora": {"rank": 0, "alpha": 7, "target_modules": 3},
+        "seed": "x",
+        "colour": "red",
+        "corpus": {"labels": {"neutral": "Calm"}, "selection_seed": 5},
+        "scoring": {"answer": "reason_then_label"},
+        "training": None,
+    }
+    config, mistakes = resolve_valid(RunConfig, content, ["name=kept", "lora.alpha", "prompt.context=later"])
+    assert config is not None
+    assert (config.name, config.seed, config.training) == ("kept", 13, RunConfig().training)
+    assert (config.lora.rank, config.lora.alpha, config.lora.target_modules) == (16, 7, "all-linear")
+    assert (config.corpus.labels, config.corpus.selection_seed) == (None, 5)
+    assert (config.scoring, config.prompt) == (RunConfig().scoring, RunConfig().prompt)
+    fields = {mistake.partition(":")[0] for mistake in mistakes}
+    assert fields == {
+        "override 'lora.alpha'", "lora.rank", "lora.target_modules", "seed", "colour", "corpus.labels.names", "scoring",
+        "training", "prompt.context",
+    }  # fmt: skip
+    assert content["seed"] == "x"  # the caller's content is as it was

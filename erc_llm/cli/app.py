@@ -24,6 +24,7 @@ from erc_llm.cli.options import open_console, prepare_scoring
 from erc_llm.cli.plan import plan
 from erc_llm.cli.predict import calibrate, predict
 from erc_llm.cli.train import average, train
+from erc_llm.cli.validate import validate
 from erc_llm.errors import ErcError, UserError
 
 app = typer.Typer(
@@ -70,6 +71,7 @@ for command in (
     render,
     profile,
     plan,
+    validate,
     train,
     crossfit,
     average,

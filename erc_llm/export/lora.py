@@ -92,7 +92,7 @@ def read_lora(folder: Path) -> Lora:
         tensors = load_file(weights)
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"{folder}: expected an adapter folder with {CONFIG} and {WEIGHTS}: {error}") from error
-    if odd := [words for name, (fine, words) in _UNSUPPORTED.items() if (config.get(name) or fine) != fine]:
+    if odd := beyond_lora(config):
         raise ModelError(f"{folder}: only plain LoRA can be exported, found {', '.join(odd)}")
     try:
         rank, alpha = int(config["r"]), float(config["lora_alpha"])
@@ -106,6 +106,15 @@ def read_lora(folder: Path) -> Lora:
         rank_stabilised=bool(config.get("use_rslora", False)),
         matrices=_pairs(folder, tensors, rank),
     )
+
+
+def beyond_lora(config: Mapping[str, Any]) -> list[str]:
+    """What an adapter has beyond plain LoRA, in words.
+
+    Args:
+        config: The fields of its `adapter_config.json`.
+    """
+    return [words for name, (fine, words) in _UNSUPPORTED.items() if (config.get(name) or fine) != fine]
 
 
 def _pairs(

@@ -103,7 +103,7 @@ def load_base_model(
     # The bar of a GGUF file's conversion has no setting to disable it, and writes to stderr.
     with quiet_loading(), redirect_stderr(io.StringIO()) if gguf else nullcontext():
         model = _load_weights(folder, dtype, chosen, attention, quantisation, gguf)
-        tokenizer = _read_tokenizer(folder)
+        tokenizer = read_tokenizer(folder)
     description = describe(folder, name)
     return LoadedModel(
         model=model,
@@ -152,10 +152,17 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     Raises:
         ModelError: The model is missing, or its tokenizer cannot be loaded.
     """
+    return read_tokenizer(small_files(name))
+
+
+def small_files(name: str) -> Path:
+    """A folder with a base model's configuration and tokenizer; of a model on the hub no weights are downloaded.
+
+    Raises:
+        ModelError: The model is missing, or its files cannot be downloaded.
+    """
     source = resolve_base_model(name)
-    return _read_tokenizer(
-        source if isinstance(source, Path) else _download(source, BASE_MODELS.get(name), weights=False)
-    )
+    return source if isinstance(source, Path) else _download(source, BASE_MODELS.get(name), weights=False)
 
 
 def resolve_base_model(name: str) -> Path | str:
@@ -312,7 +319,12 @@ def _prepare_quantised(model: PreTrainedModel) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def _read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in a model folder, with a pad token.
+
+    Raises:
+        ModelError: It cannot be loaded.
+    """
     from transformers import AutoTokenizer
 
     try:

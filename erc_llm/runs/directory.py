@@ -108,7 +108,15 @@ def read_directory(folder: Path | str, form: type[C]) -> RunDirectory[C]:
 
 
 def claim(folder: Path, config: C, resume: bool) -> RunDirectory[C] | None:
-    """The run that already exists in the folder; None if no run has begun there.
+    """`existing_run`, without the partial files that a killed process left in it."""
+    run = existing_run(folder, config, resume)
+    if run is not None and process_rank() == 0:
+        remove_partials(folder)
+    return run
+
+
+def existing_run(folder: Path, config: C, resume: bool) -> RunDirectory[C] | None:
+    """The run that already exists in the folder; None if no run has begun there. Nothing is changed.
 
     Under a launcher, only the main process checks the folder. Other processes get a finished run, and None for an
     unfinished one, because the main process may be writing to it already.
@@ -131,7 +139,6 @@ def claim(folder: Path, config: C, resume: bool) -> RunDirectory[C] | None:
         changed = ", ".join(_changed(run.config.result_fields(), config.result_fields()))
         raise RunError(f"{folder}: cannot resume with another configuration; changed: {changed}")
     check_precision(run, config.asked_precision)
-    remove_partials(folder)
     return run
 
 

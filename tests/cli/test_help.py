@@ -12,6 +12,23 @@ import pytest
 from tests.command_line import Command
 
 ROOT = Path(__file__).parents[2]
+COMMANDS = [
+    *(
+        "demo",
+        "data",
+        "config",
+        "profile",
+        "render",
+        "plan",
+        "validate",
+        "train",
+        "crossfit",
+        "average",
+        "predict",
+        "calibrate",
+    ),
+    *("evaluate", "compare", "baseline", "benchmark", "export", "export-prompts", "adapters"),
+]
 
 
 def _python(*command: str) -> subprocess.CompletedProcess[str]:
@@ -43,24 +60,11 @@ def test_help_is_fast_and_imports_nothing_heavy() -> None:
     assert done.returncode == 0, done.stderr
     assert "HEAVY []" in done.stdout
     assert float(done.stdout.rpartition("SECONDS ")[2]) < 0.5
-    for command in (
-        "demo",
-        "data",
-        "profile",
-        "render",
-        "plan",
-        "train",
-        "predict",
-        "calibrate",
-        "evaluate",
-        "baseline",
-    ):
+    for command in COMMANDS:
         assert command in done.stdout
 
 
-@pytest.mark.parametrize(
-    "command", ["data", "profile", "render", "plan", "train", "predict", "calibrate", "evaluate", "baseline", "demo"]
-)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_its_help(command: str, erc: Command) -> None:
     done = erc(command, "--help")
     assert done.code == 0
