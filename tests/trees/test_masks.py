@@ -48,6 +48,18 @@ def test_masks_are_built_once_for_all_layers() -> None:
     assert forest.to("cpu").masks is not forest.masks, "those of another device are its own"
 
 
+def test_a_forest_moves_and_is_pinned_with_all_its_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    forest = pack([random_tree(1), random_tree(2)])
+    assert forest.masks.branches
+    tensors = {name for name, value in vars(forest).items() if isinstance(value, torch.Tensor)}
+    moved = vars(forest.to("meta", non_blocking=True))
+    assert {name for name, value in moved.items() if isinstance(value, torch.Tensor) and value.is_meta} == tensors
+    pinned: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    assert vars(forest.pin_memory())["layouts"] == forest.layouts
+    assert len(pinned) == len(tensors)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_bias_is_the_mask_in_rows_that_kernels_need_not_copy(dtype: torch.dtype) -> None:
     forest = pack([random_tree(3), random_tree(4)])

@@ -305,9 +305,9 @@ def _fit_fp16(tiny: TinyModel, folder: Path, monkeypatch: pytest.MonkeyPatch, sc
 def test_gradients_in_fp16_are_scaled_so_that_small_ones_do_not_vanish(
     tiny_llama: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, watched = _fit_fp16(tiny_llama, tmp_path, monkeypatch, 256.0)
-    assert watched.scales == [256.0] * 3
     exact = _fit(tiny_llama, tmp_path / "fp32").watcher.gradients[0]
+    _, watched = _fit_fp16(tiny_llama, tmp_path / "fp16", monkeypatch, 256.0)
+    assert watched.scales == [256.0] * 3
     assert {gradient.dtype for gradient in watched.gradients[0].values()} == {torch.float32}
     one, other = (torch.cat([g[name].flatten() for name in exact]) for g in (watched.gradients[0], exact))
     assert float((one - other).norm() / other.norm()) <= 0.01
