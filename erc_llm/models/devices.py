@@ -114,6 +114,16 @@ def grow_segments() -> None:
         os.environ |= dict.fromkeys(names, "expandable_segments:True")
 
 
+def gpu_peak() -> str:
+    """The end of a message: the most memory that this process has used on its GPU, of how much; empty without one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return ""
+    used, total = torch.cuda.max_memory_allocated(), torch.cuda.get_device_properties().total_memory
+    return f"; the peak was {used / 2**30:.1f} of {total / 2**30:.1f} GiB"
+
+
 def leave_processes() -> None:
     """Leave the group of processes that trained together, if there is one.
 

@@ -27,7 +27,7 @@ from transformers.integrations import TensorBoardCallback, is_tensorboard_availa
 from trl import SFTConfig, SFTTrainer
 
 from erc_llm.errors import ConfigError, RunError, UserError
-from erc_llm.models.devices import process_rank
+from erc_llm.models.devices import gpu_peak, process_rank
 from erc_llm.models.lr_schedules import LrSchedule, scheduler_name
 from erc_llm.runs.directory import CHECKPOINTS
 from erc_llm.trees.attention import forest_logits, require_tree_attention
@@ -281,11 +281,7 @@ def _tensorboard(report_to: Sequence[str], folder: Path) -> list[TrainerCallback
 
 def out_of_memory(error: torch.OutOfMemoryError, settings: FitSettings, step: int) -> UserError:
     """The error to raise if a GPU's memory is too small for training or for scoring the selection split."""
-    found = str(error).splitlines()[0]
-    peak = ""
-    if torch.cuda.is_available():
-        total = torch.cuda.get_device_properties().total_memory
-        peak = f"; the peak was {_gib(torch.cuda.max_memory_allocated())} of {_gib(total)}"
+    found, peak = str(error).splitlines()[0], gpu_peak()
     more = "Raise" if settings.gradient_checkpointing else "Set training.gradient_checkpointing=true, raise"
     return UserError(
         f"out of GPU memory after {step} optimizer steps{peak} ({found}). {more} "
@@ -293,7 +289,3 @@ def out_of_memory(error: torch.OutOfMemoryError, settings: FitSettings, step: in
         "the scoring of the selection split; then continue by the same command with these and --resume. Lowering "
         "training.tokens_per_step helps too, but changes the training steps: give that run another name="
     )
-
-
-def _gib(memory: int) -> str:
-    return f"{memory / 2**30:.1f} GiB"

@@ -1,6 +1,7 @@
 """Attention of a whole forest in one kernel: the same as tree by tree, and used only where it works.
 
-torch's kernel for CPUs has no backward, so gradients are compared on a GPU only, by the trial before its first use.
+torch's kernel for CPUs has no backward. Gradients are compared through torch's readable implementation of the same
+operator, which has one; those of the kernel for GPUs by the trial before its first use.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from tests.tiny_models import TinyModel
 from tests.trees.random_trees import random_tree
 
 # The kernel says that it is slow when it is not compiled, which takes a C++ compiler and most of a minute.
-uncompiled = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
+uncompiled = pytest.mark.filterwarnings(
+    "ignore:flex_attention called without torch.compile:UserWarning",
+    "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +72,37 @@ def test_a_model_gives_the_same_answers_with_one_kernel(tiny_llama: TinyModel, m
         found = answer_log_likelihoods(forest_logits(model, forest), forest)
     assert len(seen) == 2, "one call per layer"
     assert torch.allclose(found, expected, atol=1e-4)
+
+
+@pytest.fixture
+def differentiable(interpreted: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the check that refuses gradients on a CPU."""
+    monkeypatch.setattr("torch.nn.attention.flex_attention._validate_device", lambda *_: None)
+
+
+@uncompiled
+@pytest.mark.usefixtures("differentiable")
+def test_its_gradients_are_those_of_plain_attention() -> None:
+    assert flex._largest_difference(torch.device("cpu"), torch.float32, (4, 2, 16), 0.3, True) <= 1e-5
+
+
+@uncompiled
+@pytest.mark.usefixtures("differentiable")
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_model_is_trained_by_the_same_gradients_with_one_kernel(
+    checkpointing: bool, tiny_llama: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forest, gradients = pack([random_tree(seed) for seed in (8, 9)]), []
+    for used in (False, True):
+        monkeypatch.setattr(attention, "takes_flex", lambda *_, used=used: used)
+        model = AutoModelForCausalLM.from_pretrained(tiny_llama.folder, attn_implementation=ATTENTION).train()
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        answer_log_likelihoods(forest_logits(model, forest), forest).mean().backward()
+        gradients.append({name: weight.grad for name, weight in model.named_parameters()})
+    expected, found = gradients
+    for name, gradient in expected.items():
+        assert float((found[name] - gradient).abs().max() / gradient.abs().max()) <= 1e-4, name
 
 
 @pytest.mark.slow

@@ -57,12 +57,21 @@ erc_llm.tuning.selection.score_metrics, TreeTrainer.train = score_metrics, train
 WATCHED = (
     """
 import json, os, signal, sys
+import erc_llm.models.loading as loading
 import erc_llm.tuning.selection as selection
 from erc_llm.tuning.trainer import TreeTrainer
 
 rank, scored, forwards, loss, score = os.environ["RANK"], [], [], TreeTrainer.compute_loss, selection.score_scenes
 dies = rank == "1" and "die" in sys.argv
 sys.argv = [argument for argument in sys.argv if argument != "die"]
+
+hashes = loading.weights_sha256
+
+def weights_sha256(folder):
+    open(f"hashed-{rank}", "w").close()
+    return hashes(folder)
+
+loading.weights_sha256 = weights_sha256
 
 def score_scenes(model, prompter, dialogues, *rest, **options):
     scored.append([dialogue.id for dialogue in dialogues])
@@ -155,6 +164,7 @@ def test_a_run_goes_on_as_if_one_of_its_processes_had_not_been_killed(tiny_llama
     adapters = [load_file(folder / "adapter/adapter_model.safetensors") for folder in runs.values()]
     assert all(torch.allclose(adapters[1][name], weight, atol=1e-6) for name, weight in adapters[0].items())
     scored = [json.loads((tmp_path / "whole" / f"scored-{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1)]
+    assert [path.name for path in (tmp_path / "whole").glob("hashed-*")] == ["hashed-0"]
     [first], [second] = scored
     assert first
     assert second

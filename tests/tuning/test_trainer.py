@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import get_peft_model_state_dict, set_peft_model_state_dict
-from torch.utils._python_dispatch import TorchDispatchMode
+from peft import get_peft_model_state_dict
 from transformers import TrainerCallback, TrainerState
 
 from erc_llm.corpus.labels import EMORYNLP
@@ -260,108 +258,6 @@ def test_training_in_16_bits_trains_fp32_adapter_weights(
     with torch.no_grad():
         total, weights, _ = _by_hand(tiny_llama.model, _first_step(tiny_llama))
     assert watcher.losses[0] == pytest.approx(float(total) / weights, rel=0.03)
-
-
-def _fp16_model(tiny: TinyModel) -> Any:
-    base = load_base_model(str(tiny.folder), precision="fp16", device="cpu", attention=ATTENTION).model
-    model = attach_lora(base, rank=4, alpha=8, dropout=0.0, seed=3)
-    exact = get_peft_model_state_dict(_model(tiny))
-    set_peft_model_state_dict(model, exact)
-    return model
-
-
-class Scaled(TrainerCallback):
-    """Keeps the unscaled gradients of each step, the scale after it, and the weights before and after it."""
-
-    def __init__(self) -> None:
-        self.trainer: Any = None
-        self.scales: list[float] = []
-        self.gradients: list[dict[str, torch.Tensor]] = []
-        self.weights: list[dict[str, torch.Tensor]] = []
-
-    def on_pre_optimizer_step(self, *_: Any, model: Any, **__: Any) -> None:
-        trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        self.gradients.append({n: p.grad.clone() for n, p in trained.items()})
-        self.weights.append({n: p.detach().clone() for n, p in trained.items()})
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.scales.append(self.trainer.accelerator.scaler.get_scale())
-
-
-def _fit_fp16(tiny: TinyModel, folder: Path, monkeypatch: pytest.MonkeyPatch, scale: float) -> tuple[Any, Scaled]:
-    """Three steps in fp16 whose gradients are multiplied by `scale` at first."""
-    watched, model, trees = Scaled(), _fp16_model(tiny), [_trees(_prompter(tiny), i, None) for i in range(len(SCENES))]
-    start = TreeTrainer.train
-
-    def train(self: Any, **options: Any) -> None:
-        watched.trainer, self.accelerator.scaler = self, torch.amp.GradScaler("cpu", init_scale=scale)
-        start(self, **options)
-
-    monkeypatch.setattr(TreeTrainer, "train", train)
-    fit(model, tiny.tokenizer, _schedule(), lambda i, _: trees[i], _plan(fp16=True), folder, [watched])
-    return model, watched
-
-
-def test_gradients_in_fp16_are_scaled_so_that_small_ones_do_not_vanish(
-    tiny_llama: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    exact = _fit(tiny_llama, tmp_path / "fp32").watcher.gradients[0]
-    _, watched = _fit_fp16(tiny_llama, tmp_path / "fp16", monkeypatch, 256.0)
-    assert watched.scales == [256.0] * 3
-    assert {gradient.dtype for gradient in watched.gradients[0].values()} == {torch.float32}
-    one, other = (torch.cat([g[name].flatten() for name in exact]) for g in (watched.gradients[0], exact))
-    assert float((one - other).norm() / other.norm()) <= 0.01
-
-
-def test_a_step_whose_gradients_overflow_is_left_out_and_the_scale_is_lowered(
-    tiny_llama: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, watched = _fit_fp16(tiny_llama, tmp_path, monkeypatch, 2.0**40)
-    assert watched.scales == [2.0**39, 2.0**38, 2.0**37]
-    assert all(torch.equal(value, watched.weights[2][name]) for name, value in watched.weights[0].items())
-    after = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    assert all(torch.equal(after[name], value) for name, value in watched.weights[0].items())
-
-
-class Waits(TorchDispatchMode):
-    """Counts by which line of Python a number is taken out of a tensor; on a GPU each of them waits for it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[str] = []
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is torch.ops.aten._local_scalar_dense.default:
-            self.seen.append(" ".join(f"{frame.filename}:{frame.name}" for frame in traceback.extract_stack()))
-        return function(*args, **(kwargs or {}))
-
-
-def test_a_step_waits_for_no_number_of_the_gpu_unless_it_is_logged(tiny_llama: TinyModel, tmp_path: Path) -> None:
-    with Waits() as waits:
-        fitted = _fit(tiny_llama, tmp_path, log_every=1000, max_grad_norm=1.0)
-    assert len(fitted.watcher.losses) == 1, "the first step is logged"
-    in_steps = [place for place in waits.seen if ":_run_epoch" in place and "dataloader.py" not in place]
-    assert len(in_steps) == 2, in_steps  # loss and gradient norm of the logged step
-    assert all(":_maybe_log_save_evaluate" in place for place in in_steps)
-
-
-def test_forests_packed_by_other_processes_train_the_same_adapter(
-    tiny_llama: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    here = _fit(tiny_llama, tmp_path / "here", dropout=0.1)
-    feeding = trainer._feeding(use_cpu=False)
-    assert feeding["dataloader_pin_memory"] is feeding["accelerator_config"]["non_blocking"] is True
-    if not feeding["dataloader_num_workers"]:
-        pytest.skip("processes are not forked here")
-    built: list[int] = []
-    pack = trainer.pack
-    monkeypatch.setattr(trainer, "pack", lambda trees: built.append(1) or pack(trees))
-    monkeypatch.setattr(trainer, "_feeding", lambda _: feeding | {"dataloader_pin_memory": False})
-    there = _fit(tiny_llama, tmp_path / "there", dropout=0.1)
-    assert not built, "this process packs nothing"
-    assert there.watcher.losses == here.watcher.losses
-    assert all(torch.equal(there.adapter[name], here.adapter[name]) for name in here.adapter)
-    assert "fork" not in capfd.readouterr().err
 
 
 def test_another_attention_is_refused(tiny_llama: TinyModel, tmp_path: Path) -> None:
