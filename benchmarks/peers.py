@@ -92,6 +92,7 @@ def fit_trl(
         max_grad_norm=settings.max_grad_norm,
         gradient_checkpointing=settings.gradient_checkpointing,
         bf16=settings.bf16,
+        fp16=settings.fp16,
         use_cpu=settings.use_cpu,
         seed=settings.seed,
         logging_steps=settings.log_every,

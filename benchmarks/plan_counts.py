@@ -102,17 +102,17 @@ class Tracker(TorchDispatchMode):
 def _kernel(
     scaling: float | None, dropout: float, query: Any, key: Any, value: Any, mask: torch.Tensor | None
 ) -> torch.Tensor:
-    """Attention by the kernel that a GPU takes where there is a mask; shapes as in `_fused_attention`."""
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    """The kernel that a GPU takes where there is a mask; shapes and grouped heads as in `_gpu_attention`."""
+    heads, key_heads, causal = query.shape[1], key.shape[1], mask is None
+    grouped = query[0].unflatten(0, (key_heads, -1))
+    key, value = (tensor[0, :, None].expand(-1, heads // key_heads, -1, -1) for tensor in (key, value))
     bias = None
     if mask is not None:
         bias = torch.zeros(mask.shape, dtype=query.dtype).masked_fill(mask.logical_not(), -torch.inf)
-        bias = bias.expand(1, query.shape[1], -1, -1)
+        bias = bias.expand(key_heads, heads // key_heads, -1, -1)
     kernel = torch.ops.aten._scaled_dot_product_efficient_attention
-    result: torch.Tensor = kernel(query, key, value, bias, True, dropout, mask is None, scale=scaling)[0]
-    return result
+    result: torch.Tensor = kernel(grouped, key, value, bias, True, dropout, causal, scale=scaling)[0]
+    return result.flatten(0, 1)[None]
 
 
 def _quantise(base: Any, dtype: torch.dtype) -> None:
@@ -194,7 +194,9 @@ def _forest(size: Size) -> Forest:
     edges = torch.zeros(size.logit_rows, dtype=torch.int64)
     names = ("logit_rows", "edge_row", "edge_token", "pair_edge", "pair_answer", "question", "gold")
     changed: dict[str, Any] = dict.fromkeys(names, edges)
-    return replace(packed, **changed, weights=torch.ones(size.logit_rows), answers=size.logit_rows)
+    forest = replace(packed, **changed, weights=torch.ones(size.logit_rows), answers=size.logit_rows)
+    assert forest.masks.branches  # built from real numbers, before anything is fake
+    return forest
 
 
 def count_training(

@@ -154,6 +154,7 @@ def training_plan(work: Workload) -> FitSettings:
         accumulation=training.accumulation,
         gradient_checkpointing=training.gradient_checkpointing,
         bf16=work.loaded.dtype == torch.bfloat16,
+        fp16=work.loaded.dtype == torch.float16,
         use_cpu=work.loaded.device.type == "cpu",
         seed=work.config.seed,
         log_every=training.log_every,

@@ -361,8 +361,14 @@ def build_merged_model(config: RunConfig, folder: Path, gguf: str | None = None)
     return load_base_model(str(folder), precision=model.precision, device=model.device, attention=ATTENTION, gguf=gguf)
 
 
-def build_model(config: RunConfig, attention: str = ATTENTION) -> LoadedModel:
-    """The base model that a configuration names, by default with the attention of token trees."""
+def build_model(config: RunConfig, attention: str = ATTENTION, hashed: bool = True) -> LoadedModel:
+    """The base model that a configuration names, by default with the attention of token trees.
+
+    Args:
+        config: The configuration.
+        attention: `attn_implementation` of transformers.
+        hashed: Whether the hash of its weights is needed.
+    """
     model = config.model
     return load_base_model(
         model.base,
@@ -370,4 +376,5 @@ def build_model(config: RunConfig, attention: str = ATTENTION) -> LoadedModel:
         quantisation=None if model.quantisation == "none" else model.quantisation,
         device=model.device,
         attention=attention,
+        hashed=hashed,
     )

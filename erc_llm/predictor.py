@@ -25,6 +25,7 @@ from erc_llm.decoding.scenes import mean_score, score_scenes, scored_prediction
 from erc_llm.decoding.scoring import LabelScores, score_questions
 from erc_llm.errors import ConfigError, ModelError
 from erc_llm.models.adapters import activate_adapter, add_adapter, load_adapter
+from erc_llm.models.devices import gpu_peak
 from erc_llm.models.loading import LoadedModel
 from erc_llm.predictions import Correction, Prediction
 from erc_llm.prompting.prompter import Scene, scoring_orders
@@ -168,8 +169,8 @@ class Predictor:
             return [found.prediction(names) for scene in self.written(dialogues, on_progress) for found in scene]
         except torch.OutOfMemoryError as error:
             raise ModelError(
-                f"out of GPU memory ({str(error).splitlines()[0]}); lower scoring.tokens_per_forest, which is "
-                f"{scoring.tokens_per_forest}: `predict ... --set scoring.tokens_per_forest=1024`"
+                f"out of GPU memory{gpu_peak()} ({str(error).splitlines()[0]}); lower scoring.tokens_per_forest, "
+                f"which is {scoring.tokens_per_forest}: `predict ... --set scoring.tokens_per_forest=1024`"
             ) from error
 
     @property

@@ -51,10 +51,10 @@ class EncoderConfig(Section):
     attention_dropout: float | None = Field(
         None, ge=0, lt=1, description="Dropout of attention scores; by default the encoder's own. 0 is faster on a CPU."
     )
-    precision: Literal["auto", "fp32", "bf16"] = Field(
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
-        description="Precision of matrix products. auto: bf16 where the hardware multiplies it fast, else fp32. "
-        "Weights stay fp32.",
+        description="Precision of matrix products. auto: bf16 where the hardware multiplies it fast; fp16 on GPUs that "
+        "do not (T4, V100); else fp32. Weights stay fp32.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU if there is one.")
 

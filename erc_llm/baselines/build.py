@@ -18,6 +18,7 @@ from erc_llm.baselines.compm import MemoryClassifier
 from erc_llm.baselines.encoder import ContextClassifier, TextEncoder
 from erc_llm.baselines.memory import SpeakerMemory
 from erc_llm.errors import ConfigError, ModelError
+from erc_llm.models.autocast import autocast_to
 from erc_llm.models.devices import choose_device, choose_precision
 from erc_llm.models.encoders import LoadedEncoder, load_encoder
 
@@ -58,7 +59,7 @@ class LoadedBaseline:
 
     def autocast(self) -> torch.autocast:
         """A context in which matrices are multiplied in `dtype`."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+        return autocast_to(self.device, self.dtype)
 
 
 def build(config: BaselineConfig, labels: int) -> LoadedBaseline:

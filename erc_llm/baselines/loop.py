@@ -99,7 +99,14 @@ class Fitting:
         self.total = settings.epochs * self._per_epoch
         self.optimizer = optimizer_of(loaded, settings)
         self.scheduler = _scheduler(self.optimizer, settings, self.total)
+        # Gradients in fp16 would vanish without it; in other precisions it does nothing.
+        self.scaler = torch.amp.GradScaler(loaded.device.type, enabled=loaded.dtype == torch.float16)
         self._cached: Snapshot | None = None
+
+    @property
+    def _stateful(self) -> dict[str, Any]:
+        """What a checkpoint keeps the state of, by name."""
+        return {"optimizer": self.optimizer, "scheduler": self.scheduler, "scaler": self.scaler}
 
     def run(self, resume: bool = False) -> None:
         """Train to the end; the best weights are in the model and in the folder afterwards.
@@ -116,7 +123,7 @@ class Fitting:
 
     def _run(self, resume: bool) -> None:
         checkpoint = self._folder / CHECKPOINT
-        loaded = load_checkpoint(checkpoint, self.loaded.model, self.optimizer, self.scheduler) if resume else None
+        loaded = load_checkpoint(checkpoint, self.loaded.model, self._stateful) if resume else None
         position = loaded or Position()
         keep_epoch(self._folder, position.best_epoch)
         rewind_log(self._folder / SELECTION_LOG, position.step)
@@ -132,7 +139,7 @@ class Fitting:
                         if position.step % self._per_epoch == 0:
                             position = self._select(position)
                         if time.monotonic() - saved >= self._settings.checkpoint_seconds and position.step < self.total:
-                            save_checkpoint(checkpoint, self.loaded.model, self.optimizer, self.scheduler, position)
+                            save_checkpoint(checkpoint, self.loaded.model, self._stateful, position)
                             keep_epoch(self._folder, position.best_epoch)
                             saved = time.monotonic()
         assert position.best_epoch is not None, "there is at least one epoch"
@@ -171,10 +178,12 @@ class Fitting:
         model = self.loaded.model
         model.train()
         loss = self._loss(examples)
-        loss.backward()
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(trained, self._settings.max_grad_norm)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)  # left out if a gradient overflowed
+        self.scaler.update()
         self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
         return loss.item(), norm.item()

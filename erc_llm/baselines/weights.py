@@ -87,8 +87,14 @@ def load_weights(model: nn.Module, path: Path) -> None:
     _take(model, tensors, path)
 
 
-def save_checkpoint(path: Path, model: nn.Module, optimizer: Any, scheduler: Any, position: Position) -> None:
+def save_checkpoint(path: Path, model: nn.Module, stateful: Mapping[str, Any], position: Position) -> None:
     """Write everything that is needed to resume a training run, including the random state.
+
+    Args:
+        path: The file.
+        model: The model.
+        stateful: Optimizer, schedule and the like by name, each with `state_dict`.
+        position: How far the run is.
 
     Raises:
         RunError: The file cannot be written.
@@ -96,15 +102,14 @@ def save_checkpoint(path: Path, model: nn.Module, optimizer: Any, scheduler: Any
     state = {
         "position": asdict(position),
         "weights": trained(model),
-        "optimizer": optimizer.state_dict(),
-        "scheduler": scheduler.state_dict(),
         "random": torch.get_rng_state(),
         "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        **{name: part.state_dict() for name, part in stateful.items()},
     }
     write_whole(path, lambda file: _save(state, file), RunError)
 
 
-def load_checkpoint(path: Path, model: nn.Module, optimizer: Any, scheduler: Any) -> Position | None:
+def load_checkpoint(path: Path, model: nn.Module, stateful: Mapping[str, Any]) -> Position | None:
     """Restore a training run from its checkpoint; return its position, or None if there is no checkpoint yet.
 
     Raises:
@@ -119,8 +124,9 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: Any, scheduler: Any
     if "position" not in state:
         raise RunError(f"{path}: written by an older version of erc-llm; delete it to start again")
     _take(model, state["weights"], path)
-    optimizer.load_state_dict(state["optimizer"])
-    scheduler.load_state_dict(state["scheduler"])
+    for name, part in stateful.items():
+        if kept := state.get(name):  # a scaler that is not in use keeps nothing
+            part.load_state_dict(kept)
     torch.set_rng_state(state["random"])
     if state["random_cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["random_cuda"])

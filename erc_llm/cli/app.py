@@ -26,6 +26,7 @@ from erc_llm.cli.predict import calibrate, predict
 from erc_llm.cli.train import average, train
 from erc_llm.cli.validate import validate
 from erc_llm.errors import ErcError, UserError
+from erc_llm.models.devices import grow_segments
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -90,6 +91,7 @@ for command in (
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
+    grow_segments()
     try:
         app(standalone_mode=True)
     except ErcError as error:

@@ -66,7 +66,7 @@ class Recipe(Section):
     def asked_precision(self) -> str | None:
         """The dtype that the configuration asks training for, such as `bfloat16`; None for `auto`."""
         section, _, name = self.precision_field.partition(".")
-        return {"fp32": "float32", "bf16": "bfloat16"}.get(getattr(getattr(self, section), name))
+        return {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}.get(getattr(getattr(self, section), name))
 
     @property
     def sha256(self) -> str:

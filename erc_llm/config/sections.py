@@ -159,9 +159,10 @@ class ModelConfig(Section):
     base: str = Field(
         "smollm2-135m-instruct", description="A folder, a Hugging Face hub id, or `smollm2-135m-instruct`."
     )
-    precision: Literal["auto", "fp32", "bf16"] = Field(
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
-        description="auto: bf16 where the hardware multiplies it fast, else fp32 (e.g. CPUs without bf16 units).",
+        description="auto: bf16 where the hardware multiplies it fast; fp16 on GPUs that do not (T4, V100); else fp32 "
+        "(e.g. CPUs without bf16 units).",
     )
     quantisation: Literal["none", "nf4"] = Field(
         "none", description="nf4: 4-bit weights with double quantisation (QLoRA)."
@@ -236,7 +237,8 @@ class TrainingConfig(Section):
     tokens_per_step: int = Field(
         768,
         ge=64,
-        description="Token budget of one optimizer step, over all processes; each process gets at least one dialogue.",
+        description="Token budget of one optimizer step, over all processes together: with twice as many, each gets "
+        "half as many tokens. Each process gets at least one dialogue.",
     )
     accumulation: int = Field(
         1, ge=1, description="Parts into which a step is split, computed one after the other, to save memory."

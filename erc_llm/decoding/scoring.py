@@ -74,15 +74,17 @@ def score_trees(
     was_training = model.training
     model.eval()
     scores: dict[int, list[LabelScores]] = {}
+    launched: _Launched | None = None
     try:
         with torch.inference_mode(), autocast(model):
             for group in batch_by_rows([rows_of(t) for t in trees], tokens_per_forest):
+                before, launched = launched, None
                 if len(group) == 1 and rows_of(trees[group[0]]) > tokens_per_forest:
                     scores[group[0]] = _score_on_cache(model, trees[group[0]], tokens_per_forest)
                 else:
-                    scores.update(zip(group, _score_forest(model, [trees[i] for i in group]), strict=True))
-                if on_progress:
-                    on_progress(len(scores))
+                    launched = _launch(model, trees, group)
+                _collect(before, scores, on_progress)
+            _collect(launched, scores, on_progress)
     finally:
         model.train(was_training)
     return [scores[i] for i in range(len(trees))]
@@ -105,17 +107,45 @@ def batch_by_rows(rows: Sequence[int], budget: int) -> Iterator[list[int]]:
         yield group
 
 
-def _score_forest(model: PreTrainedModel, trees: Sequence[TokenTree]) -> list[list[LabelScores]]:
-    forest = pack(trees).to(model.device)
-    values = answer_log_likelihoods(forest_logits(model, forest), forest).double().cpu().numpy()
-    results, position = [], 0
-    for tree in trees:
-        scored = []
-        for question in tree.questions:
-            scored.append(_scores(question, values[position : position + len(question.answers)]))
-            position += len(question.answers)
-        results.append(scored)
-    return results
+@dataclass(frozen=True, eq=False)
+class _Launched:
+    """A forest whose scores a GPU may still compute, while the next forest is packed.
+
+    Attributes:
+        group: Indices of its trees.
+        trees: Its trees.
+        values: (answers,) log-likelihoods, on the device of the model.
+    """
+
+    group: Sequence[int]
+    trees: Sequence[TokenTree]
+    values: torch.Tensor
+
+
+def _launch(model: PreTrainedModel, trees: Sequence[TokenTree], group: Sequence[int]) -> _Launched:
+    chosen = [trees[i] for i in group]
+    forest = _on_device(pack(chosen), model.device)
+    return _Launched(group, chosen, answer_log_likelihoods(forest_logits(model, forest), forest))
+
+
+def _on_device(forest: Forest, device: torch.device) -> Forest:
+    """The forest on a device; a GPU copies it while this process goes on."""
+    return forest.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else forest.to(device)
+
+
+def _collect(
+    launched: _Launched | None, scores: dict[int, list[LabelScores]], on_progress: Callable[[int], None] | None
+) -> None:
+    """Wait for the scores of a forest, and add them to those of its trees."""
+    if launched is not None:
+        values, position = launched.values.double().cpu().numpy(), 0
+        for i, tree in zip(launched.group, launched.trees, strict=True):
+            scores[i] = []
+            for question in tree.questions:
+                scores[i].append(_scores(question, values[position : position + len(question.answers)]))
+                position += len(question.answers)
+    if on_progress and scores:
+        on_progress(len(scores))
 
 
 def _scores(question: Question, values: np.ndarray) -> LabelScores:
@@ -170,7 +200,7 @@ def score_questions(
     held = cache.get_seq_length()
     assert held <= tree.trunk, f"the cache holds {held} positions, the trunk has {tree.trunk}"
     branch = branches_only(tree, questions)
-    forest = pack([branch]).to(model.device)
+    forest = _on_device(pack([branch]), model.device)
     # An answer directly on the trunk needs the logits of that trunk token, so the token is read again.
     past = min(held, int(forest.logit_rows.min()))
     _shorten(cache, past)
@@ -192,10 +222,10 @@ def score_questions(
 
 def _mask_behind(forest: Forest, past: int) -> torch.Tensor:
     """Return a (1, 1, rows - past, rows) mask: what a single tree's rows from `past` on may attend to."""
-    layout = forest.layouts[0]
+    layout, branches = forest.layouts[0], forest.masks.branches[0]
     rows = torch.arange(past, layout.trunk, device=forest.input_ids.device)
     causal = torch.arange(layout.stop, device=rows.device)[None, :] <= rows[:, None]
-    return causal[None, None] if layout.mask is None else torch.cat([causal[None, None], layout.mask], dim=2)
+    return causal[None, None] if branches is None else torch.cat([causal[None, None], branches], dim=2)
 
 
 def _shorten(cache: DynamicCache, length: int) -> None:

@@ -124,6 +124,8 @@ def load_adapter(model: PreTrainedModel, folder: Path | str, *, trainable: bool 
     import torch
     from peft import PeftModel
 
+    from erc_llm.models.autocast import HALF
+
     source = Path(folder)
     config, shapes = _read_fitting(model, source)
     try:
@@ -138,10 +140,10 @@ def load_adapter(model: PreTrainedModel, folder: Path | str, *, trainable: bool 
     if lacking := sorted(_expected(adapted) - shapes.keys(), key=_natural):
         adapted.unload()
         raise ModelError(_lacks(source, lacking, config))
-    if not trainable and model.dtype == torch.bfloat16:
+    if not trainable and model.dtype in HALF:
         for name, parameter in adapted.named_parameters():
-            if "lora_" in name:  # stored in fp32 and trained under autocast; bf16 weights need no cast at use
-                parameter.data = parameter.data.bfloat16()
+            if "lora_" in name:  # stored in fp32 and trained under autocast; weights in 16 bits need no cast at use
+                parameter.data = parameter.data.to(model.dtype)
     return adapted
 
 
@@ -158,6 +160,8 @@ def add_adapter(adapted: PeftModel, folder: Path | str, name: str) -> None:
     """
     import torch
 
+    from erc_llm.models.autocast import HALF
+
     source = Path(folder)
     config, shapes = _read_fitting(adapted.get_base_model(), source)
     try:
@@ -167,10 +171,10 @@ def add_adapter(adapted: PeftModel, folder: Path | str, name: str) -> None:
     if lacking := sorted(_expected(adapted, name) - shapes.keys(), key=_natural):
         adapted.delete_adapter(name)
         raise ModelError(_lacks(source, lacking, config))
-    if adapted.get_base_model().dtype == torch.bfloat16:
+    if (dtype := adapted.get_base_model().dtype) in HALF:
         for parameter_name, parameter in adapted.named_parameters():
             if f".{name}." in parameter_name:
-                parameter.data = parameter.data.bfloat16()
+                parameter.data = parameter.data.to(dtype)
 
 
 def activate_adapter(adapted: PeftModel, name: str) -> None:

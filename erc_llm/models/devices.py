@@ -16,7 +16,7 @@ from erc_llm.errors import ConfigError, ModelError
 if TYPE_CHECKING:
     import torch
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 def choose_device(device: str = "auto") -> torch.device:
@@ -50,20 +50,25 @@ def choose_device(device: str = "auto") -> torch.device:
     return chosen
 
 
+_FAST_FP16 = (7, 0)  # compute capability of Volta, the first with matrix units for fp16
+
+
 def choose_precision(precision: Precision, device: torch.device) -> tuple[torch.dtype, str]:
     """The dtype of matrix products on a device, and the reason in a few words.
 
     `auto` is bf16 if the hardware multiplies it. A CPU without AVX512-BF16 or AMX emulates it, about eight times slower
-    than fp32, so it gets fp32; so does a GPU older than Ampere.
+    than fp32, so it gets fp32. A GPU older than Ampere gets fp16 if it multiplies that fast, as Volta and Turing do.
     """
     import torch
 
     if precision != "auto":
-        return (torch.bfloat16 if precision == "bf16" else torch.float32), "asked for"
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision], "asked for"
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return torch.bfloat16, "this GPU multiplies bf16"
-        return torch.float32, "this GPU does not multiply bf16"
+        if torch.cuda.get_device_capability(device) >= _FAST_FP16:
+            return torch.float16, "this GPU multiplies fp16, and not bf16"
+        return torch.float32, "this GPU multiplies neither bf16 nor fp16 fast"
     if device.type == "cpu":
         # These probes are private in torch and absent from some builds; without them fp32 is the safe choice.
         for probe, unit in (("_is_amx_tile_supported", "AMX"), ("_is_avx512_bf16_supported", "AVX512-BF16")):
@@ -95,6 +100,28 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
     return mallopt is not None and all([mallopt(which, _NEVER) for which in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD)])
+
+
+def grow_segments() -> None:
+    """Let torch's memory on GPUs grow in place; call it before torch is imported.
+
+    Forests differ in size. By default the gaps that smaller ones leave are not joined, so a GPU can run out of memory
+    while a part of it is free. Source: "Optimizing memory usage" in torch's notes on CUDA semantics. Settings of the
+    user's own are kept; only Linux has segments that grow. Older versions of torch know the second name only.
+    """
+    names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+    if sys.platform == "linux" and not any(name in os.environ for name in names):
+        os.environ |= dict.fromkeys(names, "expandable_segments:True")
+
+
+def gpu_peak() -> str:
+    """The end of a message: the most memory that this process has used on its GPU, of how much; empty without one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return ""
+    used, total = torch.cuda.max_memory_allocated(), torch.cuda.get_device_properties().total_memory
+    return f"; the peak was {used / 2**30:.1f} of {total / 2**30:.1f} GiB"
 
 
 def leave_processes() -> None:

@@ -57,7 +57,7 @@ class LoadedModel:
         dtype: Dtype of matrix products.
         precision_reason: Why that dtype, in a few words.
         quantisation: `nf4`, or None.
-        weights_sha256: Hash of the weights as stored, before quantisation.
+        weights_sha256: Hash of the weights as stored, before quantisation; empty if it was not asked for.
         description: Its name, to print beside results.
     """
 
@@ -82,6 +82,7 @@ def load_base_model(
     device: str = "auto",
     attention: str | None = None,
     gguf: str | None = None,
+    hashed: bool = True,
 ) -> LoadedModel:
     """Load a causal language model and its tokenizer.
 
@@ -93,6 +94,7 @@ def load_base_model(
         device: `auto` is this process's GPU if there is one; else the name of a torch device.
         attention: `attn_implementation` of transformers; None for the library's default.
         gguf: Name of a GGUF file in the folder that holds the weights, which are dequantised; None for safetensors.
+        hashed: Whether the hash of the weights is needed.
 
     Raises:
         ModelError: The model is missing, cannot be downloaded or read, or its weights are incomplete.
@@ -115,9 +117,13 @@ def load_base_model(
         dtype=dtype,
         precision_reason=reason,
         quantisation=quantisation,
-        weights_sha256=weights_sha256(folder) if gguf is None else file_sha256(folder / gguf),
+        weights_sha256=_sha256(folder, gguf) if hashed else "",
         description=f"{description}, quantised to NF4" if quantisation else description,
     )
+
+
+def _sha256(folder: Path, gguf: str | None) -> str:
+    return weights_sha256(folder) if gguf is None else file_sha256(folder / gguf)
 
 
 def base_model_sha256(name: str) -> str:

@@ -154,23 +154,21 @@ def layer_bytes(
     - A norm saves its input in fp32: a copy where the residual stream has 16 bits.
     - A LoRA layer saves its input, shared by the projections that read the same one, and the output of A. With dropout
       it saves a dropped copy and a mask of its own. The frozen weights need no input.
-    - Attention saves queries, keys, values and output, and one fp32 per head and row. Where several query heads share
-      keys and values, these are repeated for the kernel: once for the trunk, once for the whole tree.
+    - Attention saves queries, keys, values and output, and one fp32 per head and row; query heads that share keys and
+      values read them in place. Source: `erc_llm.trees.attention`.
     - The gated MLP saves the gate, its activation, the other factor, and the product if the adapter reads it.
     """
     size, hidden = stack.activation, architecture.hidden
     query, kv, inner = architecture.query_width, architecture.kv_width, architecture.inner
     targets = {linear.name.rpartition(".")[2]: linear for linear in adapter.linears_of_a_layer}
     norms = 2 * _FP32 * hidden + (_FP32 * (query + kv) if architecture.head_norm else 0)
-    grouped = architecture.kv_heads < architecture.heads
-    attention = size * 2 * (query + (query if grouped else kv)) + _FP32 * architecture.heads
+    attention = size * 2 * (query + kv) + _FP32 * architecture.heads
     mlp = size * 3 * inner
     inputs = 0
     for group in (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",)):
         read = [targets[name].inputs for name in group if name in targets]
         inputs += sum(read) * (size + 1) if dropout else max(read, default=0) * size
-    a_token = norms + attention + mlp + inputs + size * adapter.rank * len(targets)
-    return a_token * load.tokens + (size * 2 * query * load.trunk if grouped else 0)
+    return (norms + attention + mlp + inputs + size * adapter.rank * len(targets)) * load.tokens
 
 
 def working_bytes(architecture: Architecture, stack: Stack) -> int:
@@ -185,6 +183,14 @@ def dequantised_bytes(architecture: Architecture, stack: Stack) -> int:
     backends/cuda/ops.py.
     """
     return max(linear.weights for linear in architecture.linears) * stack.compute if stack.quantised else 0
+
+
+def mask_bytes(stack: Stack, load: Load) -> int:
+    """Bytes of the masks of a forest: one for each entry, and the same as numbers; all layers share them.
+
+    A GPU with the kernel for whole forests needs next to nothing instead. Source: `erc_llm.trees.masks`.
+    """
+    return load.mask * (1 + stack.compute)
 
 
 def training_peak(
@@ -217,11 +223,10 @@ def training_peak(
     logits = load.logit_rows * architecture.vocabulary
     in_loss = logits * stack.logit + stack.cast_bytes(logits) + head
     working = working_bytes(architecture, stack) * load.tokens + dequantised_bytes(architecture, stack)
-    bias = 2 * stack.compute * load.mask  # the mask as numbers, padded to the kernel's alignment
-    in_layer = (layer if checkpointing else 0) + working + (bias if checkpointing else architecture.layers * bias)
+    in_layer = (layer if checkpointing else 0) + working
     name = "inputs of layers (checkpoints)" if checkpointing else "activations of all layers"
     parts = weight_components(architecture, stack) | adapter_components(adapter.parameters)
-    parts |= {name: kept, "masks of trees": load.mask}
+    parts |= {name: kept, "masks of trees": mask_bytes(stack, load)}
     if in_loss > in_layer:
         return _peak(parts, "logits of answer rows", in_loss, stack, "the loss")
     name = "one layer, computed again" if checkpointing else "one layer's gradients"
@@ -245,12 +250,11 @@ def scoring_peak(
         parts |= adapter_components(adapter.parameters)
     else:
         parts["LoRA weights"] = adapter.parameters * stack.compute
-    parts["masks of trees"] = load.mask
+    parts["masks of trees"] = mask_bytes(stack, load)
     residual = architecture.hidden * stack.kept * load.tokens
     # In the MLP: the activated gate, the other factor, and the adapter's share of it before and after scaling.
     inner = 4 * architecture.inner * stack.activation * load.tokens
-    bias = 2 * stack.compute * load.largest_mask
-    in_layer = inner + 4 * residual + dequantised_bytes(architecture, stack) + bias
+    in_layer = inner + 4 * residual + dequantised_bytes(architecture, stack)
     logits = load.logit_rows * architecture.vocabulary
     at_logits = logits * stack.compute + stack.cast_bytes(logits) + 2 * residual
     if at_logits > in_layer:

@@ -48,7 +48,7 @@ FP32_BYTES = 8 * 1024**3  # most bytes of a base model in fp32 for which probes 
 # Largest difference of a probability that is accepted. In 16 bits, kernels alone differ by up to 0.03.
 TOLERANCE = {"peft": 1e-3, "gguf-lora": 1e-3, "f16": 0.01, "bf16": 0.03, "q8_0": 0.05}
 TOLERANCE_16_BITS = 0.06
-_PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}  # of a manifest, to those of the configuration
+_PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}  # of a manifest, to those of the configuration
 
 
 @dataclass(frozen=True, slots=True)

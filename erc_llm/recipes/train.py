@@ -73,7 +73,7 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
     if config.holds_out_selection:
         check_selection(corpus)
     confusion = read_confusion(config.state, corpus)
-    loaded = build_model(config)
+    loaded = build_model(config, hashed=process_rank() == 0)  # the others write no manifest
     prompter = build_prompter(config, labels, loaded.tokenizer, past=corpus, on_notes=notes_progress(progress))
     check_fit(prompter, loaded, state=config.state.source != "none")
     manifest = _manifest(config, corpus, labels, sampler, prompter.template.sha256, loaded, confusion)

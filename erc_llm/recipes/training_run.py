@@ -152,6 +152,7 @@ class Training:
             accumulation=accumulation,
             gradient_checkpointing=training.gradient_checkpointing,
             bf16=self.loaded.dtype == torch.bfloat16,
+            fp16=self.loaded.dtype == torch.float16,
             use_cpu=self.loaded.device.type == "cpu",
             seed=self.config.seed,
             log_every=training.log_every,

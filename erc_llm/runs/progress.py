@@ -203,7 +203,8 @@ class TrainingLog:
         Args:
             step: Number of optimizer steps so far.
             loss: Mean loss since the previous line.
-            grad_norm: Norm of the last gradients before clipping.
+            grad_norm: Norm of the last gradients before clipping; `null` in the log if they overflowed, as in fp16 they
+                may: that step changed no weight.
             learning_rate: Learning rate of the last step.
 
         Raises:
@@ -215,7 +216,7 @@ class TrainingLog:
             "step": step,
             "epoch": round(self._epochs * step / self._total, 4),
             "loss": loss,
-            "grad_norm": grad_norm,
+            "grad_norm": grad_norm if grad_norm is None or math.isfinite(grad_norm) else None,
             "learning_rate": learning_rate,
             f"{self._unit}_per_second": round(speed, 1),
         }

@@ -1,9 +1,10 @@
 """Attention over a forest of token trees, and the forward pass that uses it.
 
 The projections of the model run packed over the whole row; attention runs tree by tree (a causal trunk; branches attend
-to their trunk prefix and to their own ancestors), never over the square of the row. The attention is registered with
-transformers as `erc_tree`. Without a forest it is transformers' own `sdpa`, so the same loaded model also handles plain
-batches, KV caches and `generate`.
+to their trunk prefix and to their own ancestors), never over the square of the row. On a GPU that can, one kernel
+attends over the whole forest instead (`erc_llm.trees.flex`). The attention is registered with transformers as
+`erc_tree`. Without a forest it is transformers' own `sdpa`, so the same loaded model also handles plain batches, KV
+caches and `generate`.
 
 Input: a model loaded with the attention `erc_tree`, and a `Forest`. Output: logits at the rows that predict an answer.
 Does not depend on: text, the meaning of labels, files.
@@ -15,12 +16,14 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch.backends.cuda import SDPAParams, can_use_flash_attention
 from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from erc_llm.errors import InternalError, ModelError
+from erc_llm.trees.flex import flex_forest_attention, takes_flex
 from erc_llm.trees.forest import Forest
 
 ATTENTION = "erc_tree"
@@ -38,7 +41,7 @@ def forest_attention(
     tree: bool = False,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention over a forest, tree by tree; without a forest, transformers' `sdpa`.
+    """Attention over a forest, in one kernel or tree by tree; without a forest, transformers' `sdpa`.
 
     `tree=True` states that the mask of a call without a forest belongs to a tree, as in scoring on a KV cache.
 
@@ -56,22 +59,41 @@ def forest_attention(
         )
     if query.shape[2] != forest.rows:
         raise InternalError(f"attention got {query.shape[2]} rows for a forest of {forest.rows}")
+    if takes_flex(query, key, value, scaling, dropout):
+        result = flex_forest_attention(query, key, value, scaling, forest)
+    else:
+        result = _tree_by_tree(query, key, value, dropout, scaling, forest)
+    return result.transpose(1, 2).contiguous(), None
+
+
+def _tree_by_tree(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    dropout: float,
+    scaling: float | None,
+    forest: Forest,
+) -> torch.Tensor:
+    """(1, heads, rows, width) attention of every row of a forest; the reference for the attention in one kernel."""
     # split, not slices: the backward of a slice writes zeros over the whole row, that of split is one concatenation.
     branch_sizes = [size for t in forest.layouts for size in (t.trunk, t.stop - t.start - t.trunk)]
     tree_sizes = [t.stop - t.start for t in forest.layouts]
     queries = query.split(branch_sizes, dim=2)
     keys, values = key.split(tree_sizes, dim=2), value.split(tree_sizes, dim=2)
+    masks = forest.masks.branches
     if _fused_is_slow(query) and not dropout:
         attend = partial(_textbook_attention, scaling)
-    else:
+    elif query.device.type == "cpu":
         attend = partial(_fused_attention, scaling, dropout)
+    else:
+        attend, masks = partial(_gpu_attention, scaling, dropout), forest.masks.biases(query.dtype)
     parts = []
-    for i, layout in enumerate(forest.layouts):
+    for i, (layout, mask) in enumerate(zip(forest.layouts, masks, strict=True)):
         trunk, branches = queries[2 * i], queries[2 * i + 1]
         parts.append(attend(trunk, keys[i][:, :, : layout.trunk], values[i][:, :, : layout.trunk], None))
-        if layout.mask is not None:
-            parts.append(attend(branches, keys[i], values[i], layout.mask))
-    return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
+        if mask is not None:
+            parts.append(attend(branches, keys[i], values[i], mask))
+    return torch.cat(parts, dim=2)
 
 
 def _fused_is_slow(query: torch.Tensor) -> bool:
@@ -87,13 +109,42 @@ def _fused_attention(
     value: torch.Tensor,
     mask: torch.Tensor | None,
 ) -> torch.Tensor:
-    """One tree's trunk (no mask: causal) or branches; shapes as in `forest_attention`."""
+    """One tree's trunk (no mask: causal) or branches on a CPU; shapes as in `forest_attention`."""
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     return functional.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, is_causal=mask is None, dropout_p=dropout, scale=scaling
     )
+
+
+def _gpu_attention(
+    scaling: float | None,
+    dropout: float,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+) -> torch.Tensor:
+    """The same result as `_fused_attention` without copies of keys and values for the heads that share them.
+
+    Of torch's kernels the flash kernel shares them itself, and it takes no mask. With one, `enable_gqa` would end in
+    the kernel that stores all scores; so the key heads become a batch, in which the keys of a group are a view.
+    """
+    heads, key_heads, causal = query.shape[1], key.shape[1], mask is None
+    attend = partial(functional.scaled_dot_product_attention, dropout_p=dropout, scale=scaling, is_causal=causal)
+    if heads == key_heads:
+        return attend(query, key, value, attn_mask=mask)
+    if causal and _flash_shares_keys(query, key, value, dropout):
+        return attend(query, key, value, enable_gqa=True)
+    grouped = query[0].unflatten(0, (key_heads, -1))  # (key heads, heads of a group, rows, width)
+    key, value = (tensor[0, :, None].expand(-1, grouped.shape[1], -1, -1) for tensor in (key, value))
+    return attend(grouped, key, value, attn_mask=mask).flatten(0, 1)[None]
+
+
+def _flash_shares_keys(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, dropout: float) -> bool:
+    """Whether torch's flash kernel takes these tensors, with fewer heads of keys than of queries."""
+    return bool(can_use_flash_attention(SDPAParams(query, key, value, None, dropout, True, True)))
 
 
 _BLOCK = 256  # query rows whose weights fit the cache together; a causal block needs only the keys up to its end
@@ -146,18 +197,17 @@ def require_tree_attention(model: torch.nn.Module) -> None:
         )
 
 
-# transformers' mask building returns a 4-d mask unchanged. This one is a placeholder, since `forest` holds the layout;
-# without it, restarting position ids would be taken for packed documents.
-_NO_MASK = torch.zeros(1, 1, 1, 1, dtype=torch.bool)
-
-
 def forest_logits(model: torch.nn.Module, forest: Forest) -> torch.Tensor:
     """(logit rows, vocabulary) logits, in the model's precision, at the rows that predict an answer token."""
     require_tree_attention(model)
+    # transformers' mask building returns a 4-d mask unchanged. This one is a placeholder, since `forest` holds the
+    # layout; without it, restarting position ids would be taken for packed documents. It is made where it is needed,
+    # since a GPU would wait for a copy.
+    no_mask = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=forest.input_ids.device)
     output = model(
         input_ids=forest.input_ids,
         position_ids=forest.position_ids,
-        attention_mask=_NO_MASK.to(forest.input_ids.device),
+        attention_mask=no_mask,
         logits_to_keep=forest.logit_rows,
         use_cache=False,
         forest=forest,

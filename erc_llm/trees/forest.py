@@ -7,31 +7,31 @@ Does not depend on: text, the meaning of labels, models.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
+from erc_llm.trees.masks import ForestMasks, depth_first
 from erc_llm.trees.tree import IntArray, TokenTree
 
 
 @dataclass(frozen=True, eq=False)
 class TreeLayout:
-    """Position of one tree in the packed row, and the columns to which its branch rows may attend.
+    """Position of one tree in the packed row.
 
     Attributes:
         start: First row of the tree.
         trunk: Number of its trunk rows.
         stop: One past its last row.
-        mask: (1, 1, branch rows, rows of this tree) True where attention is allowed; None without branches.
     """
 
     start: int
     trunk: int
     stop: int
-    mask: torch.Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +43,8 @@ class Forest:
     Attributes:
         input_ids: (1, rows), token ids.
         position_ids: (1, rows), each node's depth in its tree.
+        enter: (rows,) int32, depth-first number of each row over all trees.
+        leave: (rows,) int32, one past the largest number among a row's descendants and itself.
         layouts: One per tree.
         logit_rows: (logit rows,) the rows whose logits predict an answer token.
         edge_row: (edges,) index into `logit_rows` of each answer token's parent.
@@ -57,6 +59,8 @@ class Forest:
 
     input_ids: torch.Tensor
     position_ids: torch.Tensor
+    enter: torch.Tensor
+    leave: torch.Tensor
     layouts: tuple[TreeLayout, ...]
     logit_rows: torch.Tensor
     edge_row: torch.Tensor
@@ -73,13 +77,30 @@ class Forest:
         """Number of tokens the model reads."""
         return self.input_ids.shape[1]
 
-    def to(self, device: torch.device | str) -> Forest:
-        """The same forest with its tensors on `device`."""
-        layouts = tuple(
-            TreeLayout(t.start, t.trunk, t.stop, None if t.mask is None else t.mask.to(device)) for t in self.layouts
-        )
-        moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, torch.Tensor)}
-        return Forest(**(vars(self) | moved | {"layouts": layouts}))
+    @cached_property
+    def masks(self) -> ForestMasks:
+        """What its rows may attend to; built once, on the device of the forest."""
+        return ForestMasks(self.enter, self.leave, self.layouts)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Forest:
+        """The same forest with its tensors on `device`; the masks are built there.
+
+        Args:
+            device: The device.
+            non_blocking: Do not wait for the copy of a pinned forest to a GPU.
+        """
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Forest:
+        """The same forest in memory from which a GPU copies by itself; dataloaders call this by its name."""
+        return self._mapped(torch.Tensor.pin_memory)
+
+    def _mapped(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Forest:
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor):
+                values[name] = change(value)
+        return Forest(**values)
 
 
 def read_nodes(tree: TokenTree) -> IntArray:
@@ -158,23 +179,25 @@ class _Edges:
 
 def pack(trees: Sequence[TokenTree]) -> Forest:
     """Pack trees side by side into one row."""
-    ids, positions, layouts, edges, start = [], [], [], _Edges(), 0
+    ids, positions, above, layouts, edges, start = [], [], [], [], _Edges(), 0
     for tree in trees:
         nodes = read_nodes(tree)
         row = np.full(len(tree), -1, dtype=np.int64)
         row[nodes] = start + np.arange(len(nodes))
         ids.append(tree.token_ids[nodes])
         positions.append(tree.depth[nodes])
-        mask = None
-        if len(nodes) > tree.trunk:
-            mask = torch.from_numpy(_branch_mask(tree, nodes))[None, None]
-        layouts.append(TreeLayout(start, tree.trunk, start + len(nodes), mask))
+        parent = tree.parent[nodes]
+        above.append(np.where(parent >= 0, row[parent], -1))
+        layouts.append(TreeLayout(start, tree.trunk, start + len(nodes)))
         edges.add(tree, row)
         start += len(nodes)
+    enter, leave = depth_first(np.concatenate(above))
     logit_rows, edge_row = np.unique(np.array(edges.parents, dtype=np.int64), return_inverse=True)
     return Forest(
         input_ids=torch.from_numpy(np.concatenate(ids))[None],
         position_ids=torch.from_numpy(np.concatenate(positions))[None],
+        enter=torch.from_numpy(enter.astype(np.int32)),
+        leave=torch.from_numpy(leave.astype(np.int32)),
         layouts=tuple(layouts),
         logit_rows=torch.from_numpy(logit_rows),
         edge_row=torch.from_numpy(edge_row.astype(np.int64)),
@@ -186,19 +209,3 @@ def pack(trees: Sequence[TokenTree]) -> Forest:
         question=torch.tensor(edges.question, dtype=torch.int64),
         gold=torch.tensor(edges.gold, dtype=torch.int64),
     )
-
-
-def _branch_mask(tree: TokenTree, nodes: IntArray) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """(branch rows, rows) True where a branch row may attend to a row; the trunk's square is never built."""
-    row = np.full(len(tree), -1, dtype=np.int64)
-    row[nodes] = np.arange(len(nodes))
-    branch = nodes[tree.trunk :]
-    mask = np.zeros((len(branch), len(nodes)), dtype=np.bool_)
-    for i, node in enumerate(branch):
-        above = int(tree.parent[node])
-        if above < tree.trunk:
-            mask[i, : above + 1] = True
-        else:
-            mask[i] = mask[row[above] - tree.trunk]
-        mask[i, tree.trunk + i] = True
-    return mask

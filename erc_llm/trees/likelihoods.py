@@ -12,7 +12,8 @@ import torch
 
 from erc_llm.trees.forest import Forest
 
-_TOGETHER = 16  # rows of logits cast to fp32 at once; those of a whole forest exceed the cache: four times slower
+_CPU_ROWS = 16  # rows of logits cast to fp32 at once; those of a whole forest exceed the cache: four times slower
+_GPU_NUMBERS = 2**26  # a GPU casts many rows at once, since each call costs time; this many numbers are 256 MiB in fp32
 
 
 def answer_log_likelihoods(logits: torch.Tensor, forest: Forest) -> torch.Tensor:
@@ -25,6 +26,13 @@ def answer_log_likelihoods(logits: torch.Tensor, forest: Forest) -> torch.Tensor
     return total.index_add(0, forest.pair_answer, edges[forest.pair_edge])
 
 
+def rows_together(logits: torch.Tensor) -> int:
+    """Number of rows of (rows, vocabulary) logits that are cast to fp32 at once."""
+    if logits.device.type == "cpu":
+        return _CPU_ROWS
+    return max(_CPU_ROWS, _GPU_NUMBERS // logits.shape[1])
+
+
 class _LogProbabilities(torch.autograd.Function):
     """(edges,) float32 log-probability of a token, given a row of logits (rows, vocabulary) in any precision.
 
@@ -34,7 +42,7 @@ class _LogProbabilities(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, row: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
-        normaliser = torch.cat([part.float().logsumexp(dim=-1) for part in logits.split(_TOGETHER)])
+        normaliser = torch.cat([part.float().logsumexp(dim=-1) for part in logits.split(rows_together(logits))])
         ctx.save_for_backward(logits, normaliser, row, token)
         return logits[row, token].float() - normaliser[row]
 
@@ -45,7 +53,8 @@ class _LogProbabilities(torch.autograd.Function):
         (gradient,) = gradients
         of_row = torch.zeros_like(normaliser).index_add(0, row, gradient)
         result = torch.empty_like(logits)
-        parts = (tensor.split(_TOGETHER) for tensor in (logits, normaliser, of_row, result))
+        together = rows_together(logits)
+        parts = (tensor.split(together) for tensor in (logits, normaliser, of_row, result))
         for part, lse, scale, out in zip(*parts, strict=True):
             out.copy_(torch.sub(part.float(), lse[:, None]).exp_().mul_(-scale[:, None]))
         result.index_put_((row, token), gradient.to(result.dtype), accumulate=True)

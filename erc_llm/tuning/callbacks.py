@@ -9,22 +9,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from erc_llm.models.devices import process_count
 from erc_llm.runs.logs import SELECTION_LOG, append_line, read_lines, rewind_log
 from erc_llm.runs.progress import Progress, TrainingLog
+from erc_llm.tuning.processes import of_main_process
 
 SCORE = "weighted_f1"
-T = TypeVar("T")
 
 
 class SelectionCallback(TrainerCallback):
     """Scores the selection split at fixed steps, keeps the best adapter and stops early.
 
-    Every process scores, and the main process's score decides in all of them: scores of several GPUs may differ in
-    their last bits, and a process that stops alone leaves the others waiting for it.
+    Each process scores a share, and the main process's score decides in all of them: a process that stops alone leaves
+    the others waiting for it.
 
     Args:
         folder: The run directory.
@@ -118,6 +119,8 @@ class CheckpointCallback(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Save if a checkpoint is due by the main process's clock; all processes must save at the same step."""
+        if self._seconds and process_count() > 1 and state.global_step % args.logging_steps:
+            return  # agreeing makes a GPU wait; at the steps that are logged it waits in any case
         due = time.monotonic() - self._last >= self._seconds
         if of_main_process(due) and state.global_step < state.max_steps:
             control.should_save = True
@@ -164,11 +167,3 @@ class LogCallback(TrainerCallback):
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """End the log."""
         self._log.end()
-
-
-def of_main_process(value: T) -> T:
-    """Return the main process's value in every process; all must call this at the same step."""
-    from accelerate.utils import broadcast_object_list
-
-    agreed: list[T] = broadcast_object_list([value])
-    return agreed[0]

@@ -13,10 +13,12 @@ import numpy as np
 
 from erc_llm.corpus import Corpus, Dialogue
 from erc_llm.decoding.scenes import score_scenes
+from erc_llm.decoding.scoring import LabelScores
 from erc_llm.errors import CorpusError
 from erc_llm.metrics import confusion, scores_from_confusion
 from erc_llm.predictions import Correction
 from erc_llm.prompting.prompter import Prompter
+from erc_llm.tuning.processes import shared_work
 
 
 def check_selection(corpus: Corpus) -> None:
@@ -44,6 +46,8 @@ def score_metrics(
 ) -> dict[str, float]:
     """Weighted and macro F1, accuracy and mean label NLL (nats) of a model on labelled dialogues.
 
+    Processes that train together score a share each, and all get the metrics.
+
     Args:
         model: The model.
         prompter: Builds the prompts.
@@ -57,7 +61,11 @@ def score_metrics(
         CorpusError: No target is labelled.
     """
     correction = correction or Correction()
-    scored = score_scenes(model, prompter, dialogues, "gold_all", passes=passes, tokens_per_forest=tokens)
+
+    def scores_of(share: Sequence[Dialogue]) -> list[list[LabelScores]]:
+        return score_scenes(model, prompter, share, "gold_all", passes=passes, tokens_per_forest=tokens)
+
+    scored = shared_work(dialogues, scores_of)
     gold, predicted, nll = [], [], []
     for dialogue, scores in zip(dialogues, scored, strict=True):
         for score in scores:

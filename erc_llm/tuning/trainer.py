@@ -12,6 +12,7 @@ Does not depend on: prompts, corpora, metrics.
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from transformers.integrations import TensorBoardCallback, is_tensorboard_availa
 from trl import SFTConfig, SFTTrainer
 
 from erc_llm.errors import ConfigError, RunError, UserError
-from erc_llm.models.devices import process_rank
+from erc_llm.models.devices import gpu_peak, process_rank
 from erc_llm.models.lr_schedules import LrSchedule, scheduler_name
 from erc_llm.runs.directory import CHECKPOINTS
 from erc_llm.trees.attention import forest_logits, require_tree_attention
@@ -54,6 +55,7 @@ class FitSettings:
     accumulation: int
     gradient_checkpointing: bool
     bf16: bool
+    fp16: bool
     use_cpu: bool
     seed: int
     log_every: int
@@ -75,6 +77,9 @@ class TreeTrainer(SFTTrainer):
         rows = Dataset.from_dict({"batch": list(range(len(batches)))})
         super().__init__(train_dataset=rows, data_collator=_Collator(batches, trees_of), **kwargs)
         self.loss_is_scaled_for_ga = True  # type: ignore[assignment]  # compute_loss divides by the whole step's sum
+        if self.args.fp16 and self.args.device.type == "cpu":  # accelerate leaves fp16 out on a CPU, without a word
+            self.accelerator.native_amp = True
+            self.accelerator.scaler = torch.amp.GradScaler("cpu")
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
         # The steps' order is fixed; shuffling it here would break resuming.
@@ -190,7 +195,7 @@ def fit(
         rewind_adapter(folder, checkpoint)
     # Under autocast PEFT would cast every input of the fp32 adapter up and autocast would cast it down again, which
     # takes a tenth of the time.
-    with disable_input_dtype_casting(model, active=settings.bf16):
+    with disable_input_dtype_casting(model, active=settings.bf16 or settings.fp16):
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except torch.OutOfMemoryError as error:
@@ -212,6 +217,7 @@ def _arguments(settings: FitSettings, folder: Path) -> SFTConfig:
         gradient_checkpointing=settings.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
         bf16=settings.bf16,
+        fp16=settings.fp16,
         use_cpu=settings.use_cpu,
         seed=settings.seed,
         data_seed=settings.seed,
@@ -224,7 +230,7 @@ def _arguments(settings: FitSettings, folder: Path) -> SFTConfig:
         report_to=[name for name in settings.report_to if name != "tensorboard"],
         run_name=settings.run_name,
         disable_tqdm=True,
-        dataloader_pin_memory=False,
+        **_feeding(settings.use_cpu),
         remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": True},
         max_length=None,
@@ -234,6 +240,25 @@ def _arguments(settings: FitSettings, folder: Path) -> SFTConfig:
     # TRL refuses. The model is on `arguments.device` alone; transformers sets the same field for models that it splits.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
+
+
+_WORKERS = 2  # building the trees of a step takes a few hundredths of a second, a step on a GPU not much more
+
+
+def _feeding(use_cpu: bool) -> dict[str, Any]:
+    """Arguments for how forests reach the device.
+
+    For a GPU other processes pack the next forests into pinned memory, from which they are copied while it computes. On
+    a CPU such processes would only take the cores from the model. Where processes are not forked (Windows, macOS), the
+    functions that build trees cannot be handed to them.
+    """
+    beside = 0 if use_cpu or sys.platform != "linux" else _WORKERS
+    return {
+        "dataloader_pin_memory": not use_cpu,
+        "dataloader_num_workers": beside,
+        "dataloader_multiprocessing_context": "fork" if beside else None,
+        "accelerator_config": {"non_blocking": not use_cpu},
+    }
 
 
 def _tensorboard(report_to: Sequence[str], folder: Path) -> list[TrainerCallback]:
@@ -256,11 +281,7 @@ def _tensorboard(report_to: Sequence[str], folder: Path) -> list[TrainerCallback
 
 def out_of_memory(error: torch.OutOfMemoryError, settings: FitSettings, step: int) -> UserError:
     """The error to raise if a GPU's memory is too small for training or for scoring the selection split."""
-    found = str(error).splitlines()[0]
-    peak = ""
-    if torch.cuda.is_available():
-        total = torch.cuda.get_device_properties().total_memory
-        peak = f"; the peak was {_gib(torch.cuda.max_memory_allocated())} of {_gib(total)}"
+    found, peak = str(error).splitlines()[0], gpu_peak()
     more = "Raise" if settings.gradient_checkpointing else "Set training.gradient_checkpointing=true, raise"
     return UserError(
         f"out of GPU memory after {step} optimizer steps{peak} ({found}). {more} "
@@ -268,7 +289,3 @@ def out_of_memory(error: torch.OutOfMemoryError, settings: FitSettings, step: in
         "the scoring of the selection split; then continue by the same command with these and --resume. Lowering "
         "training.tokens_per_step helps too, but changes the training steps: give that run another name="
     )
-
-
-def _gib(memory: int) -> str:
-    return f"{memory / 2**30:.1f} GiB"

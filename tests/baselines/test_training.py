@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -18,15 +19,18 @@ from safetensors.torch import load_file
 
 from erc_llm.baselines import loop
 from erc_llm.baselines.baseline_config import BaselineConfig, load_baseline
+from erc_llm.baselines.build import build
 from erc_llm.baselines.inputs import corpus_numbers
 from erc_llm.baselines.speaker_numbers import read_speakers
+from erc_llm.baselines.training import loop_settings
 from erc_llm.corpus import Utterance
 from erc_llm.errors import CorpusError, RunError
 from erc_llm.predictions import read_predictions
 from erc_llm.runs.directory import read_run
 from erc_llm.runs.logs import read_lines
 from erc_llm.runs.manifest import read_manifest, write_manifest
-from tests.baselines.small import baseline_config, changed, small_corpus, trained
+from erc_llm.runs.progress import SILENT
+from tests.baselines.small import baseline_config, changed, small_corpus, trained, writer_of
 from tests.forked import run_apart
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import dialogue
@@ -256,6 +260,28 @@ def test_scoring_and_saving_do_not_slow_the_logged_speed(
     speeds = [record["utterances_per_second"] for record in read_lines(run.folder / "training.jsonl")]
     assert speeds == [size / 2 for size in sizes]
     assert now[0] == 2 * len(sizes) + 2 * 1000 + (len(sizes) - 1) * 500
+
+
+@pytest.mark.parametrize("scale", [256.0, 2.0**40])
+def test_a_step_in_fp16_scales_its_gradients_and_is_left_out_if_they_overflow(
+    scale: float, tiny_bert: TinyModel, tmp_path: Path
+) -> None:
+    config = baseline_config(tiny_bert, tmp_path, encoder={"precision": "fp16"}, training={"warmup": 0})
+    examples = writer_of(config, tiny_bert, small_corpus()).examples(small_corpus().split("train"))
+    numbers = loop_settings(config, (1.0,) * 7)
+    fitting = loop.Fitting(build(config, 7), examples, examples, numbers, tmp_path, SILENT)
+    assert fitting.loaded.dtype is torch.float16
+    fitting.embed_once()
+    fitting.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    before = {name: p.detach().clone() for name, p in fitting.loaded.model.named_parameters()}
+    assert {p.dtype for p in before.values()} == {torch.float32}
+    loss, norm = fitting.step(examples[:8])
+    changed = any(not torch.equal(p, before[name]) for name, p in fitting.loaded.model.named_parameters())
+    overflowed = scale == 2.0**40
+    assert changed is not overflowed
+    assert math.isfinite(norm) is not overflowed
+    assert fitting.scaler.get_scale() == (scale / 2 if overflowed else scale)
+    assert math.isfinite(loss)
 
 
 # --- resuming

@@ -149,7 +149,7 @@ def test_a_job_runs_in_a_process_of_its_own_and_a_failure_says_why() -> None:
 def test_the_meter_counts_what_the_model_reads_in_both_trainers(tiny_llama: TinyModel, tmp_path: Path) -> None:
     prompter = _prompter(tiny_llama)
     trees = [prompter.trees(scene, "gold") for scene in SCENES]
-    numbers = FitSettings(1e-3, "cosine", 0.0, 0.0, 1.0, 1, False, False, True, 3, 1, (), "test")
+    numbers = FitSettings(1e-3, "cosine", 0.0, 0.0, 1.0, 1, False, False, False, True, 3, 1, (), "test")
     schedule = order_steps([len(t[0]) for t in trees], epochs=1, tokens_per_step=300, parts=1, seed=3)
 
     ours = attach_lora(_base(tiny_llama, ATTENTION), rank=2, alpha=4, dropout=0.0, seed=1)

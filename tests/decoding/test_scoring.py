@@ -251,11 +251,9 @@ def test_a_model_that_ignores_the_tree_is_refused(tiny: TinyModel, model: Any, b
 def test_a_model_whose_branches_miss_their_trunk_is_refused(tiny: TinyModel, model: Any, broken: Any) -> None:
     def without_trunk(*args: Any, forest: Any = None, **kwargs: Any) -> Any:
         if forest is not None:
-            masks = [t.mask.clone() for t in forest.layouts]
-            for tree, mask in zip(forest.layouts, masks, strict=True):
+            forest = replace(forest)  # one with masks of its own
+            for tree, mask in zip(forest.layouts, forest.masks.branches, strict=True):
                 mask[..., : tree.trunk] = False
-            layouts = [replace(t, mask=m) for t, m in zip(forest.layouts, masks, strict=True)]
-            forest = replace(forest, layouts=tuple(layouts))
         return forest_attention(*args, forest=forest, **kwargs)
 
     broken(without_trunk)

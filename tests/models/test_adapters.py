@@ -42,12 +42,13 @@ def test_a_fresh_adapter_changes_nothing_and_freezes_the_base(tiny_llama: TinyMo
     assert all("lora_" in name for name in trained)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_an_adapter_is_used_in_the_precision_of_its_model_and_trained_in_fp32(
-    tiny_llama: TinyModel, tmp_path: Path
+    dtype: torch.dtype, tiny_llama: TinyModel, tmp_path: Path
 ) -> None:
     save_adapter(_trained(tiny_llama), tmp_path / "adapter")
-    for trainable, expected in ((False, torch.bfloat16), (True, torch.float32)):
-        base = tiny_llama.fresh_model().bfloat16()
+    for trainable, expected in ((False, dtype), (True, torch.float32)):
+        base = tiny_llama.fresh_model().to(dtype)
         adapted = load_adapter(base, tmp_path / "adapter", trainable=trainable)
         assert {weight.dtype for name, weight in adapted.named_parameters() if "lora_" in name} == {expected}
         exact = _logits(load_adapter(tiny_llama.fresh_model(), tmp_path / "adapter"), tiny_llama)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from erc_llm.errors import ConfigError, ModelError
-from erc_llm.models.devices import check_launcher, choose_device, other_gpus
+from erc_llm.models.devices import check_launcher, choose_device, choose_precision, grow_segments, other_gpus
 
 BLOCK = 48  # MB: what is below 32 MB, glibc may learn to keep by itself
 MEASURE = """
@@ -104,3 +105,50 @@ def test_modes_that_cut_the_model_into_pieces_are_refused(mode: str, monkeypatch
         check_launcher()
     monkeypatch.setenv(f"ACCELERATE_USE_{mode}", "false")
     check_launcher()
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected", "reason"),
+    [
+        ((9, 0), torch.bfloat16, "multiplies bf16"),
+        ((8, 0), torch.bfloat16, "multiplies bf16"),
+        ((7, 5), torch.float16, "multiplies fp16, and not bf16"),  # T4
+        ((7, 0), torch.float16, "multiplies fp16, and not bf16"),  # V100
+        ((6, 1), torch.float32, "neither bf16 nor fp16"),
+    ],
+)
+def test_auto_precision_of_a_gpu_is_by_its_generation(
+    capability: tuple[int, int], expected: torch.dtype, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: capability >= (8, 0))
+    dtype, found = choose_precision("auto", torch.device("cuda:0"))
+    assert dtype is expected
+    assert reason in found
+    assert choose_precision("fp16", torch.device("cpu"))[0] is torch.float16
+
+
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+
+
+@pytest.mark.parametrize("own", [None, *ALLOCATOR])
+def test_memory_segments_grow_unless_the_user_has_set_the_allocator(
+    own: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(os, "environ", {} if own is None else {own: "max_split_size_mb:128"})
+    grow_segments()
+    expected = dict.fromkeys(ALLOCATOR, "expandable_segments:True") if own is None else {own: "max_split_size_mb:128"}
+    assert os.environ == expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has memory segments that grow")
+def test_the_command_line_sets_the_allocator_before_torch_is_imported() -> None:
+    script = (
+        "import os, sys; import erc_llm.cli.app as cli; cli.app = lambda **_: print('torch' in sys.modules); "
+        "cli.main(); import torch; print(os.environ['PYTORCH_ALLOC_CONF'])"
+    )
+    clean = {name: value for name, value in os.environ.items() if name not in ALLOCATOR}
+    done = subprocess.run([sys.executable, "-c", script], env=clean, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "expandable_segments:True"]
+    assert not done.stderr, "torch does not warn of a name"

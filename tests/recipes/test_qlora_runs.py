@@ -1,4 +1,4 @@
-"""QLoRA runs in bf16: predicted by the numbers that they were selected by."""
+"""Runs in 16 bits, with and without NF4: predicted by the numbers that they were selected by."""
 
 from __future__ import annotations
 
@@ -18,12 +18,16 @@ from tests.tiny_runs import tiny_config, write_corpus
 pytest.importorskip("bitsandbytes")
 
 
-def test_a_run_predicts_by_the_numbers_that_its_adapter_was_selected_by(tiny_llama: TinyModel, tmp_path: Path) -> None:
-    corpus = write_corpus(tmp_path / "corpus", train=6)
-    config = tiny_config(tiny_llama, corpus, tmp_path / "runs", model={"quantisation": "nf4", "precision": "bf16"})
+@pytest.mark.parametrize(("quantisation", "precision"), [("nf4", "bf16"), ("nf4", "fp16"), ("none", "fp16")])
+def test_a_run_predicts_by_the_numbers_that_its_adapter_was_selected_by(
+    quantisation: str, precision: str, tiny_llama: TinyModel, tmp_path: Path
+) -> None:
+    corpus, model = write_corpus(tmp_path / "corpus", train=6), {"quantisation": quantisation, "precision": precision}
+    config = tiny_config(tiny_llama, corpus, tmp_path / "runs", model=model)
     run = train(config, console=Console(quiet=True))
     log = [json.loads(line) for line in (run.folder / "selection.jsonl").read_text("utf-8").splitlines()]
     selected = [line for line in log if line["best"]][-1]
+    assert run.precision == {"bf16": "bfloat16", "fp16": "float16"}[precision]
     predictor = load(run.folder)
     held_out = open_corpus(config.corpus, config.label_set()).split("selection")
     found = score_metrics(

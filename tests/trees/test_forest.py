@@ -277,9 +277,9 @@ def test_a_forest_reads_all_but_the_last_token_of_each_answer(seed: int, labels:
     assert forest.rows == rows_of(tree) == len(nodes)
     assert forest.input_ids[0].tolist() == tree.token_ids[nodes].tolist()
     assert forest.position_ids[0].tolist() == tree.depth[nodes].tolist()
-    layout = forest.layouts[0]
-    assert layout.mask is not None
-    assert (layout.mask[0, 0].numpy() == tree.ancestors[np.ix_(nodes[tree.trunk :], nodes)]).all()
+    [mask] = forest.masks.branches
+    assert mask is not None
+    assert (mask[0, 0].numpy() == tree.ancestors[np.ix_(nodes[tree.trunk :], nodes)]).all()
 
 
 def test_only_rows_that_predict_an_answer_get_logits(packed_model: Any) -> None:
@@ -295,7 +295,7 @@ def test_only_rows_that_predict_an_answer_get_logits(packed_model: Any) -> None:
 def test_a_tree_without_branches_is_a_plain_prompt(packed_model: Any, plain_model: Any) -> None:
     tree = random_tree(6)
     bare = TokenTree(tree.token_ids[: tree.trunk], tree.parent[: tree.trunk], tree.trunk, ())
-    assert pack([bare]).layouts[0].mask is None
+    assert pack([bare]).masks.branches == (None,)
     assert largest_difference(packed_model, plain_model, bare, all_logits(packed_model, pack([bare]))) <= TOLERANCE
 
 

@@ -20,10 +20,13 @@ from erc_llm.runs.logs import read_lines
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import tiny_config, write_corpus
 
+# In fp32 sums over other numbers of forests and processes differ in the order of additions only.
+LOSS_TOLERANCE = 2e-4
+
 LAUNCHED = """
 import sys
 from erc_llm.cli import main
-sys.argv = ["erc-llm", "train", sys.argv[1]]
+sys.argv = ["erc-llm", "train", *sys.argv[1:]]
 main()
 """
 
@@ -50,8 +53,45 @@ erc_llm.tuning.selection.score_metrics, TreeTrainer.train = score_metrics, train
     + LAUNCHED
 )
 
+# Each process writes the scenes that it scores, and the second one dies in its third step if `die` is an argument.
+WATCHED = (
+    """
+import json, os, signal, sys
+import erc_llm.models.loading as loading
+import erc_llm.tuning.selection as selection
+from erc_llm.tuning.trainer import TreeTrainer
 
-def _launch(script: str, config: RunConfig, folder: Path) -> subprocess.CompletedProcess[str]:
+rank, scored, forwards, loss, score = os.environ["RANK"], [], [], TreeTrainer.compute_loss, selection.score_scenes
+dies = rank == "1" and "die" in sys.argv
+sys.argv = [argument for argument in sys.argv if argument != "die"]
+
+hashes = loading.weights_sha256
+
+def weights_sha256(folder):
+    open(f"hashed-{rank}", "w").close()
+    return hashes(folder)
+
+loading.weights_sha256 = weights_sha256
+
+def score_scenes(model, prompter, dialogues, *rest, **options):
+    scored.append([dialogue.id for dialogue in dialogues])
+    with open(f"scored-{rank}.json", "w") as file:
+        json.dump(scored, file)
+    return score(model, prompter, dialogues, *rest, **options)
+
+def compute_loss(*arguments, **options):
+    forwards.append(1)
+    if dies and len(forwards) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return loss(*arguments, **options)
+
+selection.score_scenes, TreeTrainer.compute_loss = score_scenes, compute_loss
+"""
+    + LAUNCHED
+)
+
+
+def _launch(script: str, config: RunConfig, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     (folder / "run.yaml").write_text(config.as_yaml(), encoding="utf-8")
     (folder / "launched.py").write_text(script, encoding="utf-8")
     root = Path(__file__).parents[2]
@@ -59,7 +99,7 @@ def _launch(script: str, config: RunConfig, folder: Path) -> subprocess.Complete
     launcher += ["--config_file", str(root / "accelerate_config.yaml")]
     launcher += ["--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
     return subprocess.run(
-        [*launcher, str(folder / "launched.py"), str(folder / "run.yaml")],
+        [*launcher, str(folder / "launched.py"), str(folder / "run.yaml"), *arguments],
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
         cwd=folder,
         capture_output=True,
@@ -94,9 +134,46 @@ def test_two_processes_train_the_same_adapter_as_one(
     )
     for name, weight in one.items():
         assert torch.allclose(two[name], weight, atol=1e-5), name
-    assert (
-        len(read_lines(alone.folder / "training.jsonl")) == len(read_lines(tmp_path / "two/tiny/training.jsonl")) >= 2
-    )
+    curves = [_losses(folder) for folder in (alone.folder, tmp_path / "two/tiny")]
+    assert len(curves[0]) >= 2
+    assert curves[1] == pytest.approx(curves[0], abs=LOSS_TOLERANCE)
+    [alone_score], [score] = (read_lines(f / "selection.jsonl") for f in (alone.folder, tmp_path / "two/tiny"))
+    assert score["weighted_f1"] == alone_score["weighted_f1"]
+    assert score["nll"] == pytest.approx(alone_score["nll"], abs=LOSS_TOLERANCE)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_as_if_one_of_its_processes_had_not_been_killed(tiny_llama: TinyModel, tmp_path: Path) -> None:
+    """By the same losses and the same adapter; each process scored a share of the selection split."""
+    corpus = write_corpus(tmp_path / "corpus", train=12)
+    training = {"tokens_per_step": 900, "epochs": 2, "evaluations": 1, "checkpoint_minutes": 0}
+    runs = {}
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+        config = tiny_config(tiny_llama, corpus, tmp_path / name, training=training)
+        if name == "killed":
+            assert _launch(WATCHED, config, tmp_path / name, "die").returncode != 0
+            assert 0 < len(_losses(tmp_path / name / "tiny")) < 4
+        done = _launch(WATCHED, config, tmp_path / name, *(["--resume"] if name == "killed" else []))
+        assert done.returncode == 0, done.stderr[-3000:]
+        runs[name] = tmp_path / name / "tiny"
+    assert "continues after step 2" in done.stdout
+    whole, killed = (_losses(folder) for folder in runs.values())
+    assert len(whole) >= 4
+    assert killed == pytest.approx(whole, abs=1e-6)
+    adapters = [load_file(folder / "adapter/adapter_model.safetensors") for folder in runs.values()]
+    assert all(torch.allclose(adapters[1][name], weight, atol=1e-6) for name, weight in adapters[0].items())
+    scored = [json.loads((tmp_path / "whole" / f"scored-{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1)]
+    assert [path.name for path in (tmp_path / "whole").glob("hashed-*")] == ["hashed-0"]
+    [first], [second] = scored
+    assert first
+    assert second
+    assert not set(first) & set(second)
+    assert abs(len(first) - len(second)) <= 1
+
+
+def _losses(folder: Path) -> list[float]:
+    return [record["loss"] for record in read_lines(folder / "training.jsonl")]
 
 
 @pytest.mark.slow

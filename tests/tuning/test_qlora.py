@@ -193,6 +193,7 @@ def _fit(model: Any, prompter: Prompter, tokenizer: Any, folder: Path) -> None:
         accumulation=1,
         gradient_checkpointing=True,
         bf16=False,
+        fp16=False,
         use_cpu=True,
         seed=3,
         log_every=1,

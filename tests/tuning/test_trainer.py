@@ -16,6 +16,7 @@ from transformers import TrainerCallback, TrainerState
 from erc_llm.corpus.labels import EMORYNLP
 from erc_llm.errors import ConfigError, ModelError, UserError
 from erc_llm.models.adapters import attach_lora
+from erc_llm.models.devices import Precision
 from erc_llm.models.loading import load_base_model
 from erc_llm.prompting.prompter import Prompter
 from erc_llm.prompting.templates import load_prompt
@@ -83,6 +84,7 @@ def _plan(**changes: Any) -> FitSettings:
         "accumulation": 1,
         "gradient_checkpointing": False,
         "bf16": False,
+        "fp16": False,
         "use_cpu": True,
         "seed": 3,
         "log_every": 1,
@@ -242,12 +244,15 @@ def test_dropout_is_drawn_from_the_seed(tiny_llama: TinyModel, tmp_path: Path) -
     assert any(not torch.equal(runs[0][name], runs[2][name]) for name in runs[0])
 
 
-def test_bf16_trains_fp32_adapter_weights(tiny_llama: TinyModel, tmp_path: Path) -> None:
-    base = load_base_model(str(tiny_llama.folder), precision="bf16", device="cpu", attention=ATTENTION)
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_training_in_16_bits_trains_fp32_adapter_weights(
+    precision: Precision, tiny_llama: TinyModel, tmp_path: Path
+) -> None:
+    base = load_base_model(str(tiny_llama.folder), precision=precision, device="cpu", attention=ATTENTION)
     model = attach_lora(base.model, rank=4, alpha=8, dropout=0.0, seed=3)
     prompter, watcher, schedule = _prompter(tiny_llama), Watcher(), _schedule()
     trees = [prompter.trees(scene, "gold") for scene in SCENES]
-    fit(model, base.tokenizer, schedule, lambda i, _: trees[i], _plan(bf16=True), tmp_path, [watcher])
+    fit(model, base.tokenizer, schedule, lambda i, _: trees[i], _plan(**{precision: True}), tmp_path, [watcher])
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
     assert all(torch.isfinite(torch.tensor(watcher.losses)))
     with torch.no_grad():
