@@ -65,7 +65,7 @@ class Size:
     def load(self) -> Load:
         """The same forest as the plan sees it."""
         mask = self.branches * (self.trunk + self.branches)
-        return Load(self.rows, self.logit_rows, self.trees * self.trunk, self.trees * mask, mask)
+        return Load(self.rows, self.logit_rows, self.trees * mask, mask)
 
 
 class Tracker(TorchDispatchMode):

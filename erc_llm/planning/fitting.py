@@ -89,8 +89,8 @@ def largest_tokens(peak: Callable[[Load], int], like: Load, usable: int) -> int:
 def scaled(load: Load, tokens: int) -> Load:
     """A forest of this many tokens with the density of another one."""
     part = tokens / max(load.tokens, 1)
-    rows, trunk, mask = (math.ceil(size * part) for size in (load.logit_rows, load.trunk, load.mask))
-    return Load(tokens, rows, trunk, mask, min(load.largest_mask, mask))
+    rows, mask = (math.ceil(size * part) for size in (load.logit_rows, load.mask))
+    return Load(tokens, rows, mask, min(load.largest_mask, mask))
 
 
 def _within(peaks: Peaks, usable: int) -> bool:

@@ -43,7 +43,6 @@ def load_of(scenes: Sequence[SceneSize]) -> Load:
     return Load(
         tokens=sum(scene.rows for scene in scenes),
         logit_rows=sum(scene.logit_rows for scene in scenes),
-        trunk=sum(scene.trunk for scene in scenes),
         mask=sum(scene.mask for scene in scenes),
         largest_mask=max((scene.largest_mask for scene in scenes), default=0),
     )
@@ -83,4 +82,4 @@ def largest_scoring_forest(scenes: Sequence[SceneSize], tokens_per_forest: int) 
         return load
     part = tokens_per_forest / load.tokens
     mask = math.ceil(load.mask * part)
-    return Load(tokens_per_forest, math.ceil(load.logit_rows * part), math.ceil(load.trunk * part), mask, mask)
+    return Load(tokens_per_forest, math.ceil(load.logit_rows * part), mask, mask)

@@ -80,14 +80,12 @@ class Load:
     Attributes:
         tokens: Rows of all trees, or of a padded batch.
         logit_rows: Rows whose logits are computed.
-        trunk: Rows of them that are a tree's trunk, which branches read as well.
         mask: Entries of all masks of branches (branch rows times rows of the tree); 0 for plain prompts.
         largest_mask: Entries of the largest of them.
     """
 
     tokens: int
     logit_rows: int
-    trunk: int = 0
     mask: int = 0
     largest_mask: int = 0
 

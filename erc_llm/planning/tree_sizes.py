@@ -57,7 +57,6 @@ class SceneSize:
     Attributes:
         targets: Number of utterances that are asked about.
         rows: Tokens that the model reads, over its windows.
-        trunk: Rows of them that are trunks, which their branches read as well.
         logit_rows: Rows of them whose logits predict a token of an answer.
         mask: Entries of the masks of its branches (branch rows times rows of the tree).
         largest_mask: Entries of the largest mask among its windows.
@@ -68,7 +67,6 @@ class SceneSize:
 
     targets: int
     rows: int
-    trunk: int
     logit_rows: int
     mask: int
     largest_mask: int
@@ -163,7 +161,6 @@ class SceneMeter:
         return SceneSize(
             targets=len(targets),
             rows=rows,
-            trunk=trunk,
             logit_rows=sum(logits for _, logits in answers),
             mask=sum(branches) * rows,
             largest_mask=sum(branches) * rows,
@@ -182,7 +179,6 @@ def _together(parts: Sequence[SceneSize]) -> SceneSize:
     return SceneSize(
         targets=total("targets"),
         rows=total("rows"),
-        trunk=total("trunk"),
         logit_rows=total("logit_rows"),
         mask=total("mask"),
         largest_mask=max((part.largest_mask for part in parts), default=0),
