@@ -170,10 +170,11 @@ def as_markdown(out: Path) -> str:
         f"{run.info.split} differs",
         "other labels",
         "weighted F1",
-        "in llama.cpp",
+        "F1 in llama.cpp",
+        "labels other than here",
     )
     lines = [f"| {' | '.join(columns)} |", f"| --- |{' ---: |' * (len(columns) - 1)}"]
-    lines.append(f"| the run itself | | | | | {_f1(run)} | |")
+    lines.append(f"| the run itself | | | | | {_f1(run)} | | |")
     for wanted in dict.fromkeys((*FORMS, *FORMS_OF_NF4)):
         if not (out / f"{wanted.name}.json").is_file():
             continue
@@ -189,11 +190,12 @@ def as_markdown(out: Path) -> str:
             f"{_other(run, table)} of {len(run)}",
             _f1(table),
             "",
+            "",
         ]
         served = out / f"{wanted.name}-llama.parquet"
         if served.is_file():
             there = read_predictions(served)
-            cells[-1] = f"{_other(run, there)} other labels, {_f1(there)}"
+            cells[-2:] = [_f1(there), _flips(table, there)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -206,6 +208,16 @@ def _other(one: Predictions, other: Predictions) -> int:
     if one.keys != other.keys:
         raise UserError("the tables are about different targets; remove them and predict again")
     return sum(a != b for a, b in zip(one.predicted, other.predicted, strict=True))
+
+
+def _flips(here: Predictions, there: Predictions) -> str:
+    """Number of targets with another label there, and how far apart the two most probable ones are here at most."""
+    assert here.probabilities is not None
+    other = [k for k, (a, b) in enumerate(zip(here.predicted, there.predicted, strict=True)) if a != b]
+    if not other:
+        return "0"
+    ordered = np.sort(here.probabilities[other], axis=1)
+    return f"{len(other)}, at most {(ordered[:, -1] - ordered[:, -2]).max():.4f} apart"
 
 
 def _f1(table: Predictions) -> str:

@@ -22,6 +22,9 @@ def train(
         list[str] | None, typer.Argument(help="Fields to change, as section.field=value, for example lora.rank=32.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Train even if the plan does not fit the GPU (`erc-llm plan`).")
+    ] = False,
 ) -> None:
     """Fine-tune a LoRA or QLoRA adapter and write its run directory."""
     from erc_llm.config import load_config
@@ -32,7 +35,7 @@ def train(
     from erc_llm.recipes.train import train as run_training
 
     try:
-        run = run_training(loaded, resume=resume, console=open_console())
+        run = run_training(loaded, resume=resume, console=open_console(), force=force)
     except KeyboardInterrupt:
         again = "the same command with --resume"
         typer.echo(f"erc-llm: interrupted; {again} continues from the last checkpoint, if there is one", err=True)

@@ -114,6 +114,18 @@ def grow_segments() -> None:
         os.environ |= dict.fromkeys(names, "expandable_segments:True")
 
 
+def gpu_memory(device: str = "auto") -> int | None:
+    """Bytes of memory of the GPU that `choose_device` gives; None on a CPU.
+
+    Raises:
+        ModelError: The device is not there.
+    """
+    import torch
+
+    chosen = choose_device(device)
+    return int(torch.cuda.get_device_properties(chosen).total_memory) if chosen.type == "cuda" else None
+
+
 def gpu_peak() -> str:
     """The end of a message: the most memory that this process has used on its GPU, of how much; empty without one."""
     import torch

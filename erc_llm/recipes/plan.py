@@ -1,7 +1,7 @@
 """Planning a training run: reads what is at hand, and computes memory, time and disk before anything is downloaded.
 
 Input: a `RunConfig`, a card or an amount of memory. Output: a `PlannedRun`.
-Does not depend on: torch, transformers, loaded models; nothing is written.
+Does not depend on: torch (but to ask for this machine's GPU), transformers, loaded models; nothing is written.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from pathlib import Path
 
 from erc_llm.config import RunConfig
 from erc_llm.corpus import EMORYNLP, Corpus, Dialogue, LabelSet, labelled_scenes
-from erc_llm.errors import ConfigError
+from erc_llm.errors import ConfigError, ModelError
+from erc_llm.models.devices import gpu_memory
 from erc_llm.planning.bases import Base, find_base
-from erc_llm.planning.cards import CARDS, Card
+from erc_llm.planning.cards import CARDS, GIB, Card
 from erc_llm.planning.compute import seconds
 from erc_llm.planning.fitting import Fit, fit_of
 from erc_llm.planning.plan import MARGIN, Plan, Scenes, Setup, make_plan
@@ -107,6 +108,47 @@ def plan_run(
         times=tuple(_time(listed, plan, utilisation) for listed in CARDS),
         notes=tuple(_notes(config, base, found, card)),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Shortfall:
+    """A plan that does not fit this machine's GPU.
+
+    Attributes:
+        found: What the run needs, and what there is.
+        remedy: The nearest settings with which it fits.
+    """
+
+    found: str
+    remedy: str
+
+
+def plan_on_gpu(config: RunConfig) -> PlannedRun | None:
+    """The plan of a run on this machine's GPU; None without one, or for a base model that cannot be planned.
+
+    Raises:
+        CorpusError: The corpus cannot be used.
+    """
+    try:
+        memory = gpu_memory(config.model.device)
+        return None if memory is None else plan_run(config, memory=memory)
+    except ModelError:  # loading says what is wrong with it; other architectures cannot be planned
+        return None
+
+
+def shortfall(planned: PlannedRun) -> Shortfall | None:
+    """Why a plan does not fit its memory; None if it fits."""
+    fit = planned.fit
+    if fit is None or fit.fits:
+        return None
+    needed = max(peak.total for peak in planned.plan.peaks.all.values())
+    found = (
+        f"the plan needs {needed / GIB:.1f} GiB of GPU memory, and {fit.usable / GIB:.1f} GiB can be used (of "
+        f"{fit.memory / GIB:.1f} GiB)"
+    )
+    if not fit.changes:
+        return Shortfall(found, "no settings of this base model fit: choose a smaller one, or model.device=cpu")
+    return Shortfall(found, f"it fits with {' '.join(map(str, fit.changes))}; `erc-llm plan` shows all parts")
 
 
 def _corpus(config: RunConfig) -> tuple[Corpus, bool]:

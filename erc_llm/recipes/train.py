@@ -22,6 +22,7 @@ from erc_llm.models.devices import check_launcher, dtype_name, process_rank
 from erc_llm.predictions import Correction
 from erc_llm.recipes.console import ConsoleProgress
 from erc_llm.recipes.data import labelled_targets, open_corpus, print_warnings
+from erc_llm.recipes.plan import plan_on_gpu, shortfall
 from erc_llm.recipes.run_inputs import check_finished, read_confusion
 from erc_llm.recipes.training_run import Training
 from erc_llm.runs.directory import ADAPTER, CHECKPOINTS, CONFIG, TEMPLATE, Run, check_same, claim
@@ -36,18 +37,20 @@ if TYPE_CHECKING:
     from erc_llm.tuning.sampling import Sampler, Targets
 
 
-def train(config: RunConfig, *, resume: bool = False, console: Console | None = None) -> Run:
+def train(config: RunConfig, *, resume: bool = False, console: Console | None = None, force: bool = False) -> Run:
     """Train an adapter and write its run directory.
 
     Args:
         config: The configuration of the run.
         resume: Continue an unfinished run of the same configuration.
         console: Where to show progress.
+        force: Train even if the plan does not fit this machine's GPU.
 
     Raises:
         RunError: The run directory is in use, or holds a run of another configuration.
         CorpusError: There is no labelled target to train on.
-        ConfigError: A launcher splits the model over processes, or the adapter would be on the output layer.
+        ConfigError: A launcher splits the model over processes, the adapter would be on the output layer, or the
+            plan does not fit the GPU.
         UserError: The GPU has too little memory.
     """
     from erc_llm.build import build_model, build_prompter, check_fit
@@ -66,6 +69,9 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
         return began
     labels = config.label_set()
     corpus = open_corpus(config.corpus, labels, cut_selection=config.holds_out_selection)
+    planned = plan_on_gpu(config)
+    if planned is not None and not force and (short := shortfall(planned)):
+        raise ConfigError(f"{short.found}; {short.remedy}. --force trains nevertheless")
     print_warnings(corpus, console)
     scenes = labelled_scenes(corpus, config.training.max_scenes, config.seed)
     sampler = target_sampler(config.sampling, scenes, labels, config.seed)
@@ -91,6 +97,7 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
         confusion=confusion,
         correction=Correction(prior_shift(manifest, "auto")),
         progress=progress,
+        planned_bytes=None if planned is None else planned.plan.peaks.training.total,
     )
     training.describe()
     steps = training.order()  # it refuses steps that cannot continue a checkpoint, before anything is overwritten

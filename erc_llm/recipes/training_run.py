@@ -63,6 +63,7 @@ class Training:
         confusion: Counts that corrupt the state in questions; None without state.
         correction: Correction of selection scores, the same as `predict` applies.
         progress: Where to show the run.
+        planned_bytes: The planned peak of GPU memory in training; None if nothing was planned.
     """
 
     config: RunConfig
@@ -76,6 +77,7 @@ class Training:
     confusion: Sequence[Sequence[int]] | None
     correction: Correction
     progress: Progress
+    planned_bytes: int | None = None
 
     def describe(self) -> None:
         """Print the model, its precision, and the number of scenes."""
@@ -160,6 +162,7 @@ class Training:
             run_name=self.config.name,
             normalised=self.sampler.resampled or self.config.sampling.normalised,
             objective=training.objective,
+            planned_bytes=self.planned_bytes,
         )
 
     def log(self, steps: int) -> TrainingLog:

@@ -34,6 +34,7 @@ from erc_llm.planning.checks_prompts import (
     trained_prompts,
 )
 from erc_llm.planning.findings import Finding, Report, TrainedPrompt, collected
+from erc_llm.recipes.plan import plan_on_gpu, shortfall
 from erc_llm.recipes.validate_inputs import Inputs, read_inputs
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ def validate(source: str | Path, overrides: Sequence[str] = (), *, resume: bool 
     findings.found += check_device(config.model.device, config.model.precision)
     findings.found += check_output(config, resume)
     inputs = read_inputs(config, findings.found)
+    if inputs.corpus is not None:
+        findings.found += _check_plan(config)
     folder = _base_files(config, findings.found)
     if folder is None:
         findings.found.append(_skipped("attention, prompts, adapter and export", "the base model's small files"))
@@ -85,6 +88,16 @@ def validate(source: str | Path, overrides: Sequence[str] = (), *, resume: bool 
     if skeleton is not None:
         _check_adapter(config, folder, skeleton, findings.found)
     return findings.report()
+
+
+def _check_plan(config: RunConfig) -> Iterator[Finding]:
+    """An error where the run's memory does not fit this machine's GPU."""
+    try:
+        planned = plan_on_gpu(config)
+    except UserError:
+        return  # other checks report what is wrong with the corpus
+    if planned is not None and (short := shortfall(planned)):
+        yield Finding("error", "GPU memory", short.found, short.remedy)
 
 
 def _skipped(what: str, without: str) -> Finding:

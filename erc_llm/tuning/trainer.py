@@ -63,6 +63,7 @@ class FitSettings:
     run_name: str
     normalised: bool = True
     objective: Objective = "label"
+    planned_bytes: int | None = None
 
 
 class TreeTrainer(SFTTrainer):
@@ -282,6 +283,8 @@ def _tensorboard(report_to: Sequence[str], folder: Path) -> list[TrainerCallback
 def out_of_memory(error: torch.OutOfMemoryError, settings: FitSettings, step: int) -> UserError:
     """The error to raise if a GPU's memory is too small for training or for scoring the selection split."""
     found, peak = str(error).splitlines()[0], gpu_peak()
+    if settings.planned_bytes is not None:
+        peak += f", planned were {settings.planned_bytes / 2**30:.1f} GiB"
     more = "Raise" if settings.gradient_checkpointing else "Set training.gradient_checkpointing=true, raise"
     return UserError(
         f"out of GPU memory after {step} optimizer steps{peak} ({found}). {more} "

@@ -192,6 +192,16 @@ def test_a_launcher_that_splits_the_model(config: Path, monkeypatch: pytest.Monk
     assert "--multi_gpu" in finding.remedy
 
 
+def test_a_gpu_that_is_too_small(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("erc_llm.recipes.plan.gpu_memory", lambda device: 400 * 2**20)
+    finding = only(validate(config), "GPU memory")
+    assert finding.severity == "error"
+    assert "GiB can be used" in finding.found
+    assert finding.remedy
+    monkeypatch.setattr("erc_llm.recipes.plan.gpu_memory", lambda device: 24 * 2**30)
+    assert "GPU memory" not in {finding.where for finding in validate(config).findings}
+
+
 def test_long_scenes_are_told(config: Path) -> None:
     report = validate(config, ["training.tokens_per_step=64", "prompt.trunk_budget=64"])
     assert "scenes with more tokens than this budget of 64" in only(report, "training.tokens_per_step").found

@@ -17,6 +17,7 @@ from erc_llm.errors import ConfigError, CorpusError, ModelError
 from erc_llm.predictor import load
 from erc_llm.prompting.prompter import Prompter
 from erc_llm.recipes.data import open_corpus
+from erc_llm.recipes.plan import plan_on_gpu
 from erc_llm.recipes.predict import predict
 from erc_llm.recipes.train import train
 from erc_llm.runs.directory import Run
@@ -171,3 +172,17 @@ def test_a_launcher_that_cuts_the_model_is_refused_before_anything_is_read(
     with pytest.raises(ConfigError, match=f"distributed_type {mode}"):
         train(config, console=QUIET)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_that_does_not_fit_the_gpu_is_refused_unless_forced(
+    tiny_llama: TinyModel, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(tiny_llama, corpus, tmp_path)
+    monkeypatch.setattr("erc_llm.recipes.plan.gpu_memory", lambda device: 400 * 2**20)
+    with pytest.raises(ConfigError, match=r"needs 0\.\d GiB of GPU memory, and 0\.4 GiB can be used.*--force"):
+        train(config, console=QUIET)
+    assert not (tmp_path / config.name).exists() or not any((tmp_path / config.name).glob("*.yaml"))
+    monkeypatch.setattr("erc_llm.recipes.plan.gpu_memory", lambda device: 40 * 2**30)
+    assert plan_on_gpu(config) is not None
+    monkeypatch.setattr("erc_llm.recipes.plan.gpu_memory", lambda device: 400 * 2**20)
+    assert train(config, console=QUIET, force=True).manifest.finished

@@ -395,8 +395,9 @@ def test_too_little_gpu_memory_names_the_settings_that_help(
 
     monkeypatch.setattr(trainer, "forest_logits", full)
     with pytest.raises(UserError, match="out of GPU memory after 1 optimizer steps") as caught:
-        _fit(tiny_llama, tmp_path, gradient_checkpointing=checkpointing)
+        _fit(tiny_llama, tmp_path, gradient_checkpointing=checkpointing, planned_bytes=3 * 2**29)
     message = str(caught.value)
+    assert "planned were 1.5 GiB" in message
     assert "Tried to allocate 2.00 GiB" in message
     assert "More of it" not in message
     for knob in ("training.accumulation (now 1)", "scoring.tokens_per_forest", "training.tokens_per_step", "--resume"):
