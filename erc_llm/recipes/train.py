@@ -71,7 +71,7 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
     corpus = open_corpus(config.corpus, labels, cut_selection=config.holds_out_selection)
     planned = plan_on_gpu(config)
     if planned is not None and not force and (short := shortfall(planned)):
-        raise ConfigError(f"{short.found}; {short.remedy}. --force trains nevertheless")
+        raise ConfigError(f"{short.found}; {short.remedy}. `erc-llm train --force` trains nevertheless")
     print_warnings(corpus, console)
     scenes = labelled_scenes(corpus, config.training.max_scenes, config.seed)
     sampler = target_sampler(config.sampling, scenes, labels, config.seed)
