@@ -83,7 +83,8 @@ def export_run(
         run: The run directory.
         to: The export folder; None: a name under `adapters/`.
         form: `peft`, `merged`, `gguf` or `gguf-lora`.
-        stored: Type of merged weights: `f16`, `bf16` or (GGUF) `q8_0`; `auto`: bf16 for `merged`, f16 for `gguf`.
+        stored: Type of merged weights: `f16`, `bf16` or (GGUF) `q8_0`; `auto`: f16, but bf16 for
+            `merged` after training in bf16.
         from_base: For a run on a base in NF4: `original`, `nf4`, or `auto` for the one with the smaller drift.
         base: Hub id of the base model, if the run names a folder.
         licence: The hub's name of the base model's licence, if it is not known.

@@ -59,7 +59,7 @@ class ExportOptions:
         run: The run directory.
         form: The form.
         target: The export folder; None: a name under `adapters/`.
-        stored: Type of merged weights; `auto` is bf16 for `merged`, f16 for `gguf`.
+        stored: Type of merged weights; `auto` is f16, and bf16 for the `merged` form of a run that was trained in bf16.
         from_base: The base that the update is added to; `auto`: the original, or for a run in NF4 the one with the
             smaller drift.
         base: Hub id of the base model, if the run names a folder of this machine.
@@ -139,7 +139,8 @@ def _planned(run: Run, options: ExportOptions) -> ExportRecord:
             raise ConfigError(f"--stored {stored}: the adapter alone keeps its own precision; leave it out")
         stored = "auto"
     elif stored == "auto":
-        stored = "bf16" if options.form == "merged" else "f16"
+        # f16 rounds eight times less; after training in bf16 the model has been rounded to that already.
+        stored = "bf16" if options.form == "merged" and run.manifest.precision == "bfloat16" else "f16"
     elif options.form == "merged" and stored == "q8_0":
         raise ConfigError("--stored q8_0: is for --format gguf; a merged model is stored in bf16 or f16")
     quantised = run.config.model.quantisation != "none"
@@ -267,6 +268,8 @@ def _advice(run: Run, record: ExportRecord) -> str:
             "; the adapter was trained on its base in NF4, which llama.cpp does not have: --format gguf merges it with "
             "what NF4 makes of the base"
         )
+    if record.stored == "bf16":
+        return "; --stored f16 rounds less"
     return ""
 
 
