@@ -13,7 +13,9 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from itertools import groupby
 from math import prod
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -209,16 +211,16 @@ def score_probes(run: Run, base: Path, overrides: Sequence[str], console: Consol
         overrides = [*overrides, f"model.precision={precision}"]
     console.print("scoring probes", highlight=False)
     predictor = load(run.folder, "none", prior="none", calibration="none", overrides=overrides)
+    targets = [(dialogue, k) for dialogue in read_sample().split("test") for k in dialogue.targets]
     found: list[Probe] = []
-    for dialogue in read_sample().split("test"):
-        trees = predictor.prompter.trees(dialogue, "all")
+    for dialogue, chosen in groupby(targets[:: max(1, len(targets) // count)][:count], key=itemgetter(0)):
+        trees = predictor.prompter.trees(dialogue, "all", weights={k: 1.0 for _, k in chosen})
         for tree, scores in zip(trees, score_trees(predictor.loaded.model, trees), strict=True):
             found += [
                 probe_of(tree, q, s.log_likelihoods.tolist()) for q, s in zip(tree.questions, scores, strict=True)
             ]
-    step = max(1, len(found) // count)
     computed = dtype_name(predictor.loaded.dtype)
-    return ScoredProbes(tuple(found[::step][:count]), computed, predictor.prompter, base)
+    return ScoredProbes(tuple(found), computed, predictor.prompter, base)
 
 
 def _made(
