@@ -129,6 +129,8 @@ def _flips(peer: str, flips: Sequence[Result]) -> list[str]:
     lines = [f"{len(flips)} other labels by {peer}; log-likelihoods of (our label, its label)."]
     if peer.endswith("constrained"):
         lines.append("It takes the likelier token where two labels part; we compare the labels whole.")
+    if peer.startswith("llama.cpp"):
+        lines.append("Its grammar also admits a label in other tokens, ` joy` and `ful`, which ours does not score.")
     for flip in flips[:_SHOWN_FLIPS]:
         if flip["theirs"] is None:
             lines.append(f"utterance {flip['utterance']}: {flip['ours']}, it gave no label")
