@@ -19,7 +19,7 @@ from erc_llm.tuning.order import order_steps
 
 def _scene(rows: int) -> SceneSize:
     mask = rows // 3 * rows
-    return SceneSize(10, rows, rows * 2 // 3, 20, mask, mask, rows * 5, rows * rows // 3, rows * rows)
+    return SceneSize(10, rows, 20, mask, mask, rows * 5, rows * rows // 3, rows * rows)
 
 
 SCENES = Scenes([_scene(100 + 7 * (k % 60)) for k in range(120)], [_scene(200 + k) for k in range(40)])
