@@ -77,12 +77,12 @@ def validate(source: str | Path, overrides: Sequence[str] = (), *, resume: bool 
     findings.found += check_device(config.model.device, config.model.precision)
     findings.found += check_output(config, resume)
     inputs = read_inputs(config, findings.found)
-    if inputs.corpus is not None:
-        findings.found += _check_plan(config)
     folder = _base_files(config, findings.found)
     if folder is None:
         findings.found.append(_skipped("attention, prompts, adapter and export", "the base model's small files"))
         return findings.report()
+    if inputs.corpus is not None:
+        findings.found += _check_plan(config)
     skeleton = _check_base(config, folder, findings.found)
     _check_prompts(config, inputs, folder, skeleton, findings)
     if skeleton is not None:

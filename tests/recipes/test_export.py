@@ -118,6 +118,7 @@ def test_no_path_of_this_machine_leaves_it(
     assert "not for" in card.lower()
 
 
+@pytest.mark.slow
 def test_an_export_is_verified_again_elsewhere(
     exports: dict[str, Path], tiny_llama: TinyModel, tmp_path: Path, erc: Command
 ) -> None:

@@ -24,6 +24,7 @@ from tests.tiny_models import TinyModel
 from tests.tiny_runs import as_json, dialogue
 
 
+@pytest.mark.slow
 def test_every_version_and_labelled_split_is_compared_and_nothing_is_done_twice(
     place: Path, erc: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

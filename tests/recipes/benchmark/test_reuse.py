@@ -117,6 +117,7 @@ def test_tables_in_run_directories_lose_their_text(place: Path, erc: Command) ->
     assert [read_predictions(path).text for path in kept] == [None, None]
 
 
+@pytest.mark.slow
 def test_a_damaged_table_is_predicted_anew(place: Path, erc: Command) -> None:
     write_systems(place, OTHER, OTHER | {"name": "other", "seeds": [2]})
     done(erc)
