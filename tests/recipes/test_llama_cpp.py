@@ -100,7 +100,7 @@ def test_a_killed_prediction_goes_on_where_it_was(tmp_path: Path, erc: Command) 
     scenes = tmp_path / "test.jsonl"
     rows = [as_json(scene) for scene in read_sample().split("test")[:4]]
     scenes.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    predict = ("predict", "smollm2-135m", str(scenes))
+    predict = ("predict", "smollm2-135m", str(scenes), "--split", "test")
     with llama_server(model, tmp_path / "log", slots=2) as url:
         asked = ("--endpoint", f"{url}/v1", "--model", "m", "--concurrency", "2")
         done = erc(*predict, *asked, "--out", whole)
