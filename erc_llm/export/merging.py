@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,21 +19,13 @@ from erc_llm.errors import ModelError
 from erc_llm.export.lora import Lora
 from erc_llm.files import write_text
 from erc_llm.models.hashes import weight_files
+from erc_llm.models.loading import TOKENIZER_FILES
 
 if TYPE_CHECKING:
     import torch
 
 SHARD_BYTES = 2 * 1024**3  # most bytes of a written shard; the memory that merging needs follows it
 INDEX = "model.safetensors.index.json"
-_COPIED = (
-    "generation_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template*",
-    "vocab*",
-    "merges.txt",
-)
 
 
 def write_merged(
@@ -86,9 +78,7 @@ def write_merged(
     save(held)
     _name_shards(target, shards, total)
     _write_config(base, target, dtype)
-    for pattern in _COPIED:
-        for file in base.glob(pattern):
-            shutil.copyfile(file, target / file.name)
+    copy_files(base, target, ("generation_config.json", *TOKENIZER_FILES))
 
 
 def merged_tensors(
@@ -174,6 +164,13 @@ def _name_shards(target: Path, shards: list[dict[str, str]], total: int) -> None
         weight_map |= dict.fromkeys(shard, final)
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     write_text(target / INDEX, json.dumps(index, indent=2) + "\n", ModelError)
+
+
+def copy_files(base: Path, target: Path, patterns: Sequence[str] = TOKENIZER_FILES) -> None:
+    """Copy the files of a model folder that have these names, by default those of its tokenizer."""
+    for pattern in patterns:
+        for file in base.glob(pattern):
+            shutil.copyfile(file, target / file.name)
 
 
 def _write_config(base: Path, target: Path, dtype: torch.dtype) -> None:

@@ -28,10 +28,7 @@ if TYPE_CHECKING:
 
 Quantisation = Literal["nf4"]
 
-# Hub repositories also hold other formats, weights for other frameworks and demos; only these files are downloaded.
-_HUB_FILES = (
-    "config.json",
-    "generation_config.json",
+TOKENIZER_FILES = (
     "tokenizer*",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -39,6 +36,8 @@ _HUB_FILES = (
     "vocab*",
     "merges.txt",
 )
+# Hub repositories also hold other formats, weights for other frameworks and demos; only these files are downloaded.
+_HUB_FILES = ("config.json", "generation_config.json", *TOKENIZER_FILES)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 

@@ -24,7 +24,7 @@ from rich.console import Console
 from erc_llm.calibration.store import CALIBRATION
 from erc_llm.errors import ConfigError, ModelError, RunError
 from erc_llm.export.lora import read_lora
-from erc_llm.export.merging import check_fits, tensor_shapes
+from erc_llm.export.merging import check_fits, copy_files, tensor_shapes
 from erc_llm.export.modelfile import MODELFILE, modelfile
 from erc_llm.export.probes import probe_of, write_probes
 from erc_llm.files import write_text
@@ -295,7 +295,7 @@ def _write_form(run: Run, record: ExportRecord, folder: Path, scored: ScoredProb
         stored: GgufStored = {"f16": "f16", "bf16": "bf16"}.get(record.stored, "q8_0")  # type: ignore[assignment]
         file = folder / f"{name}-{stored}.gguf"
         write_gguf(base, read_lora(run.adapter), file, name=name, stored=stored, nf4=nf4)
-        _copy_tokenizer(base, folder)
+        copy_files(base, folder)
         write_text(folder / MODELFILE, modelfile(scored.prompter, file.name), RunError)
     else:
         from erc_llm.export.gguf_lora import write_gguf_lora
@@ -313,12 +313,6 @@ def _write_peft(run: Run, record: ExportRecord, folder: Path) -> None:
     config = json.loads((run.adapter / ADAPTER_CONFIG).read_text("utf-8"))
     config |= {"base_model_name_or_path": record.base, "inference_mode": True}
     write_text(folder / ADAPTER_CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n", ModelError)
-
-
-def _copy_tokenizer(base: Path, folder: Path) -> None:
-    for pattern in ("tokenizer*", "special_tokens_map.json", "chat_template*"):
-        for file in base.glob(pattern):
-            shutil.copyfile(file, folder / file.name)
 
 
 def _name(corpus: str) -> str:

@@ -24,6 +24,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from erc_llm.errors import RunError
 from erc_llm.files import write_text
 from erc_llm.models.hashes import file_sha256
+from erc_llm.models.loading import TOKENIZER_FILES
 
 RECORD = "export.json"
 EXPORT_FORMAT = 1
@@ -38,9 +39,6 @@ _FILES = (
     "config.json",
     "adapter_config.json",
     "generation_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "merges.txt",
     "Modelfile",
 )
 
@@ -135,9 +133,8 @@ def check_weights(folder: Path, record: ExportRecord) -> None:
 
 def export_files(folder: Path, record: ExportRecord) -> list[Path]:
     """The files that belong to an export, of those in its folder; others may lie there too."""
-    names = {RECORD, *record.weights, *_FILES}
-    patterns = ("tokenizer*", "chat_template*", "vocab*", "model*.index.json")
-    found = {path for pattern in patterns for path in folder.glob(pattern)} | {folder / name for name in names}
+    found = {folder / name for name in (RECORD, *record.weights, *_FILES)}
+    found |= {path for pattern in (*TOKENIZER_FILES, "model*.index.json") for path in folder.glob(pattern)}
     return sorted(path for path in found if path.is_file())
 
 
