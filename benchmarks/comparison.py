@@ -20,6 +20,7 @@ from statistics import median
 
 import numpy as np
 
+from benchmarks.commands import command_line
 from benchmarks.measure import Job, Result, resident_mb, run_alternating
 from erc_llm.corpus.labels import EMORYNLP
 from erc_llm.errors import UserError
@@ -61,9 +62,7 @@ def run(utterances: int, draws: int = DRAWS) -> Result:
         paths = [Path(folder) / f"{name}.parquet" for name in ("one", "other")]
         code = f"from benchmarks.comparison import write; write({utterances}, {[str(p) for p in paths]!r})"
         subprocess.run([sys.executable, "-c", code], check=True)  # a process of its own, so its memory is not counted
-        start = "from erc_llm.cli.app import main; main()"
-        command = [sys.executable, "-c", start, "compare", *map(str, paths), "--draws", str(draws), "--out", folder]
-        return measure(command)
+        return measure(command_line("compare", *paths, "--draws", draws, "--out", folder))
 
 
 def measure(command: list[str]) -> Result:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.commands import command_line, has_checkpoint, watch
 from benchmarks.measure import Result
 from benchmarks.random_llama import SHAPES, write_base
 from erc_llm.errors import UserError
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
 
 CONFIG = "llama2-7b-qlora"
 SCENES = 12
-_MAIN = "from erc_llm.cli.app import main; main()"
 _SMALL_FRACTION = 0.05  # of a card's memory: too little for the base model and a forest
 
 
@@ -211,13 +208,9 @@ def road(place: Mapping[str, Any]) -> Result:
     changes = {"name": "run", "training__max_scenes": SCENES, "training__epochs": 1, "training__evaluations": 1}
     changes |= {"training__checkpoint_minutes": 0, "training__tokens_per_step": 256, "training__accumulation": 1}
     train = ["train", CONFIG, *where.overrides(**changes)]
-    killed = subprocess.Popen([sys.executable, "-c", _MAIN, *train], stdout=subprocess.DEVNULL)
-    while killed.poll() is None and not any(run.glob("checkpoints/checkpoint-*/trainer_state.json")):
-        time.sleep(0.1)
-    killed.kill()
-    killed.wait()
-    resumed = _command(*train, "--resume")
-    _command("predict", str(run), where.corpus, "--split", "selection", "--out", str(table), "--calibration", "none")
+    watch(command_line(*train), lambda: has_checkpoint(run))
+    resumed = watch(command_line(*train, "--resume"))["output"]
+    watch(command_line("predict", run, where.corpus, "--split", "selection", "--out", table, "--calibration", "none"))
     last = json.loads((run / "selection.jsonl").read_text("utf-8").splitlines()[-1])
     there = evaluate(read_predictions(table), draws=1).headline.weighted_f1.value
     return {
@@ -226,14 +219,6 @@ def road(place: Mapping[str, Any]) -> Result:
         "predicted_weighted_f1": there,
         "equal": abs(last["weighted_f1"] - there) < 1e-9,
     }
-
-
-def _command(*words: str) -> str:
-    """Run a command of erc-llm; returns what it prints."""
-    done = subprocess.run([sys.executable, "-c", _MAIN, *words], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise UserError(f"erc-llm {words[0]}: ended with exit code {done.returncode}: {done.stderr.strip()[-500:]}")
-    return done.stdout
 
 
 def out_of_memory(place: Mapping[str, Any]) -> Result:

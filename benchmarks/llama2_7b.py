@@ -14,20 +14,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import Job, JobError, Result, run_job
+from benchmarks.commands import command_line, has_checkpoint, memory_gb, watch
+from benchmarks.measure import Job, Result, run_job
 from benchmarks.outcome import exit_code
 from benchmarks.random_llama import SHAPES, write_base
 from erc_llm.files import write_text
@@ -37,8 +35,6 @@ if TYPE_CHECKING:
 
 CONFIG = "llama2-7b-qlora"
 BASE = ("--base", "meta-llama/Llama-2-7b-hf", "--licence", "llama2")
-_MAIN = "from erc_llm.cli.app import main; main()"
-_INTERVAL = 0.05  # seconds between two looks at a process's memory
 
 
 def measure(shape: str, corpus: str, place: Path, scenes: int, tokens: int, console: Console) -> Result:
@@ -56,13 +52,14 @@ def measure(shape: str, corpus: str, place: Path, scenes: int, tokens: int, cons
     told = [word for override in on_base for word in ("--set", override)]
     parts: dict[str, Result] = {}
     for name, command, until in (
-        ("train until a checkpoint, then kill", train, lambda: _has_checkpoint(run)),
+        ("train until a checkpoint, then kill", train, lambda: has_checkpoint(run)),
         ("resume, to the end", (*train, "--resume"), None),
         ("predict a scene", ("predict", run, scene, "--split", "all", *told, "--out", place / "out.parquet"), None),
         ("export as peft", ("export", run, "--to", place / "export", *told, *BASE, "--probes", "2"), None),
     ):
         console.print(name, highlight=False)
-        parts[name] = watch([sys.executable, "-c", _MAIN, *map(str, command)], until)
+        found = watch(command_line(*command), until)
+        parts[name] = {key: found[key] for key in ("seconds", "peak_gb", "resident_gb")}
         console.print(f"  {parts[name]['seconds']:.0f} s", highlight=False)
     loaded = run_job(Job("load", "benchmarks.llama2_7b:load", {"base": str(base)}))
     steps = [json.loads(line) for line in (run / "training.jsonl").read_text("utf-8").splitlines()]
@@ -74,61 +71,6 @@ def measure(shape: str, corpus: str, place: Path, scenes: int, tokens: int, cons
         "tokens_per_step": tokens,
         "steps": [{k: step[k] for k in ("step", "loss", "tokens_per_second")} for step in steps if "loss" in step],
     }
-
-
-def _has_checkpoint(run: Path) -> bool:
-    return any((run / "checkpoints").glob("checkpoint-*/trainer_state.json"))
-
-
-def watch(command: Sequence[str], until: Callable[[], bool] | None = None) -> Result:
-    """Run a command to its end, or kill it once `until` is true; returns its seconds and peak memory in GB.
-
-    `peak_gb` is what the process and its children hold of their own (anonymous pages), `resident_gb` counts mapped
-    pages of files too, which the system can drop.
-
-    Raises:
-        JobError: The command failed.
-    """
-    began = time.perf_counter()
-    own = resident = 0.0
-    with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output)
-        try:
-            while process.poll() is None:
-                now = [_memory_gb(pid) for pid in _family(process.pid)]
-                own, resident = max(own, sum(a for a, _ in now)), max(resident, sum(b for _, b in now))
-                if until is not None and until():
-                    process.send_signal(signal.SIGKILL)
-                    break
-                time.sleep(_INTERVAL)
-        finally:
-            process.kill()
-            process.wait()
-        output.seek(0)
-        tail = output.read().decode(errors="replace").strip().splitlines()[-8:]
-    killed = until is not None and process.returncode == -signal.SIGKILL
-    if process.returncode != 0 and not killed:
-        raise JobError(f"{' '.join(command[3:6])}: ended with exit code {process.returncode}:\n" + "\n".join(tail))
-    return {"seconds": time.perf_counter() - began, "peak_gb": own, "resident_gb": resident}
-
-
-def _family(pid: int) -> list[int]:
-    """A process and its children."""
-    found = [pid]
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(OSError):  # it has ended
-            found += [each for child in task.read_text().split() for each in _family(int(child))]
-    return found
-
-
-def _memory_gb(pid: int | str) -> tuple[float, float]:
-    """Anonymous and resident memory of a process."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0.0, 0.0
-    kb = {line.split(":")[0]: int(line.split()[1]) for line in lines if line.startswith(("RssAnon", "VmRSS"))}
-    return kb.get("RssAnon", 0) * 1024 / 1e9, kb.get("VmRSS", 0) * 1024 / 1e9
 
 
 def write(shape: str, corpus: str, folder: str) -> Result:
@@ -156,7 +98,7 @@ def load(base: str) -> Result:
     began = time.perf_counter()
     loaded = build_model(config)
     seconds = time.perf_counter() - began
-    peak, _ = _memory_gb("self")
+    peak, _ = memory_gb("self")
     lora = config.lora
     model = attach_lora(
         loaded.model,

@@ -26,8 +26,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from benchmarks.commands import wait_for_server
 from benchmarks.measure import Result, resident_mb
-from erc_llm.errors import UserError
 
 SLOTS = (1, 2, 4)  # tried numbers of simultaneous requests; each has a prompt cache of its own
 CONTEXT = 4096  # tokens of a slot
@@ -72,22 +72,11 @@ def llama_server(
     with open(log, "wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file)
     try:
-        _wait(f"http://127.0.0.1:{port}/health", process, log, patience)
+        wait_for_server("llama.cpp's server", f"http://127.0.0.1:{port}/health", process, log, patience)
         yield f"http://127.0.0.1:{port}"
     finally:
         process.kill()
         process.wait()
-
-
-def _wait(url: str, process: subprocess.Popen[bytes], log: Path, patience: float) -> None:
-    until = time.monotonic() + patience
-    while process.poll() is None and time.monotonic() < until:
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    raise UserError(f"llama.cpp's server did not start: {log.read_text(encoding='utf-8', errors='replace')[-500:]}")
 
 
 def run(settings: Mapping[str, Any], scenes: int | None, slots: int) -> Result:

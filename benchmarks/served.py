@@ -21,8 +21,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -33,6 +31,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from benchmarks.commands import command_line, wait_for_server, watch
 from benchmarks.outcome import exit_code
 from erc_llm.build import build_prompter
 from erc_llm.config import ScoringConfig, load_config
@@ -137,42 +136,23 @@ def transformers_serve(model: Path, log: Path, python: str = sys.executable, pat
             [*command, "--host", "127.0.0.1", "--port", str(port)], stdout=file, stderr=file, env=environment
         )
     try:
-        _wait_for(f"http://127.0.0.1:{port}/health", process, log, patience)
+        wait_for_server("transformers serve", f"http://127.0.0.1:{port}/health", process, log, patience)
         yield Server(f"http://127.0.0.1:{port}/v1", str(model), log)
     finally:
         process.terminate()
         process.wait()
 
 
-def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path, patience: float) -> None:
-    until = time.monotonic() + patience
-    while process.poll() is None and time.monotonic() < until:
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.5)
-    raise UserError(f"transformers serve did not start: {log.read_text(encoding='utf-8', errors='replace')[-500:]}")
-
-
 def predict_command(server: Server, config: Path, corpus: str, split: str, out: Path) -> list[str]:
     """The command that predicts with the server."""
     arguments = ["predict", str(config), corpus, "--split", split, "--out", str(out)]
     options = ["--endpoint", server.url, "--model", server.model, "--timeout", "600", "--concurrency", "2"]
-    return [sys.executable, "-c", "from erc_llm.cli.app import main; main()", *arguments, *options]
+    return command_line(*arguments, *options)
 
 
 def run_killed(command: Sequence[str], out: Path, answers: int) -> int:
     """Start a run and kill it once `answers` answers are in its journal; returns the number of answers there."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        while process.poll() is None and _kept(out) < answers:
-            time.sleep(0.02)
-        if process.poll() is not None:
-            raise UserError(f"the run ended with {process.returncode} before it could be killed")
-    finally:
-        process.kill()  # SIGKILL
-        process.wait()
+    watch(command, lambda: _kept(out) >= answers)
     return _kept(out)
 
 

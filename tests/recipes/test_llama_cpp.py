@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.commands import command_line
 from benchmarks.llama_server import installed, llama_server
 from benchmarks.served import run_killed
 from erc_llm.corpus import read_sample
@@ -93,8 +94,6 @@ def test_llama_cpp_reads_text_as_the_tokenizer_does(tmp_path: Path) -> None:
 
 @pytest.mark.smollm2
 def test_a_killed_prediction_goes_on_where_it_was(tmp_path: Path, erc: Command) -> None:
-    import sys
-
     whole, broken, here = (tmp_path / f"{name}.parquet" for name in ("whole", "broken", "here"))
     model = base_as_gguf(base_folder("smollm2-135m-instruct"), tmp_path / "base.gguf")
     scenes = tmp_path / "test.jsonl"
@@ -107,8 +106,7 @@ def test_a_killed_prediction_goes_on_where_it_was(tmp_path: Path, erc: Command) 
         assert done.code == 0, done.err
         half = len(read_predictions(whole)) // 2
         again = (*predict, *asked, "--out", str(broken))
-        main = "from erc_llm.cli.app import main; main()"
-        kept = run_killed([sys.executable, "-c", main, *map(str, again)], broken, half)
+        kept = run_killed(command_line(*again), broken, half)
         assert half <= kept < 2 * half
         assert not broken.exists()
         done = erc(*again)
