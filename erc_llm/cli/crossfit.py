@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from erc_llm.cli.options import WithoutText, open_console, prepare_scoring
+from erc_llm.cli.options import Overrides, WithoutText, open_console, prepare_scoring
 from erc_llm.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,9 +24,7 @@ def crossfit(
             help="YAML file, or a packaged configuration, of a language model or of a baseline (which states its kind)."
         ),
     ],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="Fields to change, as section.field=value, for example lora.rank=32.")
-    ] = None,
+    overrides: Overrides = None,
     folds: Annotated[
         int, typer.Option(help="Number of training runs; each leaves out as large a part of train.", min=2, max=100)
     ] = 5,

@@ -11,16 +11,12 @@ from typing import Annotated
 
 import typer
 
-from erc_llm.cli.options import HealFrom, open_console, quiet
+from erc_llm.cli.options import HealFrom, Overrides, open_console, quiet
 
 CorpusPath = Annotated[str, typer.Argument(help="Corpus file or folder; `sample` is the embedded corpus.")]
 ConfigName = Annotated[
     str,
     typer.Option("--config", help="YAML file or packaged configuration, for the label set, prompt and tokenizer."),
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(help="Configuration fields to change, as section.field=value, for example profile.writer=lines."),
 ]
 
 

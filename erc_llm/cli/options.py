@@ -21,6 +21,10 @@ HealFrom = Annotated[
     str | None,
     typer.Option(help="Original EmoryNLP files; lines missing in the `aligned` corpus are restored from them."),
 ]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Fields to change, as section.field=value, for example lora.rank=32 or profile.writer=lines."),
+]
 WithoutText = Annotated[
     bool, typer.Option("--without-text", help="Leave the text of the utterances out, so that tables can be shared.")
 ]

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from erc_llm.cli.options import open_console
+from erc_llm.cli.options import Overrides, open_console
 
 _DOES_NOT_FIT = 1
 
@@ -19,9 +19,7 @@ def plan(
     config: Annotated[
         str, typer.Argument(help="YAML file, or a packaged configuration: llama2-7b-qlora, llama2-7b-qlora-8gb, ...")
     ],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="Fields to change, as section.field=value, for example lora.rank=32.")
-    ] = None,
+    overrides: Overrides = None,
     gpu: Annotated[str | None, typer.Option(help='The card to plan for, for example "RTX 4090".')] = None,
     memory: Annotated[str | None, typer.Option(help="Memory of a card that is not listed, for example 24GB.")] = None,
     utilisation: Annotated[

@@ -11,16 +11,14 @@ from typing import Annotated
 
 import typer
 
-from erc_llm.cli.options import open_console, prepare_scoring
+from erc_llm.cli.options import Overrides, open_console, prepare_scoring
 
 
 def train(
     config: Annotated[
         str, typer.Argument(help="YAML file, or a packaged configuration: smollm2-135m, llama2-7b-qlora or sample.")
     ],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="Fields to change, as section.field=value, for example lora.rank=32.")
-    ] = None,
+    overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run.")] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Train even if the plan does not fit the GPU (`erc-llm plan`).")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from erc_llm.cli.options import open_console, quiet
+from erc_llm.cli.options import Overrides, open_console, quiet
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,9 +24,7 @@ def validate(
     config: Annotated[
         str, typer.Argument(help="YAML file, or a packaged configuration: smollm2-135m, llama2-7b-qlora or sample.")
     ],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="Fields to change, as section.field=value, for example lora.rank=32.")
-    ] = None,
+    overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Validate for continuing an unfinished run.")] = False,
 ) -> None:
     """Check a configuration, its files, the model and this machine before training; report all findings together."""
