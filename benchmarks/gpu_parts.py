@@ -161,7 +161,9 @@ def training(place: Mapping[str, Any], tokens: int) -> Result:
     where = Place(**place)
     changes = {"training__tokens_per_step": tokens, "training__accumulation": 1}
     found = run_tree(where.settings(**changes), SCENES)
-    planned = plan_run(where.config(**changes)).plan.peaks.training.tensors
+    planned = plan_run(
+        where.config(**changes, training__max_scenes=SCENES, training__epochs=1)
+    ).plan.peaks.training.tensors
     return _speed(found) | {"planned_gib": planned / 2**30}
 
 

@@ -33,7 +33,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from erc_llm.models.adapters import attach_lora
 from erc_llm.planning.architecture import adapter_shape, parse_architecture
 from erc_llm.planning.bases import shipped_shapes
-from erc_llm.planning.memory import Load, Peak, our_stack, scoring_peak, training_peak
+from erc_llm.planning.memory import Load, our_stack, scoring_peak, training_peak
 from erc_llm.trees import attention
 from erc_llm.trees.forest import Forest, pack
 from erc_llm.trees.likelihoods import answer_log_likelihoods
@@ -65,7 +65,7 @@ class Size:
     def load(self) -> Load:
         """The same forest as the plan sees it."""
         mask = self.branches * (self.trunk + self.branches)
-        return Load(self.rows, self.logit_rows, self.trees * mask, mask)
+        return Load(self.rows, self.logit_rows, self.trees * mask)
 
 
 class Tracker(TorchDispatchMode):
@@ -276,24 +276,15 @@ def planned_training(
     stack = our_stack(quantised=quantised, compute=dtype.itemsize, cast=0)
     adapter = adapter_shape(architecture, rank, "all-linear")
     options = {"checkpointing": checkpointing, "dropout": dropout > 0}
-    peak = training_peak(architecture, adapter, stack, size.load, **options)
-    return _activations(peak)
+    return training_peak(architecture, adapter, stack, size.load, **options).activations
 
 
 def planned_scoring(config: Mapping[str, Any], size: Size, *, rank: int = 16, quantised: bool = False) -> int:
     """The same bytes of scoring by the plan."""
     architecture = parse_architecture(config, "the shape")
     adapter = adapter_shape(architecture, rank, "all-linear")
-    return _activations(
-        scoring_peak(
-            architecture, adapter, our_stack(quantised=quantised, compute=2, cast=0), size.load, training=False
-        )
-    )
-
-
-def _activations(peak: Peak) -> int:
-    kept = ("weights", "scales", "embeddings", "norms", "LoRA", "gradients", "optimizer")
-    return peak.tensors - sum(size for name, size in peak.components.items() if name.startswith(kept))
+    stack = our_stack(quantised=quantised, compute=2, cast=0)
+    return scoring_peak(architecture, adapter, stack, size.load, training=False).activations
 
 
 def main() -> None:

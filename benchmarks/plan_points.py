@@ -1,7 +1,7 @@
 """The plan against published measurements of other trainers, and against the predictions of fitcheck-llm.
 
 Other trainers compute logits at every position of a padded batch, and most keep what is not 4-bit in fp32. The plan's
-functions compute that layout too (`plain_stack`, `Load.padded`), only for this comparison. No GPU is used.
+functions compute that layout too, with the stack of such a trainer. No GPU is used.
 
 Input: the points below; with `--archive`, the folder `data/measurements` of fitcheck-llm's source distribution. Output:
 a Markdown table of measured and computed memory.
@@ -25,7 +25,7 @@ from typing import Any
 from erc_llm.planning.architecture import adapter_shape, parse_architecture
 from erc_llm.planning.bases import shipped_shapes
 from erc_llm.planning.cards import GIB, MIB
-from erc_llm.planning.memory import Load, Peak, plain_stack, training_peak, weight_components
+from erc_llm.planning.memory import Load, Peak, Stack, training_peak, weight_components
 
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 _OTHER_SHAPES: dict[str, dict[str, Any]] = {
@@ -77,13 +77,28 @@ class Point:
         return peak.tensors if self.tensors else peak.total
 
 
+def plain_stack(*, quantised: bool, compute: int, double: bool = False) -> Stack:
+    """transformers and PEFT without changes.
+
+    `prepare_model_for_kbit_training` casts everything that is not 4-bit to fp32, and with it the residual stream. The
+    loss keeps fp32 logits, their log-softmax, and the gradients of both; in 16 bits also half of a 16-bit copy.
+    """
+    kept = 4 if quantised else compute
+    return Stack(quantised, double, compute, kept, kept, 16 if kept == 4 else 14)
+
+
+def padded(batch: int, length: int) -> Load:
+    """A (batch, length) batch with logits at every position."""
+    return Load(batch * length, batch * length)
+
+
 def plain_peak(point: Point) -> Peak:
     """The peak of a plain trainer at this point."""
     shape = _OTHER_SHAPES.get(point.model) or shipped_shapes()[point.model]
     architecture = parse_architecture(shape, point.model)
     stack = plain_stack(quantised=point.quantised, compute=2, double=point.double)
     adapter = adapter_shape(architecture, point.rank, point.targets)
-    return training_peak(architecture, adapter, stack, Load.padded(point.batch, point.length), checkpointing=True)
+    return training_peak(architecture, adapter, stack, padded(point.batch, point.length), checkpointing=True)
 
 
 # fitcheck-llm 0.3.1, data/measurements/final-t4-20260921.json (MIT licence): its held-out rows with torch's fused

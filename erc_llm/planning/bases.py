@@ -17,9 +17,10 @@ from typing import Any, Literal
 
 from erc_llm.errors import ModelError
 from erc_llm.models.cache import cache_dir
-from erc_llm.models.loading import HUB_ID
+from erc_llm.models.loading import resolve_base_model, why_not
 from erc_llm.models.wheels import BASE_MODELS, CONVERSION
 from erc_llm.planning.architecture import Architecture, parse_architecture
+from erc_llm.planning.checks_hub import whole_in_cache
 
 Origin = Literal["folder", "hub cache", "package", "hub"]
 
@@ -51,36 +52,22 @@ def find_base(name: str) -> Base:
     Raises:
         ModelError: There is no such model, its `config.json` cannot be had or read, or it cannot be planned.
     """
-    folder = _folder(name)
-    if folder is not None:
-        config = _read(folder / "config.json")
-        tokenizer = folder / "tokenizer.json"
-        architecture = parse_architecture(config, str(folder / "config.json"))
-        return Base(name, None, architecture, "folder", tokenizer if tokenizer.is_file() else None, True)
     wheel = BASE_MODELS.get(name)
-    hub_id = wheel.hub_id if wheel else name
-    if not HUB_ID.fullmatch(hub_id):
-        raise ModelError(f"'{name}': there is no such folder, and it is not a hub id such as meta-llama/Llama-2-7b-hf")
-    config, origin = _hub_config(hub_id)
-    tokenizer_file = _cached(hub_id, "tokenizer.json")
-    complete = any(_cached(hub_id, file) for file in ("model.safetensors", "model.safetensors.index.json"))
-    architecture = parse_architecture(config, f"{hub_id}/config.json")
-    return Base(name, hub_id, architecture, origin, tokenizer_file, complete)
+    source = resolve_base_model(name) if wheel is None else _converted(name) or wheel.hub_id
+    if isinstance(source, Path):
+        architecture = parse_architecture(_read(source / "config.json"), str(source / "config.json"))
+        tokenizer = source / "tokenizer.json"
+        return Base(name, None, architecture, "folder", tokenizer if tokenizer.is_file() else None, True)
+    config, origin = _hub_config(source)
+    here = whole_in_cache(source) or (wheel is not None and wheel.locate() is not None)
+    architecture = parse_architecture(config, f"{source}/config.json")
+    return Base(name, source, architecture, origin, _cached(source, "tokenizer.json"), here)
 
 
-def _folder(name: str) -> Path | None:
-    """The local folder of a model, if the name is one; that of a wheel only if it was converted already.
-
-    Raises:
-        ModelError: The folder or file holds no model.
-    """
-    if name in BASE_MODELS:
-        made = sorted((cache_dir() / "models").glob(f"{name}-*-v{CONVERSION}/config.json"))
-        return made[-1].parent if made else None
-    folder = Path(name).expanduser()
-    if folder.is_file() or (folder.is_dir() and not (folder / "config.json").is_file()):
-        raise ModelError(f"{folder}: there is no config.json, expected a folder written by save_pretrained")
-    return folder if name and folder.is_dir() else None
+def _converted(name: str) -> Path | None:
+    """The folder of a wheel's model, if it was converted already; planning converts none."""
+    made = sorted((cache_dir() / "models").glob(f"{name}-*-v{CONVERSION}/config.json"))
+    return made[-1].parent if made else None
 
 
 def _hub_config(hub_id: str) -> tuple[Mapping[str, Any], Origin]:
@@ -107,23 +94,14 @@ def _cached(hub_id: str, file: str) -> Path | None:
 
 
 def _download(hub_id: str) -> Path:
-    from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub import hf_hub_download
 
     try:
         return Path(hf_hub_download(hub_id, "config.json"))
-    except GatedRepoError as error:
-        reason = "the hub wants its licence accepted: do that on the model's page, then log in with `hf auth login`"
-        raise ModelError(f"'{hub_id}': {reason}") from error
-    except RepositoryNotFoundError as error:
-        reason = f"the hub at {constants.ENDPOINT} has no such model (or it is private: `hf auth login`)"
-        raise ModelError(f"'{hub_id}': {reason}") from error
     # The hub client also raises the errors of the HTTP library that it uses.
     except Exception as error:
-        raise ModelError(
-            f"'{hub_id}': its config.json is not in the hub's cache, and {constants.ENDPOINT} did not give it; run "
-            f"`hf download {hub_id} config.json` where there is a network, or give a folder"
-        ) from error
+        reason = why_not(hub_id, error, "config.json")
+        raise ModelError(f"'{hub_id}': {reason}") from error
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -56,22 +56,27 @@ def check_shards(folder: Path, remedy: str) -> Iterator[Finding]:
         yield Finding("error", _FIELD, found, remedy)
 
 
+def whole_in_cache(hub_id: str) -> bool:
+    """Whether a model's weights are in the hub's cache, with every shard."""
+    cached = _cached_snapshot(hub_id)
+    return cached is not None and any(cached.glob("model*.safetensors")) and not missing_shards(cached)
+
+
 def check_hub(hub_id: str) -> HubState:
     """Findings about a model of the hub: cached, half downloaded, gated, unknown, or out of reach."""
     from huggingface_hub import constants
 
-    cached = _cached_snapshot(hub_id)
-    if cached is not None and any(cached.glob("model*.safetensors")) and not missing_shards(cached):
+    if whole_in_cache(hub_id):
         return HubState((), True)
+    cached = _cached_snapshot(hub_id)
     again = f"`hf download {hub_id}` continues the download"
-    findings = list(_half_downloaded(hub_id, cached, again))
-    small = cached is not None and (cached / "config.json").is_file()
+    findings = tuple(_half_downloaded(hub_id, cached, again))
+    small = cached is not None and all((cached / name).is_file() for name in ("config.json", "tokenizer_config.json"))
     if constants.is_offline_mode():
-        findings.append(_not_cached(hub_id, "HF_HUB_OFFLINE is set", "unset HF_HUB_OFFLINE"))
-        return HubState(tuple(findings), small)
-    online = list(_ask_hub(hub_id))
-    reachable = not any(f.severity == "error" or f.found.startswith("not in the cache") for f in online)
-    return HubState((*findings, *online), reachable or small)
+        offline = _not_cached(hub_id, "HF_HUB_OFFLINE is set", "unset HF_HUB_OFFLINE")
+        return HubState((*findings, offline), small)
+    online = _ask_hub(hub_id)
+    return HubState((*findings, *online.findings), online.available or small)
 
 
 def _in_cache(hub_id: str) -> Path:
@@ -116,22 +121,27 @@ def _not_cached(hub_id: str, why: str, remedy: str) -> Finding:
     )
 
 
-def _ask_hub(hub_id: str) -> Iterator[Finding]:
-    """Findings from the hub's answers: access, formats of the weights, and room for them in the cache."""
+def _ask_hub(hub_id: str) -> HubState:
+    """What the hub answers: access, formats of the weights, and room for them in the cache."""
     from huggingface_hub import HfApi, constants, get_hf_file_metadata
     from huggingface_hub.errors import HfHubHTTPError
 
     url = f"{constants.ENDPOINT}/{hub_id}/resolve/main/config.json"
+    findings: list[Finding] = []
     try:
         info = HfApi(endpoint=constants.ENDPOINT).model_info(hub_id, files_metadata=True, timeout=TIMEOUT)
-        yield from _check_files({file.rfilename: file.size or 0 for file in info.siblings or ()}, hub_id)
+        findings += _check_files({file.rfilename: file.size or 0 for file in info.siblings or ()}, hub_id)
         get_hf_file_metadata(url, timeout=TIMEOUT, endpoint=constants.ENDPOINT)
+        return HubState(tuple(findings), True)
     except HfHubHTTPError as error:
-        yield _refused(hub_id, error)
+        findings.append(_refused(hub_id, error))
     # The client also raises the errors of the HTTP library that it uses, for names that do not resolve and the like.
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        yield _not_cached(hub_id, f"{constants.ENDPOINT} did not answer: {reason}", "check the network or a proxy")
+        findings.append(
+            _not_cached(hub_id, f"{constants.ENDPOINT} did not answer: {reason}", "check the network or a proxy")
+        )
+    return HubState(tuple(findings), False)
 
 
 def _refused(hub_id: str, error: Any) -> Finding:

@@ -10,13 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from erc_llm.config import RunConfig
-from erc_llm.planning.disk_space import check_space, check_writable, size_text
+from erc_llm.planning.compute import written_bytes
+from erc_llm.planning.disk_space import check_space, check_writable
 from erc_llm.planning.findings import Finding, collected
 from erc_llm.runs.directory import existing_run
-
-# Two checkpoints are kept (`save_total_limit` in erc_llm/tuning/trainer.py), and a third is written before one goes.
-_CHECKPOINTS = 3
-_WEIGHT, _ADAMW = 4, 8  # bytes per trainable parameter: fp32, and AdamW's two fp32 moments
 
 
 def check_output(config: RunConfig, resume: bool) -> Iterator[Finding]:
@@ -33,18 +30,6 @@ def check_output(config: RunConfig, resume: bool) -> Iterator[Finding]:
     yield from findings
     if refused := check_writable(folder, "output", "set output= to a folder that you may write, or change its owner"):
         yield refused
-
-
-def written_bytes(trainable: int) -> tuple[int, str]:
-    """Most bytes that a run holds on disk at once, and their parts in words.
-
-    Args:
-        trainable: Number of trainable parameters.
-    """
-    adapter = _WEIGHT * trainable
-    checkpoint = adapter + _ADAMW * trainable + adapter  # with optimizer states and the best adapter so far
-    parts = f"the adapter ({size_text(adapter)}, twice while it is replaced) and {_CHECKPOINTS} checkpoints "
-    return 2 * adapter + _CHECKPOINTS * checkpoint, f"{parts}({size_text(checkpoint)} each)"
 
 
 def check_run_space(config: RunConfig, trainable: int) -> Finding | None:

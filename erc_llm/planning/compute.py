@@ -10,9 +10,12 @@ from dataclasses import dataclass
 
 from erc_llm.planning.architecture import AdapterShape, Architecture
 from erc_llm.planning.cards import Card
+from erc_llm.planning.disk_space import size_text
 
 _OTHER_FILES = 5_000_000  # tokenizer and configuration, in bytes; the vocabularies of Llama 3 and Qwen are larger ones
-_CHECKPOINTS = 3  # the two that are kept, and the one being written
+# Two checkpoints are kept (`save_total_limit` in erc_llm/tuning/trainer.py), and a third is written before one goes.
+_CHECKPOINTS = 3
+_WEIGHT, _ADAMW = 4, 8  # bytes per trainable parameter: fp32, and AdamW's two fp32 moments
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,13 @@ def download_bytes(architecture: Architecture) -> int:
     return architecture.parameters * architecture.stored_bytes + _OTHER_FILES
 
 
-def run_bytes(adapter: AdapterShape) -> int:
-    """Most bytes of a run directory: the fp32 adapter, and checkpoints with the adapter and both states of AdamW."""
-    return adapter.parameters * (4 + _CHECKPOINTS * 12)
+def written_bytes(trainable: int) -> tuple[int, str]:
+    """Most bytes that a run holds on disk at once, and their parts in words.
+
+    Args:
+        trainable: Number of trainable parameters.
+    """
+    adapter = _WEIGHT * trainable
+    checkpoint = adapter + _ADAMW * trainable + adapter  # with optimizer states and the best adapter so far
+    parts = f"the adapter ({size_text(adapter)}, twice while it is replaced) and {_CHECKPOINTS} checkpoints "
+    return 2 * adapter + _CHECKPOINTS * checkpoint, f"{parts}({size_text(checkpoint)} each)"

@@ -90,7 +90,7 @@ def scaled(load: Load, tokens: int) -> Load:
     """A forest of this many tokens with the density of another one."""
     part = tokens / max(load.tokens, 1)
     rows, mask = (math.ceil(size * part) for size in (load.logit_rows, load.mask))
-    return Load(tokens, rows, mask, min(load.largest_mask, mask))
+    return Load(tokens, rows, mask)
 
 
 def _within(peaks: Peaks, usable: int) -> bool:
@@ -99,7 +99,7 @@ def _within(peaks: Peaks, usable: int) -> bool:
 
 def _nearest(setup: Setup, scenes: Scenes, usable: int) -> tuple[tuple[Change, ...], Peaks | None]:
     """The first of the candidate settings that fits, with its changes."""
-    for candidate in _candidates(setup, len(scenes.training)):
+    for candidate in dict.fromkeys(_candidates(setup, len(scenes.training))):
         peaks = peaks_of(candidate, scenes)
         if _within(peaks, usable):
             return _changes(setup, candidate), peaks
@@ -114,7 +114,7 @@ def _candidates(setup: Setup, scenes: int) -> Iterator[Setup]:
     for base in bases:
         for checkpointing in sorted({base.checkpointing, True}):
             for halvings in range(6):
-                parts = min(base.accumulation * 2**halvings, max(scenes, 1))
+                parts = min(base.accumulation * 2**halvings, max(scenes // base.processes, 1))
                 forest = max(base.tokens_per_forest // 2**halvings, min(base.tokens_per_forest, _LEAST_FORESTS))
                 changed = replace(base, checkpointing=checkpointing)
                 yield replace(changed, tokens_per_forest=forest)

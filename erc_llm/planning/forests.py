@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from erc_llm.planning.memory import Load
 from erc_llm.planning.tree_sizes import SceneSize
-from erc_llm.tuning.order import order_steps
+from erc_llm.tuning.order import StepOrder, order_steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,20 +22,10 @@ class ForestSizes:
     Attributes:
         training: The largest forest of training.
         scoring: The largest forest of scoring.
-        steps: Optimizer steps of the run.
     """
 
     training: Load
     scoring: Load
-    steps: int
-
-
-@dataclass(frozen=True, slots=True)
-class LargestForest:
-    """The largest forest of training, and the number of steps."""
-
-    load: Load
-    steps: int
 
 
 def load_of(scenes: Sequence[SceneSize]) -> Load:
@@ -44,27 +34,30 @@ def load_of(scenes: Sequence[SceneSize]) -> Load:
         tokens=sum(scene.rows for scene in scenes),
         logit_rows=sum(scene.logit_rows for scene in scenes),
         mask=sum(scene.mask for scene in scenes),
-        largest_mask=max((scene.largest_mask for scene in scenes), default=0),
     )
 
 
-def largest_training_forest(
-    scenes: Sequence[SceneSize], epochs: float, tokens_per_step: int, accumulation: int, seed: int
-) -> LargestForest:
-    """The largest forest of training in one process, by the steps that training would take.
+def training_order(
+    scenes: Sequence[SceneSize], epochs: float, tokens_per_step: int, parts: int, seed: int
+) -> StepOrder:
+    """The optimizer steps that training would take.
 
     Args:
         scenes: Sizes of the training scenes.
         epochs: Passes over them.
         tokens_per_step: Token budget of one optimizer step.
-        accumulation: Forests of one step; fewer if there are fewer scenes.
+        parts: Forests of one step, over accumulation and processes; fewer if there are fewer scenes.
         seed: Seed of the order.
     """
     sizes = [scene.rows for scene in scenes]
-    parts = max(1, min(accumulation, sum(size > 0 for size in sizes)))
-    order = order_steps(sizes, epochs=epochs, tokens_per_step=tokens_per_step, parts=parts, seed=seed)
-    largest = max(order.batches(), key=lambda batch: sum(sizes[scene] for scene in batch.scenes))
-    return LargestForest(load_of([scenes[scene] for scene in largest.scenes]), len(order.steps))
+    most = max(1, min(parts, sum(size > 0 for size in sizes)))
+    return order_steps(sizes, epochs=epochs, tokens_per_step=tokens_per_step, parts=most, seed=seed)
+
+
+def largest_training_forest(scenes: Sequence[SceneSize], order: StepOrder) -> Load:
+    """The largest forest of these steps."""
+    largest = max(order.batches(), key=lambda batch: sum(scenes[number].rows for number in batch.scenes))
+    return load_of([scenes[number] for number in largest.scenes])
 
 
 def largest_scoring_forest(scenes: Sequence[SceneSize], tokens_per_forest: int) -> Load:
@@ -81,5 +74,4 @@ def largest_scoring_forest(scenes: Sequence[SceneSize], tokens_per_forest: int) 
     if load.tokens <= tokens_per_forest:
         return load
     part = tokens_per_forest / load.tokens
-    mask = math.ceil(load.mask * part)
-    return Load(tokens_per_forest, math.ceil(load.logit_rows * part), mask, mask)
+    return Load(tokens_per_forest, math.ceil(load.logit_rows * part), math.ceil(load.mask * part))

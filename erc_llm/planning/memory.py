@@ -63,16 +63,6 @@ def our_stack(*, quantised: bool, compute: int, cast: int = LOGITS_CAST) -> Stac
     return Stack(quantised, True, compute, compute, compute, 2 * compute, cast)
 
 
-def plain_stack(*, quantised: bool, compute: int, double: bool = False) -> Stack:
-    """transformers and PEFT without changes, only to compare with published measurements.
-
-    `prepare_model_for_kbit_training` casts everything that is not 4-bit to fp32, and with it the residual stream. The
-    loss keeps fp32 logits, their log-softmax, and the gradients of both; in 16 bits also half of a 16-bit copy.
-    """
-    kept = _FP32 if quantised else compute
-    return Stack(quantised, double, compute, kept, kept, 16 if kept == _FP32 else 14)
-
-
 @dataclass(frozen=True, slots=True)
 class Load:
     """What one pass through the model reads.
@@ -81,18 +71,11 @@ class Load:
         tokens: Rows of all trees, or of a padded batch.
         logit_rows: Rows whose logits are computed.
         mask: Entries of all masks of branches (branch rows times rows of the tree); 0 for plain prompts.
-        largest_mask: Entries of the largest of them.
     """
 
     tokens: int
     logit_rows: int
     mask: int = 0
-    largest_mask: int = 0
-
-    @classmethod
-    def padded(cls, batch: int, length: int) -> Load:
-        """A plain (batch, length) batch with logits at every position, as other trainers compute it."""
-        return cls(batch * length, batch * length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +84,12 @@ class Peak:
 
     Attributes:
         components: Name to bytes, in the order of display.
+        activations: Bytes of those that a pass makes and drops, not the model, the adapter or the optimizer.
         when: What is computed at that moment.
     """
 
     components: Mapping[str, int]
+    activations: int
     when: str
 
     @property
@@ -223,12 +208,12 @@ def training_peak(
     working = working_bytes(architecture, stack) * load.tokens + dequantised_bytes(architecture, stack)
     in_layer = (layer if checkpointing else 0) + working
     name = "inputs of layers (checkpoints)" if checkpointing else "activations of all layers"
-    parts = weight_components(architecture, stack) | adapter_components(adapter.parameters)
-    parts |= {name: kept, "masks of trees": mask_bytes(stack, load)}
+    held = weight_components(architecture, stack) | adapter_components(adapter.parameters)
+    activations = {name: kept, "masks of trees": mask_bytes(stack, load)}
     if in_loss > in_layer:
-        return _peak(parts, "logits of answer rows", in_loss, stack, "the loss")
+        return _peak(held, activations | {"logits of answer rows": in_loss}, stack, "the loss")
     name = "one layer, computed again" if checkpointing else "one layer's gradients"
-    return _peak(parts, name, in_layer, stack, "the last layer's backward pass")
+    return _peak(held, activations | {name: in_layer}, stack, "the last layer's backward pass")
 
 
 def scoring_peak(
@@ -243,12 +228,12 @@ def scoring_peak(
         load: What one forward pass reads.
         training: Whether the optimizer is there as well, as when the selection split is scored.
     """
-    parts = weight_components(architecture, stack)
+    held = weight_components(architecture, stack)
     if training:
-        parts |= adapter_components(adapter.parameters)
+        held |= adapter_components(adapter.parameters)
     else:
-        parts["LoRA weights"] = adapter.parameters * stack.compute
-    parts["masks of trees"] = mask_bytes(stack, load)
+        held["LoRA weights"] = adapter.parameters * stack.compute
+    masks = {"masks of trees": mask_bytes(stack, load)}
     residual = architecture.hidden * stack.kept * load.tokens
     # In the MLP: the activated gate, the other factor, and the adapter's share of it before and after scaling.
     inner = 4 * architecture.inner * stack.activation * load.tokens
@@ -256,13 +241,12 @@ def scoring_peak(
     logits = load.logit_rows * architecture.vocabulary
     at_logits = logits * stack.compute + stack.cast_bytes(logits) + 2 * residual
     if at_logits > in_layer:
-        return _peak(parts, "logits of answer rows", at_logits, stack, "the logits")
-    return _peak(parts, "one layer", in_layer, stack, "a layer")
+        return _peak(held, masks | {"logits of answer rows": at_logits}, stack, "the logits")
+    return _peak(held, masks | {"one layer": in_layer}, stack, "a layer")
 
 
-def _peak(parts: dict[str, int], name: str, moment: int, stack: Stack, when: str) -> Peak:
-    """The peak whose activations of the moment are called `name`, with what no tensor holds."""
-    static = ("weights", "scales", "embeddings", "norms", "LoRA", "gradients", "optimizer")
-    activations = moment + sum(size for part, size in parts.items() if not part.startswith(static))
-    outside = {"allocator": round(activations * stack.slack), "CUDA context": CUDA_CONTEXT}
-    return Peak(parts | {name: moment} | outside, when)
+def _peak(held: Mapping[str, int], activations: Mapping[str, int], stack: Stack, when: str) -> Peak:
+    """The peak of what is held all the time and of the activations, with what no tensor holds."""
+    made = sum(activations.values())
+    outside = {"allocator": round(made * stack.slack), "CUDA context": CUDA_CONTEXT}
+    return Peak({**held, **activations, **outside}, made, when)

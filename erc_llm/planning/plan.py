@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 from erc_llm.config import RunConfig
 from erc_llm.planning.architecture import AdapterShape, Architecture, adapter_shape
-from erc_llm.planning.compute import Work, download_bytes, run_bytes, training_flops
-from erc_llm.planning.forests import ForestSizes, largest_scoring_forest, largest_training_forest
+from erc_llm.planning.compute import Work, download_bytes, training_flops, written_bytes
+from erc_llm.planning.forests import ForestSizes, largest_scoring_forest, largest_training_forest, training_order
 from erc_llm.planning.memory import Load, Peak, Stack, our_stack, scoring_peak, training_peak
 from erc_llm.planning.tree_sizes import SceneSize
+from erc_llm.tuning.order import StepOrder
 
 MARGIN = 0.10  # of the GPU's memory, for what is not counted: a desktop, fragmentation, a kernel's workspace
 
@@ -44,7 +45,8 @@ class Setup:
         dropout: Whether the adapter drops inputs.
         selection: Whether the selection split is scored in between.
         tokens_per_step: Token budget of one optimizer step.
-        accumulation: Forests of a step.
+        accumulation: Forests of a step in each process.
+        processes: Processes of a launcher, each with a GPU.
         tokens_per_forest: Token budget of a forest in scoring.
         epochs: Passes over the training scenes.
         seed: Seed of the order of scenes.
@@ -61,9 +63,10 @@ class Setup:
     tokens_per_forest: int
     epochs: float
     seed: int
+    processes: int = 1
 
     @classmethod
-    def of(cls, config: RunConfig, architecture: Architecture) -> Setup:
+    def of(cls, config: RunConfig, architecture: Architecture, processes: int = 1) -> Setup:
         """The setup of a configuration; `auto` is a 16-bit precision, as on any GPU with tensor cores."""
         compute = 4 if config.model.precision == "fp32" else 2
         training, lora = config.training, config.lora
@@ -79,7 +82,13 @@ class Setup:
             tokens_per_forest=config.scoring.tokens_per_forest,
             epochs=training.epochs,
             seed=config.seed,
+            processes=processes,
         )
+
+    def training_order(self, scenes: Sequence[SceneSize], epochs: float) -> StepOrder:
+        """The optimizer steps of this many passes over the training scenes."""
+        parts = self.accumulation * self.processes
+        return training_order(scenes, epochs, self.tokens_per_step, parts, self.seed)
 
     def training_peak(self, load: Load) -> Peak:
         """The peak of training on forests of this load."""
@@ -164,21 +173,19 @@ def make_plan(setup: Setup, scenes: Scenes) -> Plan:
         peaks=peaks_of(setup, scenes),
         epoch=epoch_of(setup, scenes.training),
         download=download_bytes(setup.architecture),
-        disk=run_bytes(setup.adapter),
+        disk=written_bytes(setup.adapter.parameters)[0],
     )
 
 
 def peaks_of(setup: Setup, scenes: Scenes) -> Peaks:
     """The peaks of a setup on a corpus."""
-    training = largest_training_forest(
-        scenes.training, setup.epochs, setup.tokens_per_step, setup.accumulation, setup.seed
-    )
+    training = largest_training_forest(scenes.training, setup.training_order(scenes.training, setup.epochs))
     scoring = largest_scoring_forest(scenes.scoring, setup.tokens_per_forest)
     return Peaks(
-        training=setup.training_peak(training.load),
+        training=setup.training_peak(training),
         selection=setup.scoring_peak(scoring, training=True) if setup.selection else None,
         prediction=setup.scoring_peak(scoring, training=False),
-        forests=ForestSizes(training.load, scoring, training.steps),
+        forests=ForestSizes(training, scoring),
     )
 
 
@@ -193,13 +200,12 @@ def epoch_of(setup: Setup, scenes: Sequence[SceneSize]) -> Epoch:
     def flops(work: Work) -> float:
         return training_flops(setup.architecture, setup.adapter, work, checkpointing=setup.checkpointing)
 
-    once = largest_training_forest(scenes, 1, setup.tokens_per_step, setup.accumulation, setup.seed)
     return Epoch(
         scenes=len(scenes),
         targets=sum(scene.targets for scene in scenes),
         tree_tokens=trees.tokens,
         prompt_tokens=prompts.tokens,
-        steps=once.steps,
+        steps=len(setup.training_order(scenes, 1).steps),
         tree_flops=flops(trees),
         prompt_flops=flops(prompts),
     )

@@ -59,7 +59,6 @@ class SceneSize:
         rows: Tokens that the model reads, over its windows.
         logit_rows: Rows of them whose logits predict a token of an answer.
         mask: Entries of the masks of its branches (branch rows times rows of the tree).
-        largest_mask: Entries of the largest mask among its windows.
         prompt_tokens: Tokens of the same targets as one prompt each.
         attended: Pairs of a row and a row that it attends to, in the trees.
         prompt_attended: The same in one prompt per utterance.
@@ -69,7 +68,6 @@ class SceneSize:
     rows: int
     logit_rows: int
     mask: int
-    largest_mask: int
     prompt_tokens: int
     attended: int
     prompt_attended: int
@@ -163,7 +161,6 @@ class SceneMeter:
             rows=rows,
             logit_rows=sum(logits for _, logits in answers),
             mask=sum(branches) * rows,
-            largest_mask=sum(branches) * rows,
             prompt_tokens=sum(prompts),
             attended=trunk * (trunk + 1) // 2 + seen,
             prompt_attended=sum(n * (n + 1) // 2 for n in prompts),
@@ -181,7 +178,6 @@ def _together(parts: Sequence[SceneSize]) -> SceneSize:
         rows=total("rows"),
         logit_rows=total("logit_rows"),
         mask=total("mask"),
-        largest_mask=max((part.largest_mask for part in parts), default=0),
         prompt_tokens=total("prompt_tokens"),
         attended=total("attended"),
         prompt_attended=total("prompt_attended"),

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from erc_llm.config import RunConfig
 from erc_llm.corpus import EMORYNLP, Corpus, Dialogue, LabelSet, labelled_scenes
+from erc_llm.corpus.datasets_folder import HUB
 from erc_llm.errors import ConfigError, ModelError
-from erc_llm.models.devices import gpu_memory
+from erc_llm.models.devices import gpu_memory, process_count
 from erc_llm.planning.bases import Base, find_base
 from erc_llm.planning.cards import CARDS, GIB, Card
 from erc_llm.planning.compute import seconds
@@ -74,7 +75,13 @@ class PlannedRun:
 
 
 def plan_run(
-    config: RunConfig, *, card: Card | None = None, memory: int | None = None, utilisation: float | None = None
+    config: RunConfig,
+    *,
+    card: Card | None = None,
+    memory: int | None = None,
+    utilisation: float | None = None,
+    corpus: Corpus | None = None,
+    processes: int = 1,
 ) -> PlannedRun:
     """Plan a run.
 
@@ -83,6 +90,8 @@ def plan_run(
         card: The card that it is planned for.
         memory: The memory that it is planned for, in bytes, if no card is given.
         utilisation: Part of a card's rate that is reached (0 to 1); None for each card's own assumption.
+        corpus: Its corpus with the selection split cut, if it has been read already.
+        processes: Processes of a launcher, each with a card.
 
     Raises:
         ModelError: The base model's shape is not to be had, or is not one that can be planned.
@@ -90,9 +99,9 @@ def plan_run(
     """
     base = find_base(config.model.base)
     counter = token_counter(base.tokenizer, base.architecture.vocabulary)
-    corpus, found = _corpus(config)
+    corpus, found = _corpus(config) if corpus is None else (corpus, True)
     scenes = _scenes(config, corpus, counter)
-    setup = Setup.of(config, base.architecture)
+    setup = Setup.of(config, base.architecture, processes)
     plan = make_plan(setup, scenes)
     available = card.memory if card else memory
     fit = None if available is None else fit_of(setup, plan.peaks, scenes, available)
@@ -123,15 +132,22 @@ class Shortfall:
     remedy: str
 
 
-def plan_on_gpu(config: RunConfig) -> PlannedRun | None:
-    """The plan of a run on this machine's GPU; None without one, or for a base model that cannot be planned.
+def plan_on_gpu(config: RunConfig, corpus: Corpus) -> PlannedRun | None:
+    """The plan of a run on the GPUs of its processes; None without one, or for a base model that cannot be planned.
+
+    Args:
+        config: The configuration.
+        corpus: Its corpus with the selection split cut.
 
     Raises:
-        CorpusError: The corpus cannot be used.
+        CorpusError: The corpus has nothing to train on.
+        ConfigError: `lora.target_modules` names no layer of the base model.
     """
     try:
         memory = gpu_memory(config.model.device)
-        return None if memory is None else plan_run(config, memory=memory)
+        if memory is None:
+            return None
+        return plan_run(config, memory=memory, corpus=corpus, processes=process_count())
     except ModelError:  # loading says what is wrong with it; other architectures cannot be planned
         return None
 
@@ -155,7 +171,7 @@ def _corpus(config: RunConfig) -> tuple[Corpus, bool]:
     """The configuration's corpus with its selection split cut, or the sample in its place if its path is not there."""
     labels = config.label_set()
     section = config.corpus
-    if section.path == SAMPLE or section.path.startswith("hub:") or Path(section.path).exists():
+    if section.path == SAMPLE or section.path.startswith(HUB) or Path(section.path).exists():
         if section.heal_from is not None and not Path(section.heal_from).exists():
             raise ConfigError(f"corpus.heal_from: {section.heal_from} is not there; leave it out, or give its folder")
         return open_corpus(section, labels, cut_selection=config.holds_out_selection), True

@@ -69,7 +69,7 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
         return began
     labels = config.label_set()
     corpus = open_corpus(config.corpus, labels, cut_selection=config.holds_out_selection)
-    planned = plan_on_gpu(config)
+    planned = plan_on_gpu(config, corpus)
     if planned is not None and not force and (short := shortfall(planned)):
         raise ConfigError(f"{short.found}; {short.remedy}. `erc-llm train --force` trains nevertheless")
     print_warnings(corpus, console)

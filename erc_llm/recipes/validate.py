@@ -40,6 +40,7 @@ from erc_llm.recipes.validate_inputs import Inputs, read_inputs
 if TYPE_CHECKING:
     from peft import PeftModel
 
+    from erc_llm.corpus import Corpus
     from erc_llm.prompting.prompter import Prompter
 
 _ORDER = {"error": 0, "warning": 1, "note": 2}
@@ -82,7 +83,7 @@ def validate(source: str | Path, overrides: Sequence[str] = (), *, resume: bool 
         findings.found.append(_skipped("attention, prompts, adapter and export", "the base model's small files"))
         return findings.report()
     if inputs.corpus is not None:
-        findings.found += _check_plan(config)
+        findings.found += _check_plan(config, inputs.corpus)
     skeleton = _check_base(config, folder, findings.found)
     _check_prompts(config, inputs, folder, skeleton, findings)
     if skeleton is not None:
@@ -90,12 +91,12 @@ def validate(source: str | Path, overrides: Sequence[str] = (), *, resume: bool 
     return findings.report()
 
 
-def _check_plan(config: RunConfig) -> Iterator[Finding]:
+def _check_plan(config: RunConfig, corpus: Corpus) -> Iterator[Finding]:
     """An error where the run's memory does not fit this machine's GPU."""
     try:
-        planned = plan_on_gpu(config)
+        planned = plan_on_gpu(config, corpus)
     except UserError:
-        return  # other checks report what is wrong with the corpus
+        return  # other checks report a corpus without labels, and an adapter without layers
     if planned is not None and (short := shortfall(planned)):
         yield Finding("error", "GPU memory", short.found, short.remedy)
 

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.plan_points import Point, archived, base_weights, lengths, main, points
+from benchmarks.plan_points import Point, archived, base_weights, lengths, main, padded, plain_stack, points
+from erc_llm.planning.architecture import adapter_shape, parse_architecture
+from erc_llm.planning.bases import shipped_shapes
+from erc_llm.planning.memory import Load, our_stack, training_peak
 
 
 @pytest.mark.parametrize(
@@ -15,6 +18,18 @@ from benchmarks.plan_points import Point, archived, base_weights, lengths, main,
 )
 def test_a_published_point_is_met(point: Point) -> None:
     assert point.computed == pytest.approx(point.measured, rel=0.02 if point.tensors else 0.15)
+
+
+def test_plain_trainers_keep_logits_of_every_position() -> None:
+    name = "meta-llama/Llama-3.1-8B"
+    architecture = parse_architecture(shipped_shapes()[name], name)
+    adapter = adapter_shape(architecture, 16, "all-linear")
+    ours, theirs = our_stack(quantised=True, compute=2), plain_stack(quantised=True, compute=2)
+    assert padded(2, 512) == Load(1024, 1024)
+    trees = training_peak(architecture, adapter, ours, Load(2048, 200), checkpointing=True)
+    plain = training_peak(architecture, adapter, theirs, padded(1, 2048), checkpointing=True)
+    assert plain.when == "the loss"
+    assert plain.total > trees.total + 4 * 10**9
 
 
 def test_points_without_a_length_are_computed_at_a_plausible_one() -> None:

@@ -46,7 +46,7 @@ def test_the_hub_cache_comes_before_the_package(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_without_a_network_an_unknown_model_is_one_message() -> None:
-    with pytest.raises(ModelError, match=r"'nobody/nothing-1b': its config.json is not in the hub's cache") as error:
+    with pytest.raises(ModelError, match=r"'nobody/nothing-1b': it is not in the hub's cache") as error:
         find_base("nobody/nothing-1b")
     assert "hf download nobody/nothing-1b config.json" in str(error.value)
     assert "\n" not in str(error.value)
@@ -75,5 +75,5 @@ def test_folders_and_files_without_a_model_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("[]", "utf-8")
     with pytest.raises(ModelError, match="expected the fields of a model configuration, found list"):
         find_base(str(tmp_path))
-    with pytest.raises(ModelError, match="not a hub id"):
+    with pytest.raises(ModelError, match="it is not a hub id"):
         find_base("./nowhere/at all")

@@ -18,7 +18,7 @@ from erc_llm.planning.checks_base import (
     check_attention,
     trainable_parameters,
 )
-from erc_llm.planning.checks_output import written_bytes
+from erc_llm.planning.compute import written_bytes
 from tests.tiny_models import TinyModel
 
 SIZES = {

@@ -10,8 +10,7 @@ from erc_llm.config import load_config
 from erc_llm.planning.bases import find_base
 from erc_llm.planning.cards import GIB
 from erc_llm.planning.fitting import fit_of, largest_tokens, scaled
-from erc_llm.planning.forests import largest_scoring_forest, largest_training_forest
-from erc_llm.planning.memory import Load
+from erc_llm.planning.forests import largest_scoring_forest, largest_training_forest, training_order
 from erc_llm.planning.plan import Scenes, Setup, make_plan, peaks_of
 from erc_llm.planning.tree_sizes import SceneSize
 from erc_llm.tuning.order import order_steps
@@ -19,7 +18,7 @@ from erc_llm.tuning.order import order_steps
 
 def _scene(rows: int) -> SceneSize:
     mask = rows // 3 * rows
-    return SceneSize(10, rows, 20, mask, mask, rows * 5, rows * rows // 3, rows * rows)
+    return SceneSize(10, rows, 20, mask, rows * 5, rows * rows // 3, rows * rows)
 
 
 SCENES = Scenes([_scene(100 + 7 * (k % 60)) for k in range(120)], [_scene(200 + k) for k in range(40)])
@@ -80,9 +79,17 @@ def test_where_nothing_fits_nothing_is_promised() -> None:
 def test_the_largest_forest_of_training_is_that_of_the_steps() -> None:
     sizes = [scene.rows for scene in SCENES.training]
     order = order_steps(sizes, epochs=2, tokens_per_step=2048, parts=2, seed=7)
-    found = largest_training_forest(SCENES.training, 2, 2048, 2, 7)
-    assert found.load.tokens == max(sum(sizes[s] for s in batch.scenes) for batch in order.batches())
-    assert found.steps == len(order.steps)
+    found = training_order(SCENES.training, 2, 2048, 2, 7)
+    assert found.steps == order.steps
+    largest = largest_training_forest(SCENES.training, found)
+    assert largest.tokens == max(sum(sizes[s] for s in batch.scenes) for batch in order.batches())
+
+
+def test_processes_share_a_step() -> None:
+    """Two processes of a launcher compute the forests that one does with twice the accumulation."""
+    one, two = _setup("training.accumulation=2"), replace(_setup("training.accumulation=1"), processes=2)
+    assert peaks_of(two, SCENES).training == peaks_of(one, SCENES).training
+    assert peaks_of(two, SCENES).training.total < peaks_of(replace(two, processes=1), SCENES).training.total
 
 
 def test_a_forest_of_scoring_never_exceeds_its_budget() -> None:
@@ -110,7 +117,3 @@ def test_an_epoch_counts_tokens_and_operations() -> None:
     once = make_plan(replace(setup, checkpointing=False), SCENES)
     assert once.epoch.tree_flops == pytest.approx(plan.epoch.tree_flops * 2 / 3, rel=0.05)
     assert plan.download == pytest.approx(13.48e9, rel=0.01)
-
-
-def test_a_padded_batch_has_logits_everywhere() -> None:
-    assert Load.padded(2, 512) == Load(1024, 1024)

@@ -10,7 +10,7 @@ import torch
 from benchmarks.plan_counts import Size, count_scoring, count_training, planned_scoring, planned_training
 from erc_llm.planning.architecture import AdapterShape, Architecture, adapter_shape, parse_architecture
 from erc_llm.planning.bases import shipped_shapes
-from erc_llm.planning.memory import Load, dequantised_bytes, our_stack, plain_stack, scoring_peak, training_peak
+from erc_llm.planning.memory import Load, dequantised_bytes, our_stack, scoring_peak, training_peak
 from erc_llm.planning.quantised import absmax_bytes, packed_bytes, quantised_bytes
 
 LLAMA2 = "meta-llama/Llama-2-7b-hf"
@@ -110,15 +110,3 @@ def test_checkpointing_and_quantisation_save_memory_and_more_tokens_take_more() 
 
     assert total(True, True, 2048) < total(True, False, 2048) < total(False, False, 2048)
     assert total(True, True, 1024) < total(True, True, 2048)
-
-
-def test_plain_trainers_keep_logits_of_every_position() -> None:
-    architecture, adapter = _shape("meta-llama/Llama-3.1-8B")
-    ours = training_peak(
-        architecture, adapter, our_stack(quantised=True, compute=2), Load(2048, 200), checkpointing=True
-    )
-    plain = training_peak(
-        architecture, adapter, plain_stack(quantised=True, compute=2), Load.padded(1, 2048), checkpointing=True
-    )
-    assert plain.when == "the loss"
-    assert plain.total > ours.total + 4 * 10**9

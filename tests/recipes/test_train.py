@@ -183,6 +183,6 @@ def test_a_run_that_does_not_fit_the_gpu_is_refused_unless_forced(
         train(config, console=QUIET)
     assert not (tmp_path / config.name).exists() or not any((tmp_path / config.name).glob("*.yaml"))
     monkeypatch.setattr("erc_llm.recipes.plan.gpu_memory", lambda device: 40 * 2**30)
-    assert plan_on_gpu(config) is not None
+    assert plan_on_gpu(config, open_corpus(config.corpus, config.label_set(), cut_selection=True)) is not None
     monkeypatch.setattr("erc_llm.recipes.plan.gpu_memory", lambda device: 400 * 2**20)
     assert train(config, console=QUIET, force=True).manifest.finished
