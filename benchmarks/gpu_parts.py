@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from benchmarks.commands import command_line, has_checkpoint, watch
 from benchmarks.measure import Result
@@ -118,10 +119,10 @@ def equality(place: Mapping[str, Any], quantisation: str) -> Result:
     corpus = open_corpus(config.corpus, config.label_set())
     prompter = build_prompter(config, config.label_set(), loaded.tokenizer, past=corpus)
     trees = [tree for dialogue in corpus.split("dev")[:4] for tree in prompter.trees(dialogue, "all")]
-    packed = score_trees(loaded.model, trees)
-    used = _used_flex()
-    attention.takes_flex = lambda *_: False  # type: ignore[attr-defined]
-    by_tree = score_trees(loaded.model, trees)
+    with patch.object(attention, "flex_forest_attention", wraps=attention.flex_forest_attention) as kernel:  # type: ignore[attr-defined]
+        packed = score_trees(loaded.model, trees)
+    with patch.object(attention, "takes_flex", lambda *_: False):
+        by_tree = score_trees(loaded.model, trees)
     probes = [
         probe_of(tree, question, score.log_likelihoods.tolist())
         for tree, scores in zip(trees, packed, strict=True)
@@ -132,17 +133,11 @@ def equality(place: Mapping[str, Any], quantisation: str) -> Result:
     return {
         "dtype": str(loaded.dtype).removeprefix("torch."),
         "prompts": len(probes),
-        "one_kernel": used,
+        "one_kernel": kernel.called,
         "forest_against_plain": plain.largest,
         "other_labels": plain.flips,
         "forest_against_tree_by_tree": alone.largest,
     }
-
-
-def _used_flex() -> bool:
-    from erc_llm.trees import flex
-
-    return flex._compiled.cache_info().currsize > 0
 
 
 def _needs(size: int) -> None:
@@ -216,7 +211,7 @@ def road(place: Mapping[str, Any]) -> Result:
     last = json.loads((run / "selection.jsonl").read_text("utf-8").splitlines()[-1])
     there = evaluate(read_predictions(table), draws=1).headline.weighted_f1.value
     return {
-        "resumed": "continuing" in resumed,
+        "resumed": "continues after step" in resumed,
         "selection_weighted_f1": last["weighted_f1"],
         "predicted_weighted_f1": there,
         "equal": abs(last["weighted_f1"] - there) < 1e-9,

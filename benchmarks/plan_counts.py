@@ -258,7 +258,10 @@ def _counted(mode: FakeTensorMode, tracker: Tracker, model: Any) -> Iterator[Non
 
 def _likelihoods(model: Any, forest: Forest, dtype: torch.dtype) -> torch.Tensor:
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-        return answer_log_likelihoods(attention.forest_logits(model, forest), forest)
+        logits = attention.forest_logits(model, forest)
+    if logits.requires_grad:  # as accelerate's `prepare_model` does under mixed precision
+        logits = logits.float()
+    return answer_log_likelihoods(logits, forest)
 
 
 def planned_training(

@@ -9,6 +9,7 @@ Does not depend on: text, training, files.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -83,8 +84,14 @@ def score_trees(
                     scores[group[0]] = _score_on_cache(model, trees[group[0]], tokens_per_forest)
                 else:
                     launched = _launch(model, trees, group)
-                _collect(before, scores, on_progress)
-            _collect(launched, scores, on_progress)
+                if before is not None:
+                    scores |= _collect(before)
+                if on_progress and scores:
+                    on_progress(len(scores))
+            if launched is not None:
+                scores |= _collect(launched)
+                if on_progress:
+                    on_progress(len(scores))
     finally:
         model.train(was_training)
     return [scores[i] for i in range(len(trees))]
@@ -133,19 +140,16 @@ def _on_device(forest: Forest, device: torch.device) -> Forest:
     return forest.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else forest.to(device)
 
 
-def _collect(
-    launched: _Launched | None, scores: dict[int, list[LabelScores]], on_progress: Callable[[int], None] | None
-) -> None:
-    """Wait for the scores of a forest, and add them to those of its trees."""
-    if launched is not None:
-        values, position = launched.values.double().cpu().numpy(), 0
-        for i, tree in zip(launched.group, launched.trees, strict=True):
-            scores[i] = []
-            for question in tree.questions:
-                scores[i].append(_scores(question, values[position : position + len(question.answers)]))
-                position += len(question.answers)
-    if on_progress and scores:
-        on_progress(len(scores))
+def _collect(launched: _Launched) -> dict[int, list[LabelScores]]:
+    """Wait for the scores of a forest; index of each of its trees to its scores."""
+    values, position = launched.values.double().cpu().numpy(), 0
+    scores: dict[int, list[LabelScores]] = {}
+    for i, tree in zip(launched.group, launched.trees, strict=True):
+        scores[i] = []
+        for question in tree.questions:
+            scores[i].append(_scores(question, values[position : position + len(question.answers)]))
+            position += len(question.answers)
+    return scores
 
 
 def _scores(question: Question, values: np.ndarray) -> LabelScores:
@@ -200,9 +204,10 @@ def score_questions(
     held = cache.get_seq_length()
     assert held <= tree.trunk, f"the cache holds {held} positions, the trunk has {tree.trunk}"
     branch = branches_only(tree, questions)
-    forest = _on_device(pack([branch]), model.device)
+    packed = pack([branch])
     # An answer directly on the trunk needs the logits of that trunk token, so the token is read again.
-    past = min(held, int(forest.logit_rows.min()))
+    past = min(held, int(packed.logit_rows.min()))
+    forest = packed.to(model.device)
     _shorten(cache, past)
     with autocast(model):
         logits = model(
@@ -245,6 +250,11 @@ def verify_tree_attention(model: PreTrainedModel, tree: TokenTree, tolerance: fl
         for question, scores in zip(tree.questions, scored, strict=True):
             for label, path in zip(question.labels, question.answers, strict=True):
                 plain = _plain_log_likelihood(model, tree, path)
+                if not math.isfinite(plain):
+                    raise ModelError(
+                        f"{type(model).__name__} gives no finite score on a plain prompt in {model.dtype}; set "
+                        "model.precision=fp32"
+                    )
                 difference = abs(plain - float(scores.log_likelihoods[label]))
                 if not difference <= tolerance:
                     raise ModelError(

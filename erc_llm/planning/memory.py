@@ -37,7 +37,7 @@ class Stack:
         kept: Bytes of an element of embeddings, head, norms, and of the residual stream.
         activation: Bytes of an element of activations inside a layer.
         logit: Bytes kept for each logit while the loss is computed, gradients included.
-        cast: Most logits of which there are two fp32 copies at once in addition.
+        cast: Most logits of which there is an fp32 copy at once in addition.
         slack: What the allocator reserves beyond the tensors, as a part of the activations.
     """
 
@@ -51,16 +51,17 @@ class Stack:
     slack: float = ALLOCATOR_SLACK
 
     def cast_bytes(self, logits: int) -> int:
-        """Bytes of the fp32 copies while this many logits are worked on."""
-        return 2 * _FP32 * min(logits, self.cast)
+        """Bytes of one fp32 copy of the logits that are worked on together, of this many."""
+        return _FP32 * min(logits, self.cast)
 
 
 def our_stack(*, quantised: bool, compute: int, cast: int = LOGITS_CAST) -> Stack:
-    """This package: one precision throughout; logits and their gradient in it, and fp32 copies of a part of them.
+    """This package: one precision throughout, but in training logits and their gradient are fp32.
 
-    Source: `erc_llm.trees.likelihoods`.
+    Under mixed precision accelerate's `prepare_model` converts a model's outputs to fp32. Source of the copy of a part
+    of them: `erc_llm.trees.likelihoods`.
     """
-    return Stack(quantised, True, compute, compute, compute, 2 * compute, cast)
+    return Stack(quantised, True, compute, compute, compute, 2 * _FP32, cast)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +172,8 @@ def dequantised_bytes(architecture: Architecture, stack: Stack) -> int:
 def mask_bytes(stack: Stack, load: Load) -> int:
     """Bytes of the masks of a forest: one for each entry, and the same as numbers; all layers share them.
 
-    A GPU with the kernel for whole forests needs next to nothing instead. Source: `erc_llm.trees.masks`.
+    A GPU with the kernel for whole forests keeps a few numbers a block instead, and has about 3 bytes a pair of rows
+    for a moment before the first layer, where little else is alive yet. Source: `erc_llm.trees.masks`.
     """
     return load.mask * (1 + stack.compute)
 
@@ -239,7 +241,9 @@ def scoring_peak(
     inner = 4 * architecture.inner * stack.activation * load.tokens
     in_layer = inner + 4 * residual + dequantised_bytes(architecture, stack)
     logits = load.logit_rows * architecture.vocabulary
-    at_logits = logits * stack.compute + stack.cast_bytes(logits) + 2 * residual
+    # As in training, outputs are fp32 there; otherwise a part of them is cast, and its log-sum computed.
+    size, copies = (_FP32, 1) if training else (stack.compute, 2)
+    at_logits = logits * size + copies * stack.cast_bytes(logits) + 2 * residual
     if at_logits > in_layer:
         return _peak(held, masks | {"logits of answer rows": at_logits}, stack, "the logits")
     return _peak(held, masks | {"one layer": in_layer}, stack, "a layer")

@@ -68,6 +68,10 @@ def _compiled() -> Callable[..., Any]:
     """
     from torch.nn.attention.flex_attention import flex_attention
 
+    # Training and scoring, each with its trial, are kernels of their own for each shape of heads; by default torch
+    # compiles a function eight times in a process, and with `fullgraph` ends the next call with an error.
+    limits = torch._dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, 64)
     return torch.compile(flex_attention, dynamic=True, fullgraph=True)
 
 

@@ -95,7 +95,10 @@ class ForestMasks:
 
     @cached_property
     def blocks(self) -> BlockMask:
-        """The mask of the whole forest for `flex_attention`, which skips blocks of rows without any attention."""
+        """The mask of the whole forest for `flex_attention`, which skips blocks of rows without any attention.
+
+        While it is made there are some (rows, rows) booleans for a moment; what is kept is a few numbers a block.
+        """
         from torch.nn.attention.flex_attention import create_block_mask
 
         enter, leave, rows = self._enter, self._leave, len(self._enter)
