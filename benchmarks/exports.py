@@ -27,7 +27,7 @@ from rich.console import Console
 
 from benchmarks.llama_server import installed, llama_server
 from benchmarks.outcome import exit_code
-from erc_llm.errors import UserError
+from erc_llm.errors import RunError, UserError
 from erc_llm.evaluation.report import evaluate
 from erc_llm.export.gguf_model import write_gguf
 from erc_llm.export.lora import Lora
@@ -124,7 +124,11 @@ def make_tables(
                 licence=licence,
                 tolerance=1.0 if nf4 else None,
             )
-            export = export_run(options, console)
+            try:
+                export = export_run(options, console)
+            except RunError as error:  # it drifts too far
+                console.print(str(error), markup=False, highlight=False)
+                continue
             record: dict[str, Any] = json.loads((export / "export.json").read_text("utf-8"))
             size = sum((export / name).stat().st_size for name in record["weights"])
             write_text(out / f"{wanted.name}.json", json.dumps(record | {"bytes": size}, indent=1) + "\n")
@@ -148,7 +152,7 @@ def _predict_served(export: Path, job: PredictOptions, out: Path, place: Path, c
     if file.name.endswith("-lora.gguf"):
         base = base_folder(open_run(export, job.overrides).config.model.base)
         model, adapter = place / "base.gguf", file
-        write_gguf(base, Lora(base, str(base), 1, 1, False, {}), model, name="base", stored="f16")
+        write_gguf(base, Lora.none(base), model, name="base", stored="f16")
     with llama_server(model, place / "server.log", adapter=adapter) as url:
         server = ServerOptions(url=f"{url}/v1", model="m", concurrency=1)
         _predict(export, replace(job, server=server), out, console)
@@ -231,6 +235,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--corpus", help="corpus to predict")
     parser.add_argument("--split", default="dev", help="split to predict")
     parser.add_argument("--out", type=Path, required=True, help="folder of the tables")
+    parser.add_argument("--base", help="hub id of the base model, if the run names a folder")
+    parser.add_argument("--licence", help="licence of the base model, if it is not known")
     parser.add_argument("--only", action="append", help="form to export, such as merged-bf16; repeatable; default: all")
     parser.add_argument("--as-trained", action="store_true", help="predict in the precision of the run, not in fp32")
     options = parser.parse_args(arguments)
@@ -248,6 +254,8 @@ def _run(options: argparse.Namespace) -> None:
             options.split,
             options.out,
             console,
+            options.base,
+            options.licence,
             only=options.only or (),
             as_trained=options.as_trained,
         )

@@ -128,10 +128,9 @@ def _write_model(settings: Mapping[str, Any], base: str, folder: Path) -> Path:
     from erc_llm.models.loading import base_folder
     from erc_llm.runs.directory import read_run
 
-    lora = Lora(folder, base, rank=1, alpha=1, rank_stabilised=False, matrices={})
-    if settings.get("run") is not None:
-        lora = read_lora(read_run(Path(settings["run"])).adapter)
-    write_gguf(base_folder(base), lora, folder / "model.gguf", name="benchmark", stored="f16")
+    files, run = base_folder(base), settings.get("run")
+    lora = Lora.none(files) if run is None else read_lora(read_run(Path(run)).adapter)
+    write_gguf(files, lora, folder / "model.gguf", name="benchmark", stored="f16")
     return folder / "model.gguf"
 
 

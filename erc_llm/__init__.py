@@ -91,7 +91,7 @@ def export_run(
         tables: Predictions tables of the run, for the metrics of the model card.
         overrides: `key=value` texts for a run from another machine, such as `model.base=FOLDER`.
         tolerance: Largest difference of a probability that is accepted; None: the form's own.
-        probes: Number of prompts to verify with; fewer where a large model runs on a CPU.
+        probes: Number of prompts to verify with; give fewer for a large model on a CPU.
 
     Raises:
         UserError: The run, a table or an option is wrong, or the export computes something else than the run.

@@ -358,7 +358,8 @@ def build_merged_model(config: RunConfig, folder: Path, gguf: str | None = None)
         gguf: Name of its GGUF file; None for safetensors.
     """
     model = config.model
-    return load_base_model(str(folder), precision=model.precision, device=model.device, attention=ATTENTION, gguf=gguf)
+    place = str(folder.resolve())  # a relative name could be an alias
+    return load_base_model(place, precision=model.precision, device=model.device, attention=ATTENTION, gguf=gguf)
 
 
 def build_model(config: RunConfig, attention: str = ATTENTION, hashed: bool = True) -> LoadedModel:

@@ -1,17 +1,20 @@
-"""Atomic file writes: a file is complete or does not exist.
+"""Atomic writes: a file or a folder is complete or does not exist.
 
 The content is written to a temporary name in the same folder, flushed, then renamed. Adapters are written atomically by
 their own code; logs are appended to.
 
-Input: a path and content. Output: the complete file.
+Input: a path and content. Output: the complete file or folder.
 Does not depend on: the content, models, configurations.
 """
 
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -38,6 +41,31 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object], error: type[Us
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path, error: type[UserError] = UserError) -> Iterator[Path]:
+    """Write a folder that gets its name only once the block has ended; missing folders above it are created.
+
+    The block gets a path that does not exist yet, to create and fill; others beside it are scratch space. A folder that
+    exists already is replaced. Remains of a process that was killed while it wrote the same folder are deleted.
+
+    Raises:
+        error: The folder cannot be written, for example because the disk is full; nothing of it remains.
+    """
+    mark = f".{path.name}.unfinished-"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for abandoned in path.parent.glob(f"{glob.escape(mark)}*"):
+            shutil.rmtree(abandoned, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=mark, dir=path.parent, ignore_cleanup_errors=True) as place:
+            draft = Path(place) / "new"
+            yield draft
+            if path.exists():
+                path.rename(Path(place) / "old")
+            draft.rename(path)
+    except OSError as found:
+        raise error(f"{path}: cannot be written: {found.strerror or found}; nothing was left behind") from found
 
 
 def has_files(folder: Path) -> bool:

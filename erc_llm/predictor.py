@@ -10,13 +10,12 @@ Does not depend on: files outside the run, the command line.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from erc_llm.build import Past, build_merged_model, build_model, build_prompter, check_fit
+from erc_llm.build import Past, build_prompter, check_fit
 from erc_llm.calibration.choose import AskedDecide, Calibrated, Prior, choose_correction
 from erc_llm.config import RunConfig
 from erc_llm.corpus.dialogues import Dialogue, Utterance
@@ -24,13 +23,12 @@ from erc_llm.decoding.label_generator import GeneratedLabel, Writer, answer_scen
 from erc_llm.decoding.scenes import mean_score, score_scenes, scored_prediction
 from erc_llm.decoding.scoring import LabelScores, score_questions
 from erc_llm.errors import ConfigError, ModelError
-from erc_llm.models.adapters import activate_adapter, add_adapter, load_adapter
+from erc_llm.models.adapters import activate_adapter
 from erc_llm.models.devices import gpu_peak
 from erc_llm.models.loading import LoadedModel
+from erc_llm.opened_model import load_model, share_model
 from erc_llm.predictions import Correction, Prediction
 from erc_llm.prompting.prompter import Scene, scoring_orders
-from erc_llm.runs.directory import Run
-from erc_llm.runs.exported import check_weights
 from erc_llm.runs.opened import Opened, open_run
 from erc_llm.trees.tree import TokenTree, TreeBuilder
 from erc_llm.trees.windows import WindowCutter
@@ -90,7 +88,7 @@ class Predictor:
         loaded: LoadedModel,
         past: Past = None,
         correction: Correction | None = None,
-        adapter: str | None = None,
+        adapter: str = "default",
     ) -> None:
         self._adapter = adapter
         self.config = opened.config
@@ -102,13 +100,9 @@ class Predictor:
         self.prompter = build_prompter(self.config, self.labels, loaded.tokenizer, opened.template, past)
         check_fit(self.prompter, self.ready(), self._free_tokens, self.uses_state)
 
-    def share(self) -> None:
-        """Tell the predictor that its model now holds other adapters too."""
-        self._adapter = self._adapter or "default"
-
     def ready(self) -> LoadedModel:
         """The model with this predictor's adapter in use, if it holds several."""
-        if self._adapter is not None:
+        if len(getattr(self.loaded.model, "peft_config", ())) > 1:
             activate_adapter(self.loaded.model, self._adapter)
         return self.loaded
 
@@ -319,65 +313,9 @@ def load(
     opened = open_run(source, overrides)
     correction = _correction(opened, prior, calibration, decide)  # its mistakes are reported before the model is loaded
     if beside is not None:
-        return _beside(beside, opened, past, correction)
-    return Predictor(opened, _load_model(opened), past, correction)
-
-
-def _beside(first: Predictor, opened: Opened, past: Past, correction: Correction) -> Predictor:
-    """A predictor that shares the base model of another one.
-
-    Raises:
-        ConfigError: One of them is no adapter, or they use their base models differently.
-    """
-    run, model, shared = opened.run, opened.config.model, first.config.model
-    forms = {None if each is None else each.form for each in (first.export, opened.export)}
-    if run is None or first.run is None or not forms <= {None, "peft"}:
-        raise ConfigError("beside: only adapters (run directories, or exports as peft) can share a base model")
-    if (model.quantisation, model.precision, model.device) != (shared.quantisation, shared.precision, shared.device):
-        raise ConfigError(
-            f"beside: {run.folder} uses its base in {model.precision} (quantisation {model.quantisation}), "
-            f"{first.run.folder} in {shared.precision} (quantisation {shared.quantisation}); load it by itself"
-        )
-    _check_base_model(run, first.config, first.loaded)
-    name = f"adapter-{len(first.loaded.model.peft_config)}"
-    add_adapter(first.loaded.model, run.adapter, name)
-    first.share()
-    return Predictor(opened, first.loaded, past, correction, name)
-
-
-def _load_model(opened: Opened) -> LoadedModel:
-    """The model that a run, an export or a configuration names, with its adapter on it or in it."""
-    run, export = opened.run, opened.export
-    if run is not None and export is not None:
-        check_weights(run.folder, export)
-        if export.form in ("merged", "gguf"):
-            gguf = next(iter(export.weights)) if export.form == "gguf" else None
-            return build_merged_model(opened.config, run.folder, gguf)
-    loaded = build_model(opened.config)
-    if run is None:
-        return loaded
-    _check_base_model(run, opened.config, loaded)
-    if export is None or export.form == "peft":
-        return replace(loaded, model=load_adapter(loaded.model, run.adapter))
-    from erc_llm.export.gguf_lora import read_gguf_lora
-
-    with tempfile.TemporaryDirectory() as folder:
-        read_gguf_lora(run.folder / next(iter(export.weights)), loaded.path, Path(folder))
-        return replace(loaded, model=load_adapter(loaded.model, folder))
-
-
-def _check_base_model(run: Run, config: RunConfig, loaded: LoadedModel) -> None:
-    """Refuse a base model other than the one that the run's adapter was trained on.
-
-    Raises:
-        ModelError: Their weights have different hashes.
-    """
-    expected = run.manifest.base_model_sha256
-    if loaded.weights_sha256 != expected:
-        raise ModelError(
-            f"{run.folder}: its adapter was trained on a base model with hash {expected[:12]}, "
-            f"'{config.model.base}' here has {loaded.weights_sha256[:12]}; name the right one with model.base="
-        )
+        name = share_model(Opened(beside.config, beside.run, beside.export), beside.loaded, opened)
+        return Predictor(opened, beside.loaded, past, correction, name)
+    return Predictor(opened, load_model(opened), past, correction)
 
 
 def _correction(opened: Opened, prior: Prior, calibration: Calibrated, decide: AskedDecide) -> Correction:

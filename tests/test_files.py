@@ -10,7 +10,7 @@ from typing import IO
 import pytest
 
 from erc_llm.errors import PredictionsError, RunError, UserError
-from erc_llm.files import has_files, write_text, write_whole
+from erc_llm.files import has_files, whole_folder, write_text, write_whole
 
 
 def _no_space(*_: object) -> None:
@@ -87,3 +87,34 @@ def test_what_a_killed_write_left_does_not_count_as_a_file(tmp_path: Path) -> No
     assert not has_files(tmp_path)
     (tmp_path / "table.parquet").write_bytes(b"whole")
     assert has_files(tmp_path)
+
+
+def test_a_folder_appears_whole_and_replaces_an_older_one(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b[1]"
+    remains = tmp_path / "a" / ".b[1].unfinished-killed"
+    remains.mkdir(parents=True)
+    for content in ("one", "two"):
+        with whole_folder(folder) as draft:
+            draft.mkdir()
+            (draft / "file").write_text(content)
+            assert not folder.exists() or (folder / "file").read_text() == "one"
+    assert (folder / "file").read_text() == "two"
+    assert os.listdir(folder.parent) == ["b[1]"]
+
+
+def test_a_folder_that_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
+    folder = tmp_path / "b"
+    folder.mkdir()
+    (folder / "file").write_text("one")
+
+    def fill(error: Exception) -> None:
+        with whole_folder(folder, RunError) as draft:
+            draft.mkdir()
+            raise error
+
+    with pytest.raises(RunError, match=r"b: cannot be written: No space left.*nothing was left behind"):
+        fill(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    with pytest.raises(ZeroDivisionError):
+        fill(ZeroDivisionError())
+    assert (folder / "file").read_text() == "one"
+    assert os.listdir(tmp_path) == ["b"]

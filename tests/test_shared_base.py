@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import erc_llm
 from erc_llm.corpus import read_corpus
-from erc_llm.errors import ConfigError, PredictionsError
+from erc_llm.errors import ConfigError, PredictionsError, RunError
 from erc_llm.predictions import read_predictions
 from erc_llm.predictions.mean import mean_prediction
 from erc_llm.recipes.train import train
@@ -39,8 +39,8 @@ def test_three_adapters_share_one_base_and_answer_as_alone(runs: list[Path], mon
     scene = read_corpus(runs[0].parent / "corpus").split("dev")[0]
     alone = [erc_llm.load(run).scores([scene])[0] for run in runs]
     loads = []
-    original = erc_llm.predictor.build_model
-    monkeypatch.setattr("erc_llm.predictor.build_model", lambda *a, **k: loads.append(1) or original(*a, **k))
+    original = erc_llm.opened_model.build_model
+    monkeypatch.setattr("erc_llm.opened_model.build_model", lambda *a, **k: loads.append(1) or original(*a, **k))
     first = erc_llm.load(runs[0])
     together = [first, *(erc_llm.load(run, beside=first) for run in runs[1:])]
     assert loads == [1]
@@ -63,6 +63,17 @@ def test_what_cannot_share_a_base_is_refused(runs: list[Path], tiny_llama: TinyM
     first = erc_llm.load(runs[0])
     with pytest.raises(ConfigError, match="load it by itself"):
         erc_llm.load(runs[1], beside=first, overrides=["model.precision=bf16"])
+
+
+def test_an_export_with_other_weights_shares_no_base(runs: list[Path], tmp_path: Path) -> None:
+    first, export = erc_llm.load(runs[0]), tmp_path / "export"
+    erc_llm.export_run(runs[1], export, base="example/tiny", licence="apache-2.0", probes=1)
+    base = [f"model.base={first.config.model.base}"]
+    assert erc_llm.load(export, beside=first, overrides=base).run is not None
+    weights = export / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    with pytest.raises(RunError, match="has hash"):
+        erc_llm.load(export, beside=first, overrides=base)
 
 
 def test_the_command_predicts_with_each_adapter_or_their_mean(runs: list[Path], tmp_path: Path, erc: Command) -> None:

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 
 from erc_llm.config import Recipe
 from erc_llm.config_files import Section, load_section
+from erc_llm.models.devices import Precision
 
 Kind = Literal["encoder", "compm", "emonet"]
 WeightedLoss = Literal["none", "unnormalised", "normalised"]
@@ -51,7 +52,7 @@ class EncoderConfig(Section):
     attention_dropout: float | None = Field(
         None, ge=0, lt=1, description="Dropout of attention scores; by default the encoder's own. 0 is faster on a CPU."
     )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+    precision: Precision = Field(
         "auto",
         description="Precision of matrix products. auto: bf16 where the hardware multiplies it fast; fp16 on GPUs that "
         "do not (T4, V100); else fp32. Weights stay fp32.",

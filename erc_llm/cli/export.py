@@ -54,7 +54,9 @@ def export(
             "precision, 0.001 to 0.06."
         ),
     ] = None,
-    probes: Annotated[int, typer.Option(help="Prompts to verify with; fewer for a large model on a CPU.")] = 24,
+    probes: Annotated[
+        int | None, typer.Option(help="Number of prompts to verify with, 24; give fewer for a large model on a CPU.")
+    ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Verify an export again instead of making one.")] = False,
     push: Annotated[
         str | None,
@@ -71,13 +73,14 @@ def export(
 ) -> None:
     """Write a run's adapter in a form that other programs load, and prove by reloading that it computes the same."""
     prepare_scoring()
-    from erc_llm.recipes.export import ExportOptions, export_run
+    from erc_llm.recipes.export import PROBES, ExportOptions, export_run
     from erc_llm.recipes.export_verify import verify_export
 
     if (force or private) and push is None:
         raise UserError("--force and --private: are about a repository; name it with --push")
     if verify or (push is not None and (source / "export.json").is_file()):
-        if to or table or licence or tolerance or (form, stored, from_base) != ("peft", "auto", "auto"):
+        new = (to, table, licence, tolerance, changes, probes, *(() if verify else (base,)))
+        if any(value is not None for value in new) or (form, stored, from_base) != ("peft", "auto", "auto"):
             raise UserError(f"{source}: is an export already; options of a new one have no effect, leave them out")
         if verify:
             verify_export(source, open_console(), base)
@@ -85,7 +88,17 @@ def export(
             _push(source, push, force, private)
         return
     options = ExportOptions(
-        source, form, to, stored, from_base, base, licence, tuple(table or ()), tuple(changes or ()), tolerance, probes
+        run=source,
+        form=form,
+        target=to,
+        stored=stored,
+        from_base=from_base,
+        base=base,
+        licence=licence,
+        tables=tuple(table or ()),
+        overrides=tuple(changes or ()),
+        tolerance=tolerance,
+        probes=PROBES if probes is None else probes,
     )
     folder = export_run(options, open_console())
     typer.echo(f"{form} export, verified: {folder}")

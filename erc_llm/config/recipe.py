@@ -30,6 +30,7 @@ from erc_llm.config.sections import (
 )
 from erc_llm.config_files import Section, load_section
 from erc_llm.corpus.labels import EMORYNLP, LabelSet
+from erc_llm.models.devices import PRECISION_DTYPES
 
 
 class Recipe(Section):
@@ -66,7 +67,7 @@ class Recipe(Section):
     def asked_precision(self) -> str | None:
         """The dtype that the configuration asks training for, such as `bfloat16`; None for `auto`."""
         section, _, name = self.precision_field.partition(".")
-        return {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}.get(getattr(getattr(self, section), name))
+        return PRECISION_DTYPES.get(getattr(getattr(self, section), name))
 
     @property
     def sha256(self) -> str:

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, model_validator
 from erc_llm.config_files import Section
 from erc_llm.corpus.labels import LabelSet
 from erc_llm.errors import ConfigError
+from erc_llm.models.devices import Precision
 from erc_llm.models.lora_targets import checked_targets
 
 
@@ -159,7 +160,7 @@ class ModelConfig(Section):
     base: str = Field(
         "smollm2-135m-instruct", description="A folder, a Hugging Face hub id, or `smollm2-135m-instruct`."
     )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+    precision: Precision = Field(
         "auto",
         description="auto: bf16 where the hardware multiplies it fast; fp16 on GPUs that do not (T4, V100); else fp32 "
         "(e.g. CPUs without bf16 units).",

@@ -55,6 +55,11 @@ class Lora:
     rank_stabilised: bool
     matrices: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
 
+    @classmethod
+    def none(cls, base: Path) -> Lora:
+        """An adapter that updates nothing, to write the base model in a folder alone."""
+        return cls(base, str(base), rank=1, alpha=1, rank_stabilised=False, matrices={})
+
     @property
     def scale(self) -> float:
         """Factor of B @ A."""

@@ -40,6 +40,10 @@ def push(folder: Path, repository: str, *, force: bool = False, private: bool = 
                 f"{repository}: holds {len(there)} files already, such as {min(there)}; add --force to replace them, "
                 "or choose another repository"
             )
+        if private and found is not None and not found.private:
+            raise UserError(
+                f"{repository}: exists, and everybody can read it; make it private on the hub, or leave --private out"
+            )
         api.create_repo(repository, private=private, exist_ok=True)
         files = {path.name: path for path in export_files(folder, record)}
         added = [CommitOperationAdd(name, str(path)) for name, path in files.items()]

@@ -51,7 +51,7 @@ def verify(folder: Path, base: Path | None, on_original: bool = False) -> Drift:
 
 def _load(folder: Path, record: ExportRecord, base: Path | None) -> Any:
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GgufConfig
 
     dtype = getattr(torch, record.scored_in)
     options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
@@ -59,7 +59,9 @@ def _load(folder: Path, record: ExportRecord, base: Path | None) -> Any:
         return AutoModelForCausalLM.from_pretrained(folder, **options).eval()
     if record.form == "gguf":
         name = next(iter(record.weights))
-        return AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, **options).eval()
+        # As `predict` loads it: an installed `kernels` package would keep the weights packed.
+        options |= {"gguf_file": name, "quantization_config": GgufConfig(dequantize=True)}
+        return AutoModelForCausalLM.from_pretrained(folder, **options).eval()
     if base is None:
         raise RunError(f"{folder}: form {record.form} needs the folder of its base model {record.base}")
     return _on_base(folder, record, base, options)

@@ -124,8 +124,6 @@ def load_adapter(model: PreTrainedModel, folder: Path | str, *, trainable: bool 
     import torch
     from peft import PeftModel
 
-    from erc_llm.models.autocast import HALF
-
     source = Path(folder)
     config, shapes = _read_fitting(model, source)
     try:
@@ -140,10 +138,8 @@ def load_adapter(model: PreTrainedModel, folder: Path | str, *, trainable: bool 
     if lacking := sorted(_expected(adapted) - shapes.keys(), key=_natural):
         adapted.unload()
         raise ModelError(_lacks(source, lacking, config))
-    if not trainable and model.dtype in HALF:
-        for name, parameter in adapted.named_parameters():
-            if "lora_" in name:  # stored in fp32 and trained under autocast; weights in 16 bits need no cast at use
-                parameter.data = parameter.data.to(model.dtype)
+    if not trainable:
+        _cast_to_base(adapted, "default")
     return adapted
 
 
@@ -160,8 +156,6 @@ def add_adapter(adapted: PeftModel, folder: Path | str, name: str) -> None:
     """
     import torch
 
-    from erc_llm.models.autocast import HALF
-
     source = Path(folder)
     config, shapes = _read_fitting(adapted.get_base_model(), source)
     try:
@@ -171,6 +165,13 @@ def add_adapter(adapted: PeftModel, folder: Path | str, name: str) -> None:
     if lacking := sorted(_expected(adapted, name) - shapes.keys(), key=_natural):
         adapted.delete_adapter(name)
         raise ModelError(_lacks(source, lacking, config))
+    _cast_to_base(adapted, name)
+
+
+def _cast_to_base(adapted: PeftModel, name: str) -> None:
+    """Cast an adapter, stored in fp32 and trained under autocast, to its base's 16 bits: no cast at every use."""
+    from erc_llm.models.autocast import HALF
+
     if (dtype := adapted.get_base_model().dtype) in HALF:
         for parameter_name, parameter in adapted.named_parameters():
             if f".{name}." in parameter_name:

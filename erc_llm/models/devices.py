@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+PRECISION_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # to names of torch's dtypes
 
 
 def choose_device(device: str = "auto") -> torch.device:
@@ -112,6 +113,16 @@ def grow_segments() -> None:
     names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
     if sys.platform == "linux" and not any(name in os.environ for name in names):
         os.environ |= dict.fromkeys(names, "expandable_segments:True")
+
+
+def free_gpu() -> None:
+    """Give the memory that torch keeps for later back to the GPU, for another process."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()  # does nothing without a GPU
 
 
 def gpu_memory(device: str = "auto") -> int | None:

@@ -46,7 +46,10 @@ def weight_files(folder: Path) -> list[Path]:
             f"{folder}: its weights are a pickle (pytorch_model.bin), which can run code when it is loaded; convert "
             "them to safetensors, or take a model that comes so"
         )
-    raise ModelError(f"{folder}: found no weights, expected model.safetensors or its shards")
+    raise ModelError(
+        f"{folder}: found no weights in safetensors, expected model.safetensors or its shards; a pickle (.bin) can run "
+        "code and is never read"
+    )
 
 
 def file_sha256(file: Path) -> str:

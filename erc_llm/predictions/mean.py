@@ -24,7 +24,10 @@ def mean_prediction(tables: Sequence[Predictions]) -> Predictions:
     """
     first = tables[0]
     if len({table.keys for table in tables}) > 1:
-        raise PredictionsError(f"the tables of {first.info.split} have different targets, so they have no mean")
+        raise PredictionsError(
+            f"the tables of {first.info.split} have different targets, so they have no mean; predict them again on one "
+            "corpus"
+        )
     if len({table.info.labels for table in tables}) > 1:
         raise PredictionsError(f"the tables of {first.info.split} have different labels, so they have no mean")
     distributions = [table.probabilities for table in tables if table.probabilities is not None]

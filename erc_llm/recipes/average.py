@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from erc_llm.config import RunConfig
 from erc_llm.errors import ModelError, RunError
-from erc_llm.files import has_files, write_text
+from erc_llm.files import has_files, whole_folder, write_text
 from erc_llm.models.adapters import CONFIG, WEIGHTS
 from erc_llm.models.hashes import file_sha256
 from erc_llm.runs.directory import ADAPTER, TEMPLATE, Run, differ, read_run
@@ -78,13 +77,7 @@ def average_runs(
             f"{folder}: contains a training run, not an average, so it is not replaced; move it or choose another name"
         )
     first = runs[0]
-    place: Path | None = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        for abandoned in folder.parent.glob(f".{folder.name}-average-*"):  # of a process that was killed
-            shutil.rmtree(abandoned, ignore_errors=True)
-        place = Path(tempfile.mkdtemp(prefix=f".{folder.name}-average-", dir=folder.parent))
-        draft = place / "new"
+    with whole_folder(folder, RunError) as draft:
         draft.mkdir()
         rank = average_adapters([run.adapter for run in runs], draft / ADAPTER)
         lora = first.config.lora.model_copy(update={"rank": rank, "alpha": rank})
@@ -95,17 +88,8 @@ def average_runs(
         write_text(draft / "config.yaml", config.as_yaml(), RunError)
         shutil.copyfile(first.template, draft / TEMPLATE)
         write_manifest(draft, _manifest(runs, average_id(runs, config.name), config.sha256, of_folds is not None))
-        draft.chmod(0o755)
         if complete is not None:
             complete(read_run(draft))
-        if folder.exists():
-            folder.rename(place / "old")
-        draft.rename(folder)
-    except OSError as error:
-        raise RunError(f"{folder}: cannot be written: {error.strerror or error}; nothing was left behind") from error
-    finally:
-        if place is not None:
-            shutil.rmtree(place, ignore_errors=True)
     return read_run(folder)
 
 

@@ -7,9 +7,7 @@ Does not depend on: how forms are written and loaded.
 
 from __future__ import annotations
 
-import json
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -21,21 +19,20 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rich.console import Console
 
-from erc_llm.calibration.store import CALIBRATION
-from erc_llm.errors import ConfigError, ModelError, RunError
+from erc_llm.errors import ConfigError, RunError
+from erc_llm.export.gguf_names import gguf_layout, read_config
 from erc_llm.export.lora import read_lora
-from erc_llm.export.merging import check_fits, copy_files, tensor_shapes
-from erc_llm.export.modelfile import MODELFILE, modelfile
+from erc_llm.export.merging import check_fits, tensor_shapes
 from erc_llm.export.probes import probe_of, write_probes
-from erc_llm.files import write_text
-from erc_llm.models.hashes import file_sha256
+from erc_llm.files import whole_folder
+from erc_llm.models.devices import PRECISION_DTYPES, free_gpu
 from erc_llm.models.loading import HUB_ID, base_folder
 from erc_llm.models.wheels import BASE_MODELS
 from erc_llm.recipes.export_card import find_licence, measure, write_card
+from erc_llm.recipes.export_files import write_form, write_run
 from erc_llm.recipes.export_verify import reader_of, reload_apart, too_far
-from erc_llm.runs.directory import CONFIG, TEMPLATE, Run
+from erc_llm.runs.directory import Run
 from erc_llm.runs.exported import ExportRecord, Form, write_record
-from erc_llm.runs.manifest import write_manifest
 from erc_llm.runs.opened import open_run
 from erc_llm.runs.provenance import versions
 
@@ -50,7 +47,6 @@ FP32_BYTES = 8 * 1024**3  # most bytes of a base model in fp32 for which probes 
 # Largest difference of a probability that is accepted. In 16 bits, kernels alone differ by up to 0.03.
 TOLERANCE = {"peft": 1e-3, "gguf-lora": 1e-3, "f16": 0.01, "bf16": 0.03, "q8_0": 0.05}
 TOLERANCE_16_BITS = 0.06
-_PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}  # of a manifest, to those of the configuration
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +65,7 @@ class ExportOptions:
         tables: Predictions tables of the run whose metrics the card states.
         overrides: `key=value` texts for a run from another machine, such as `model.base=FOLDER`.
         tolerance: Largest difference of a probability that is accepted, above 0 and up to 1; None: the form's own.
-        probes: Number of prompts to verify with, at least 1; fewer where a large model runs on a CPU.
+        probes: Number of prompts to verify with, at least 1.
     """
 
     run: Path
@@ -106,23 +102,17 @@ def export_run(options: ExportOptions, console: Console) -> Path:
         raise RunError(f"{target}: exists already; choose another --to")
     base = base_folder(open_run(options.run, options.overrides).config.model.base)
     check_fits(base, read_lora(run.adapter))
+    if record.form in ("gguf", "gguf-lora"):
+        gguf_layout(read_config(base), base)
     scored = score_probes(run, base, options.overrides, console, options.probes)
-    tolerance = options.tolerance or _tolerance(record, scored.precision)
+    tolerance = _tolerance(record, scored.precision) if options.tolerance is None else options.tolerance
     record = replace(
         record, scored_in=scored.precision, tolerance=tolerance, probes=len(scored.probes), measured=measured
     )
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        for abandoned in target.parent.glob(f".{target.name}-*"):  # of a process that was killed
-            shutil.rmtree(abandoned, ignore_errors=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as place:
-            draft = Path(place) / "export"
-            made = _made(run, record, options, draft, scored, console)
-            load = write_card(run, made, licence, leakage, draft, target)
-            write_record(draft, made)
-            draft.rename(target)
-    except OSError as error:
-        raise RunError(f"{target}: cannot be written: {error.strerror or error}; nothing was left behind") from error
+    with whole_folder(target, RunError) as draft:
+        made = _made(run, record, options, draft, scored, console)
+        load = write_card(run, made, licence, leakage, draft, target)
+        write_record(draft, made)
     console.print(load, highlight=False, markup=False, soft_wrap=True)
     return target
 
@@ -139,10 +129,9 @@ def _planned(run: Run, options: ExportOptions) -> ExportRecord:
     if options.form in ("peft", "gguf-lora"):
         if stored != "auto":
             raise ConfigError(f"--stored {stored}: the adapter alone keeps its own precision; leave it out")
-        stored = "auto"
     elif stored == "auto":
         # f16 rounds eight times less; after training in bf16 the model has been rounded to that already.
-        stored = "bf16" if options.form == "merged" and run.manifest.precision == "bfloat16" else "f16"
+        stored = "bf16" if options.form == "merged" and run.precision == "bfloat16" else "f16"
     elif options.form == "merged" and stored == "q8_0":
         raise ConfigError("--stored q8_0: is for --format gguf; a merged model is stored in bf16 or f16")
     quantised = run.config.model.quantisation != "none"
@@ -204,11 +193,11 @@ def score_probes(run: Run, base: Path, overrides: Sequence[str], console: Consol
 
     size = 4 * sum(prod(shape) for _, shape in tensor_shapes(base))
     # NF4 of weights in 16 bits is not NF4 of weights in 32: a quantised base keeps the precision it was trained in.
-    precision = _PRECISIONS.get(run.manifest.precision or "")
+    precision = {dtype: name for name, dtype in PRECISION_DTYPES.items()}.get(run.precision or "")
     if run.config.model.quantisation == "none" and size <= FP32_BYTES:
         precision = "fp32"
     if precision is not None:
-        overrides = [*overrides, f"model.precision={precision}"]
+        overrides = [f"model.precision={precision}", *overrides]
     console.print("scoring probes", highlight=False)
     predictor = load(run.folder, "none", prior="none", calibration="none", overrides=overrides)
     targets = [(dialogue, k) for dialogue in read_sample().split("test") for k in dialogue.targets]
@@ -219,8 +208,10 @@ def score_probes(run: Run, base: Path, overrides: Sequence[str], console: Consol
             found += [
                 probe_of(tree, q, s.log_likelihoods.tolist()) for q, s in zip(tree.questions, scores, strict=True)
             ]
-    computed = dtype_name(predictor.loaded.dtype)
-    return ScoredProbes(tuple(found), computed, predictor.prompter, base)
+    computed, prompter = dtype_name(predictor.loaded.dtype), predictor.prompter
+    del predictor
+    free_gpu()  # the process that verifies loads the model again
+    return ScoredProbes(tuple(found), computed, prompter, base)
 
 
 def _made(
@@ -239,8 +230,8 @@ def _made(
         attempt = draft.with_name(f"from-{from_base}")
         attempt.mkdir()
         one = replace(record, from_base=from_base)
-        one = replace(one, weights=_write_form(run, one, attempt, scored))
-        _write_run(run, one, attempt)
+        one = replace(one, weights=write_form(run, one, attempt, scored.base, scored.precision, scored.prompter))
+        write_run(run, one.base, attempt)
         write_probes(attempt, scored.probes)
         write_record(attempt, one)
         console.print(f"reloading it in a fresh process ({one.form}, base {from_base})", highlight=False)
@@ -248,7 +239,8 @@ def _made(
         console.print(f"  {found.words}", highlight=False, soft_wrap=True)
         one = replace(one, largest_difference=found.largest, flips=found.flips, verified_by=reader_of(one))
         if problem := too_far(one, found):
-            errors.append(f"{options.run}: {problem}. Nothing was exported{_advice(run, one)}")
+            errors.append(f"{options.run}: {problem} (--tolerance). Nothing was exported{_advice(run, one)}")
+            shutil.rmtree(attempt)
             continue
         if one.form == "peft" and from_base == "nf4":
             other = reload_apart(attempt, one, scored.base, on_original=True)
@@ -258,6 +250,8 @@ def _made(
             best = (found.largest, one)
             shutil.rmtree(draft, ignore_errors=True)
             attempt.rename(draft)
+        else:
+            shutil.rmtree(attempt)
     if best is None:
         raise RunError(errors[-1])
     return best[1]
@@ -273,69 +267,3 @@ def _advice(run: Run, record: ExportRecord) -> str:
     if record.stored == "bf16":
         return "; --stored f16 rounds less"
     return ""
-
-
-def _write_form(run: Run, record: ExportRecord, folder: Path, scored: ScoredProbes) -> dict[str, str]:
-    """Write the weights; returns their file names and hashes."""
-    import torch
-
-    name, base = run.config.name, scored.base
-    nf4 = getattr(torch, scored.precision) if record.from_base == "nf4" else None
-    if record.form == "peft":
-        _write_peft(run, record, folder)
-    elif record.form == "merged":
-        from erc_llm.export.merging import write_merged
-
-        dtype = torch.bfloat16 if record.stored == "bf16" else torch.float16
-        write_merged(base, read_lora(run.adapter), folder, dtype=dtype, nf4=nf4)
-    elif record.form == "gguf":
-        from erc_llm.export.gguf_model import Stored as GgufStored
-        from erc_llm.export.gguf_model import write_gguf
-
-        stored: GgufStored = {"f16": "f16", "bf16": "bf16"}.get(record.stored, "q8_0")  # type: ignore[assignment]
-        file = folder / f"{name}-{stored}.gguf"
-        write_gguf(base, read_lora(run.adapter), file, name=name, stored=stored, nf4=nf4)
-        copy_files(base, folder)
-        write_text(folder / MODELFILE, modelfile(scored.prompter, file.name), RunError)
-    else:
-        from erc_llm.export.gguf_lora import write_gguf_lora
-
-        write_gguf_lora(base, read_lora(run.adapter), folder / f"{name}-lora.gguf", name=name)
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".gguf"))
-    return {path.name: file_sha256(path) for path in files}
-
-
-def _write_peft(run: Run, record: ExportRecord, folder: Path) -> None:
-    from erc_llm.models.adapters import CONFIG as ADAPTER_CONFIG
-    from erc_llm.models.adapters import WEIGHTS
-
-    shutil.copyfile(run.adapter / WEIGHTS, folder / WEIGHTS)
-    config = json.loads((run.adapter / ADAPTER_CONFIG).read_text("utf-8"))
-    config |= {"base_model_name_or_path": record.base, "inference_mode": True}
-    write_text(folder / ADAPTER_CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n", ModelError)
-
-
-def _name(corpus: str) -> str:
-    """Name of a corpus without the folder that it is in on this machine."""
-    return corpus if corpus.startswith("hub:") else Path(corpus).name
-
-
-def _write_run(run: Run, record: ExportRecord, folder: Path) -> None:
-    """The run's records without paths of this machine."""
-    config = run.config
-    named = BASE_MODELS.get(config.model.base)
-    clean = config.model_copy(
-        update={
-            "output": "runs",
-            "corpus": config.corpus.model_copy(update={"path": _name(config.corpus.path), "heal_from": None}),
-            "prompt": config.prompt.model_copy(update={"template": Path(config.prompt.template).stem}),
-            "profile": config.profile.model_copy(update={"notes": None}),
-            "state": config.state.model_copy(update={"confusion": None}),
-            "model": config.model.model_copy(update={"base": config.model.base if named else record.base}),
-        }
-    )
-    write_text(folder / CONFIG, clean.as_yaml(), RunError)
-    write_manifest(folder, run.manifest)
-    shutil.copyfile(run.template, folder / TEMPLATE)
-    if (run.folder / CALIBRATION).is_file():
-        shutil.copyfile(run.folder / CALIBRATION, folder / CALIBRATION)

@@ -7,7 +7,7 @@ Does not depend on: how an export is made.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from erc_llm.calibration.choose import choose_correction
@@ -16,6 +16,7 @@ from erc_llm.export.card import licence_of, model_card
 from erc_llm.files import write_text
 from erc_llm.predictions import Correction, PredictionsInfo, read_predictions
 from erc_llm.predictions.correction import MOST_PROBABLE
+from erc_llm.recipes.export_files import public_name
 from erc_llm.recipes.prediction_info import held_out, profile_source
 from erc_llm.runs.directory import Run
 from erc_llm.runs.exported import ExportRecord, Measured
@@ -38,7 +39,7 @@ def find_licence(base: str, given: str | None) -> str:
 def write_card(
     run: Run, record: ExportRecord, licence: str, leakage: Mapping[str, str], folder: Path, target: Path
 ) -> str:
-    """Write the card of an export; returns the commands that load it.
+    """Write the card of an export; returns the commands that load it from the working directory.
 
     Args:
         run: The run that was exported.
@@ -46,23 +47,23 @@ def write_card(
         licence: Licence of the base model.
         leakage: What the run had seen, as `measure` found it.
         folder: Where to write.
-        target: The folder's final name, for the commands.
+        target: Where the folder will be, for the commands.
 
     Raises:
         RunError: The file cannot be written.
     """
-    load = _how_to_load(record, target, run.config.lora.rank)
+    rank = run.config.lora.rank
     text = model_card(
         record,
         run.config,
         run.manifest,
         licence=licence,
         leakage=leakage,
-        load=load,
+        load=_how_to_load(record, target.name, rank),
         answers=_answers(choose_correction(run)),
     )
     write_text(folder / "README.md", text.rstrip() + "\n", RunError)
-    return load
+    return _how_to_load(record, str(target), rank)
 
 
 def measure(run: Run, tables: Sequence[Path]) -> tuple[tuple[Measured, ...], dict[str, str]]:
@@ -88,7 +89,7 @@ def measure(run: Run, tables: Sequence[Path]) -> tuple[tuple[Measured, ...], dic
         for name, estimate in asdict(evaluation.headline).items():
             values = (estimate["value"], estimate["low"], estimate["high"])
             found.append(Measured(split, name.replace("_", " "), *values))
-        infos.append(table.info)
+        infos.append(replace(table.info, retrieval=str(public_name(table.info.retrieval))))
     if not infos:
         return (), _seen_in_training(run)
     splits = [info.split for info in infos]
@@ -129,8 +130,7 @@ def vllm_rank(rank: int) -> int | None:
     return next((allowed for allowed in VLLM_RANKS if rank <= allowed), None)
 
 
-def _how_to_load(record: ExportRecord, target: Path, rank: int) -> str:
-    name = target.name
+def _how_to_load(record: ExportRecord, name: str, rank: int) -> str:
     flag = vllm_rank(rank)
     vllm = f"# vLLM takes ranks up to {VLLM_RANKS[-1]}, this adapter has {rank}: export it as merged"
     if flag is not None:
@@ -138,9 +138,10 @@ def _how_to_load(record: ExportRecord, target: Path, rank: int) -> str:
     ours = f'erc_llm.load("{name}").predict(dialogue)           # or: erc-llm predict {name} CORPUS --split test'
     base = f'AutoModelForCausalLM.from_pretrained("{record.base}"'
     if record.form == "peft" and record.from_base == "nf4":  # as it was loaded in training
+        dtype = f"torch.{record.scored_in}"
         base += (
-            ', quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", '
-            "bnb_4bit_use_double_quant=True)"
+            f', dtype={dtype}, quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", '
+            f"bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype={dtype})"
         )
         vllm = f"# vLLM: add --quantization bitsandbytes\n{vllm}"
     return {

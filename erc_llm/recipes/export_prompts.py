@@ -9,8 +9,6 @@ Does not depend on: models.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from erc_llm.build import build_prompter
 from erc_llm.config import RunConfig
 from erc_llm.corpus import Corpus
 from erc_llm.errors import CorpusError, UserError
+from erc_llm.files import whole_folder
 from erc_llm.prompting.messages import prompt_texts
 from erc_llm.prompting.prompter import Prompter
 
@@ -53,14 +52,8 @@ def export_prompts(config: RunConfig, corpus: Corpus, split: str, folder: Path) 
     if not rows:
         raise CorpusError(f"corpus '{corpus.name}': no labelled utterance in {split}, so there are no answers to learn")
     disable_progress_bars()
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as place:
-            draft = Path(place) / "new"
-            DatasetDict({split: Dataset.from_list(rows)}).save_to_disk(draft)
-            os.rename(draft, folder)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written: {error.strerror or error}; nothing was left behind") from error
+    with whole_folder(folder) as draft:
+        DatasetDict({split: Dataset.from_list(rows)}).save_to_disk(draft)
     return len(rows)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from erc_llm.errors import RunError
+from erc_llm.errors import ConfigError, RunError
 from erc_llm.export.probes import Drift
 from erc_llm.models.loading import base_folder
 from erc_llm.runs.exported import ExportRecord, read_record
@@ -29,12 +29,15 @@ def verify_export(folder: Path, console: Console, base: str | None = None) -> Dr
         base: Folder or hub id of its base model, if it is not where the export says.
 
     Raises:
+        ConfigError: A base model is given for a form that has its own.
         RunError: The folder is no export, or it computes something else than the run did.
         ModelError: The base model is missing.
     """
     record = read_record(folder)
     if record is None:
         raise RunError(f"{folder}: is no export; `erc-llm export RUN` makes one")
+    if base is not None and record.form not in ("peft", "gguf-lora"):
+        raise ConfigError(f"--base {base}: {folder} has its base model in it ({record.form}); leave it out")
     named = base or open_run(folder).config.model.base
     found = reload_apart(folder, record, base_folder(named) if record.form in ("peft", "gguf-lora") else None)
     console.print(f"{folder}: {found.words}", highlight=False, soft_wrap=True)
@@ -49,7 +52,7 @@ def too_far(record: ExportRecord, found: Drift) -> str | None:
         return None
     return (
         f"as {record.form} it computes something else: {found.words}; accepted are differences up to "
-        f"{record.tolerance:g} (--tolerance)"
+        f"{record.tolerance:g}"
     )
 
 

@@ -30,7 +30,7 @@ from erc_llm.decoding.scoring import LabelScores
 from erc_llm.decoding.spelling import spelled_label
 from erc_llm.errors import ConfigError
 from erc_llm.models.endpoint import Endpoint, Request
-from erc_llm.models.loading import load_tokenizer
+from erc_llm.models.loading import load_tokenizer, read_tokenizer
 from erc_llm.predictions import Correction, Prediction, Predictions, PredictionsInfo, correct
 from erc_llm.prompting.messages import PromptText, prompt_texts
 from erc_llm.prompting.prompter import Prompter
@@ -110,7 +110,8 @@ def open_served(
     config, run = opened.config, opened.run
     _check_scoring(config)
     correction = _correction(run, prior, calibration, decide, label_scores)
-    tokenizer = load_tokenizer(config.model.base)
+    merged = run is not None and opened.export is not None and opened.export.form in ("merged", "gguf")
+    tokenizer = read_tokenizer(run.folder) if run is not None and merged else load_tokenizer(config.model.base)
     prompter = build_prompter(config, config.label_set(), tokenizer, opened.template, past)
     dialect = dialect_of(
         endpoint, prompter, constrain, label_scores=label_scores, answer_tokens=config.scoring.answer_tokens

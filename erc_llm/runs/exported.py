@@ -91,7 +91,7 @@ class ExportRecord:
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     form: Form
-    stored: str
+    stored: Literal["f32", "f16", "bf16", "q8_0"]
     from_base: Literal["original", "nf4"]
     base: str
     weights: Mapping[str, str]

@@ -67,6 +67,15 @@ def test_nothing_is_overwritten_without_force(hub: UploadHub, export: Path) -> N
     assert held(hub, "me/tiny") == {path.name: path.read_bytes() for path in export.iterdir()}
 
 
+def test_a_public_repository_does_not_pass_for_a_private_one(hub: UploadHub, export: Path) -> None:
+    push(export, "me/tiny")
+    (export / "README.md").write_text("# Another card\n")
+    before = dict(hub.repositories["me/tiny"])
+    with pytest.raises(UserError, match="everybody can read it"):
+        push(export, "me/tiny", force=True, private=True)
+    assert hub.repositories["me/tiny"] == before
+
+
 def test_what_another_wrote_meanwhile_is_not_overwritten(
     hub: UploadHub, export: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
@@ -24,7 +25,8 @@ from erc_llm.predictions import Predictions, read_predictions, write_predictions
 from erc_llm.recipes.adapters import list_exports
 from erc_llm.recipes.export import PROBES
 from erc_llm.recipes.export_card import vllm_rank
-from erc_llm.runs.directory import Run
+from erc_llm.recipes.export_files import public_name, write_run
+from erc_llm.runs.directory import Run, read_run
 from erc_llm.runs.exported import check_weights, read_record
 from erc_llm.runs.opened import open_run
 from tests.command_line import Command, refused
@@ -158,6 +160,10 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_scored(
     refused(erc("export", finished.folder, *target, *NAMED, "--set", "seed=3"), "training settings")
     refused(erc("export", exports["peft"], "--verify", "--to", tmp_path / "new"), "is an export already")
     refused(erc("export", exports["peft"], "--push", "me/tiny", "--format", "gguf"), "is an export already")
+    refused(erc("export", exports["peft"], "--push", "me/tiny", "--base", "example/tiny"), "is an export already")
+    refused(erc("export", exports["peft"], "--verify", "--set", "model.device=cpu"), "is an export already")
+    refused(erc("export", exports["peft"], "--verify", "--probes", "3"), "is an export already")
+    refused(erc("export", exports["merged"], "--verify", "--base", tmp_path), "has its base model in it (merged)")
     refused(erc("export", exports["peft"], *target, *NAMED), "is an export itself")
     refused(erc("export", finished.folder, "--to", exports["peft"], *NAMED), "exists already")
     refused(erc("export", finished.folder, *target, *NAMED, "--stored", "q8_0"), "--stored q8_0")
@@ -222,9 +228,9 @@ def test_a_full_disk_leaves_nothing_behind(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    for place in ("_write_form", "write_record"):
+    for place in ("export.write_form", "export.write_record"):
         with monkeypatch.context() as changed:
-            changed.setattr(f"erc_llm.recipes.export.{place}", full)
+            changed.setattr(f"erc_llm.recipes.{place}", full)
             done = erc("export", finished.folder, "--to", tmp_path / "exports" / "x", "--format", form, *NAMED)
         refused(done, "exports/x: cannot be written: No space left on device", "nothing was left behind")
         assert list((tmp_path / "exports").iterdir()) == []
@@ -232,10 +238,11 @@ def test_a_full_disk_leaves_nothing_behind(
 
 @pytest.mark.usefixtures("unverified")
 def test_remains_of_a_killed_export_are_removed(finished: Run, tmp_path: Path, erc: Command) -> None:
-    remains = tmp_path / "exports" / ".x-abcdefgh"
-    remains.mkdir(parents=True)
+    others = {".x-server", ".x-lora.unfinished-abc"}  # of other programs, and of an export to another name
+    for name in (".x.unfinished-abcdefgh", *others):
+        (tmp_path / "exports" / name).mkdir(parents=True)
     assert erc("export", finished.folder, "--to", tmp_path / "exports" / "x", *NAMED).code == 0
-    assert [path.name for path in (tmp_path / "exports").iterdir()] == ["x"]
+    assert {path.name for path in (tmp_path / "exports").iterdir()} == {"x", *others}
 
 
 @pytest.mark.usefixtures("unverified")
@@ -285,6 +292,33 @@ def test_exports_are_listed_with_what_was_measured(
 
 def replace_run(table: Predictions) -> Predictions:
     return replace(table, info=replace(table.info, run_id="0000"))
+
+
+def test_an_architecture_that_gguf_lacks_is_refused_before_anything_is_scored(
+    finished: Run, tmp_path: Path, erc: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scored(*_: object, **__: object) -> None:
+        raise AssertionError("nothing should be scored")
+
+    monkeypatch.setattr("erc_llm.recipes.export.score_probes", scored)
+    monkeypatch.setattr("erc_llm.recipes.export.read_config", lambda folder: {"model_type": "gpt_neox"})
+    for form in ("gguf", "gguf-lora"):
+        done = erc("export", finished.folder, "--to", tmp_path / "new", "--format", form, *NAMED)
+        refused(done, "GGUF export knows")
+
+
+def test_folders_of_this_machine_are_named_without_their_place(run: Path, tmp_path: Path, erc: Command) -> None:
+    encoder = tmp_path / "encoders" / "mine"
+    encoder.mkdir(parents=True)
+    config = run / "config.yaml"
+    fields = yaml.safe_load(config.read_text())
+    fields["profile"]["encoder"] = str(encoder)
+    config.write_text(yaml.safe_dump(fields))
+    write_run(read_run(run), "example/tiny", tmp_path)
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["profile"]["encoder"] == "mine"
+    assert public_name("hub:OWNER/NAME") == "hub:OWNER/NAME"
+    assert public_name("all-minilm-l6-v2") == "all-minilm-l6-v2"
+    assert public_name(None) is None
 
 
 def test_vllm_is_told_the_rank_it_must_allow() -> None:

@@ -30,8 +30,7 @@ pytestmark = [
 
 def base_as_gguf(base: Path, file: Path) -> Path:
     """The base model without an adapter."""
-    nothing = Lora(base, str(base), rank=1, alpha=1, rank_stabilised=False, matrices={})
-    write_gguf(base, nothing, file, name="base", stored="f16")
+    write_gguf(base, Lora.none(base), file, name="base", stored="f16")
     return file
 
 
