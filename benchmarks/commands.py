@@ -53,7 +53,9 @@ def watch(command: Sequence[str], until: Callable[[], bool] | None = None) -> Re
         text = output.read().decode(errors="replace")
     if process.returncode != (0 if until is None else -signal.SIGKILL):
         tail = "\n".join(text.strip().splitlines()[-8:])
-        raise JobError(f"{' '.join(command[:5])}: ended with exit code {process.returncode}:\n{tail}")
+        raise JobError(
+            f"{' '.join(command[:5])}: ended with exit code {process.returncode}:\n{tail}", process.returncode
+        )
     return {"seconds": time.perf_counter() - began, "peak_gb": own, "resident_gb": resident, "output": text}
 
 

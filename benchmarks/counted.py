@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from erc_llm.trees.tree import TokenTree
 
 LENGTHS = (128, 256, 512)  # of plain rows; operations are a polynomial of degree two in the length
-NF4_BYTES = (
-    0.5 + 1 / 64 + 4 / (64 * 256)
-)  # of one weight: 4 bits, a byte for each 64, and 4 bytes for each 256 of those
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +85,13 @@ def count(corpus: str, config: str, overrides: Sequence[str], scenes: int, budge
     )
 
 
-def weights_read(shape: Shape) -> float:
-    """Bytes of one pass over the packed weights and the head."""
-    linear = shape.layers * (4 * shape.hidden**2 + 3 * shape.hidden * shape.inner)
-    return linear * NF4_BYTES + 2 * shape.hidden * shape.vocabulary
+def weights_read() -> int:
+    """Bytes of one pass over the 4-bit weights, their scales, and the head."""
+    from erc_llm.planning.bases import find_base
+    from erc_llm.planning.quantised import quantised_bytes
+
+    architecture = find_base("meta-llama/Llama-2-7b-hf").architecture
+    return sum(quantised_bytes(architecture)) + 2 * architecture.hidden * architecture.vocabulary
 
 
 def _all_layers(shape: Shape, of: Any) -> float:
@@ -153,7 +153,7 @@ def _operations(logits: Callable[[], torch.Tensor]) -> int:
 def print_sides(sides: Sequence[Side], console: Console) -> None:
     """Print the table."""
     ours = sides[0]
-    weights = weights_read(SHAPES["llama2-7b"])
+    weights = weights_read()
     table = Table(title="LLaMA-2-7B, one labelled utterance of a QLoRA step, counted", title_justify="left")
     table.add_column("side")
     for column in ("tokens", "TFLOP", "GB of weights read", "times the tree's tokens", "FLOP"):

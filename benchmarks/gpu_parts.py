@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
+from benchmarks import llama2_7b
 from benchmarks.commands import command_line, has_checkpoint, watch
 from benchmarks.measure import Result
-from benchmarks.random_llama import SHAPES, write_base
 from erc_llm.errors import UserError
 
 if TYPE_CHECKING:
@@ -91,13 +91,8 @@ def device(place: Mapping[str, Any]) -> Result:
 
 def write(place: Mapping[str, Any]) -> Result:
     """Write the base model, with a tokenizer trained on the corpus."""
-    from erc_llm.recipes.data import open_corpus
-
     where = Place(**place)
-    config = where.config(model__base="smollm2-135m-instruct")
-    corpus = open_corpus(config.corpus, config.label_set())
-    texts = [f"{u.speakers[0]}: {u.text}" for d in corpus.split("train") for u in d.utterances]
-    return write_base(SHAPES["four-layers" if where.dry else "llama2-7b"], where.base, texts)
+    return llama2_7b.write("four-layers" if where.dry else "llama2-7b", where.corpus, where.folder)
 
 
 def equality(place: Mapping[str, Any], quantisation: str) -> Result:

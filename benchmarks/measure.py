@@ -36,7 +36,11 @@ Result = dict[str, Any]  # crosses processes as JSON
 
 
 class JobError(UserError):
-    """A job's process ended without a result."""
+    """A job's process ended without a result; as its exit code says, by a mistake of the user's (2) or of ours (1)."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.exit_code = 2 if code == UserError.exit_code else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,7 @@ def run_job(job: Job) -> Result:
         code, output = _run_to_the_end([sys.executable, "-m", "benchmarks.measure", str(request), str(answer)])
         if code != 0 or not answer.is_file():
             tail = "\n".join(output.strip().splitlines()[-8:])
-            raise JobError(f"{job.name}: ended with exit code {code}:\n{tail}")
+            raise JobError(f"{job.name}: ended with exit code {code}:\n{tail}", code)
         result: Result = json.loads(answer.read_text("utf-8"))
         return result
 

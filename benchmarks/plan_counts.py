@@ -307,6 +307,7 @@ _LLAMA2 = "meta-llama/Llama-2-7b-hf"
 _CASES: tuple[tuple[str, str, Size, dict[str, Any]], ...] = (
     (_LLAMA2, "QLoRA, checkpointing", Size(), {"quantised": True}),
     (_LLAMA2, "QLoRA, checkpointing", Size(trees=7, logit_rows=400), {"quantised": True}),
+    (_LLAMA2, "QLoRA", Size(), {"quantised": True, "checkpointing": False}),
     (_LLAMA2, "LoRA bf16, checkpointing", Size(), {}),
     (_LLAMA2, "LoRA bf16", Size(), {"checkpointing": False}),
     ("meta-llama/Llama-3.1-8B", "QLoRA, checkpointing", Size(), {"quantised": True}),

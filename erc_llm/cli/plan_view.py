@@ -103,7 +103,7 @@ def print_verdict(planned: PlannedRun, console: Console) -> None:
         console.print("Give --gpu or --memory to see whether it fits.", style="dim")
         return
     name = planned.card.name if planned.card else gib(fit.memory)
-    most = max(peak.total for peak in planned.plan.peaks.all.values())
+    most = planned.plan.peaks.largest
     rest = f"{gib(most)} of {gib(fit.usable)} ({gib(fit.memory)} less a margin of {MARGIN:.0%})"
     if fit.fits:
         console.print(f"It fits {name}: {rest}.", style="green", highlight=False)
@@ -117,7 +117,7 @@ def print_verdict(planned: PlannedRun, console: Console) -> None:
     )
     if fit.changed is not None:
         changes = " ".join(map(str, fit.changes))
-        peak = max(peak.total for peak in fit.changed.all.values())
+        peak = fit.changed.largest
         console.print(f"The nearest setting that fits: {changes} ({gib(peak)})", highlight=False, soft_wrap=True)
     elif not fit.fits:
         console.print("No setting of this base model was found that fits; use a smaller one.", highlight=False)

@@ -1,6 +1,6 @@
 """Device checks: whether the GPU, its driver and the chosen precision can do what a configuration asks for.
 
-Input: device, precision and quantisation of a configuration. Output: findings.
+Input: device and precision of a configuration. Output: findings.
 Does not depend on: models, corpora. Memory is the subject of the memory plan.
 """
 
@@ -13,8 +13,6 @@ from collections.abc import Iterator
 
 from erc_llm.models.devices import choose_device, choose_precision, other_gpus
 from erc_llm.planning.findings import Finding, Severity, collected
-
-_BF16_CAPABILITY = (8, 0)  # Ampere; older GPUs have no bf16 units (NVIDIA, CUDA C++ programming guide)
 
 
 def check_device(device: str, precision: str) -> list[Finding]:
@@ -80,17 +78,15 @@ def _precision(chosen: object, precision: str) -> Iterator[Finding]:
     import torch
 
     assert isinstance(chosen, torch.device)
-    if precision != "bf16":
+    if precision != "bf16" or choose_precision("auto", chosen)[0] is torch.bfloat16:
         return
     if chosen.type == "cuda":
-        capability = torch.cuda.get_device_capability(chosen)
-        if capability < _BF16_CAPABILITY:
-            name = torch.cuda.get_device_name(chosen)
-            found = (
-                f"bf16 was asked for, and {name} (compute capability {capability[0]}.{capability[1]}) has no units for "
-                f"it; expected {_BF16_CAPABILITY[0]}.{_BF16_CAPABILITY[1]} or higher"
-            )
-            yield Finding("error", "model.precision", found, "set model.precision=auto, or use an Ampere or newer GPU")
-    elif choose_precision("auto", chosen)[0] is not torch.bfloat16:
+        major, minor = torch.cuda.get_device_capability(chosen)
+        found = (
+            f"bf16 was asked for, and {torch.cuda.get_device_name(chosen)} (compute capability {major}.{minor}) has no "
+            "units for it; expected 8.0 or higher"
+        )
+        yield Finding("error", "model.precision", found, "set model.precision=auto, or use an Ampere or newer GPU")
+    else:
         found = "bf16 was asked for, and this CPU emulates it, about eight times slower than fp32"
         yield Finding("warning", "model.precision", found, "set model.precision=auto")

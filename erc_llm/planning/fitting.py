@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from erc_llm.planning.memory import Load, our_stack
-from erc_llm.planning.plan import MARGIN, Peaks, Scenes, Setup, peaks_of
+from erc_llm.planning.plan import Peaks, Scenes, Setup, peaks_of, usable_bytes
 
 _MOST_TOKENS = 2**20
 _LEAST_FORESTS = 256  # tokens; smaller forests of scoring save next to nothing
@@ -53,8 +53,8 @@ class Fit:
 
 def fit_of(setup: Setup, peaks: Peaks, scenes: Scenes, memory: int) -> Fit:
     """Compare the peaks of a setup with the memory of a GPU, in bytes."""
-    usable = math.floor(memory * (1 - MARGIN))
-    fits = _within(peaks, usable)
+    usable = usable_bytes(memory)
+    fits = peaks.largest <= usable
     changes, changed = ((), None) if fits else _nearest(setup, scenes, usable)
 
     def training(load: Load) -> int:
@@ -93,15 +93,11 @@ def scaled(load: Load, tokens: int) -> Load:
     return Load(tokens, rows, mask)
 
 
-def _within(peaks: Peaks, usable: int) -> bool:
-    return all(peak.total <= usable for peak in peaks.all.values())
-
-
 def _nearest(setup: Setup, scenes: Scenes, usable: int) -> tuple[tuple[Change, ...], Peaks | None]:
     """The first of the candidate settings that fits, with its changes."""
     for candidate in dict.fromkeys(_candidates(setup, len(scenes.training))):
         peaks = peaks_of(candidate, scenes)
-        if _within(peaks, usable):
+        if peaks.largest <= usable:
             return _changes(setup, candidate), peaks
     return (), None
 

@@ -6,6 +6,7 @@ Does not depend on: how a corpus is opened, how a plan is shown.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -101,6 +102,11 @@ class Setup:
         return scoring_peak(self.architecture, self.adapter, self.stack, load, training=training)
 
 
+def usable_bytes(memory: int) -> int:
+    """Bytes of a GPU's memory that a run may plan to use."""
+    return math.floor(memory * (1 - MARGIN))
+
+
 @dataclass(frozen=True, slots=True)
 class Peaks:
     """The peaks of a run.
@@ -122,6 +128,11 @@ class Peaks:
         """The peaks by the name of the command's part."""
         found = {"training": self.training, "selection": self.selection, "prediction": self.prediction}
         return {name: peak for name, peak in found.items() if peak is not None}
+
+    @property
+    def largest(self) -> int:
+        """Bytes at the highest of the peaks."""
+        return max(peak.total for peak in self.all.values())
 
 
 @dataclass(frozen=True, slots=True)

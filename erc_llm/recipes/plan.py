@@ -19,7 +19,7 @@ from erc_llm.planning.bases import Base, find_base
 from erc_llm.planning.cards import CARDS, GIB, Card
 from erc_llm.planning.compute import seconds
 from erc_llm.planning.fitting import Fit, fit_of
-from erc_llm.planning.plan import MARGIN, Plan, Scenes, Setup, make_plan
+from erc_llm.planning.plan import Plan, Scenes, Setup, make_plan, usable_bytes
 from erc_llm.planning.token_counts import TokenCounter, token_counter
 from erc_llm.planning.tree_sizes import SceneMeter, TreeOptions
 from erc_llm.prompting.templates import load_prompt
@@ -157,10 +157,9 @@ def shortfall(planned: PlannedRun) -> Shortfall | None:
     fit = planned.fit
     if fit is None or fit.fits:
         return None
-    needed = max(peak.total for peak in planned.plan.peaks.all.values())
     found = (
-        f"the plan needs {needed / GIB:.1f} GiB of GPU memory, and {fit.usable / GIB:.1f} GiB can be used (of "
-        f"{fit.memory / GIB:.1f} GiB)"
+        f"the plan needs {planned.plan.peaks.largest / GIB:.1f} GiB of GPU memory, and {fit.usable / GIB:.1f} GiB can "
+        f"be used (of {fit.memory / GIB:.1f} GiB)"
     )
     if not fit.changes:
         return Shortfall(found, "no settings of this base model fit: choose a smaller one, or model.device=cpu")
@@ -208,8 +207,7 @@ def _options(config: RunConfig, labels: LabelSet, all_answers: bool) -> TreeOpti
 
 
 def _time(card: Card, plan: Plan, utilisation: float | None) -> CardTime:
-    usable = card.memory * (1 - MARGIN)
-    fits = all(peak.total <= usable for peak in plan.peaks.all.values())
+    fits = plan.peaks.largest <= usable_bytes(card.memory)
     epoch = plan.epoch
     reached = card.utilisation if utilisation is None else utilisation
     trees, prompts = (seconds(flops, card, reached) for flops in (epoch.tree_flops, epoch.prompt_flops))

@@ -60,7 +60,7 @@ def test_no_gpu_at_all(unused_gpu: None, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_bf16_on_a_gpu_without_units_for_it(old_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert check_device("auto", "bf16")[0].severity == "error"
     assert check_device("auto", "auto") == []
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (8, 0))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
     assert check_device("auto", "bf16") == []
 
 

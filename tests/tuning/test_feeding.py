@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from erc_llm.tuning import trainer
 from tests.tiny_models import TinyModel
-from tests.tuning.test_trainer import _fit
+from tests.tuning.fits import fit_tiny
 
 
 class Waits(TorchDispatchMode):
@@ -30,7 +30,7 @@ class Waits(TorchDispatchMode):
 
 def test_a_step_waits_for_no_number_of_the_gpu_unless_it_is_logged(tiny_llama: TinyModel, tmp_path: Path) -> None:
     with Waits() as waits:
-        fitted = _fit(tiny_llama, tmp_path, log_every=1000, max_grad_norm=1.0)
+        fitted = fit_tiny(tiny_llama, tmp_path, log_every=1000, max_grad_norm=1.0)
     assert len(fitted.watcher.losses) == 1, "the first step is logged"
     in_steps = [place for place in waits.seen if ":_run_epoch" in place and "dataloader.py" not in place]
     assert len(in_steps) == 2, in_steps  # loss and gradient norm of the logged step
@@ -40,7 +40,7 @@ def test_a_step_waits_for_no_number_of_the_gpu_unless_it_is_logged(tiny_llama: T
 def test_forests_packed_by_other_processes_train_the_same_adapter(
     tiny_llama: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    here = _fit(tiny_llama, tmp_path / "here", dropout=0.1)
+    here = fit_tiny(tiny_llama, tmp_path / "here", dropout=0.1)
     feeding = trainer._feeding(use_cpu=False)
     assert feeding["dataloader_pin_memory"] is feeding["accelerator_config"]["non_blocking"] is True
     if not feeding["dataloader_num_workers"]:
@@ -49,7 +49,7 @@ def test_forests_packed_by_other_processes_train_the_same_adapter(
     pack = trainer.pack
     monkeypatch.setattr(trainer, "pack", lambda trees: built.append(1) or pack(trees))
     monkeypatch.setattr(trainer, "_feeding", lambda _: feeding | {"dataloader_pin_memory": False})
-    there = _fit(tiny_llama, tmp_path / "there", dropout=0.1)
+    there = fit_tiny(tiny_llama, tmp_path / "there", dropout=0.1)
     assert not built, "this process packs nothing"
     assert there.watcher.losses == here.watcher.losses
     assert all(torch.equal(there.adapter[name], here.adapter[name]) for name in here.adapter)

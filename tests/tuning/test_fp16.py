@@ -15,13 +15,13 @@ from erc_llm.models.loading import load_base_model
 from erc_llm.trees.attention import ATTENTION
 from erc_llm.tuning.trainer import TreeTrainer, fit
 from tests.tiny_models import TinyModel
-from tests.tuning.test_trainer import SCENES, _fit, _model, _plan, _prompter, _schedule, _trees
+from tests.tuning.fits import SCENES, fit_settings, fit_tiny, gold_trees, three_steps, tiny_adapter, tiny_prompter
 
 
 def _fp16_model(tiny: TinyModel) -> Any:
     base = load_base_model(str(tiny.folder), precision="fp16", device="cpu", attention=ATTENTION).model
     model = attach_lora(base, rank=4, alpha=8, dropout=0.0, seed=3)
-    exact = get_peft_model_state_dict(_model(tiny))
+    exact = get_peft_model_state_dict(tiny_adapter(tiny))
     set_peft_model_state_dict(model, exact)
     return model
 
@@ -46,7 +46,8 @@ class Scaled(TrainerCallback):
 
 def _fit_fp16(tiny: TinyModel, folder: Path, monkeypatch: pytest.MonkeyPatch, scale: float) -> tuple[Any, Scaled]:
     """Three steps in fp16 whose gradients are multiplied by `scale` at first."""
-    watched, model, trees = Scaled(), _fp16_model(tiny), [_trees(_prompter(tiny), i, None) for i in range(len(SCENES))]
+    watched, model = Scaled(), _fp16_model(tiny)
+    trees = [gold_trees(tiny_prompter(tiny), i, None) for i in range(len(SCENES))]
     start = TreeTrainer.train
 
     def train(self: Any, **options: Any) -> None:
@@ -54,14 +55,14 @@ def _fit_fp16(tiny: TinyModel, folder: Path, monkeypatch: pytest.MonkeyPatch, sc
         start(self, **options)
 
     monkeypatch.setattr(TreeTrainer, "train", train)
-    fit(model, tiny.tokenizer, _schedule(), lambda i, _: trees[i], _plan(fp16=True), folder, [watched])
+    fit(model, tiny.tokenizer, three_steps(), lambda i, _: trees[i], fit_settings(fp16=True), folder, [watched])
     return model, watched
 
 
 def test_gradients_in_fp16_are_scaled_so_that_small_ones_do_not_vanish(
     tiny_llama: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    exact = _fit(tiny_llama, tmp_path / "fp32").watcher.gradients[0]
+    exact = fit_tiny(tiny_llama, tmp_path / "fp32").watcher.gradients[0]
     _, watched = _fit_fp16(tiny_llama, tmp_path / "fp16", monkeypatch, 256.0)
     assert watched.scales == [256.0] * 3
     assert {gradient.dtype for gradient in watched.gradients[0].values()} == {torch.float32}

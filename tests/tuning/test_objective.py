@@ -27,15 +27,15 @@ from erc_llm.tuning.trainer import fit
 from tests.tiny_models import TinyModel, chatml_tokenizer
 from tests.tiny_runs import tiny_config, write_corpus
 from tests.trees.random_trees import random_tree
-from tests.tuning.test_trainer import (
+from tests.tuning.fits import (
     GRADIENT_TOLERANCE,
     LOSS_TOLERANCE,
     SCENES,
     Watcher,
-    _difference,
-    _model,
-    _plan,
-    _schedule,
+    fit_settings,
+    largest_difference,
+    three_steps,
+    tiny_adapter,
 )
 
 CLOSED = RunConfig.model_validate({"training": {"objective": "closed_set"}})
@@ -83,10 +83,10 @@ def test_a_step_is_the_cross_entropy_over_all_labels(
 ) -> None:
     """Loss and LoRA gradients of the first step, whatever it is split into."""
     trees_of = training_trees(CLOSED, SCENES, _prompter(), None, _asked(sampling))
-    schedule, watcher, model = _schedule(parts), Watcher(), _model(tiny_llama)
-    plan = _plan(accumulation=parts, objective="closed_set", normalised=normalised)
+    schedule, watcher, model = three_steps(parts), Watcher(), tiny_adapter(tiny_llama)
+    plan = fit_settings(accumulation=parts, objective="closed_set", normalised=normalised)
     fit(model, tiny_llama.tokenizer, schedule, trees_of, plan, tmp_path, [watcher])
-    scenes = [scene for batch in _schedule().steps[0] for scene in batch.scenes]
+    scenes = [scene for batch in three_steps().steps[0] for scene in batch.scenes]
     built = [(scene, tree) for scene in scenes for tree in trees_of(scene, 0)]
     trees = [tree for _, tree in built]
     golds = {
@@ -94,24 +94,32 @@ def test_a_step_is_the_cross_entropy_over_all_labels(
         for i, (scene, tree) in enumerate(built)
         for q in tree.questions
     }
-    by_hand = _model(tiny_llama)
+    by_hand = tiny_adapter(tiny_llama)
     total, weights = _by_hand(by_hand, trees, golds)
     expected = total / (weights if normalised else len(golds))
     assert watcher.losses[0] == pytest.approx(expected.item(), abs=2 * LOSS_TOLERANCE)
     expected.backward()
     gradients = {n: p.grad for n, p in by_hand.named_parameters() if p.grad is not None}
-    assert _difference(watcher.gradients[0], gradients) < GRADIENT_TOLERANCE
+    assert largest_difference(watcher.gradients[0], gradients) < GRADIENT_TOLERANCE
 
 
 def test_it_is_another_training_than_that_on_labels(tiny_llama: TinyModel, tmp_path: Path) -> None:
     adapters = []
     for objective in ("label", "closed_set"):
         config = RunConfig.model_validate({"training": {"objective": objective}})
-        model = _model(tiny_llama)
+        model = tiny_adapter(tiny_llama)
         trees_of = training_trees(config, SCENES, _prompter(), None)
-        fit(model, tiny_llama.tokenizer, _schedule(), trees_of, _plan(objective=objective), tmp_path / objective, [])
+        fit(
+            model,
+            tiny_llama.tokenizer,
+            three_steps(),
+            trees_of,
+            fit_settings(objective=objective),
+            tmp_path / objective,
+            [],
+        )
         adapters.append({k: v.clone() for k, v in get_peft_model_state_dict(model).items()})
-    assert _difference(*adapters) > 1e-3
+    assert largest_difference(*adapters) > 1e-3
 
 
 # Trees.
