@@ -221,8 +221,15 @@ def build_prompter(
     """
     known = _known_past(config, labels, past)
     profile = config.profile
+    asked = config.prompt
     options = PromptOptions(
-        config.prompt.context, config.prompt.names, config.prompt.trunk_budget, profile.placement, profile.budget
+        asked.context,
+        asked.names,
+        asked.trunk_budget,
+        profile.placement,
+        profile.budget,
+        asked.lookahead,
+        asked.answer,
     )
     sentences = None
     if profile.writer != "none":

@@ -197,6 +197,8 @@ class Predictor:
         """
         if self.config.prompt.context != "past":
             raise ConfigError("prompt.context: a live session needs `past`; this model reads the `full` scene")
+        if ahead := self.config.prompt.lookahead:
+            raise ConfigError(f"prompt.lookahead: a live session needs 0; this model reads {ahead} later lines")
         return LiveSession(self, dialogue_id)
 
     def _labelled(self, utterance: Utterance, scores: LabelScores) -> LabelledUtterance:

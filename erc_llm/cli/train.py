@@ -20,6 +20,9 @@ def train(
     ],
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run.")] = False,
+    start: Annotated[
+        str | None, typer.Option("--from", help="Finished run whose adapter is trained further; sets lora.start.")
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Train even if the plan does not fit the GPU (`erc-llm plan`).")
     ] = False,
@@ -27,7 +30,8 @@ def train(
     """Fine-tune a LoRA or QLoRA adapter and write its run directory."""
     from erc_llm.config import load_config
 
-    loaded = load_config(config, overrides or [])
+    started = [] if start is None else [f"lora.start={start}"]
+    loaded = load_config(config, [*(overrides or []), *started])
     prepare_scoring()
     from erc_llm.models.devices import leave_processes, process_rank
     from erc_llm.recipes.train import train as run_training

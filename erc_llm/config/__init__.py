@@ -6,6 +6,7 @@ Does not depend on: loaded models, corpora on disk.
 
 from erc_llm.config.recipe import Recipe, RunConfig, load_config
 from erc_llm.config.sections import (
+    AuxiliaryConfig,
     CorpusConfig,
     FoldConfig,
     LabelsConfig,
@@ -20,6 +21,7 @@ from erc_llm.config.sections import (
 )
 
 __all__ = [
+    "AuxiliaryConfig",
     "CorpusConfig",
     "FoldConfig",
     "LabelsConfig",

@@ -11,13 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, ClassVar
 
 import yaml
 from pydantic import Field
 
 from erc_llm.config.sections import (
+    AuxiliaryConfig,
     CorpusConfig,
     LoraConfig,
     ModelConfig,
@@ -31,6 +32,16 @@ from erc_llm.config.sections import (
 from erc_llm.config_files import Section, load_section
 from erc_llm.corpus.labels import EMORYNLP, LabelSet
 from erc_llm.models.devices import PRECISION_DTYPES
+
+_ADDED_LATER: dict[str, Any] = {
+    "corpus.fold": None,
+    "corpus.avoid": [],
+    "lora.start": None,
+    "corpus.labels.coarse": {},
+    "prompt.lookahead": 0,
+    "prompt.answer": "label",
+    "training.auxiliary": AuxiliaryConfig().model_dump(mode="json"),
+}
 
 
 class Recipe(Section):
@@ -47,7 +58,8 @@ class Recipe(Section):
         """Every field that can change a result.
 
         Left out are:
-        - how results are shown and saved, and paths: their contents (corpus, template, model) have hashes of their own;
+        - how results are shown and saved, and paths: their contents (corpus, template, model) have hashes of their
+          own; of the run that training starts from and of corpora that it avoids, the last part of the path counts;
         - settings that bound memory or time, so that a run can be resumed with others after it ran out of memory. They
           change the order of sums, and accumulation also dropout masks and the steps that have too few dialogues for
           its forests; so does other hardware, or another number of processes;
@@ -57,10 +69,16 @@ class Recipe(Section):
         raise NotImplementedError
 
     def _all_but(self, left_out: Any) -> dict[str, Any]:
-        """Every field but those left out; without `corpus.fold` if it is not set, as in hashes of earlier versions."""
+        """Every field but those left out; fields added later only if they are set, so that earlier hashes stay."""
         fields = self.model_dump(mode="json", exclude=left_out)
-        if self.corpus.fold is None:
-            del fields["corpus"]["fold"]
+        fields["corpus"]["avoid"] = sorted(PurePath(path).name for path in self.corpus.avoid)
+        for path, unset in _ADDED_LATER.items():
+            *sections, name = path.split(".")
+            inner: Any = fields
+            for section in sections:
+                inner = inner.get(section) if isinstance(inner, dict) else None
+            if isinstance(inner, dict) and name in inner and inner[name] == unset:
+                del inner[name]
         return fields
 
     @property
@@ -83,7 +101,7 @@ class Recipe(Section):
     def label_set(self) -> LabelSet:
         """The label set it names; EmoryNLP's by default."""
         own = self.corpus.labels
-        return EMORYNLP if own is None else LabelSet(own.names, own.spellings, own.neutral)
+        return EMORYNLP if own is None else LabelSet(own.names, own.spellings, own.neutral, own.coarse)
 
     def as_yaml(self) -> str:
         """The resolved configuration."""
@@ -122,7 +140,10 @@ class RunConfig(Recipe):
             "training": {"accumulation", "gradient_checkpointing", "log_every", "report_to", "checkpoint_minutes"},
             "scoring": {"tokens_per_forest"},
         }
-        return self._all_but(left_out)
+        fields = self._all_but(left_out)
+        if self.lora.start is not None:
+            fields["lora"]["start"] = PurePath(self.lora.start).name
+        return fields
 
 
 def load_config(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -6,19 +6,19 @@ Does not depend on: loaded models, corpora on disk. Inner functions take plain v
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from erc_llm.config_files import Section
-from erc_llm.corpus.labels import LabelSet
+from erc_llm.corpus.labels import EMORYNLP, LABEL_SETS, LabelSet
 from erc_llm.errors import ConfigError
 from erc_llm.models.devices import Precision
 from erc_llm.models.lora_targets import checked_targets
 
 
 class LabelsConfig(Section):
-    """A label set other than EmoryNLP's seven."""
+    """A label set other than EmoryNLP's seven; `corpus.labels=meld` names a built-in one."""
 
     names: tuple[str, ...] = Field(
         min_length=2, description="Names of the labels; every list of probabilities is in this order."
@@ -27,11 +27,15 @@ class LabelsConfig(Section):
     spellings: dict[str, str] = Field(
         {}, description="Further accepted spellings, each mapped to the name of its label."
     )
+    coarse: dict[str, str] = Field(
+        {},
+        description="Each label mapped to a coarser one, e.g. negative; for prompt.answer, training.auxiliary.",
+    )
 
     @model_validator(mode="after")
     def _is_a_label_set(self) -> LabelsConfig:
         try:
-            LabelSet(self.names, self.spellings, self.neutral)
+            LabelSet(self.names, self.spellings, self.neutral, self.coarse)
         except ConfigError as error:
             raise ValueError(str(error)) from error
         return self
@@ -70,14 +74,33 @@ class CorpusConfig(Section):
         description='Generic speaker names (e.g. "Guy"), treated as a different person in each episode; by '
         "default a built-in list.",
     )
-    labels: LabelsConfig | None = Field(None, description="The label set; by default EmoryNLP's seven.")
+    labels: LabelsConfig | None = Field(
+        None, description="The label set, or the name of a built-in one (`meld`); by default EmoryNLP's seven."
+    )
     selection_fraction: float = Field(
         0.1, gt=0, lt=0.9, description="Fraction of train (whole episodes) held out as the selection split."
     )
     selection_seed: int = Field(13, description="Seed by which the episodes of the selection split are drawn.")
+    avoid: tuple[str, ...] = Field(
+        (),
+        description="Corpus files or folders to keep apart from: dialogues of train that share lines with them are not "
+        "trained on.",
+    )
     fold: FoldConfig | None = Field(
         None, description="The part of train that a training run of a cross-fitting leaves out; by default none."
     )
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _built_in(cls, value: Any) -> Any:
+        """The fields of a label set that is given by its name."""
+        if not isinstance(value, str):
+            return value
+        if value not in LABEL_SETS:
+            raise ValueError(f"no built-in label set '{value}'; there are {', '.join(LABEL_SETS)}, or state its names")
+        found = LABEL_SETS[value]
+        names = {"names": found.names, "neutral": found.neutral, "coarse": dict(found.coarse)}
+        return None if found == EMORYNLP else names
 
 
 class PromptConfig(Section):
@@ -98,9 +121,27 @@ class PromptConfig(Section):
     trunk_budget: int = Field(
         2048, ge=64, description="Most tokens of lines in one token tree; longer dialogues become overlapping windows."
     )
+    lookahead: int = Field(
+        0,
+        ge=0,
+        le=20,
+        description="With context=past: number of later lines that the prompt of an utterance contains too, at most to "
+        "the end of its window; above 0 it cannot be used live.",
+    )
+    answer: Literal["label", "coarse_then_label"] = Field(
+        "label",
+        description="coarse_then_label: the answer names the coarser label first (negative sad); the probabilities of "
+        "the labels stay exact.",
+    )
     shuffle_labels: bool = Field(
         False, description="List the labels in a different random order for each dialogue and epoch."
     )
+
+    @model_validator(mode="after")
+    def _looks_ahead_once(self) -> PromptConfig:
+        if self.lookahead and self.context == "full":
+            raise ValueError(f"context=full reads all later lines; lookahead={self.lookahead} adds none, leave it out")
+        return self
 
 
 class ProfileConfig(Section):
@@ -174,6 +215,12 @@ class ModelConfig(Section):
 class LoraConfig(Section):
     """The LoRA adapter."""
 
+    start: str | None = Field(
+        None,
+        description="A finished run from whose adapter training starts, e.g. one on another corpus; it has the same "
+        "base model, rank, alpha and target_modules. By default a new adapter.",
+    )
+
     rank: int = Field(16, ge=1, description="Rank of the update matrices.")
     alpha: int = Field(32, ge=1, description="Scale: updates are multiplied by alpha / rank.")
     dropout: float = Field(
@@ -221,6 +268,24 @@ class SamplingConfig(Section):
         return self
 
 
+class AuxiliaryConfig(Section):
+    """Additional questions in training: weights of their losses, relative to 1 of the question about the label."""
+
+    next_emotion: float = Field(
+        0.0, ge=0, description="Weight of: which label will the next line have? Asked before that line is read."
+    )
+    speaker: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of: who says this line? Asked about a line whose speaker has spoken before, without its "
+        "name; it costs the line's tokens again.",
+    )
+    polarity: float = Field(0.0, ge=0, description="Weight of: which coarser label does the line have?")
+    fraction: float = Field(
+        1.0, gt=0, le=1, description="Fraction of lines about which each of them is asked, drawn anew in each epoch."
+    )
+
+
 class TrainingConfig(Section):
     """The optimisation."""
 
@@ -264,6 +329,7 @@ class TrainingConfig(Section):
     )
     log_every: int = Field(5, ge=1, description="Optimizer steps between two lines of the training log.")
     report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field((), description="Further loggers.")
+    auxiliary: AuxiliaryConfig = AuxiliaryConfig()
 
 
 class ScoringConfig(Section):

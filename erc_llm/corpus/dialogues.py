@@ -84,7 +84,7 @@ class Corpus:
 
     Attributes:
         name: Name chosen by the user; the folder's name by default.
-        version: `original`, `aligned`, `compm`, or `own` for a user's own data.
+        version: `original`, `aligned`, `meld`, `compm`, or `own` for a user's own data.
         labels: The label set; it contains every label in the corpus.
         splits: Split name to dialogues in time order. Common names: train, selection, left_out, dev, test.
         order: Ids of the dialogues in the order of the files; used if any dialogue has no time. Dialogues that are not

@@ -1,7 +1,8 @@
-"""File formats: recognises the four formats by their content, and defines the records that their parsers return.
+"""File formats: recognises the five formats by their content, and defines the records that their parsers return.
 
     original   the JSON of EmoryNLP's release 1.0: episodes > scenes > utterances
     aligned    the CSV of the MELD repository: one utterance per row, Speaker is a Python-style list in a string
+    meld       MELD's own CSV: dialogues are numbered in each file, and lines have times but scenes have no number
     compm      the text files of CoMPM: speaker, utterance, emotion, separated by tabs; a blank line ends a scene
     own        JSONL of this project: one dialogue per line (docs/own-corpus.md)
 
@@ -22,10 +23,12 @@ from erc_llm.errors import CorpusError
 DESCRIPTIONS = {
     "original": "EmoryNLP JSON",
     "aligned": "CSV as in the MELD repository",
+    "meld": "MELD's CSV",
     "compm": "CoMPM text",
     "own": "JSONL, one dialogue per line",
 }
 COLUMNS = ("Utterance", "Speaker", "Emotion", "Scene_ID", "Utterance_ID", "Season", "Episode")
+MELD_COLUMNS = ("Utterance", "Speaker", "Emotion", "Dialogue_ID", "Utterance_ID", "Season", "Episode", "StartTime")
 DELIMITERS = ",\t;"
 NUMBER_LIMIT = 999_999  # larger season, episode, scene or utterance numbers are treated as damaged data
 
@@ -58,7 +61,7 @@ def recognise(source: Source) -> str:
     """Name of the format, a key of `DESCRIPTIONS`, decided by the content alone.
 
     Raises:
-        CorpusError: The file is empty, or its format is none of the four.
+        CorpusError: The file is empty, or its format is none of the five.
     """
     text = source.text.lstrip()
     first = text.partition("\n")[0]
@@ -69,8 +72,9 @@ def recognise(source: Source) -> str:
             return "original" if "episodes" in json.loads(first) else "own"
         except (ValueError, RecursionError):
             return "original" if re.search(r'"episodes"\s*:', text) else "own"
-    if csv_delimiter(first) is not None:
-        return "aligned"
+    if (delimiter := csv_delimiter(first)) is not None:
+        names = _names(first, delimiter)
+        return "meld" if "dialogue_id" in names and "scene_id" not in names else "aligned"
     if "\t" in first:
         return "compm"
     known = "; ".join(f"{name}: {what}" for name, what in DESCRIPTIONS.items())
@@ -80,7 +84,10 @@ def recognise(source: Source) -> str:
 def csv_delimiter(header: str) -> str | None:
     """Delimiter of a header line that contains at least two of `COLUMNS`; None for any other line."""
     for delimiter in DELIMITERS:
-        names = {name.strip(' "').casefold() for name in header[:4096].split(delimiter)}
-        if len(names & {column.casefold() for column in COLUMNS}) >= 2:
+        if len(_names(header, delimiter) & {column.casefold() for column in COLUMNS}) >= 2:
             return delimiter
     return None
+
+
+def _names(header: str, delimiter: str) -> set[str]:
+    return {name.strip(' "').casefold() for name in header[:4096].split(delimiter)}

@@ -20,11 +20,13 @@ class LabelSet:
         names: Canonical names; predictions and probabilities use this order.
         spellings: Additional accepted spelling to canonical name. Matching ignores case and outer spaces.
         neutral: The label that means "no emotion"; None if there is none.
+        coarse: Each label's coarser one, such as its polarity; empty if there are none.
     """
 
     names: tuple[str, ...]
     spellings: Mapping[str, str] = field(default_factory=dict, hash=False)
     neutral: str | None = None
+    coarse: Mapping[str, str] = field(default_factory=dict, hash=False, compare=False)
 
     def __post_init__(self) -> None:
         folded = [name.strip().casefold() for name in self.names]
@@ -35,12 +37,27 @@ class LabelSet:
                 raise ConfigError(f"labels.spellings: '{spelling}' maps to '{name}', not one of {list(self.names)}")
         if self.neutral is not None and self.neutral not in self.names:
             raise ConfigError(f"labels.neutral: found '{self.neutral}'; expected one of {list(self.names)}")
+        if self.coarse:
+            self._check_coarse()
         table = {s.strip().casefold(): n for s, n in self.spellings.items()}
         table |= dict(zip(folded, self.names, strict=True))
         object.__setattr__(self, "_table", table)
 
+    def _check_coarse(self) -> None:
+        holes = [name for name in self.names if not self.coarse.get(name, "").strip()]
+        if holes or self.coarse.keys() - set(self.names):
+            raise ConfigError(
+                f"labels.coarse: expected a coarser label for each of {list(self.names)} and nothing else; missing are "
+                f"{holes}, unknown are {sorted(self.coarse.keys() - set(self.names))}"
+            )
+
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def coarse_names(self) -> tuple[str, ...]:
+        """The coarser labels, in the order in which the labels name them; empty if there are none."""
+        return tuple(dict.fromkeys(self.coarse[name] for name in self.names)) if self.coarse else ()
 
     def index(self, name: str) -> int:
         """Position of a canonical name."""
@@ -52,7 +69,40 @@ class LabelSet:
         return table.get(spelling.strip().casefold())
 
 
+class AnyLabel(LabelSet):
+    """A label set that accepts every spelling, for corpora whose labels are not used."""
+
+    def match(self, spelling: str) -> str | None:
+        """The first label, whatever the spelling."""
+        return self.names[0]
+
+
+MELD = LabelSet(
+    names=("neutral", "joy", "surprise", "anger", "sadness", "fear", "disgust"),
+    neutral="neutral",
+    coarse={
+        "neutral": "neutral",
+        "joy": "positive",
+        "surprise": "ambiguous",  # MELD marks it as positive or negative line by line
+        "anger": "negative",
+        "sadness": "negative",
+        "fear": "negative",
+        "disgust": "negative",
+    },
+)
+
 EMORYNLP = LabelSet(
     names=("Joyful", "Mad", "Neutral", "Peaceful", "Powerful", "Sad", "Scared"),
     neutral="Neutral",
+    coarse={
+        "Joyful": "positive",
+        "Mad": "negative",
+        "Neutral": "neutral",
+        "Peaceful": "positive",
+        "Powerful": "positive",
+        "Sad": "negative",
+        "Scared": "negative",
+    },
 )
+
+LABEL_SETS = {"emorynlp": EMORYNLP, "meld": MELD}

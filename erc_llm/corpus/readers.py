@@ -1,4 +1,4 @@
-"""Corpus reader: reads files of any of the four formats into a `Corpus`.
+"""Corpus reader: reads files of any of the five formats into a `Corpus`.
 
 Unusable data raises an error with file and line; unusual data that can be used adds a sentence to `Corpus.warnings`.
 
@@ -22,7 +22,7 @@ from erc_llm.corpus.labels import EMORYNLP, LabelSet
 from erc_llm.corpus.read_warnings import ReadWarnings, show
 from erc_llm.corpus.sources import SPLIT_WORDS, WHOLE, Source, open_sources
 from erc_llm.corpus.speakers import GENERIC_NAMES, resolve
-from erc_llm.corpus.text_files import parse_aligned, parse_compm
+from erc_llm.corpus.text_files import parse_aligned, parse_compm, parse_meld
 from erc_llm.errors import CorpusError
 
 LONG_UTTERANCE = 1_000  # words; spoken turns rarely reach a hundred, so a longer one is probably a mistake
@@ -30,6 +30,7 @@ LONG_UTTERANCE = 1_000  # words; spoken turns rarely reach a hundred, so a longe
 PARSERS: Mapping[str, Callable[[Source, ReadWarnings], Iterator[RawDialogue]]] = {
     "original": parse_original,
     "aligned": parse_aligned,
+    "meld": parse_meld,
     "compm": parse_compm,
     "own": parse_own,
 }
@@ -44,7 +45,7 @@ def read_corpus(
     generic: Collection[str] = GENERIC_NAMES,
     name: str | None = None,
 ) -> Corpus:
-    """Read a corpus file, or a directory of split files, in any of the four formats.
+    """Read a corpus file, or a directory of split files, in any of the five formats.
 
     The split comes from the file name: train or trn; dev, val or valid; test or tst; selection. In this project's
     JSONL, a dialogue's own `split` takes precedence. Without either, the split is `all`. Several files of one split are

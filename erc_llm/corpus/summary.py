@@ -52,7 +52,7 @@ class CorpusSummary:
 
     Attributes:
         name: Name of the corpus.
-        version: `original`, `aligned`, `compm` or `own`.
+        version: `original`, `aligned`, `meld`, `compm` or `own`.
         healed: Whether gaps were filled with context lines.
         splits: One entry per split, in the corpus's order.
         speakers: Number of identities over all splits, without `#ALL#`.

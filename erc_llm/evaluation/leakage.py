@@ -105,12 +105,16 @@ def _facet(name: str, values: Sequence[str]) -> ManifestRow:
 
 
 def _trained_on(info: PredictionsInfo) -> str:
-    """Corpus version and hash of its train split, which does not change when a test split is added to the corpus."""
+    """Corpus version and hash of its train split, which does not change when a test split is added to the corpus.
+
+    Then the run that training started from, if any.
+    """
     if info.run_id is None:
         return "nothing: no run"
     if info.trained_on_version is None or info.trained_on_sha256 is None:
         return UNKNOWN
-    return f"{info.trained_on_version}, train {info.trained_on_sha256[:12]}"
+    before = "" if info.started_from is None else f", after {info.started_from}"
+    return f"{info.trained_on_version}, train {info.trained_on_sha256[:12]}{before}"
 
 
 def _invalid(info: PredictionsInfo) -> str:

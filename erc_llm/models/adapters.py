@@ -143,6 +143,31 @@ def load_adapter(model: PreTrainedModel, folder: Path | str, *, trainable: bool 
     return adapted
 
 
+def start_from(adapted: PeftModel, folder: Path | str) -> None:
+    """Give a new adapter the weights of a saved one, to be trained further.
+
+    Args:
+        adapted: A model with a new adapter, in fp32.
+        folder: Folder of the saved adapter.
+
+    Raises:
+        ModelError: A file is missing or damaged, or the saved adapter has another shape or scale.
+    """
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    source, own = Path(folder), adapted.peft_config["default"]
+    config, shapes = _read_fitting(adapted.get_base_model(), source)
+    for name, field in (("r", "lora.rank"), ("lora_alpha", "lora.alpha")):
+        theirs, ours = getattr(config, name), getattr(own, name)
+        if theirs != ours:
+            raise ModelError(f"lora.start: {source} has {field} {theirs}, this run {ours}; set {field}={theirs}")
+    scales = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern")
+    if shapes.keys() != _expected(adapted) or any(getattr(config, n, None) != getattr(own, n, None) for n in scales):
+        raise ModelError(f"lora.start: {source} adapts other layers, or otherwise; set lora.target_modules as there")
+    set_peft_model_state_dict(adapted, load_file(source / WEIGHTS))
+
+
 def add_adapter(adapted: PeftModel, folder: Path | str, name: str) -> None:
     """Load a further adapter beside those that a model has; `activate_adapter` switches to it.
 

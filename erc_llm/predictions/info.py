@@ -47,6 +47,7 @@ class PredictionsInfo:
         train_sha256: Hash of train, selection split included, in the corpus of the rows; None if unknown.
         trained_on_version: Version of the corpus that the run was trained on; None without a run, or if unknown.
         trained_on_sha256: Hash of train in the corpus that the run was trained on, computed as `train_sha256`.
+        started_from: Run and corpus that the training run started from; None if it started from nothing.
         training_precision: Precision of the training run, such as `bfloat16`; None without a run, or if unknown.
         profile: Kind of speaker profile in the prompt; `none` without profiles.
         retrieval: Source of retrieved evidence; `none` without retrieval.
@@ -91,6 +92,7 @@ class PredictionsInfo:
     train_sha256: str | None = None
     trained_on_version: str | None = None
     trained_on_sha256: str | None = None
+    started_from: str | None = None
     training_precision: str | None = None
     profile: str = "none"
     retrieval: str = "none"

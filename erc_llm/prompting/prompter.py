@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 Context = Literal["past", "full"]
 Answers = Literal["gold", "all", "gold_all", "none"]
 Placement = Literal["trunk", "question"]
+AnswerForm = Literal["label", "coarse_then_label"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,8 @@ class PromptOptions:
 
     Attributes:
         context: `past`: a question sees the lines up to its own; `full`: all lines of its window.
+        lookahead: With `past`, number of later lines of its window that a question sees too.
+        answer: `label`: an answer is a label; `coarse_then_label`: its coarser label, then the label.
         names: `first`: first names (full names where two speakers share one); `full`: full names; `invented`: replaced.
         trunk_budget: Maximum tokens of the lines of one window, profiles included; a single line gets at most half of
             it.
@@ -51,6 +54,32 @@ class PromptOptions:
     trunk_budget: int = 2048
     placement: Placement = "trunk"
     profile_budget: int = 60
+    lookahead: int = 0
+    answer: AnswerForm = "label"
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """An additional question about a line.
+
+    Attributes:
+        task: What is asked.
+        line: The line after which it hangs.
+        pieces: Kinds and token ids of its text.
+        answers: Index and token ids of each of its answers.
+        gold: Index of the right answer.
+        weight: Weight of its loss, relative to the question about the line's label.
+    """
+
+    task: str
+    line: int
+    pieces: Sequence[tuple[str, tuple[int, ...]]]
+    answers: Sequence[tuple[int, tuple[int, ...]]]
+    gold: int
+    weight: float
+
+
+Further = Callable[["Scene", int, range], Sequence[Branch]]  # scene, number of a line, lines of the trunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +164,10 @@ class Prompter:
         self.frame = cut_frame(tokenizer, template)
         encoder = self.frame.encoder
         end = encoder.markup(self.frame.end)
-        texts = tuple(template.render("answer", {"label": encoder.harmless(name)}) for name in labels.names)
+        self._end = end
+        texts = tuple(template.render("answer", {"label": encoder.harmless(name)}) for name in self._spoken())
         self.answer_texts = texts
-        self.answer_ids = tuple(encoder.data(self.frame.lead + text) + end for text in texts)
+        self.answer_ids = tuple(map(self.ids_of_answer, texts))
         if not end or len(set(self.answer_ids)) < len(labels):
             raise PromptError(f"prompt '{template.name}': answers must differ and have an end, found {texts}")
         self._bridge = encoder.markup(self.frame.bridge)
@@ -146,6 +176,24 @@ class Prompter:
         if sentences_of is not None and not template.has("profile"):
             raise PromptError(f"prompt '{template.name}' has no block `profile`, so it cannot show profiles; add one")
         self.head_ids = lru_cache(maxsize=10_000)(self._head_ids)
+
+    def _spoken(self) -> Sequence[str]:
+        """What an answer names for each label: the label, or the coarser one and the label."""
+        names, coarse = self.labels.names, self.labels.coarse
+        if self.options.answer == "label":
+            return names
+        if not coarse:
+            raise PromptError("prompt.answer=coarse_then_label: the label set has no coarser labels (labels.coarse)")
+        return [f"{coarse[name]} {name}" for name in names]
+
+    def ids_of_answer(self, text: str) -> tuple[int, ...]:
+        """Token ids of a text as an answer, end tokens included."""
+        return self.frame.encoder.data(self.frame.lead + text) + self._end
+
+    def ids_of_question(self, text: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """The pieces of a query branch with this text, which is data to the tokenizer."""
+        encoder = self.frame.encoder
+        return ("question", encoder.data(encoder.break_markers(text))), ("bridge", self._bridge)
 
     def _head_ids(self, order: tuple[str, ...]) -> tuple[int, ...]:
         return self.frame.head_ids(self.system_text(order))
@@ -191,11 +239,11 @@ class Prompter:
             state: Labels predicted for earlier lines, as `state_text` words them.
             profiles: Profiles that stand in the question.
         """
-        text = self._beginning(text)
+        text = self.beginning(text)
         known = tuple(("profile", tuple(ids)) for ids in profiles)
         return (*known, ("question", self._data("question", number, name, text, state)), ("bridge", self._bridge))
 
-    def _beginning(self, text: str) -> str:
+    def beginning(self, text: str) -> str:
         """The beginning of a text that fits `longest_line` tokens."""
         if len(text) * 4 <= self.longest_line:  # a tokenizer makes at most one token per UTF-8 byte
             return text
@@ -243,6 +291,7 @@ class Prompter:
         weights: Mapping[int, float] | None = None,
         label_order: Sequence[str] | None = None,
         state: Sequence[str | None] | None = None,
+        further: Further | None = None,
     ) -> list[TokenTree]:
         """The scene as token trees, one per window that has a target.
 
@@ -257,6 +306,7 @@ class Prompter:
             label_order: The order in which the prompt lists the labels; the canonical one by default.
             state: Predicted label of each line of the scene, None for lines without one. A question states the
                 predictions for its speaker's last line and for the preceding line.
+            further: Returns additional questions about a line that is asked about, for training.
         """
         utterances = dialogue.utterances
         targets: Sequence[int] = dialogue.targets
@@ -270,8 +320,9 @@ class Prompter:
             here = [k for k in targets if window.first_target <= k < window.stop]
             questions = {k: asked[k] for k in here if k in asked}
             if questions:
-                stop = here[-1] + 1 if self.options.context == "past" else window.stop
-                trees.append(self._tree(scene, head, range(window.start, stop), questions, answers, state))
+                last = here[-1] + 1 + self.options.lookahead
+                stop = min(last, window.stop) if self.options.context == "past" else window.stop
+                trees.append(self._tree(scene, head, range(window.start, stop), questions, answers, state, further))
         return trees
 
     def _tree(
@@ -282,14 +333,19 @@ class Prompter:
         questions: Mapping[int, float],
         answers: Answers,
         state: Sequence[str | None] | None,
+        further: Further | None,
     ) -> TokenTree:
         builder = TreeBuilder()
         builder.add_trunk("instruction", head)
         ends = scene.add_lines(builder, lines.start, lines.stop)
         for k, weight in questions.items():
-            after = ends[k] if self.options.context == "past" else ends[lines[-1]]
+            after = min(k + self.options.lookahead, lines[-1]) if self.options.context == "past" else lines[-1]
             gold = self._gold(scene.utterances[k], answers)
-            builder.add_question(k, after, self.pieces(scene, k, state), self._answers(gold, answers), weight, gold)
+            pieces = self.pieces(scene, k, state)
+            builder.add_question(k, ends[after], pieces, self._answers(gold, answers), weight, gold)
+            for extra in () if further is None else further(scene, k, lines):
+                above, share = ends[extra.line], weight * extra.weight
+                builder.add_question(k, above, extra.pieces, extra.answers, share, extra.gold, extra.task)
         return builder.build()
 
     def pieces(

@@ -7,6 +7,7 @@ Does not depend on: models, prompts.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,9 +15,12 @@ from rich.console import Console
 
 from erc_llm.config import CorpusConfig, RunConfig
 from erc_llm.corpus import EMORYNLP, Corpus, Dialogue, LabelSet, read_corpus, read_sample, selection_split
+from erc_llm.corpus.labels import AnyLabel
+from erc_llm.corpus.overlap import overlapping
 from erc_llm.corpus.speakers import GENERIC_NAMES
 from erc_llm.corpus.splits import leave_out
 from erc_llm.errors import ConfigError
+from erc_llm.runs.progress import Progress
 
 if TYPE_CHECKING:
     from erc_llm.tuning.sampling import Targets
@@ -70,6 +74,29 @@ def with_selection(corpus: Corpus, config: CorpusConfig) -> Corpus:
     if "train" not in corpus.splits or "selection" in corpus.splits:
         return corpus
     return selection_split(corpus, config.selection_fraction, config.selection_seed)
+
+
+def without_overlaps(corpus: Corpus, avoid: Sequence[str], progress: Progress) -> tuple[Corpus, dict[str, int]]:
+    """The corpus without the dialogues of train that share lines with other corpora, and how many each of them cost.
+
+    Args:
+        corpus: The corpus, its selection split cut.
+        avoid: Files or folders of the other corpora, whatever their labels.
+        progress: Where to say what is left out.
+
+    Raises:
+        CorpusError: One of them cannot be read.
+    """
+    left_out: dict[str, int] = {}
+    for path in avoid:
+        other = read_corpus(path, labels=AnyLabel(corpus.labels.names))
+        scenes = corpus.split("train")
+        found = {match.dialogue for match in overlapping(scenes, other.dialogues())}
+        kept = tuple(dialogue for dialogue in scenes if dialogue.id not in found)
+        progress.line(f"{len(found)} of {len(scenes)} dialogues of train share lines with {other.name}: left out")
+        corpus = replace(corpus, splits={**corpus.splits, "train": kept})
+        left_out[other.name] = left_out.get(other.name, 0) + len(found)
+    return corpus, left_out
 
 
 def print_warnings(corpus: Corpus, console: Console, most: int = 5) -> None:

@@ -39,6 +39,7 @@ def table_info(config: RunConfig, run: Run | None, prompter: Prompter, corpus: C
         train_sha256=corpus.train_sha256,
         trained_on_version=manifest.corpus_version if manifest else None,
         trained_on_sha256=manifest.train_sha256 if manifest else None,
+        started_from=manifest.started_from if manifest else None,
         training_precision=run.precision if run else None,
         invalid_policy=INVALID_POLICY,
         selection=held_out(run),

@@ -9,6 +9,7 @@ Does not depend on: training.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -19,9 +20,43 @@ from erc_llm.corpus.dialogues import LEFT_OUT, SELECTION
 from erc_llm.errors import ConfigError, RunError, UserError
 from erc_llm.predictions import Predictions, read_predictions
 from erc_llm.recipes.data import open_corpus
-from erc_llm.runs.directory import Run, refuse_other_source
+from erc_llm.runs.directory import Run, read_run, refuse_other_source
 
 _Read = TypeVar("_Read")
+
+
+def start_run(folder: str) -> Run:
+    """The finished run whose adapter training starts from.
+
+    Raises:
+        ConfigError: It is not finished, or is no run of an adapter.
+    """
+    run = read_run(Path(folder))
+    if not run.manifest.finished:
+        raise ConfigError(f"lora.start: {folder} is not finished; finish it with --resume, or choose another run")
+    return run
+
+
+def described(run: Run) -> str:
+    """Id and corpus of a run, for the manifest of one that starts from it."""
+    made = run.manifest
+    left_out = sum(made.avoided.values())
+    apart = f", {left_out} dialogues left out as overlapping" if made.avoided else ""
+    return f"{made.run_id} on {made.corpus_name} (train {(made.train_sha256 or made.corpus_sha256)[:12]}{apart})"
+
+
+def check_base(start: Run, weights_sha256: str | None) -> None:
+    """Refuse to start from an adapter of another base model; an unknown hash (None) is not compared.
+
+    Raises:
+        ConfigError: The hashes differ.
+    """
+    made = start.manifest.base_model_sha256
+    if weights_sha256 is not None and made != weights_sha256:
+        raise ConfigError(
+            f"lora.start: {start.folder} was trained on {start.manifest.base_model} ({made[:12]}), model.base has "
+            f"other weights ({weights_sha256[:12]}); use the same base model"
+        )
 
 
 def check_finished(run: Run, config: RunConfig) -> None:

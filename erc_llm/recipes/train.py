@@ -21,9 +21,9 @@ from erc_llm.files import write_text
 from erc_llm.models.devices import check_launcher, dtype_name, process_rank
 from erc_llm.predictions import Correction
 from erc_llm.recipes.console import ConsoleProgress
-from erc_llm.recipes.data import labelled_targets, open_corpus, print_warnings
+from erc_llm.recipes.data import labelled_targets, open_corpus, print_warnings, without_overlaps
 from erc_llm.recipes.plan import plan_on_gpu, shortfall
-from erc_llm.recipes.run_inputs import check_finished, read_confusion
+from erc_llm.recipes.run_inputs import check_base, check_finished, described, read_confusion, start_run
 from erc_llm.recipes.training_run import Training
 from erc_llm.runs.directory import ADAPTER, CHECKPOINTS, CONFIG, TEMPLATE, Run, check_same, claim
 from erc_llm.runs.manifest import FINISHED, TRAINING, Manifest, write_manifest
@@ -73,7 +73,9 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
     if planned is not None and not force and (short := shortfall(planned)):
         raise ConfigError(f"{short.found}; {short.remedy}. `erc-llm train --force` trains nevertheless")
     print_warnings(corpus, console)
-    scenes = labelled_scenes(corpus, config.training.max_scenes, config.seed)
+    apart, avoided = without_overlaps(corpus, config.corpus.avoid, progress)
+    scenes = labelled_scenes(apart, config.training.max_scenes, config.seed)
+    start = None if config.lora.start is None else start_run(config.lora.start)
     sampler = target_sampler(config.sampling, scenes, labels, config.seed)
     warn_of_absent(sampler.targets, labels, progress)
     if config.holds_out_selection:
@@ -83,6 +85,9 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
     prompter = build_prompter(config, labels, loaded.tokenizer, past=corpus, on_notes=notes_progress(progress))
     check_fit(prompter, loaded, state=config.state.source != "none")
     manifest = _manifest(config, corpus, labels, sampler, prompter.template.sha256, loaded, confusion)
+    manifest = replace(manifest, avoided=avoided, started_from=None if start is None else described(start))
+    if start is not None:
+        check_base(start, loaded.weights_sha256)
     if began is not None and process_rank() == 0:
         check_same(began, manifest)
     training = Training(
@@ -93,7 +98,7 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
         sampler=sampler,
         prompter=prompter,
         loaded=loaded,
-        model=_with_adapter(config, loaded),
+        model=_with_adapter(config, loaded, start),
         confusion=confusion,
         correction=Correction(prior_shift(manifest, "auto")),
         progress=progress,
@@ -127,8 +132,8 @@ def notes_progress(progress: Progress, parts: int = 20) -> Callable[[int, int], 
     return show
 
 
-def _with_adapter(config: RunConfig, loaded: LoadedModel) -> PeftModel:
-    from erc_llm.models.adapters import attach_lora
+def _with_adapter(config: RunConfig, loaded: LoadedModel, start: Run | None) -> PeftModel:
+    from erc_llm.models.adapters import attach_lora, start_from
     from erc_llm.models.lora_targets import adapted_head
 
     lora = config.lora
@@ -142,6 +147,8 @@ def _with_adapter(config: RunConfig, loaded: LoadedModel) -> PeftModel:
     )
     if (head := adapted_head(model)) is not None:  # under a name that the check of the configuration cannot know
         raise ConfigError(f"lora.target_modules: '{head}' is the output layer, which gets no adapter; leave it out")
+    if start is not None:
+        start_from(model, start.adapter)
     return model
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,6 +49,9 @@ class Manifest:
             runs, which did not store it.
         precision: Precision of the computation, such as `bfloat16`; None in older runs, which did not store it.
         memory: Which part of a speaker's past a baseline reads, and its source; None for an adapter.
+        started_from: Id and corpus of the run that training started from; None for a new adapter.
+        avoided: Corpora that training kept apart from, each with the number of training dialogues left out because of
+            it.
         selected_by: The split that selected a baseline's epoch; None for an adapter, whose `config.yaml` states it.
     """
 
@@ -80,6 +83,8 @@ class Manifest:
     precision: str | None = None
     memory: str | None = None
     selected_by: str | None = None
+    started_from: str | None = None
+    avoided: Mapping[str, int] = field(default_factory=dict)
     format_version: int = RUN_FORMAT
 
     @property

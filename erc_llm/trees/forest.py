@@ -122,7 +122,7 @@ class TreeRows:
 
     Attributes:
         trunk: Rows of its trunk.
-        questions: Target to the rows of its question, answers included.
+        questions: Target to the rows of its questions, answers included.
     """
 
     trunk: int
@@ -141,7 +141,10 @@ def rows_by_part(tree: TokenTree) -> TreeRows:
     def between(start: int, stop: int) -> int:
         return int(np.searchsorted(nodes, stop) - np.searchsorted(nodes, start))
 
-    return TreeRows(between(0, tree.trunk), {q.target: between(q.start, q.stop) for q in tree.questions})
+    questions: dict[int, int] = {}
+    for question in tree.questions:
+        questions[question.target] = questions.get(question.target, 0) + between(question.start, question.stop)
+    return TreeRows(between(0, tree.trunk), questions)
 
 
 class _Edges:

@@ -43,6 +43,7 @@ class Question:
         answers: The nodes of each answer, first to last; answers with a common beginning share nodes.
         weight: Weight of this target in a training loss.
         gold: Label index of the right answer; None if it is unknown or not needed.
+        task: What is asked; `label` for the target's label, else the name of an auxiliary task.
     """
 
     target: int
@@ -53,6 +54,7 @@ class Question:
     answers: tuple[tuple[int, ...], ...]
     weight: float = 1.0
     gold: int | None = None
+    task: str = "label"
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +65,7 @@ class TokenTree:
         token_ids: (nodes,) vocabulary ids.
         parent: (nodes,) index of each node's parent, always smaller than its own; -1 for the root.
         trunk: Number of leading nodes that form the trunk, a single chain.
-        questions: One per target, in order.
+        questions: One per target, in order; in training each may be followed by auxiliary ones.
         spans: The pieces of text that the nodes come from, for display.
     """
 
@@ -142,6 +144,7 @@ class TreeBuilder:
         answers: Iterable[tuple[int, Sequence[int]]],
         weight: float = 1.0,
         gold: int | None = None,
+        task: str = "label",
     ) -> None:
         """Attach a question after node `after`, with its answers as (label index, token ids)."""
         if self._trunk is None:
@@ -155,7 +158,7 @@ class TreeBuilder:
             labels.append(label)
             paths.append(self._add_answer(last, ids, child))
         stop = len(self._ids)
-        self._questions.append(Question(target, start, stop, last, tuple(labels), tuple(paths), weight, gold))
+        self._questions.append(Question(target, start, stop, last, tuple(labels), tuple(paths), weight, gold, task))
 
     def _add_answer(self, last: int, ids: Sequence[int], child: dict[tuple[int, int], int]) -> tuple[int, ...]:
         path, above = [], last

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from erc_llm.config import RunConfig
 from erc_llm.corpus import Dialogue
+from erc_llm.prompting.auxiliary import TASKS, AuxiliaryQuestions
 from erc_llm.prompting.prompter import Answers, Prompter, shuffled_labels
 from erc_llm.prompting.state import corrupted_state, smoothed
 from erc_llm.trees.forest import rows_by_part
@@ -36,7 +37,11 @@ def training_trees(
         asked: Targets of each epoch and scene with their weights; by default all labelled targets with weight 1.
     """
     likely = None if confusion is None else smoothed(confusion)
-    answers: Answers = "gold" if config.training.objective == "label" else "gold_all"
+    closed = config.training.objective == "closed_set"
+    answers: Answers = "gold_all" if closed else "gold"
+    auxiliary = config.training.auxiliary
+    weights_of = {task: getattr(auxiliary, task) for task in TASKS}
+    further = AuxiliaryQuestions(prompter, weights_of, auxiliary.fraction, config.seed, closed=closed)
 
     def trees_of(scene: int, epoch: int) -> list[TokenTree]:
         dialogue = scenes[scene]
@@ -46,7 +51,8 @@ def training_trees(
         if likely is not None:
             state = corrupted_state(dialogue, prompter.labels, likely, config.state.dropout, config.seed, epoch)
         weights = None if asked is None else asked[epoch][scene]
-        return prompter.trees(dialogue, answers, weights=weights, label_order=order, state=state)
+        more = further.of_epoch(dialogue.id, epoch) if further else None
+        return prompter.trees(dialogue, answers, weights=weights, label_order=order, state=state, further=more)
 
     return trees_of
 
@@ -55,7 +61,7 @@ def scene_sizes(trees_of: TreesOf, asked: Sequence[Asked]) -> list[list[int]]:
     """Return (epochs, scenes) number of tokens of a scene with the epoch's questions about it; 0 if it has none.
 
     Sizes are measured on the trees of the first epoch with all questions. In other epochs the order of the labels or
-    the state in the questions changes them by a few tokens at most.
+    the state in the questions changes them by a few tokens at most, and which lines have auxiliary questions by more.
     """
     parts = [[rows_by_part(tree) for tree in trees_of(scene, 0)] for scene in range(len(asked[0]))]
     return [

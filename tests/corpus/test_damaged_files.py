@@ -192,10 +192,18 @@ def test_numbers_of_thousands_of_digits(tmp_path: Path) -> None:
 
 
 def test_a_csv_without_a_needed_column(tmp_path: Path) -> None:
-    text = "Sr No.,Utterance,Speaker,Emotion,Dialogue_ID,Utterance_ID,Season,Episode\n1,Hm,Ada,joy,0,0,1,2\n"
+    text = "Sr No.,Utterance,Speaker,Emotion,Utterance_ID,Season,Episode\n1,Hm,Ada,joy,0,1,2\n"
     message = refused(tmp_path / "dev.csv", text)
     assert "dev.csv:1: CSV without the column Scene_ID; found 'Sr No.', 'Utterance'" in message
     assert "docs/own-corpus.md" in message
+
+
+def test_a_meld_csv_without_a_needed_column_or_with_another_time(tmp_path: Path) -> None:
+    header = "Sr No.,Utterance,Speaker,Emotion,Dialogue_ID,Utterance_ID,Season,Episode"
+    message = refused(tmp_path / "dev.csv", f"{header}\n1,Hm,Ada,Sad,0,0,1,2\n")
+    assert "dev.csv:1: CSV without the column StartTime; found 'Sr No.', 'Utterance'" in message
+    message = refused(tmp_path / "dev.csv", f"{header},StartTime\n1,Hm,Ada,Sad,0,0,1,2,soon\n")
+    assert "dev.csv:2: StartTime is 'soon'; expected a time such as 00:20:57,256" in message
 
 
 def test_a_csv_row_of_another_length_and_an_open_quote(tmp_path: Path) -> None:

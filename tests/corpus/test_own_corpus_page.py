@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from erc_llm.corpus import LabelSet, read_corpus
+from erc_llm.corpus.labels import MELD
 from erc_llm.errors import CorpusError
 
 PAGE = Path(__file__).parents[2] / "docs" / "own-corpus.md"
@@ -36,16 +37,33 @@ def test_every_label_set_on_the_page_is_valid() -> None:
     assert sets[0].match("No emotion") == "none"
 
 
-def test_the_meld_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_meld_example_is_read(tmp_path: Path) -> None:
+    (tmp_path / "train_sent_emo.csv").write_text(blocks("csv")[0], encoding="utf-8")
+    corpus = read_corpus(tmp_path, labels=MELD)
+    assert corpus.version == "meld"
+    assert [(d.id, d.time) for d in corpus.split("train")] == [("train_0001", (2, 5, 160)), ("train_0000", (2, 5, 662))]
+    assert [u.label for u in corpus.split("train")[1].utterances] == ["neutral", "surprise", "joy"]
+    assert corpus.warnings == ()
+    with pytest.raises(CorpusError, match="label 'surprise'"):
+        read_corpus(tmp_path)
+
+
+def test_the_dailydialog_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "MELD").mkdir()
-    excerpt = tmp_path / "MELD" / "train_sent_emo.csv"
-    excerpt.write_text(blocks("csv")[0], encoding="utf-8")
-    with pytest.raises(CorpusError, match="CSV without the column Scene_ID"):
-        read_corpus(excerpt)
-    names: dict[str, object] = {}
-    for script in blocks("python"):
-        exec(script, names)
-    corpus = names["corpus"]
-    assert [(d.id, d.time) for d in corpus.split("train")] == [("train_1", (2, 5, 1)), ("train_0", (2, 5, 2))]  # type: ignore[attr-defined]
-    assert corpus.warnings == ()  # type: ignore[attr-defined]
+    (tmp_path / "dailydialog").mkdir()
+    for split in ("train", "validation", "test"):
+        text = "It is raining . __eou__ Again ? __eou__ Again . __eou__\nHello . __eou__\n"
+        (tmp_path / "dailydialog" / f"dialogues_{split}.txt").write_text(text, encoding="utf-8")
+        (tmp_path / "dailydialog" / f"dialogues_emotion_{split}.txt").write_text("0 6 5\n4\n", encoding="utf-8")
+    (script,) = blocks("python")
+    exec(script, {})
+    (dailydialog, _) = [yaml.safe_load(block)["corpus"]["labels"] for block in blocks("yaml") if "names" in block]
+    labels = LabelSet(tuple(dailydialog["names"]), dailydialog["spellings"], dailydialog["neutral"])
+    corpus = read_corpus(tmp_path, labels=labels, generic=("A", "B"))
+    first, second = corpus.split("dev")
+    assert [(u.speakers, u.text, u.label) for u in first.utterances] == [
+        (("A",), "It is raining .", "none"),
+        (("B",), "Again ?", "surprise"),
+        (("A",), "Again .", "sadness"),
+    ]
+    assert first.episode != second.episode
