@@ -230,6 +230,7 @@ def build_prompter(
         profile.budget,
         asked.lookahead,
         asked.answer,
+        config.scoring.forecast,
     )
     sentences = None
     if profile.writer != "none":

@@ -20,21 +20,19 @@ from erc_llm.calibration.choose import AskedDecide, Calibrated, Prior, choose_co
 from erc_llm.config import RunConfig
 from erc_llm.corpus.dialogues import Dialogue, Utterance
 from erc_llm.decoding.label_generator import GeneratedLabel, Writer, answer_scenes
-from erc_llm.decoding.scenes import mean_score, score_scenes, scored_prediction
-from erc_llm.decoding.scoring import LabelScores, score_questions
+from erc_llm.decoding.scenes import score_scenes, scored_prediction
+from erc_llm.decoding.scoring import LabelScores
 from erc_llm.errors import ConfigError, ModelError
+from erc_llm.live import LiveSession, check_forecasts
 from erc_llm.models.adapters import activate_adapter
 from erc_llm.models.devices import gpu_peak
 from erc_llm.models.loading import LoadedModel
 from erc_llm.opened_model import load_model, share_model
 from erc_llm.predictions import Correction, Prediction
-from erc_llm.prompting.prompter import Scene, scoring_orders
 from erc_llm.runs.opened import Opened, open_run
-from erc_llm.trees.tree import TokenTree, TreeBuilder
-from erc_llm.trees.windows import WindowCutter
 
 if TYPE_CHECKING:
-    from transformers import DynamicCache
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +88,8 @@ class Predictor:
         correction: Correction | None = None,
         adapter: str = "default",
     ) -> None:
+        if opened.config.scoring.forecast:
+            check_forecasts(opened)
         self._adapter = adapter
         self.config = opened.config
         self.run = opened.run
@@ -182,7 +182,7 @@ class Predictor:
 
     def predict(self, dialogue: Dialogue) -> list[LabelledUtterance]:
         """Label every target of the dialogue, in order."""
-        return [self._labelled(dialogue.utterances[s.target], s) for s in self.scores([dialogue])[0]]
+        return [self.labelled(dialogue.utterances[s.target], s) for s in self.scores([dialogue])[0]]
 
     def live(self, dialogue_id: str = "live") -> LiveSession:
         """A session that labels a conversation line by line.
@@ -201,7 +201,8 @@ class Predictor:
             raise ConfigError(f"prompt.lookahead: a live session needs 0; this model reads {ahead} later lines")
         return LiveSession(self, dialogue_id)
 
-    def _labelled(self, utterance: Utterance, scores: LabelScores) -> LabelledUtterance:
+    def labelled(self, utterance: Utterance, scores: LabelScores) -> LabelledUtterance:
+        """A target with the label and distribution that its scores give, after the correction."""
         names = self.labels.names
         probabilities = self.correction.probabilities(scores.log_likelihoods)
         return LabelledUtterance(
@@ -211,70 +212,6 @@ class Predictor:
             dict(zip(names, scores.log_likelihoods.tolist(), strict=True)),
             scores.label_mass,
         )
-
-
-class LiveSession:
-    """One conversation, labelled line by line on the KV cache of the trunk (the shared prefix).
-
-    The results are those of batch prediction. If scores are averaged over orders of the labels, each order has its own
-    trunk and cache.
-    """
-
-    def __init__(self, predictor: Predictor, dialogue_id: str) -> None:
-        config = predictor.config
-        self._orders = scoring_orders(predictor.labels, config.scoring.label_orders, config.seed, dialogue_id)
-        self._dialogue_id = dialogue_id
-        self._predictor = predictor
-        self._prompter = predictor.prompter
-        self._utterances: list[Utterance] = []
-        self._state: list[str | None] = []
-        self._cutter = WindowCutter(self._prompter.options.trunk_budget)
-        self._caches: list[DynamicCache] = []
-        self._failed = False
-
-    def say(self, speaker: str | Sequence[str], text: str) -> LabelledUtterance:
-        """Add the next line and label it.
-
-        Raises:
-            ConfigError: An earlier line ended in an error, so the caches are not complete.
-        """
-        import torch
-        from transformers import DynamicCache
-
-        if self._failed:
-            raise ConfigError("this live session ended in an error at an earlier line; start a new one with `live()`")
-        self._failed = True  # until this line is labelled
-        speakers = (speaker,) if isinstance(speaker, str) else tuple(speaker)
-        utterance = Utterance(f"u{len(self._utterances) + 1:03d}", speakers, text)
-        self._utterances.append(utterance)
-        k = len(self._utterances) - 1
-        scene = self._prompter.scene(Dialogue(self._dialogue_id, tuple(self._utterances)))
-        model = self._predictor.ready().model
-        if self._cutter.add(scene.cost(k)) or not self._caches:
-            self._caches = [DynamicCache(config=model.config) for _ in self._orders]
-        trees = [self._tree(scene, k, order) for order in self._orders]
-        model.eval()
-        with torch.inference_mode():
-            by_order = [
-                score_questions(model, cache, tree, tree.questions)
-                for cache, tree in zip(self._caches, trees, strict=True)
-            ]
-        scores = [mean_score(same) for same in zip(*by_order, strict=True)]
-        self._failed = False
-        label = self._predictor.labels.names[int(scores[0].log_likelihoods.argmax())]
-        self._state.append(label if text.strip() else None)  # batch prediction has no question about an empty line
-        return self._predictor._labelled(utterance, scores[-1])
-
-    def _tree(self, scene: Scene, k: int, order: tuple[str, ...]) -> TokenTree:
-        """The window up to line `k` and the question about it; with state a second one, which states predictions."""
-        builder = TreeBuilder()
-        builder.add_trunk("instruction", self._prompter.head_ids(order))
-        after = scene.add_lines(builder, self._cutter.start, k + 1)[k]
-        answers = list(enumerate(self._prompter.answer_ids))
-        builder.add_question(k, after, self._prompter.pieces(scene, k), answers)
-        if self._predictor.uses_state:
-            builder.add_question(k, after, self._prompter.pieces(scene, k, self._state), answers)
-        return builder.build()
 
 
 def load(
@@ -333,6 +270,12 @@ def _correction(opened: Opened, prior: Prior, calibration: Calibrated, decide: A
             f"scoring.decode={scoring.decode} gives no scores that a prior, calibration or decision rule could work "
             "on; use scoring.decode=score"
         )
+    if scoring.forecast and asked:
+        raise ConfigError(
+            "scoring.forecast: prior, calibration and decision rule are for labels of lines that were read"
+        )
+    if scoring.forecast:
+        return Correction()
     own = scoring.label_orders if run is None else run.config.scoring.label_orders
     correction = choose_correction(run, prior, calibration, decide)
     if correction.calibrated and scoring.label_orders != own:

@@ -102,8 +102,8 @@ def evaluate(
     against: Annotated[
         list[str] | None,
         typer.Option(
-            help="Also show the paired difference to this reference: another table, `all-neutral` or `prior-random`. "
-            "Repeatable."
+            help="Also show the paired difference to this reference: another table, `all-neutral`, `prior-random`, or "
+            "`persistence` for a forecast. Repeatable."
         ),
     ] = None,
     draws: Annotated[int, typer.Option(help="Number of bootstrap resamples.", min=100)] = 10_000,

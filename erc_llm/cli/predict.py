@@ -91,6 +91,13 @@ def predict(
             "text); short for --set scoring.decode=..."
         ),
     ] = None,
+    forecast: Annotated[
+        bool,
+        typer.Option(
+            "--forecast",
+            help="Predict each line's label before the line is read; short for --set scoring.forecast=true.",
+        ),
+    ] = False,
     changes: Annotated[
         list[str] | None,
         typer.Option(
@@ -146,6 +153,8 @@ def predict(
     from erc_llm.calibration.choose import parse_prior
     from erc_llm.recipes.predict import PredictOptions, open_live, predict_to_file
 
+    short = [f"scoring.decode={decode}"] if decode else []
+    short += ["scoring.forecast=true"] if forecast else []
     server = _server(endpoint, model, constrain, label_scores, concurrency, timeout, allow_remote, interactive)
     options = PredictOptions(
         source=source,
@@ -158,7 +167,11 @@ def predict(
         calibration=calibration,
         decide=decide,
         transductive=transductive,
-        overrides=(*(changes or []), *([f"scoring.decode={decode}"] if decode else [])),
+        overrides=(
+            *(changes or []),
+            *([f"scoring.decode={decode}"] if decode else []),
+            *(["scoring.forecast=true"] if forecast else []),
+        ),
         abstain_below=abstain_below,
         server=server,
     )

@@ -40,6 +40,7 @@ _ADDED_LATER: dict[str, Any] = {
     "corpus.labels.coarse": {},
     "prompt.lookahead": 0,
     "prompt.answer": "label",
+    "scoring.forecast": False,
     "training.auxiliary": AuxiliaryConfig().model_dump(mode="json"),
 }
 

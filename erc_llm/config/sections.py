@@ -346,6 +346,11 @@ class ScoringConfig(Section):
         "label", description="With decode=generate: reason_then_label generates free text before the label."
     )
     reason_tokens: int = Field(64, ge=1, le=2048, description="With reason_then_label: most tokens of free text.")
+    forecast: bool = Field(
+        False,
+        description="Predict the label of each line before it is read, from the lines before it; the run needs "
+        "training.auxiliary.next_emotion.",
+    )
     answer_tokens: int = Field(
         10,
         ge=1,
@@ -367,6 +372,8 @@ class ScoringConfig(Section):
             raise ValueError(f"answer=reason_then_label needs decode=generate, found decode={self.decode}")
         if self.label_orders > 1 and self.decode != "score":
             raise ValueError(f"label_orders={self.label_orders} averages scores; decode={self.decode} has none, set 1")
+        if self.forecast and self.decode != "score":
+            raise ValueError(f"forecast=true needs decode=score, found decode={self.decode}")
         return self
 
     @property
@@ -376,4 +383,5 @@ class ScoringConfig(Section):
             return "free generation"
         if self.decode == "generate":
             return "constrained generation" + (" behind reasons" if self.answer == "reason_then_label" else "")
-        return None if self.label_orders == 1 else f"mean of {self.label_orders} label orders"
+        orders = [f"mean of {self.label_orders} label orders"] if self.label_orders > 1 else []
+        return ", ".join([*(["forecast before the line is read"] if self.forecast else []), *orders]) or None

@@ -21,6 +21,7 @@ from erc_llm.metrics import Estimate
 from erc_llm.predictions import Predictions, PredictionsInfo
 
 PRIOR_RANDOM = "prior-random"
+PERSISTENCE = "persistence"
 CONSTANT = "all-"
 
 
@@ -113,15 +114,40 @@ def prior_random_reference(
     return _reference(predictions, PRIOR_RANDOM, names, np.tile(weights, (len(predictions), 1)), seed)
 
 
-def reference_by_name(predictions: Predictions, name: str, seed: int = 0) -> Predictions | None:
-    """The reference called `all-<label>` or `prior-random`; None where `name` is neither, for example a file.
+def persistence_reference(predictions: Predictions) -> Predictions:
+    """The same rows, each answered with the gold label of the line before; the system is called `persistence`.
+
+    It is the reference of a forecast, and not of a classifier: it knows the true label of the line before. The first
+    labelled line of a dialogue, and one after an unlabelled line, gets the most frequent label of train.
 
     Raises:
-        PredictionsError: As `constant_reference` and `prior_random_reference`.
+        PredictionsError: The label distribution of train is not known.
+    """
+    shares = predictions.info.train_shares
+    if shares is None:
+        raise PredictionsError(
+            "the table does not know the label shares of train, of which persistence takes the largest"
+        )
+    if predictions.position is None or predictions.gold is None:
+        raise PredictionsError("the table has no column position or gold, which persistence is read from")
+    usual = predictions.info.labels[int(np.argmax(shares))]
+    places = list(zip(predictions.dialogue_id, predictions.position.tolist(), strict=True))
+    gold = dict(zip(places, predictions.gold, strict=True))
+    answers = tuple(gold.get((dialogue, position - 1)) or usual for dialogue, position in places)
+    return _reference(predictions, PERSISTENCE, answers, None)
+
+
+def reference_by_name(predictions: Predictions, name: str, seed: int = 0) -> Predictions | None:
+    """The reference called `all-<label>`, `prior-random` or `persistence`; None for any other name, such as a file's.
+
+    Raises:
+        PredictionsError: As the functions that build them.
     """
     folded = name.casefold()
     if folded == PRIOR_RANDOM:
         return prior_random_reference(predictions, seed=seed)
+    if folded == PERSISTENCE:
+        return persistence_reference(predictions)
     if folded in {CONSTANT + label.casefold() for label in predictions.info.labels}:
         return constant_reference(predictions, name[len(CONSTANT) :])
     return None

@@ -18,12 +18,12 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from erc_llm.errors import PromptError
-from erc_llm.prompting.prompter import Branch, Prompter, Scene
-from erc_llm.prompting.templates import load_prompt
+from erc_llm.prompting.prompter import Prompter
+from erc_llm.prompting.scene import Branch, Scene
+from erc_llm.prompting.templates import AUXILIARY_BLOCKS, load_prompt
 
 Task = Literal["next_emotion", "speaker", "polarity"]
 TASKS: tuple[Task, ...] = ("next_emotion", "speaker", "polarity")
-_BLOCKS = (*TASKS, "person")
 
 
 class AuxiliaryQuestions:
@@ -48,7 +48,7 @@ class AuxiliaryQuestions:
         self._fraction = fraction
         self._seed = seed
         self._closed = closed
-        self._template = load_prompt("auxiliary", _BLOCKS)
+        self._template = load_prompt("auxiliary", AUXILIARY_BLOCKS)
         if "polarity" in self._weights and not prompter.labels.coarse:
             raise PromptError("training.auxiliary.polarity: the label set has no coarser labels (labels.coarse)")
 

@@ -20,10 +20,11 @@ from erc_llm.corpus.dialogues import Dialogue, Utterance
 from erc_llm.corpus.labels import LabelSet
 from erc_llm.errors import PromptError
 from erc_llm.prompting.names import Names, Renaming, called, line_names
+from erc_llm.prompting.scene import Further, Scene
 from erc_llm.prompting.state import state_text
-from erc_llm.prompting.templates import PromptTemplate, cut_frame
+from erc_llm.prompting.templates import AUXILIARY_BLOCKS, PromptTemplate, cut_frame, load_prompt
 from erc_llm.trees.tree import TokenTree, TreeBuilder
-from erc_llm.trees.windows import LineCost, cut_windows
+from erc_llm.trees.windows import cut_windows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,6 +42,7 @@ class PromptOptions:
     Attributes:
         context: `past`: a question sees the lines up to its own; `full`: all lines of its window.
         lookahead: With `past`, number of later lines of its window that a question sees too.
+        forecast: Ask about a line before it is read: the question hangs after the line before and does not name it.
         answer: `label`: an answer is a label; `coarse_then_label`: its coarser label, then the label.
         names: `first`: first names (full names where two speakers share one); `full`: full names; `invented`: replaced.
         trunk_budget: Maximum tokens of the lines of one window, profiles included; a single line gets at most half of
@@ -56,78 +58,7 @@ class PromptOptions:
     profile_budget: int = 60
     lookahead: int = 0
     answer: AnswerForm = "label"
-
-
-@dataclass(frozen=True, slots=True)
-class Branch:
-    """An additional question about a line.
-
-    Attributes:
-        task: What is asked.
-        line: The line after which it hangs.
-        pieces: Kinds and token ids of its text.
-        answers: Index and token ids of each of its answers.
-        gold: Index of the right answer.
-        weight: Weight of its loss, relative to the question about the line's label.
-    """
-
-    task: str
-    line: int
-    pieces: Sequence[tuple[str, tuple[int, ...]]]
-    answers: Sequence[tuple[int, tuple[int, ...]]]
-    gold: int
-    weight: float
-
-
-Further = Callable[["Scene", int, range], Sequence[Branch]]  # scene, number of a line, lines of the trunk
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """The pieces of a scene's prompt before it is cut into windows.
-
-    Attributes:
-        utterances: Lines of the scene.
-        names: Display name before each line.
-        lines: Token ids of each line.
-        profiles: Speaker to the token ids of the profile.
-        in_trunk: Whether profiles stand in the trunk.
-    """
-
-    utterances: Sequence[Utterance]
-    names: Sequence[str]
-    lines: Sequence[tuple[int, ...]]
-    profiles: Mapping[str, tuple[int, ...]]
-    in_trunk: bool
-
-    def profiles_at(self, k: int) -> dict[str, tuple[int, ...]]:
-        """Speaker to profile, for the speakers of line `k`."""
-        return {s: self.profiles[s] for s in self.utterances[k].speakers if s in self.profiles}
-
-    def question_profiles(self, k: int) -> list[tuple[int, ...]]:
-        """Profiles that stand in the question about line `k`."""
-        return [] if self.in_trunk else list(self.profiles_at(k).values())
-
-    def costs(self) -> list[LineCost]:
-        """Tokens that each line adds to a trunk."""
-        return [self.cost(k) for k in range(len(self.lines))]
-
-    def cost(self, k: int) -> LineCost:
-        """Tokens of line `k`, and of the profiles before it if it is their speaker's first line in a window."""
-        introduced = {s: len(ids) for s, ids in self.profiles_at(k).items()} if self.in_trunk else {}
-        return LineCost(len(self.lines[k]), introduced)
-
-    def add_lines(self, builder: TreeBuilder, start: int, stop: int) -> dict[int, int]:
-        """Extend a trunk by lines and profiles; returns line number to the last node of the line."""
-        introduced: set[str] = set()
-        ends = {}
-        for k in range(start, stop):
-            for speaker, ids in self.profiles_at(k).items() if self.in_trunk else ():
-                if speaker not in introduced:
-                    builder.add_trunk("profile", ids)
-                    introduced.add(speaker)
-            ends[k] = builder.add_trunk("line", self.lines[k])
-        return ends
+    forecast: bool = False
 
 
 class Prompter:
@@ -173,6 +104,8 @@ class Prompter:
         self._bridge = encoder.markup(self.frame.bridge)
         if not any(ids for _, ids in self.question_ids(1, "Ada", "Hello.")):
             raise PromptError(f"prompt '{template.name}': a question needs text, or a chat template around it")
+        if self.options.forecast and (self.options.context == "full" or self.options.lookahead):
+            raise PromptError("scoring.forecast: a prompt that contains later lines cannot forecast; use context=past")
         if sentences_of is not None and not template.has("profile"):
             raise PromptError(f"prompt '{template.name}' has no block `profile`, so it cannot show profiles; add one")
         self.head_ids = lru_cache(maxsize=10_000)(self._head_ids)
@@ -317,13 +250,17 @@ class Prompter:
         head = self.head_ids(tuple(label_order or self.labels.names))
         trees = []
         for window in cut_windows(scene.costs(), self.options.trunk_budget):
-            here = [k for k in targets if window.first_target <= k < window.stop]
+            here = [k for k in targets if window.first_target <= self._last_read(k) < window.stop]
             questions = {k: asked[k] for k in here if k in asked}
             if questions:
-                last = here[-1] + 1 + self.options.lookahead
-                stop = min(last, window.stop) if self.options.context == "past" else window.stop
+                stop = min(self._last_read(here[-1]) + 1 + self.options.lookahead, window.stop)
+                stop = stop if self.options.context == "past" else window.stop
                 trees.append(self._tree(scene, head, range(window.start, stop), questions, answers, state, further))
         return trees
+
+    def _last_read(self, k: int) -> int:
+        """The last line that is read before line `k` is asked about; later ones of the context aside."""
+        return max(k - 1, 0) if self.options.forecast else k
 
     def _tree(
         self,
@@ -336,17 +273,28 @@ class Prompter:
         further: Further | None,
     ) -> TokenTree:
         builder = TreeBuilder()
-        builder.add_trunk("instruction", head)
+        begin = builder.add_trunk("instruction", head)
         ends = scene.add_lines(builder, lines.start, lines.stop)
         for k, weight in questions.items():
-            after = min(k + self.options.lookahead, lines[-1]) if self.options.context == "past" else lines[-1]
+            after = ends[self._after(k, lines)] if k > 0 or not self.options.forecast else begin
             gold = self._gold(scene.utterances[k], answers)
-            pieces = self.pieces(scene, k, state)
-            builder.add_question(k, ends[after], pieces, self._answers(gold, answers), weight, gold)
+            pieces = self.forecast_pieces() if self.options.forecast else self.pieces(scene, k, state)
+            builder.add_question(k, after, pieces, self._answers(gold, answers), weight, gold)
             for extra in () if further is None else further(scene, k, lines):
                 above, share = ends[extra.line], weight * extra.weight
                 builder.add_question(k, above, extra.pieces, extra.answers, share, extra.gold, extra.task)
         return builder.build()
+
+    def _after(self, k: int, lines: range) -> int:
+        """The line after which the question about line `k` hangs."""
+        if self.options.context == "full":
+            return lines[-1]
+        return self._last_read(k) if self.options.forecast else min(k + self.options.lookahead, lines[-1])
+
+    def forecast_pieces(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """The pieces of the question about a line that is not read yet."""
+        values = {"plain": not self.template.chat}
+        return self.ids_of_question(load_prompt("auxiliary", AUXILIARY_BLOCKS).render("next_emotion", values))
 
     def pieces(
         self, scene: Scene, k: int, state: Sequence[str | None] | None = None

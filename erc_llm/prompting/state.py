@@ -19,7 +19,7 @@ from erc_llm.corpus.dialogues import Dialogue
 from erc_llm.corpus.labels import LabelSet
 
 if TYPE_CHECKING:
-    from erc_llm.prompting.prompter import Scene
+    from erc_llm.prompting.scene import Scene
 
 
 def corrupted_state(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BLOCKS = ("system", "line", "question", "answer")
+AUXILIARY_BLOCKS = ("next_emotion", "speaker", "polarity", "person")  # of prompts/auxiliary.jinja
 # In mixed case, so that a template that changes the case of what it is given is noticed.
 _SYSTEM, _USER, _ANSWER = "ErcSystemSentinel", "ErcUserSentinel", "ErcAnswerSentinel"
 _IN_USER_TURN = "\n\n"  # between the system's and the user's words, where a template has no system message

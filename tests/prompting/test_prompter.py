@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from erc_llm.corpus.dialogues import EVERYONE, Dialogue, Utterance
-from erc_llm.corpus.labels import EMORYNLP
+from erc_llm.corpus.labels import EMORYNLP, LabelSet
+from erc_llm.errors import ConfigError, PromptError
 from erc_llm.prompting.names import first_name, line_names
 from erc_llm.prompting.prompter import Prompter, PromptOptions, shuffled_labels
 from erc_llm.prompting.templates import load_prompt
@@ -74,6 +75,33 @@ def test_under_past_nothing_later_is_among_what_a_question_reads(
         for lines in (earlier, (*earlier, *later), (*earlier, *later, *before.utterances[cut:])):
             changed = asked(prompter.trees(dialogue_of(lines), "none"))
             assert {k: ids for k, ids in changed.items() if k < cut} == {k: ids for k, ids in whole.items() if k < cut}
+
+
+@relaxed
+@given(
+    before=dialogues(6),
+    later=st.lists(utterances(), max_size=4),
+    ahead=st.integers(1, 3),
+    budget=st.sampled_from([2048, 64]),
+)
+def test_with_lookahead_nothing_later_than_that_is_among_what_a_question_reads(
+    before: Dialogue, later: list[Utterance], ahead: int, budget: int
+) -> None:
+    prompter = build_prompter(lookahead=ahead, trunk_budget=budget)
+    whole = asked(prompter.trees(before, "none"))
+    for cut in range(1, len(before.utterances) + 1):
+        changed = asked(prompter.trees(dialogue_of((*before.utterances[:cut], *later)), "none"))
+        known = {k: ids for k, ids in whole.items() if k + ahead < cut}
+        assert {k: ids for k, ids in changed.items() if k in known} == known
+
+
+def test_lookahead_hangs_a_question_after_later_lines() -> None:
+    talk = scene(("Ada", "Hello.", "Joyful"), ("Ben", "Go away!", "Mad"), ("Ada", "But why?", "Sad"))
+    seen = {k: text_of(ids) for k, ids in asked(build_prompter(lookahead=1).trees(talk, "all")).items()}
+    assert "But why?" not in seen[0]
+    assert seen[0].index("Go away!") < seen[0].rindex("Ada feels")
+    assert "But why?" in seen[1]
+    assert seen[2].index("But why?") < seen[2].rindex("Ada feels")
 
 
 @relaxed
@@ -313,3 +341,29 @@ def test_golden_prompt_and_trained_tokens() -> None:
 
 GOLDEN_NODES = [102, 103, 104, 122, 123, 124, 125, 126, 127]
 GOLDEN_POSITIONS = [66, 67, 68, 106, 107, 108, 109, 110, 111]  # of the token before each trained one
+
+
+# What an answer is.
+
+
+def test_an_answer_may_name_the_coarser_label_first() -> None:
+    prompter = build_prompter(answer="coarse_then_label")
+    assert prompter.answer_texts[:3] == ("positive Joyful", "negative Mad", "neutral Neutral")
+    (tree,) = prompter.trees(scene(("Ada", "Hello.", "Sad")), "all")
+    (question,) = tree.questions
+    assert question.labels == tuple(range(7))
+    begins = [path[0] for path in question.answers]
+    assert len(set(begins)) == 3, "labels of one coarser label begin with the same node"
+    assert begins[1] == begins[5] == begins[6]
+
+
+def test_coarser_labels_are_needed_for_that() -> None:
+    with pytest.raises(PromptError, match=r"prompt\.answer=coarse_then_label: .*labels\.coarse"):
+        Prompter(
+            TOKENIZER, load_prompt("instruct"), LabelSet(("up", "down")), PromptOptions(answer="coarse_then_label")
+        )
+
+
+def test_a_coarse_map_with_holes_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"labels\.coarse: .*missing are \['down'\], unknown are \['left'\]"):
+        LabelSet(("up", "down"), coarse={"up": "good", "left": "bad"})

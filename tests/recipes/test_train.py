@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from erc_llm.config import RunConfig
 from erc_llm.corpus import read_corpus
 from erc_llm.errors import ConfigError, CorpusError, ModelError
+from erc_llm.evaluation.leakage import leakage_manifest
 from erc_llm.predictor import load
 from erc_llm.prompting.prompter import Prompter
 from erc_llm.recipes.data import open_corpus
@@ -186,3 +187,63 @@ def test_a_run_that_does_not_fit_the_gpu_is_refused_unless_forced(
     assert plan_on_gpu(config, open_corpus(config.corpus, config.label_set(), cut_selection=True)) is not None
     monkeypatch.setattr("erc_llm.recipes.plan.gpu_memory", lambda device: 400 * 2**20)
     assert train(config, console=QUIET, force=True).manifest.finished
+
+
+def test_training_starts_from_another_run(finished: Run, tiny_llama: TinyModel, corpus: Path, tmp_path: Path) -> None:
+    """With a learning rate of nothing it ends where it started; the table names where that was."""
+    settings: dict[str, Any] = {"training": {"learning_rate": 1e-12, "evaluations": 0}}
+    config = tiny_config(tiny_llama, corpus, tmp_path, name="then", lora={"start": str(finished.folder)}, **settings)
+    then = train(config, console=QUIET)
+    one, two = (load_file(r.adapter / "adapter_model.safetensors") for r in (finished, then))
+    assert all(torch.allclose(one[name], two[name], atol=1e-7) for name in one)
+    assert then.manifest.started_from is not None
+    assert then.manifest.started_from.startswith(f"{finished.manifest.run_id} on corpus (train ")
+    assert config.sha256 != tiny_config(tiny_llama, corpus, tmp_path, name="then", **settings).sha256
+    table = predict(load(then.folder), read_corpus(corpus), "dev")
+    assert leakage_manifest([table.info])[4].values[0].endswith(f", after {then.manifest.started_from}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lora": {"rank": 8}}, "lora.start: .* has lora.rank 4, this run 8; set lora.rank=4"),
+        ({"lora": {"alpha": 16}}, "has lora.alpha 8, this run 16"),
+        ({"lora": {"target_modules": ["q_proj"]}}, "adapts other layers"),
+    ],
+)
+def test_an_adapter_of_another_shape_is_no_start(
+    changes: dict[str, Any], message: str, finished: Run, tiny_llama: TinyModel, corpus: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(tiny_llama, corpus, tmp_path, **changes)
+    start = config.lora.model_copy(update={"start": str(finished.folder)})
+    with pytest.raises(ModelError, match=message):
+        train(config.model_copy(update={"lora": start}), console=QUIET)
+
+
+def test_what_another_corpus_holds_out_is_not_trained_on(tiny_llama: TinyModel, tmp_path: Path) -> None:
+    own, other = write_corpus(tmp_path / "own", train=12), tmp_path / "other.jsonl"
+    shared = read_corpus(own).split("train")[3]
+    copy = as_json(shared, labels=False)
+    copy["id"] = "renamed"
+    copy["utterances"] = [
+        {"id": f"x{k}", "speaker": "Somebody", "text": u.text.upper().replace(".", " ...")}
+        for k, u in enumerate(shared.utterances)
+    ] + [{"id": "y", "speaker": "Else", "text": "And nothing else happened on that long day.", "label": "cheerful"}]
+    other.write_text(json.dumps(copy) + "\n", encoding="utf-8")
+    settings = {"training": {"evaluations": 0}, "corpus": {"path": str(own), "avoid": [str(other)]}}
+    run = train(tiny_config(tiny_llama, own, tmp_path, **settings), console=QUIET)
+    assert run.manifest.avoided == {"other": run.manifest.avoided["other"]}
+    assert run.manifest.avoided["other"] >= 1
+
+
+def test_auxiliary_questions_train_another_adapter_and_are_not_scored(
+    finished: Run, tiny_llama: TinyModel, corpus: Path, tmp_path: Path
+) -> None:
+    asked = {"next_emotion": 0.5, "speaker": 0.5, "polarity": 0.5}
+    run = train(changed(finished, tmp_path, training={"auxiliary": asked}), console=QUIET)
+    one, two = (load_file(r.adapter / "adapter_model.safetensors") for r in (finished, run))
+    assert any(not torch.equal(one[name], two[name]) for name in one)
+    data = read_corpus(corpus)
+    assert [len(predict(load(r.folder), data, "dev")) for r in (run, finished)] == [
+        sum(len(d.targets) for d in data.split("dev"))
+    ] * 2
