@@ -11,7 +11,7 @@ Does not depend on: files outside the run, the command line.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +45,8 @@ class LabelledUtterance:
         probabilities: Probability of each label by name, after prior and calibration; they sum to 1.
         log_likelihoods: Log-probability of each label with its end tokens by name, in nats and without correction.
         label_mass: Probability that free generation would give one of the labels, 0 to 1.
+        coarse: Probability of each coarser label (positive, negative, neutral), the sum over its labels; empty if the
+            label set has none.
     """
 
     utterance: Utterance
@@ -52,6 +54,7 @@ class LabelledUtterance:
     probabilities: Mapping[str, float]
     log_likelihoods: Mapping[str, float]
     label_mass: float
+    coarse: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def speaker(self) -> str:
@@ -205,12 +208,14 @@ class Predictor:
         """A target with the label and distribution that its scores give, after the correction."""
         names = self.labels.names
         probabilities = self.correction.probabilities(scores.log_likelihoods)
+        by_name = dict(zip(names, probabilities.tolist(), strict=True))
         return LabelledUtterance(
             utterance,
             names[int(self.correction.decide(probabilities))],
-            dict(zip(names, probabilities.tolist(), strict=True)),
+            by_name,
             dict(zip(names, scores.log_likelihoods.tolist(), strict=True)),
             scores.label_mass,
+            self.labels.coarse_probabilities(by_name),
         )
 
 

@@ -59,6 +59,13 @@ class LabelSet:
         """The coarser labels, in the order in which the labels name them; empty if there are none."""
         return tuple(dict.fromkeys(self.coarse[name] for name in self.names)) if self.coarse else ()
 
+    def coarse_probabilities(self, probabilities: Mapping[str, float]) -> dict[str, float]:
+        """Probability of each coarser label, the sum over its labels; empty if there are none."""
+        sums = dict.fromkeys(self.coarse_names, 0.0)
+        for name, probability in probabilities.items() if self.coarse else ():
+            sums[self.coarse[name]] += probability
+        return sums
+
     def index(self, name: str) -> int:
         """Position of a canonical name."""
         return self.names.index(name)

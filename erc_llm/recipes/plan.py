@@ -230,6 +230,9 @@ def _notes(config: RunConfig, base: Base, corpus_found: bool, card: Card | None)
         yield f"prompt.trunk_budget: {config.prompt.trunk_budget} tokens of lines do not fit {positions} positions"
     if config.profile.writer != "none":
         yield f"profiles are counted at their largest, {config.profile.budget} tokens each (profile.budget)"
+    auxiliary = config.training.auxiliary
+    if auxiliary.next_emotion or auxiliary.speaker or auxiliary.polarity:
+        yield "auxiliary questions are not counted; training reads more tokens than planned (training.auxiliary)"
     if config.sampling.scheme != "none":
         yield "with sampling.scheme an epoch asks about fewer different utterances: tokens and time are upper bounds"
     if load_prompt(config.prompt.template).chat:

@@ -8,21 +8,39 @@ Does not depend on: training.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from erc_llm.config import RunConfig, StateConfig
-from erc_llm.corpus import Corpus
+from erc_llm.config import AuxiliaryConfig, RunConfig, StateConfig
+from erc_llm.corpus import Corpus, Dialogue
 from erc_llm.corpus.dialogues import LEFT_OUT, SELECTION
-from erc_llm.errors import ConfigError, RunError, UserError
+from erc_llm.errors import ConfigError, CorpusError, RunError, UserError
 from erc_llm.predictions import Predictions, read_predictions
 from erc_llm.recipes.data import open_corpus
 from erc_llm.runs.directory import Run, read_run, refuse_other_source
 
 _Read = TypeVar("_Read")
+
+
+def check_auxiliary(tasks: AuxiliaryConfig, scenes: Sequence[Dialogue]) -> None:
+    """Refuse auxiliary questions that no training dialogue can answer.
+
+    Raises:
+        CorpusError: No dialogue has two speakers, or none has two labelled lines in a row.
+    """
+    if tasks.speaker and all(len({u.speakers for u in d.utterances}) < 2 for d in scenes):
+        raise CorpusError(
+            "training.auxiliary.speaker: no training dialogue has two speakers, so nobody can be told from another; "
+            "leave it out, or name the speakers in the corpus"
+        )
+    if tasks.next_emotion and not any(a.label and b.label for d in scenes for a, b in pairwise(d.utterances)):
+        raise CorpusError(
+            "training.auxiliary.next_emotion: no training dialogue has two labelled lines in a row; leave it out"
+        )
 
 
 def start_run(folder: str) -> Run:

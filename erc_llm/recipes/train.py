@@ -23,7 +23,7 @@ from erc_llm.predictions import Correction
 from erc_llm.recipes.console import ConsoleProgress
 from erc_llm.recipes.data import labelled_targets, open_corpus, print_warnings, without_overlaps
 from erc_llm.recipes.plan import plan_on_gpu, shortfall
-from erc_llm.recipes.run_inputs import check_base, check_finished, described, read_confusion, start_run
+from erc_llm.recipes.run_inputs import check_auxiliary, check_base, check_finished, described, read_confusion, start_run
 from erc_llm.recipes.training_run import Training
 from erc_llm.runs.directory import ADAPTER, CHECKPOINTS, CONFIG, TEMPLATE, Run, check_same, claim
 from erc_llm.runs.manifest import FINISHED, TRAINING, Manifest, write_manifest
@@ -75,6 +75,7 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
     print_warnings(corpus, console)
     apart, avoided = without_overlaps(corpus, config.corpus.avoid, progress)
     scenes = labelled_scenes(apart, config.training.max_scenes, config.seed)
+    check_auxiliary(config.training.auxiliary, scenes)
     start = None if config.lora.start is None else start_run(config.lora.start)
     sampler = target_sampler(config.sampling, scenes, labels, config.seed)
     warn_of_absent(sampler.targets, labels, progress)

@@ -353,8 +353,8 @@ def test_an_answer_may_name_the_coarser_label_first() -> None:
     (question,) = tree.questions
     assert question.labels == tuple(range(7))
     begins = [path[0] for path in question.answers]
-    assert len(set(begins)) == 3, "labels of one coarser label begin with the same node"
-    assert begins[1] == begins[5] == begins[6]
+    assert begins[0] == begins[3] == begins[4], "labels of one coarser label begin with the same node"
+    assert begins[1] == begins[5] == begins[6] != begins[0]
 
 
 def test_coarser_labels_are_needed_for_that() -> None:
@@ -367,3 +367,10 @@ def test_coarser_labels_are_needed_for_that() -> None:
 def test_a_coarse_map_with_holes_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"labels\.coarse: .*missing are \['down'\], unknown are \['left'\]"):
         LabelSet(("up", "down"), coarse={"up": "good", "left": "bad"})
+
+
+def test_coarse_probabilities_are_sums() -> None:
+    probabilities = dict(zip(EMORYNLP.names, (0.1, 0.2, 0.3, 0.05, 0.05, 0.2, 0.1), strict=True))
+    found = EMORYNLP.coarse_probabilities(probabilities)
+    assert found == pytest.approx({"positive": 0.2, "negative": 0.5, "neutral": 0.3})
+    assert LabelSet(("up", "down")).coarse_probabilities({"up": 1.0, "down": 0.0}) == {}

@@ -247,3 +247,21 @@ def test_auxiliary_questions_train_another_adapter_and_are_not_scored(
     assert [len(predict(load(r.folder), data, "dev")) for r in (run, finished)] == [
         sum(len(d.targets) for d in data.split("dev"))
     ] * 2
+
+
+@pytest.mark.parametrize(
+    ("task", "speakers", "labels", "message"),
+    [
+        ("speaker", ("Ada", "Ada"), ("Sad", "Mad"), r"training\.auxiliary\.speaker: no training dialogue has two"),
+        ("next_emotion", ("Ada", "Ben"), ("Sad", None), r"training\.auxiliary\.next_emotion: no training dialogue"),
+    ],
+)
+def test_an_auxiliary_question_that_nothing_answers_is_refused(
+    task: str, speakers: Any, labels: Any, message: str, tiny_llama: TinyModel, tmp_path: Path
+) -> None:
+    lines = [{"speaker": s, "text": "Well.", "label": label} for s, label in zip(speakers, labels, strict=True)]
+    rows = [json.dumps({"id": f"d{k}", "episode": k, "scene": 1, "utterances": lines}) for k in (1, 2)]
+    (tmp_path / "train.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    training = {"evaluations": 0, "auxiliary": {task: 0.5}}
+    with pytest.raises(CorpusError, match=message):
+        train(tiny_config(tiny_llama, tmp_path, tmp_path / "runs", training=training), console=QUIET)
