@@ -281,8 +281,17 @@ class AuxiliaryConfig(Section):
         "name; it costs the line's tokens again.",
     )
     polarity: float = Field(0.0, ge=0, description="Weight of: which coarser label does the line have?")
+    words: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of: the mean negative log-likelihood of the line's own tokens, by which the model also "
+        "learns how these people talk; costs no tokens, but logits of the whole trunk.",
+    )
     fraction: float = Field(
-        1.0, gt=0, le=1, description="Fraction of lines about which each of them is asked, drawn anew in each epoch."
+        1.0,
+        gt=0,
+        le=1,
+        description="Fraction of lines about which each of them (words aside) is asked, drawn anew in each epoch.",
     )
 
 

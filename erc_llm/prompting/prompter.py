@@ -225,6 +225,7 @@ class Prompter:
         label_order: Sequence[str] | None = None,
         state: Sequence[str | None] | None = None,
         further: Further | None = None,
+        words: float = 0.0,
     ) -> list[TokenTree]:
         """The scene as token trees, one per window that has a target.
 
@@ -240,6 +241,7 @@ class Prompter:
             state: Predicted label of each line of the scene, None for lines without one. A question states the
                 predictions for its speaker's last line and for the preceding line.
             further: Returns additional questions about a line that is asked about, for training.
+            words: Weight of the mean log-likelihood of the line's own tokens, for training.
         """
         utterances = dialogue.utterances
         targets: Sequence[int] = dialogue.targets
@@ -255,7 +257,8 @@ class Prompter:
             if questions:
                 stop = min(self._last_read(here[-1]) + 1 + self.options.lookahead, window.stop)
                 stop = stop if self.options.context == "past" else window.stop
-                trees.append(self._tree(scene, head, range(window.start, stop), questions, answers, state, further))
+                lines = range(window.start, stop)
+                trees.append(self._tree(scene, head, lines, questions, answers, state, further, words))
         return trees
 
     def _last_read(self, k: int) -> int:
@@ -271,6 +274,7 @@ class Prompter:
         answers: Answers,
         state: Sequence[str | None] | None,
         further: Further | None,
+        words: float,
     ) -> TokenTree:
         builder = TreeBuilder()
         begin = builder.add_trunk("instruction", head)
@@ -283,6 +287,8 @@ class Prompter:
             for extra in () if further is None else further(scene, k, lines):
                 above, share = ends[extra.line], weight * extra.weight
                 builder.add_question(k, above, extra.pieces, extra.answers, share, extra.gold, extra.task)
+            if words and (length := len(scene.lines[k])):
+                builder.add_trunk_words(k, ends[k], length, weight * words / length)
         return builder.build()
 
     def _after(self, k: int, lines: range) -> int:

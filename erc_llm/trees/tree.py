@@ -160,6 +160,12 @@ class TreeBuilder:
         stop = len(self._ids)
         self._questions.append(Question(target, start, stop, last, tuple(labels), tuple(paths), weight, gold, task))
 
+    def add_trunk_words(self, target: int, last: int, length: int, weight: float) -> None:
+        """Make nodes of the trunk, the `length` ones up to `last`, an answer to be trained; adds no node."""
+        nodes = tuple(range(last - length + 1, last + 1))
+        here = len(self._ids)
+        self._questions.append(Question(target, here, here, nodes[0] - 1, (0,), (nodes,), weight, 0, "words"))
+
     def _add_answer(self, last: int, ids: Sequence[int], child: dict[tuple[int, int], int]) -> tuple[int, ...]:
         path, above = [], last
         for token in ids:

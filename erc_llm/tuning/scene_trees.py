@@ -52,7 +52,9 @@ def training_trees(
             state = corrupted_state(dialogue, prompter.labels, likely, config.state.dropout, config.seed, epoch)
         weights = None if asked is None else asked[epoch][scene]
         more = further.of_epoch(dialogue.id, epoch) if further else None
-        return prompter.trees(dialogue, answers, weights=weights, label_order=order, state=state, further=more)
+        return prompter.trees(
+            dialogue, answers, weights=weights, label_order=order, state=state, further=more, words=auxiliary.words
+        )
 
     return trees_of
 
