@@ -1,0 +1,66 @@
+"""The table of ingredients: arms against the plain recipe, on its rows, with what their prompts cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import ingredients
+from erc_llm.calibration.choose import decide_by_others
+from erc_llm.config import load_config
+from erc_llm.evaluation.report import evaluate
+from erc_llm.files import write_text
+from erc_llm.predictions import Predictions, write_predictions
+from tests.benchmarks.test_decided_tables import cross_fitted, percent, rows_of
+from tests.predictions.scored_tables import CORPUS
+
+
+def write_arm(folder: Path, table: Predictions, tokens: int) -> Path:
+    write_text(folder / "config.yaml", load_config("sample", [f"training.tokens_per_step={tokens}"]).as_yaml())
+    path = folder / "crossfit.parquet"
+    write_predictions(table, path)
+    return path
+
+
+def without_episode(table: Predictions, episode: str) -> Predictions:
+    """The table less the rows of an episode."""
+    columns = table.columns()
+    kept = np.flatnonzero([name != episode for name in columns["episode"]])
+    return Predictions.from_columns(table.info, {k: [values[i] for i in kept] for k, values in columns.items()})
+
+
+def test_arms_are_compared_with_the_plain_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arms = tmp_path / "arms.yaml"
+    arms.write_text("config: sample\nbudget: []\nbase: plain\narms: {longer: [], plain: [], missing: []}\n")
+    plain, longer = cross_fitted(0, CORPUS), cross_fitted(0, CORPUS)
+    write_arm(tmp_path / "plain", plain, 200)
+    write_arm(tmp_path / "longer", longer, 300)
+    assert ingredients.main([str(arms), "--out", str(tmp_path)]) == 0
+    first, second = rows_of(capsys.readouterr().out)
+    expected = percent(evaluate(decide_by_others(plain, "weighted_f1"), draws=20).headline.weighted_f1.value)
+    assert first[:5] == ["plain", "1.00x", expected, "", ""]
+    assert second[:5] == ["longer", "1.50x", expected, *["+0.00 (+0.00 to +0.00)"] * 2]
+    assert second[8:] == ["+0.0000 (+0.0000 to +0.0000)"] * 2
+
+
+def test_a_table_with_more_rows_counts_on_those_of_the_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = cross_fitted(0, CORPUS)
+    part = without_episode(whole, "e3")
+    paths = [write_arm(tmp_path / name, table, 200) for name, table in (("part", part), ("whole", whole))]
+    assert ingredients.main([f"part={paths[0]}", f"whole={paths[1]}"]) == 0
+    (_, row) = rows_of(capsys.readouterr().out)
+    assert row[0] == "whole"
+    assert " to " in row[3]
+    assert ingredients.main([f"whole={paths[1]}", f"part={paths[0]}"]) == 2
+    assert "part: its table lacks 50 of the 600 rows" in capsys.readouterr().err
+
+
+def test_a_missing_base_arm_is_the_users_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arms = tmp_path / "arms.yaml"
+    arms.write_text("config: sample\nbudget: []\nbase: plain\narms: {plain: []}\n")
+    assert ingredients.main([str(arms), "--out", str(tmp_path)]) == 2
+    assert "the other arms are compared with it" in capsys.readouterr().err
