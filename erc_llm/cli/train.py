@@ -52,10 +52,17 @@ def average(
         list[str], typer.Argument(help="Run directories that differ in their seeds or training settings only.")
     ],
     out: Annotated[Path, typer.Option(help="Run directory to write.")],
+    rank: Annotated[
+        int | None,
+        typer.Option(
+            help="Compress the average to this rank, for a smaller file; one run is enough then. By default exact.",
+            min=1,
+        ),
+    ] = None,
 ) -> None:
     """Average the adapters of several runs into one adapter, about as accurate as averaging their predictions."""
     from erc_llm.recipes.average import average_runs
     from erc_llm.runs.directory import read_run
 
-    made = average_runs([read_run(run) for run in runs], out)
+    made = average_runs([read_run(run) for run in runs], out, rank=rank)
     typer.echo(f"run: {made.folder}   adapter: {made.adapter}   rank {made.config.lora.rank}")

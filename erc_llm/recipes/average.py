@@ -1,7 +1,8 @@
 """Adapter averaging: merges the adapters of several runs into one whose update is the mean of theirs.
 
 The mean of low-rank updates is a low-rank update again: its rank is the sum of the ranks, and its two matrices are
-those of the runs side by side. The average is therefore exact, and prediction costs as much as with one run.
+those of the runs side by side. The average is therefore exact, and prediction costs as much as with one run. It can be
+compressed to a lower rank: the nearest matrices of that rank (truncated singular value decomposition).
 
 Averaged weights of fine-tuned models are about as accurate as the averaged predictions of the models: M. Wortsman et
 al., "Model soups: averaging weights of multiple fine-tuned models improves accuracy without increasing inference time"
@@ -22,6 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from erc_llm.calibration.store import CALIBRATION, read_calibration, write_calibration
 from erc_llm.config import RunConfig
 from erc_llm.errors import ModelError, RunError
 from erc_llm.files import has_files, whole_folder, write_text
@@ -53,23 +55,25 @@ def average_runs(
     *,
     replace_older: bool = False,
     of_folds: RunConfig | None = None,
+    rank: int | None = None,
     complete: Callable[[Run], None] | None = None,
 ) -> Run:
     """Write the average of runs as a run directory, which appears complete or not at all.
 
     Args:
-        runs: At least two different finished runs.
+        runs: At least two different finished runs; with `rank`, one is enough.
         folder: Directory of the new run; its last part is the run's name.
         replace_older: Whether to replace an average that exists already.
         of_folds: The configuration of a cross-fitting, if the runs are all its folds; together they have trained on
             all of train, so nothing is held out from their average.
+        rank: Rank to compress the average to; by default it is exact. The calibration of a single run is kept.
         complete: Writes further files into the run directory before it appears.
 
     Raises:
         RunError: The runs cannot be averaged, or the folder exists already or cannot be written.
         ModelError: An adapter is missing, damaged or no plain LoRA.
     """
-    check_alike(runs, of_folds is not None)
+    check_alike(runs, of_folds is not None, least=2 if rank is None else 1)
     if folder.exists() and not replace_older:
         raise RunError(f"{folder}: exists already; choose another --out")
     if has_files(folder) and not read_run(folder).manifest.averaged:
@@ -79,15 +83,18 @@ def average_runs(
     first = runs[0]
     with whole_folder(folder, RunError) as draft:
         draft.mkdir()
-        rank = average_adapters([run.adapter for run in runs], draft / ADAPTER)
-        lora = first.config.lora.model_copy(update={"rank": rank, "alpha": rank})
+        kept = average_adapters([run.adapter for run in runs], draft / ADAPTER, rank)
+        lora = first.config.lora.model_copy(update={"rank": kept, "alpha": kept})
         config = first.config.model_copy(update={"name": folder.name, "output": str(folder.parent), "lora": lora})
         if of_folds is not None:
             training = config.training.model_copy(update={"evaluations": 0})
             config = config.model_copy(update={"corpus": of_folds.corpus, "training": training})
         write_text(draft / "config.yaml", config.as_yaml(), RunError)
         shutil.copyfile(first.template, draft / TEMPLATE)
-        write_manifest(draft, _manifest(runs, average_id(runs, config.name), config.sha256, of_folds is not None))
+        run_id = average_id(runs, config.name if rank is None else f"{config.name}-rank-{rank}")
+        write_manifest(draft, _manifest(runs, run_id, config.sha256, of_folds is not None))
+        if len(runs) == 1 and (first.folder / CALIBRATION).is_file():
+            write_calibration(read_run(draft), read_calibration(first))
         if complete is not None:
             complete(read_run(draft))
     return read_run(folder)
@@ -110,19 +117,20 @@ def average_id(runs: Sequence[Run], name: str) -> str:
     return f"{name}-{digest.hexdigest()[:8]}"
 
 
-def check_alike(runs: Sequence[Run], folds: bool = False) -> None:
+def check_alike(runs: Sequence[Run], folds: bool = False, least: int = 2) -> None:
     """Refuse runs that differ in prompt, labels, corpus, base model or held-out episodes.
 
     Args:
         runs: The runs.
         folds: Whether the runs are folds of a cross-fitting, which leave out different episodes.
+        least: The least number of runs.
 
     Raises:
         RunError: Two runs differ; the message names both and lists the differences.
     """
-    if len({run.folder.resolve() for run in runs}) < max(2, len(runs)):
+    if len({run.folder.resolve() for run in runs}) < max(least, len(runs)):
         found = ", ".join(str(run.folder) for run in runs)
-        raise RunError(f"expected at least two different runs to average, found {found}")
+        raise RunError(f"expected at least two different runs to average, or one with --rank, found {found}")
     first = runs[0]
     for run in runs:
         if not run.manifest.finished:
@@ -145,10 +153,15 @@ def check_alike(runs: Sequence[Run], folds: bool = False) -> None:
             )
 
 
-def average_adapters(folders: Sequence[Path], target: Path) -> int:
+def average_adapters(folders: Sequence[Path], target: Path, rank: int | None = None) -> int:
     """Write the adapter whose update of each layer is the mean of those of plain LoRA adapters; returns its rank.
 
     mean of s_i B_i A_i = [s_1 B_1 / n, ..., s_n B_n / n] [A_1; ...; A_n], with s_i = alpha_i / rank_i.
+
+    Args:
+        folders: The adapters.
+        target: Folder to write.
+        rank: Rank to compress it to; by default it has the sum of the ranks and is exact.
 
     Raises:
         ModelError: An adapter is missing, damaged or no plain LoRA, or the adapters belong to different layers.
@@ -168,12 +181,35 @@ def average_adapters(folders: Sequence[Path], target: Path) -> int:
             mean[name] = torch.cat([found[name] for found in tensors], dim=0)
         else:
             mean[name] = torch.cat([found[name] * scale for found, scale in zip(tensors, scales, strict=True)], dim=1)
-    rank = sum(int(config["r"]) for config in configs)
-    config = configs[0] | {"r": rank, "lora_alpha": rank}
+    whole = sum(int(config["r"]) for config in configs)
+    kept = whole if rank is None else rank
+    if kept > whole:
+        raise ModelError(f"--rank: {rank} is above {whole}, the rank of the exact average; leave it out")
+    if kept < whole:
+        mean = _compressed(mean, kept)
+    config = configs[0] | {"r": kept, "lora_alpha": kept}
     target.mkdir()
     save_file(mean, target / WEIGHTS, metadata={"format": "pt"})
     write_text(target / CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")
-    return rank
+    return kept
+
+
+def _compressed(tensors: Mapping[str, torch.Tensor], rank: int) -> dict[str, torch.Tensor]:
+    """The nearest update of a rank for each layer (Eckart and Young, 1936), its scale shared by both matrices.
+
+    B A = Qb (Rb Ra^T) Qa^T with B = Qb Rb and A^T = Qa Ra, so only a matrix of the old rank is decomposed.
+    """
+    import torch
+
+    found = {}
+    for name_a in (name for name in tensors if ".lora_A." in name):
+        name_b = name_a.replace(".lora_A.", ".lora_B.")
+        (qb, rb), (qa, ra) = torch.linalg.qr(tensors[name_b].double()), torch.linalg.qr(tensors[name_a].double().T)
+        u, s, v = torch.linalg.svd(rb @ ra.T)
+        root = s[:rank].sqrt()
+        found[name_b] = (qb @ u[:, :rank] * root).float().contiguous()
+        found[name_a] = (root[:, None] * v[:rank] @ qa.T).float().contiguous()
+    return found
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -209,7 +245,7 @@ def _manifest(runs: Sequence[Run], run_id: str, config_sha256: str, folds: bool)
         config_sha256=config_sha256,
         train_shares=mean_distribution([run.manifest.train_shares for run in runs]),
         training_prior=mean_distribution([run.manifest.training_prior for run in runs]),
-        folds=len(runs) if folds else None,
+        folds=len(runs) if folds else runs[0].manifest.folds if len(runs) == 1 else None,
         averaged=tuple(run.manifest.run_id for run in runs),
         versions=versions(),
         commit=commit(),

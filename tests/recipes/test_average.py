@@ -174,3 +174,30 @@ def test_an_average_is_called_by_the_weights_of_its_runs(runs: tuple[Path, Path]
     weights.unlink()
     with pytest.raises(ModelError, match=r"seed-2/adapter/adapter_model\.safetensors: missing"):
         average_id(found, "mean")
+
+
+def test_a_compressed_average_is_the_nearest_of_its_rank(
+    tiny_llama: TinyModel, trained: tuple[Path, Path], erc: Command, tmp_path: Path
+) -> None:
+    for name, options in (("exact", ()), ("small", ("--rank", 3)), ("whole", ("--rank", 6))):
+        done = erc("average", *trained, *options, "--out", tmp_path / name)
+        assert done.code == 0, done.err
+    base = tiny_llama.fresh_model().state_dict()
+    exact, small, whole = (_merged(tiny_llama, tmp_path / name / "adapter") for name in ("exact", "small", "whole"))
+    layer = next(name for name in exact if "q_proj" in name)
+    update = (exact[layer] - base[layer]).double()
+    u, s, v = torch.linalg.svd(update)
+    nearest = u[:, :3] * s[:3] @ v[:3]
+    torch.testing.assert_close((small[layer] - base[layer]).double(), nearest, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(whole[layer], exact[layer])
+    run = read_run(tmp_path / "small")
+    assert run.config.lora.rank == run.config.lora.alpha == 3
+    assert run.manifest.run_id != read_run(tmp_path / "exact").manifest.run_id
+    refused(erc("average", *trained, "--rank", 7, "--out", tmp_path / "more"), "--rank: 7 is above 6")
+    assert not (tmp_path / "more").exists()
+
+
+def test_one_run_is_no_average(trained: tuple[Path, Path], erc: Command, tmp_path: Path) -> None:
+    refused(erc("average", trained[0], "--out", tmp_path / "none"), "or one with --rank")
+    assert erc("average", trained[0], "--rank", 2, "--out", tmp_path / "small").code == 0
+    assert read_run(tmp_path / "small").manifest.averaged == (read_run(trained[0]).manifest.run_id,)

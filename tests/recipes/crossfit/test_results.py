@@ -151,3 +151,21 @@ def test_the_runs_of_the_folds_hold_out_what_is_not_theirs(done: Crossfitted) ->
         assert parts[2] == fold_episodes(read_corpus(done.corpus), FOLDS)[number - 1]
         assert all(parts)
         assert len(set.union(*parts)) == sum(map(len, parts)) == SCENES // 2
+
+
+def test_the_average_is_compressed_with_its_calibration(done: Crossfitted, erc: Command, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    result = erc("average", done.folder, "--rank", 3, "--out", small)
+    assert result.code == 0, result.err
+    run = read_run(small)
+    assert run.config.lora.rank == 3
+    assert run.manifest.folds == FOLDS
+    assert read_calibration(run) == read_calibration(done.run)
+    dialogue = read_corpus(done.corpus).split("dev")[0]
+    whole, compressed = (load(folder) for folder in (done.folder, small))
+    assert whole.correction == compressed.correction
+    found, expected = (
+        np.array([list(line.probabilities.values()) for line in predictor.predict(dialogue)])
+        for predictor in (compressed, whole)
+    )
+    assert 0 < np.abs(found - expected).max() < 0.2
