@@ -28,7 +28,10 @@ def export(
     ] = "peft",
     stored: Annotated[
         Literal["auto", "f16", "bf16", "q8_0"],
-        typer.Option(help="Type of merged weights. auto: f16, but bf16 for merged after training in bf16."),
+        typer.Option(
+            help="Type of the weights. auto: an adapter alone keeps its own (fp32); merged ones are f16, but bf16 for "
+            "merged after training in bf16."
+        ),
     ] = "auto",
     from_base: Annotated[
         Literal["auto", "original", "nf4"],

@@ -57,7 +57,8 @@ class ExportOptions:
         run: The run directory.
         form: The form.
         target: The export folder; None: a name under `adapters/`.
-        stored: Type of merged weights; `auto` is f16, and bf16 for the `merged` form of a run that was trained in bf16.
+        stored: Type of the weights. `auto`: an adapter alone keeps its own; merged weights are f16, or bf16 in the
+            `merged` form of a run that was trained in bf16.
         from_base: The base that the update is added to; `auto`: the original, or for a run in NF4 the one with the
             smaller drift.
         base: Hub id of the base model, if the run names a folder of this machine.
@@ -126,9 +127,11 @@ def _planned(run: Run, options: ExportOptions) -> ExportRecord:
             f"--tolerance {options.tolerance}: expected a difference of probabilities, above 0 and up to 1"
         )
     stored = options.stored
+    if options.form == "gguf-lora" and stored != "auto":
+        raise ConfigError(f"--stored {stored}: a GGUF adapter keeps its own precision; leave it out")
     if options.form in ("peft", "gguf-lora"):
-        if stored != "auto":
-            raise ConfigError(f"--stored {stored}: the adapter alone keeps its own precision; leave it out")
+        if stored == "q8_0":
+            raise ConfigError("--stored q8_0: is for --format gguf; an adapter is stored in fp32, bf16 or f16")
     elif stored == "auto":
         # f16 rounds eight times less; after training in bf16 the model has been rounded to that already.
         stored = "bf16" if options.form == "merged" and run.precision == "bfloat16" else "f16"
@@ -172,7 +175,7 @@ def _hub_id(name: str) -> str:
 def _tolerance(record: ExportRecord, scored_in: str) -> float:
     if scored_in != "float32":
         return TOLERANCE_16_BITS
-    return TOLERANCE[record.form if record.form in ("peft", "gguf-lora") else record.stored]
+    return TOLERANCE[record.form if record.stored == "f32" else record.stored]
 
 
 class ScoredProbes(NamedTuple):

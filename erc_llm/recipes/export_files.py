@@ -72,10 +72,18 @@ def write_form(
 
 
 def _write_peft(run: Run, record: ExportRecord, folder: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
     from erc_llm.models.adapters import CONFIG as ADAPTER_CONFIG
     from erc_llm.models.adapters import WEIGHTS
 
-    shutil.copyfile(run.adapter / WEIGHTS, folder / WEIGHTS)
+    if record.stored == "f32":
+        shutil.copyfile(run.adapter / WEIGHTS, folder / WEIGHTS)
+    else:
+        dtype = torch.bfloat16 if record.stored == "bf16" else torch.float16
+        tensors = {name: tensor.to(dtype) for name, tensor in load_file(run.adapter / WEIGHTS).items()}
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     config = json.loads((run.adapter / ADAPTER_CONFIG).read_text("utf-8"))
     config |= {"base_model_name_or_path": record.base, "inference_mode": True}
     write_text(folder / ADAPTER_CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n", ModelError)
@@ -100,7 +108,14 @@ def write_run(run: Run, base: str, folder: Path) -> None:
     clean = config.model_copy(
         update={
             "output": "runs",
-            "corpus": config.corpus.model_copy(update={"path": public_name(config.corpus.path), "heal_from": None}),
+            "corpus": config.corpus.model_copy(
+                update={
+                    "path": public_name(config.corpus.path),
+                    "heal_from": None,
+                    "avoid": tuple(Path(path).name for path in config.corpus.avoid),
+                }
+            ),
+            "lora": config.lora.model_copy(update={"start": config.lora.start and Path(config.lora.start).name}),
             "prompt": config.prompt.model_copy(update={"template": Path(config.prompt.template).stem}),
             "profile": profile.model_copy(
                 update={"notes": None, "encoder": public_name(profile.encoder), "model": public_name(profile.model)}

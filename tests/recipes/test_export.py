@@ -98,6 +98,21 @@ def test_an_export_predicts_as_the_run_does(
     assert set(record.weights) == {p.name for p in exports[form].iterdir() if p.suffix in (".safetensors", ".gguf")}
 
 
+def test_an_adapter_in_16_bits_is_half_as_large_and_verified(
+    exports: dict[str, Path], finished: Run, tiny_llama: TinyModel, tmp_path: Path
+) -> None:
+    named = {"base": "example/tiny", "licence": "apache-2.0"}
+    small = erc_llm.export_run(finished.folder, tmp_path / "small", form="peft", stored="f16", **named)  # type: ignore[arg-type]
+    sizes = [(folder / "adapter_model.safetensors").stat().st_size for folder in (small, exports["peft"])]
+    assert 0.45 < sizes[0] / sizes[1] < 0.6
+    record = read_record(small)
+    assert record is not None
+    assert record.stored == "f16"
+    assert 0 < record.largest_difference <= record.tolerance == 0.01
+    one, other = (PeftModel.from_pretrained(tiny_llama.fresh_model(), str(f)) for f in (small, exports["peft"]))
+    np.testing.assert_allclose(logits(one), logits(other), atol=0.05)
+
+
 def test_plain_peft_loads_the_peft_form(exports: dict[str, Path], finished: Run, tiny_llama: TinyModel) -> None:
     one, other = (
         PeftModel.from_pretrained(tiny_llama.fresh_model(), str(f)) for f in (exports["peft"], finished.adapter)
