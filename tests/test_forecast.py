@@ -125,3 +125,13 @@ def test_a_table_of_forecasts_is_evaluated_against_persistence(tiny_llama: TinyM
     assert all(p == e for p, e, begins in zip(persistence.predicted, expected, first, strict=True) if not begins)
     assert len({p for p, begins in zip(persistence.predicted, first, strict=True) if begins}) == 1
     assert difference(table, persistence, draws=100).b == "persistence"
+
+
+def test_a_run_may_be_trained_on_forecasts_alone(tiny_llama: TinyModel, tmp_path: Any) -> None:
+    corpus = write_corpus(tmp_path / "corpus")
+    settings: dict[str, Any] = {"scoring": {"forecast": True}}
+    run = train(tiny_config(tiny_llama, corpus, tmp_path, **settings), console=Console(quiet=True))
+    assert load(run.folder).prompter.options.forecast
+    both = tiny_config(tiny_llama, corpus, tmp_path, name="both", training=ASKED, **settings)
+    with pytest.raises(ConfigError, match=r"scoring\.forecast: .*leave training\.auxiliary out"):
+        train(both, console=Console(quiet=True))

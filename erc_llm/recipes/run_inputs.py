@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from erc_llm.config import AuxiliaryConfig, RunConfig, StateConfig
+from erc_llm.config import RunConfig, StateConfig
 from erc_llm.corpus import Corpus, Dialogue
 from erc_llm.corpus.dialogues import LEFT_OUT, SELECTION
 from erc_llm.errors import ConfigError, CorpusError, RunError, UserError
@@ -26,12 +26,19 @@ from erc_llm.runs.directory import Run, read_run, refuse_other_source
 _Read = TypeVar("_Read")
 
 
-def check_auxiliary(tasks: AuxiliaryConfig, scenes: Sequence[Dialogue]) -> None:
-    """Refuse auxiliary questions that no training dialogue can answer.
+def check_auxiliary(config: RunConfig, scenes: Sequence[Dialogue]) -> None:
+    """Refuse auxiliary questions that no training dialogue can answer, or that do not fit a run that only forecasts.
 
     Raises:
+        ConfigError: The run is trained on forecasts (`scoring.forecast`), which read no line that is asked about.
         CorpusError: No dialogue has two speakers, or none has two labelled lines in a row.
     """
+    tasks = config.training.auxiliary
+    if config.scoring.forecast and any((tasks.next_emotion, tasks.speaker, tasks.polarity, tasks.words)):
+        raise ConfigError(
+            "scoring.forecast: training on forecasts alone has no auxiliary questions; leave training.auxiliary out, "
+            "or set scoring.forecast in prediction only (predict --forecast)"
+        )
     if tasks.speaker and all(len({u.speakers for u in d.utterances}) < 2 for d in scenes):
         raise CorpusError(
             "training.auxiliary.speaker: no training dialogue has two speakers, so nobody can be told from another; "

@@ -75,7 +75,7 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
     print_warnings(corpus, console)
     apart, avoided = without_overlaps(corpus, config.corpus.avoid, progress)
     scenes = labelled_scenes(apart, config.training.max_scenes, config.seed)
-    check_auxiliary(config.training.auxiliary, scenes)
+    check_auxiliary(config, scenes)
     start = None if config.lora.start is None else start_run(config.lora.start)
     sampler = target_sampler(config.sampling, scenes, labels, config.seed)
     warn_of_absent(sampler.targets, labels, progress)
