@@ -221,16 +221,15 @@ def build_prompter(
     """
     known = _known_past(config, labels, past)
     profile = config.profile
-    asked = config.prompt
     options = PromptOptions(
-        asked.context,
-        asked.names,
-        asked.trunk_budget,
-        profile.placement,
-        profile.budget,
-        asked.lookahead,
-        asked.answer,
-        config.scoring.forecast,
+        context=config.prompt.context,
+        names=config.prompt.names,
+        trunk_budget=config.prompt.trunk_budget,
+        placement=profile.placement,
+        profile_budget=profile.budget,
+        lookahead=config.prompt.lookahead,
+        answer=config.prompt.answer,
+        forecast=config.scoring.forecast,
     )
     sentences = None
     if profile.writer != "none":

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 
 from erc_llm.corpus.dialogues import Dialogue, Utterance
 from erc_llm.decoding.scenes import mean_score
-from erc_llm.decoding.scoring import score_questions
+from erc_llm.decoding.scoring import LabelScores, score_questions
 from erc_llm.errors import ConfigError
 from erc_llm.prompting.prompter import scoring_orders
 from erc_llm.prompting.scene import Scene
 from erc_llm.runs.opened import Opened
-from erc_llm.trees.tree import TokenTree, TreeBuilder
+from erc_llm.trees.tree import TreeBuilder
 from erc_llm.trees.windows import WindowCutter
+
+Pieces = Sequence[tuple[str, Sequence[int]]]
 
 if TYPE_CHECKING:
     from transformers import DynamicCache
@@ -50,29 +52,18 @@ class LiveSession:
         Raises:
             ConfigError: An earlier line ended in an error, so the caches are not complete.
         """
-        import torch
-        from transformers import DynamicCache
-
-        if self._failed:
-            raise ConfigError("this live session ended in an error at an earlier line; start a new one with `live()`")
-        self._failed = True  # until this line is labelled
+        self._begin()
         speakers = (speaker,) if isinstance(speaker, str) else tuple(speaker)
         utterance = Utterance(f"u{len(self._utterances) + 1:03d}", speakers, text)
         self._utterances.append(utterance)
         k = len(self._utterances) - 1
         scene = self._prompter.scene(Dialogue(self._dialogue_id, tuple(self._utterances)))
-        model = self._predictor.ready().model
         if self._cutter.add(scene.cost(k)) or not self._caches:
-            self._caches = [DynamicCache(config=model.config) for _ in self._orders]
-        trees = [self._tree(scene, k, order) for order in self._orders]
-        model.eval()
-        with torch.inference_mode():
-            by_order = [
-                score_questions(model, cache, tree, tree.questions)
-                for cache, tree in zip(self._caches, trees, strict=True)
-            ]
-        scores = [mean_score(same) for same in zip(*by_order, strict=True)]
-        self._failed = False
+            self._new_window()
+        asked = [self._prompter.pieces(scene, k)]
+        if self._predictor.uses_state:  # a second question, which states the predictions for earlier lines
+            asked.append(self._prompter.pieces(scene, k, self._state))
+        scores = self._scores(scene, k, asked)
         label = self._predictor.labels.names[int(scores[0].log_likelihoods.argmax())]
         self._state.append(label if text.strip() else None)  # batch prediction has no question about an empty line
         return self._predictor.labelled(utterance, scores[-1])
@@ -85,41 +76,47 @@ class LiveSession:
         Raises:
             ConfigError: The run was not trained to forecast, or an earlier line ended in an error.
         """
-        import torch
-        from transformers import DynamicCache
-
         predictor = self._predictor
         check_forecasts(Opened(predictor.config, predictor.run, predictor.export))
+        self._begin()
+        scene = self._prompter.scene(Dialogue(self._dialogue_id, tuple(self._utterances)))
+        if not self._caches:
+            self._new_window()
+        (scores,) = self._scores(scene, len(self._utterances), [self._prompter.forecast_pieces()])
+        return dict(zip(predictor.labels.names, scores.probabilities.tolist(), strict=True))
+
+    def _begin(self) -> None:
+        """Refuse to go on after an error; the session has failed until `_scores` has ended."""
         if self._failed:
             raise ConfigError("this live session ended in an error at an earlier line; start a new one with `live()`")
-        scene = self._prompter.scene(Dialogue(self._dialogue_id, tuple(self._utterances)))
-        model = predictor.ready().model
-        model.eval()
-        caches = self._caches or [DynamicCache(config=model.config) for _ in self._orders]
-        by_order = []
-        with torch.inference_mode():
-            for cache, order in zip(caches, self._orders, strict=True):
-                builder = TreeBuilder()
-                begin = builder.add_trunk("instruction", self._prompter.head_ids(order))
-                said = len(self._utterances)
-                after = scene.add_lines(builder, self._cutter.start, said)[said - 1] if said else begin
-                answers = list(enumerate(self._prompter.answer_ids))
-                builder.add_question(said, after, self._prompter.forecast_pieces(), answers)
-                tree = builder.build()
-                by_order += score_questions(model, cache, tree, tree.questions)
-        probabilities = mean_score(by_order).probabilities
-        return dict(zip(predictor.labels.names, probabilities.tolist(), strict=True))
+        self._failed = True
 
-    def _tree(self, scene: Scene, k: int, order: tuple[str, ...]) -> TokenTree:
-        """The window up to line `k` and the question about it; with state a second one, which states predictions."""
-        builder = TreeBuilder()
-        builder.add_trunk("instruction", self._prompter.head_ids(order))
-        after = scene.add_lines(builder, self._cutter.start, k + 1)[k]
-        answers = list(enumerate(self._prompter.answer_ids))
-        builder.add_question(k, after, self._prompter.pieces(scene, k), answers)
-        if self._predictor.uses_state:
-            builder.add_question(k, after, self._prompter.pieces(scene, k, self._state), answers)
-        return builder.build()
+    def _new_window(self) -> None:
+        """Forget what the caches hold."""
+        from transformers import DynamicCache
+
+        config = self._predictor.ready().model.config
+        self._caches = [DynamicCache(config=config) for _ in self._orders]
+
+    def _scores(self, scene: Scene, target: int, asked: Sequence[Pieces]) -> list[LabelScores]:
+        """Scores of the questions about a target after the last line so far, averaged over the orders of the labels."""
+        import torch
+
+        model, answers = self._predictor.ready().model, list(enumerate(self._prompter.answer_ids))
+        by_order = []
+        model.eval()
+        with torch.inference_mode():
+            for cache, order in zip(self._caches, self._orders, strict=True):
+                builder, said = TreeBuilder(), len(self._utterances)
+                after = builder.add_trunk("instruction", self._prompter.head_ids(order))
+                if said:
+                    after = scene.add_lines(builder, self._cutter.start, said)[said - 1]
+                for pieces in asked:
+                    builder.add_question(target, after, pieces, answers)
+                tree = builder.build()
+                by_order.append(score_questions(model, cache, tree, tree.questions))
+        self._failed = False
+        return [mean_score(same) for same in zip(*by_order, strict=True)]
 
 
 def check_forecasts(opened: Opened) -> None:

@@ -167,11 +167,7 @@ def predict(
         calibration=calibration,
         decide=decide,
         transductive=transductive,
-        overrides=(
-            *(changes or []),
-            *([f"scoring.decode={decode}"] if decode else []),
-            *(["scoring.forecast=true"] if forecast else []),
-        ),
+        overrides=(*(changes or []), *short),
         abstain_below=abstain_below,
         server=server,
     )

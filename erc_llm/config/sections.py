@@ -220,7 +220,6 @@ class LoraConfig(Section):
         description="A finished run from whose adapter training starts, e.g. one on another corpus; it has the same "
         "base model, rank, alpha and target_modules. By default a new adapter.",
     )
-
     rank: int = Field(16, ge=1, description="Rank of the update matrices.")
     alpha: int = Field(32, ge=1, description="Scale: updates are multiplied by alpha / rank.")
     dropout: float = Field(

@@ -1,7 +1,7 @@
 """File formats: recognises the five formats by their content, and defines the records that their parsers return.
 
     original   the JSON of EmoryNLP's release 1.0: episodes > scenes > utterances
-    aligned    the CSV of the MELD repository: one utterance per row, Speaker is a Python-style list in a string
+    aligned    EmoryNLP's CSV in the MELD repository: one utterance per row, Speaker is a Python-style list in a string
     meld       MELD's own CSV: dialogues are numbered in each file, and lines have times but scenes have no number
     compm      the text files of CoMPM: speaker, utterance, emotion, separated by tabs; a blank line ends a scene
     own        JSONL of this project: one dialogue per line (docs/own-corpus.md)
@@ -22,7 +22,7 @@ from erc_llm.errors import CorpusError
 
 DESCRIPTIONS = {
     "original": "EmoryNLP JSON",
-    "aligned": "CSV as in the MELD repository",
+    "aligned": "EmoryNLP CSV as in the MELD repository",
     "meld": "MELD's CSV",
     "compm": "CoMPM text",
     "own": "JSONL, one dialogue per line",
