@@ -83,8 +83,8 @@ def export_run(
         run: The run directory.
         to: The export folder; None: a name under `adapters/`.
         form: `peft`, `merged`, `gguf` or `gguf-lora`.
-        stored: Type of merged weights: `f16`, `bf16` or (GGUF) `q8_0`; `auto`: f16, but bf16 for
-            `merged` after training in bf16.
+        stored: Type of the weights: `f16`, `bf16` or (GGUF) `q8_0`; `auto`: an adapter alone keeps its own, merged
+            weights are f16, but bf16 for `merged` after training in bf16.
         from_base: For a run on a base in NF4: `original`, `nf4`, or `auto` for the one with the smaller drift.
         base: Hub id of the base model, if the run names a folder.
         licence: The hub's name of the base model's licence, if it is not known.

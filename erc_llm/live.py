@@ -9,22 +9,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from erc_llm.config import RunConfig
 from erc_llm.corpus.dialogues import Dialogue, Utterance
 from erc_llm.decoding.scenes import mean_score
 from erc_llm.decoding.scoring import LabelScores, score_questions
 from erc_llm.errors import ConfigError
 from erc_llm.prompting.prompter import scoring_orders
 from erc_llm.prompting.scene import Scene
-from erc_llm.runs.opened import Opened
 from erc_llm.trees.tree import TreeBuilder
 from erc_llm.trees.windows import WindowCutter
-
-Pieces = Sequence[tuple[str, Sequence[int]]]
 
 if TYPE_CHECKING:
     from transformers import DynamicCache
 
     from erc_llm.predictor import LabelledUtterance, Predictor
+
+Pieces = Sequence[tuple[str, Sequence[int]]]
 
 
 class LiveSession:
@@ -77,12 +77,12 @@ class LiveSession:
             ConfigError: The run was not trained to forecast, or an earlier line ended in an error.
         """
         predictor = self._predictor
-        check_forecasts(Opened(predictor.config, predictor.run, predictor.export))
+        check_forecasts(predictor.config)
         self._begin()
         scene = self._prompter.scene(Dialogue(self._dialogue_id, tuple(self._utterances)))
         if not self._caches:
             self._new_window()
-        (scores,) = self._scores(scene, len(self._utterances), [self._prompter.forecast_pieces()])
+        (scores,) = self._scores(scene, len(self._utterances), [self._prompter.forecast_pieces])
         return dict(zip(predictor.labels.names, scores.probabilities.tolist(), strict=True))
 
     def _begin(self) -> None:
@@ -119,15 +119,13 @@ class LiveSession:
         return [mean_score(same) for same in zip(*by_order, strict=True)]
 
 
-def check_forecasts(opened: Opened) -> None:
-    """Refuse to forecast with a run that was not trained to.
+def check_forecasts(config: RunConfig) -> None:
+    """Refuse to forecast with a model that was not trained to.
 
     Raises:
         ConfigError: Its training did not ask about the next line.
     """
-    run = opened.run
-    trained_alone = run is not None and run.config.scoring.forecast
-    if not trained_alone and opened.config.training.auxiliary.next_emotion == 0:
+    if config.training.auxiliary.next_emotion == 0:
         raise ConfigError(
             "scoring.forecast: this model was not trained to predict the next line; train a run with "
             "training.auxiliary.next_emotion=0.5"

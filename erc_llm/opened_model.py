@@ -35,7 +35,7 @@ def load_model(opened: Opened) -> LoadedModel:
     loaded = build_model(opened.config)
     if run is None:
         return loaded
-    _check_base_model(run, opened.config, loaded)
+    check_base_model(run, opened.config, loaded)
     if export is None or export.form == "peft":
         return replace(loaded, model=load_adapter(loaded.model, run.adapter))
     from erc_llm.export.gguf_lora import read_gguf_lora
@@ -69,7 +69,7 @@ def share_model(first: Opened, loaded: LoadedModel, opened: Opened) -> str:
                 f"beside: {run.folder} has model.{field}={one}, {first.run.folder} {other}; load it by itself"
             )
     _check_export(opened)
-    _check_base_model(run, first.config, loaded)
+    check_base_model(run, first.config, loaded)
     name = f"adapter-{len(loaded.model.peft_config)}"
     add_adapter(loaded.model, run.adapter, name)
     return name
@@ -80,7 +80,7 @@ def _check_export(opened: Opened) -> None:
         check_weights(opened.run.folder, opened.export)
 
 
-def _check_base_model(run: Run, config: RunConfig, loaded: LoadedModel) -> None:
+def check_base_model(run: Run, config: RunConfig, loaded: LoadedModel) -> None:
     """Refuse a base model other than the one that the run's adapter was trained on.
 
     Raises:

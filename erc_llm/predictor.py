@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from erc_llm.build import Past, build_prompter, check_fit
 from erc_llm.calibration.choose import AskedDecide, Calibrated, Prior, choose_correction
@@ -30,9 +29,6 @@ from erc_llm.models.loading import LoadedModel
 from erc_llm.opened_model import load_model, share_model
 from erc_llm.predictions import Correction, Prediction
 from erc_llm.runs.opened import Opened, open_run
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +87,6 @@ class Predictor:
         correction: Correction | None = None,
         adapter: str = "default",
     ) -> None:
-        if opened.config.scoring.forecast:
-            check_forecasts(opened)
         self._adapter = adapter
         self.config = opened.config
         self.run = opened.run
@@ -117,7 +111,7 @@ class Predictor:
             self.ready().model,
             self.prompter,
             dialogues,
-            passes=2 if self.uses_state else 1,
+            passes=2 if self.uses_state and not self.config.scoring.forecast else 1,  # a forecast states nothing
             label_orders=self.config.scoring.label_orders,
             seed=self.config.seed,
             tokens_per_forest=self.config.scoring.tokens_per_forest,
@@ -200,6 +194,8 @@ class Predictor:
         """
         if self.config.prompt.context != "past":
             raise ConfigError("prompt.context: a live session needs `past`; this model reads the `full` scene")
+        if self.config.scoring.forecast:
+            raise ConfigError("scoring.forecast: a live session labels lines that it has read; call its `forecast()`")
         if ahead := self.config.prompt.lookahead:
             raise ConfigError(f"prompt.lookahead: a live session needs 0; this model reads {ahead} later lines")
         return LiveSession(self, dialogue_id)
@@ -275,6 +271,8 @@ def _correction(opened: Opened, prior: Prior, calibration: Calibrated, decide: A
             f"scoring.decode={scoring.decode} gives no scores that a prior, calibration or decision rule could work "
             "on; use scoring.decode=score"
         )
+    if scoring.forecast:
+        check_forecasts(opened.config)
     if scoring.forecast and asked:
         raise ConfigError(
             "scoring.forecast: prior, calibration and decision rule are for labels of lines that were read"

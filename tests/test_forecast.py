@@ -19,6 +19,7 @@ from erc_llm.evaluation.references import difference, persistence_reference
 from erc_llm.models.loading import LoadedModel
 from erc_llm.predictor import Predictor, load
 from erc_llm.recipes.predict import predict
+from erc_llm.recipes.predict_served import _check_scoring
 from erc_llm.recipes.train import train
 from erc_llm.runs.opened import Opened
 from tests.prompting.scenes import dialogue_of, dialogues, scene
@@ -127,11 +128,15 @@ def test_a_table_of_forecasts_is_evaluated_against_persistence(tiny_llama: TinyM
     assert difference(table, persistence, draws=100).b == "persistence"
 
 
-def test_a_run_may_be_trained_on_forecasts_alone(tiny_llama: TinyModel, tmp_path: Any) -> None:
+def test_training_forecasts_by_its_auxiliary_question_only(tiny_llama: TinyModel, tmp_path: Any) -> None:
     corpus = write_corpus(tmp_path / "corpus")
-    settings: dict[str, Any] = {"scoring": {"forecast": True}}
-    run = train(tiny_config(tiny_llama, corpus, tmp_path, **settings), console=Console(quiet=True))
-    assert load(run.folder).prompter.options.forecast
-    both = tiny_config(tiny_llama, corpus, tmp_path, name="both", training=ASKED, **settings)
-    with pytest.raises(ConfigError, match=r"scoring\.forecast: .*leave training\.auxiliary out"):
-        train(both, console=Console(quiet=True))
+    with pytest.raises(ConfigError, match=r"scoring\.forecast: is for prediction"):
+        train(tiny_config(tiny_llama, corpus, tmp_path, scoring={"forecast": True}), console=Console(quiet=True))
+    assert not (tmp_path / "tiny" / "manifest.json").exists()
+
+
+def test_a_live_session_and_a_server_label_what_they_have_read(tiny_llama: TinyModel, loaded: LoadedModel) -> None:
+    with pytest.raises(ConfigError, match=r"scoring\.forecast: a live session"):
+        predictor_of(tiny_llama, loaded).live()
+    with pytest.raises(ConfigError, match=r"scoring\.forecast: a served model"):
+        _check_scoring(config_of(tiny_llama))

@@ -171,6 +171,8 @@ class BaselineConfig(Recipe):
 
     @model_validator(mode="after")
     def _fits_together(self) -> BaselineConfig:
+        if self.corpus.avoid:
+            raise ValueError("corpus.avoid is for adapters; leave it out, and remove the dialogues from the corpus")
         if self.memory.decay == "half_life" and not self.switches.behaviour:
             raise ValueError(
                 "memory.decay=half_life needs EmoNet's behaviour module; set kind=emonet and speaker.behaviour=true"

@@ -15,7 +15,7 @@ from pathlib import Path, PurePath
 from typing import Any, ClassVar
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from erc_llm.config.sections import (
     AuxiliaryConfig,
@@ -60,7 +60,8 @@ class Recipe(Section):
 
         Left out are:
         - how results are shown and saved, and paths: their contents (corpus, template, model) have hashes of their
-          own; of the run that training starts from and of corpora that it avoids, the last part of the path counts;
+          own. Of a run to start from and of corpora to avoid the name counts, so that recipes with and without them
+          differ; the manifest states their contents;
         - settings that bound memory or time, so that a run can be resumed with others after it ran out of memory. They
           change the order of sums, and accumulation also dropout masks and the steps that have too few dialogues for
           its forests; so does other hardware, or another number of processes;
@@ -122,6 +123,15 @@ class RunConfig(Recipe):
     scoring: ScoringConfig = ScoringConfig()
 
     precision_field: ClassVar[str] = "model.precision"
+
+    @model_validator(mode="after")
+    def _avoids_in_profiles_too(self) -> RunConfig:
+        if self.corpus.avoid and self.profile.writer != "none":
+            raise ValueError(
+                f"profile.writer={self.profile.writer} would write profiles from dialogues that corpus.avoid leaves "
+                "out; set it to none"
+            )
+        return self
 
     @property
     def holds_out_selection(self) -> bool:

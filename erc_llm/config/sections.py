@@ -83,8 +83,8 @@ class CorpusConfig(Section):
     selection_seed: int = Field(13, description="Seed by which the episodes of the selection split are drawn.")
     avoid: tuple[str, ...] = Field(
         (),
-        description="Corpus files or folders to keep apart from: dialogues of train that share lines with them are not "
-        "trained on.",
+        description="Adapters: corpus files or folders to keep apart from; dialogues of train that share lines with "
+        "them are not trained on.",
     )
     fold: FoldConfig | None = Field(
         None, description="The part of train that a training run of a cross-fitting leaves out; by default none."
@@ -339,6 +339,12 @@ class TrainingConfig(Section):
     report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field((), description="Further loggers.")
     auxiliary: AuxiliaryConfig = AuxiliaryConfig()
 
+    @model_validator(mode="after")
+    def _words_have_a_loss(self) -> TrainingConfig:
+        if self.auxiliary.words and self.objective == "closed_set":
+            raise ValueError("auxiliary.words has no closed set of answers; set objective=label, or leave it out")
+        return self
+
 
 class ScoringConfig(Section):
     """How `predict` decides labels. `Predictor.predict` and live sessions always score."""
@@ -356,7 +362,7 @@ class ScoringConfig(Section):
     reason_tokens: int = Field(64, ge=1, le=2048, description="With reason_then_label: most tokens of free text.")
     forecast: bool = Field(
         False,
-        description="Predict the label of each line before it is read, from the lines before it; the run needs "
+        description="In prediction: the label of each line before it is read, from the lines before it; the run needs "
         "training.auxiliary.next_emotion.",
     )
     answer_tokens: int = Field(

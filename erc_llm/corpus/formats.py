@@ -22,7 +22,7 @@ from erc_llm.errors import CorpusError
 
 DESCRIPTIONS = {
     "original": "EmoryNLP JSON",
-    "aligned": "EmoryNLP CSV as in the MELD repository",
+    "aligned": "CSV of EmoryNLP, as in the MELD repository",
     "meld": "MELD's CSV",
     "compm": "CoMPM text",
     "own": "JSONL, one dialogue per line",

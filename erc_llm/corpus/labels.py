@@ -76,14 +76,6 @@ class LabelSet:
         return table.get(spelling.strip().casefold())
 
 
-class AnyLabel(LabelSet):
-    """A label set that accepts every spelling, for corpora whose labels are not used."""
-
-    def match(self, spelling: str) -> str | None:
-        """The first label, whatever the spelling."""
-        return self.names[0]
-
-
 MELD = LabelSet(
     names=("neutral", "joy", "surprise", "anger", "sadness", "fear", "disgust"),
     neutral="neutral",

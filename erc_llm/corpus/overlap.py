@@ -20,7 +20,7 @@ from erc_llm.corpus.dialogues import Dialogue
 
 WORDS = 4
 _MOST_DIALOGUES = 10  # a sequence of words that more dialogues have is a phrase of the language
-_ENOUGH = 6  # sequences in common; in shorter dialogues half of all they have
+_ENOUGH = 6  # sequences in common; in shorter dialogues half of all they have, but two if they have two
 _APOSTROPHES = re.compile("['\u2018\u2019\u02bc`\u00b4]")
 
 
@@ -80,7 +80,8 @@ def _best(
     others: Mapping[str, set[tuple[str, ...]]],
 ) -> Iterator[Match]:
     shared = Counter(other for words in found for other in rare.get(words, ()))
-    for other, count in shared.most_common(1):
+    for other, count in shared.most_common():
         shorter = min(len(found), len(others[other]))
-        if count >= min(_ENOUGH, max(2, shorter / 2)):
+        if count >= min(_ENOUGH, shorter, max(2, shorter / 2)):
             yield Match(name, other, count, shorter)
+            return

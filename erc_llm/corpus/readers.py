@@ -39,7 +39,7 @@ PARSERS: Mapping[str, Callable[[Source, ReadWarnings], Iterator[RawDialogue]]] =
 def read_corpus(
     path: Path | str,
     *,
-    labels: LabelSet = EMORYNLP,
+    labels: LabelSet | None = EMORYNLP,
     heal_from: Path | str | None = None,
     aliases: Mapping[str, str] | None = None,
     generic: Collection[str] = GENERIC_NAMES,
@@ -53,7 +53,7 @@ def read_corpus(
 
     Args:
         path: File or directory; subdirectories are not read.
-        labels: The label set; any other label is an error.
+        labels: The label set; any other label is an error. None: labels are not read, whatever they are.
         heal_from: EmoryNLP JSON file or folder, from which the gaps of version `aligned` are filled as context.
         aliases: Speaker name in the data to the name to use instead.
         generic: Names that stand for a different person in each episode, kept in `Corpus.generic`.
@@ -74,7 +74,7 @@ def read_corpus(
     corpus = Corpus(
         name=name or (Path(path).resolve().name if folder else Path(path).stem),
         version=version,
-        labels=labels,
+        labels=labels or EMORYNLP,
         splits=splits,
         order=builder.order,
         warnings=warned.sentences(),
@@ -99,7 +99,7 @@ def _common_format(sources: list[Source], path: Path) -> str:
 class _Builder:
     """Turns raw dialogues into checked records with ids that are unique within the corpus."""
 
-    def __init__(self, labels: LabelSet, aliases: Mapping[str, str], warned: ReadWarnings) -> None:
+    def __init__(self, labels: LabelSet | None, aliases: Mapping[str, str], warned: ReadWarnings) -> None:
         self._labels = labels
         self._aliases = aliases
         self._warned = warned
@@ -152,8 +152,8 @@ class _Builder:
     def _utterance(self, raw: RawUtterance, index: int, dialogue: str, ids: set[str], source: Source) -> Utterance:
         place = f"{source.name}:{raw.line}" if raw.line else source.name
         name = self._unique(raw.id or f"{dialogue}_u{index + 1:03d}", ids, "utterance", place)
-        label = None if raw.label is None else self._labels.match(raw.label)
-        if raw.label is not None and label is None:
+        label = None if raw.label is None or self._labels is None else self._labels.match(raw.label)
+        if raw.label is not None and label is None and self._labels is not None:
             message = (
                 f"label {show(raw.label)} of utterance {show(name)} is not one of {', '.join(self._labels.names)}; "
                 "correct it, or define your own label set under `corpus.labels` (docs/own-corpus.md)"

@@ -1,7 +1,8 @@
 """Maps freely generated text to a label, or to none.
 
 It tries in this order: a name or spelling of the label set; the same without case, surrounding punctuation and a
-leading "Answer:"; for EmoryNLP's labels a fixed table of synonyms. Any other text is invalid and counted as wrong. It
+leading "Answer:"; for EmoryNLP's labels a fixed table of synonyms; each of these behind the label's own coarser label
+("negative sad"). Any other text is invalid and counted as wrong. It
 uses no edit distance, does not search inside sentences, and does not choose between two labels.
 
 Input: an answer as text, a label set. Output: a canonical name or None.
@@ -41,7 +42,18 @@ def spelled_label(text: str, labels: LabelSet) -> str | None:
 
     Synonyms of label sets other than EmoryNLP's are given in their `spellings`.
     """
-    return labels.match(text) or _table(labels).get(normalised(text))
+    answer = normalised(text)
+    return labels.match(text) or _table(labels).get(answer) or _behind_coarser(answer, labels)
+
+
+def _behind_coarser(answer: str, labels: LabelSet) -> str | None:
+    """The label of an answer that names its coarser label first, as with `prompt.answer=coarse_then_label`."""
+    for coarse in labels.coarse_names:
+        before = f"{normalised(coarse)} "
+        label = _table(labels).get(answer.removeprefix(before)) if answer.startswith(before) else None
+        if label is not None and labels.coarse[label] == coarse:
+            return label
+    return None
 
 
 def normalised(text: str) -> str:

@@ -151,20 +151,16 @@ def start_from(adapted: PeftModel, folder: Path | str) -> None:
         folder: Folder of the saved adapter.
 
     Raises:
-        ModelError: A file is missing or damaged, or the saved adapter has another shape or scale.
+        ModelError: A file is missing or damaged, or the saved adapter is of other layers or another kind.
     """
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 
     source, own = Path(folder), adapted.peft_config["default"]
     config, shapes = _read_fitting(adapted.get_base_model(), source)
-    for name, field in (("r", "lora.rank"), ("lora_alpha", "lora.alpha")):
-        theirs, ours = getattr(config, name), getattr(own, name)
-        if theirs != ours:
-            raise ModelError(f"lora.start: {source} has {field} {theirs}, this run {ours}; set {field}={theirs}")
-    scales = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern")
-    if shapes.keys() != _expected(adapted) or any(getattr(config, n, None) != getattr(own, n, None) for n in scales):
-        raise ModelError(f"lora.start: {source} adapts other layers, or otherwise; set lora.target_modules as there")
+    alike = ("r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern")
+    if shapes.keys() != _expected(adapted) or any(getattr(config, n, None) != getattr(own, n, None) for n in alike):
+        raise ModelError(f"{source}: adapts other layers than this run, or in another way; start from another run")
     set_peft_model_state_dict(adapted, load_file(source / WEIGHTS))
 
 

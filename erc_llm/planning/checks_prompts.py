@@ -87,7 +87,11 @@ def check_vocabulary(trees: Trees, prompter: Prompter, vocabulary: int) -> Itera
 def trained_prompts(trees: Trees, prompter: Prompter, most: int = 3) -> tuple[TrainedPrompt, ...]:
     """The trained tokens of the first targets of different labels, and of further ones if there are too few labels."""
     everything = [
-        (dialogue, tree, question) for dialogue, parts in trees for tree in parts for question in tree.questions
+        (dialogue, tree, question)
+        for dialogue, parts in trees
+        for tree in parts
+        for question in tree.questions
+        if question.task == "label"
     ]
     first: dict[int | None, tuple[Dialogue, TokenTree, Question]] = {}
     for found in everything:

@@ -31,6 +31,7 @@ class TreeOptions:
 
     Attributes:
         labels: Names of the labels.
+        spoken: What an answer names for each of them; empty: the label.
         context: `past` or `full`, as in `prompt.context`.
         names: As in `prompt.names`.
         trunk_budget: Most tokens of the lines of one tree.
@@ -38,9 +39,12 @@ class TreeOptions:
         profile_in_question: Whether profiles stand in questions instead of the trunk.
         state: Whether questions state earlier emotions.
         all_answers: Whether every question has all labels as answers, as in scoring; else its own label.
+        lookahead: As in `prompt.lookahead`; lines are numbered if it is above 0.
+        words: Whether the tokens of the lines are trained too (`training.auxiliary.words`).
     """
 
     labels: tuple[str, ...]
+    spoken: tuple[str, ...] = ()
     context: str = "past"
     names: Names = "first"
     trunk_budget: int = 2048
@@ -48,6 +52,13 @@ class TreeOptions:
     profile_in_question: bool = False
     state: bool = False
     all_answers: bool = False
+    lookahead: int = 0
+    words: bool = False
+
+    @property
+    def shown_context(self) -> str:
+        """The context that templates are told."""
+        return "full" if self.lookahead else self.context
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +98,13 @@ class SceneMeter:
         self._options = options
         self._count = counter.count
         chat = template.chat
-        system = template.render("system", {"labels": list(options.labels), "context": options.context})
+        system = template.render("system", {"labels": list(options.labels), "context": options.shown_context})
         self._head = self._count(system) + (CHAT_HEAD if chat else 1)
         self._bridge = CHAT_BRIDGE if chat else 0
         end = CHAT_END if chat else max(self._count(template.render("end", {})), 1)
         space = "" if chat else " "
-        answers = {label: space + template.render("answer", {"label": label}) for label in options.labels}
+        spoken = zip(options.labels, options.spoken or options.labels, strict=True)
+        answers = {label: space + template.render("answer", {"label": text}) for label, text in spoken}
         self._answers = {label: counter.count_words(text) + end for label, text in answers.items()}
 
     def size(self, dialogue: Dialogue, *, labelled: bool = True) -> SceneSize:
@@ -127,7 +139,7 @@ class SceneMeter:
 
     def _rendered(self, block: str, k: int, name: str, text: str) -> int:
         values: dict[str, Any] = {"number": k + 1, "name": name, "text": text, "state": ""}
-        return self._count(self._template.render(block, values | {"context": self._options.context}))
+        return self._count(self._template.render(block, values | {"context": self._options.shown_context}))
 
     def _answer(self, label: str | None) -> tuple[int, int]:
         """(rows, logit rows) of a question's answers; the last token of an answer is predicted and not read."""
@@ -144,7 +156,8 @@ class SceneMeter:
         answers: Sequence[tuple[int, int]],
     ) -> SceneSize:
         past = self._options.context == "past"
-        stop = targets[-1] + 1 if past else window.stop
+        ahead = self._options.lookahead
+        stop = min(targets[-1] + 1 + ahead, window.stop) if past else window.stop
         reached, length, present = {}, self._head, set[str]()
         for k in range(window.start, stop):
             length += costs[k].within(present)
@@ -152,14 +165,15 @@ class SceneMeter:
             reached[k] = length
         trunk = length
         branches = [question + rows for question, (rows, _) in zip(questions, answers, strict=True)]
-        before = [reached[k] if past else trunk for k in targets]
+        before = [reached[min(k + ahead, stop - 1)] if past else trunk for k in targets]
+        trained_lines = sum(costs[k].length for k in targets) if self._options.words else 0
         prompts = [above + branch for above, branch in zip(before, branches, strict=True)]
         rows = trunk + sum(branches)
         seen = sum(above * branch + branch * (branch + 1) // 2 for above, branch in zip(before, branches, strict=True))
         return SceneSize(
             targets=len(targets),
             rows=rows,
-            logit_rows=sum(logits for _, logits in answers),
+            logit_rows=sum(logits for _, logits in answers) + trained_lines,
             mask=sum(branches) * rows,
             prompt_tokens=sum(prompts),
             attended=trunk * (trunk + 1) // 2 + seen,

@@ -15,15 +15,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 from erc_llm.errors import PromptError
 from erc_llm.prompting.prompter import Prompter
-from erc_llm.prompting.scene import Branch, Scene
+from erc_llm.prompting.scene import Branch, Further, Scene
 from erc_llm.prompting.templates import AUXILIARY_BLOCKS, load_prompt
 
 Task = Literal["next_emotion", "speaker", "polarity"]
 TASKS: tuple[Task, ...] = ("next_emotion", "speaker", "polarity")
+Pieces = Sequence[tuple[str, tuple[int, ...]]]
 
 
 class AuxiliaryQuestions:
@@ -44,7 +46,7 @@ class AuxiliaryQuestions:
         self, prompter: Prompter, weights: Mapping[Task, float], fraction: float = 1.0, seed: int = 0, *, closed: bool
     ) -> None:
         self._prompter = prompter
-        self._weights = {task: weights[task] for task in TASKS if weights.get(task, 0.0) > 0}
+        self._weights = {task: weight for task, weight in weights.items() if weight > 0}
         self._fraction = fraction
         self._seed = seed
         self._closed = closed
@@ -55,11 +57,11 @@ class AuxiliaryQuestions:
     def __bool__(self) -> bool:
         return bool(self._weights)
 
-    def of_epoch(self, dialogue_id: str, epoch: int) -> _Asked:
+    def of_epoch(self, dialogue_id: str, epoch: int) -> Further:
         """The function that returns the branches of a line of a dialogue in an epoch."""
-        return _Asked(self, f"auxiliary/{self._seed}/{epoch}/{dialogue_id}")
+        return partial(self._branches, draw=f"auxiliary/{self._seed}/{epoch}/{dialogue_id}")
 
-    def branches(self, scene: Scene, k: int, lines: range, draw: str) -> list[Branch]:
+    def _branches(self, scene: Scene, k: int, lines: range, *, draw: str) -> list[Branch]:
         """The branches about line `k` of a scene whose trunk has these lines.
 
         Args:
@@ -80,7 +82,8 @@ class AuxiliaryQuestions:
         label = scene.utterances[k + 1].label if k + 1 < len(scene.utterances) else None
         if label is None:
             return None
-        return self._branch("next_emotion", k, self._prompter.answer_ids, self._prompter.labels.index(label))
+        gold, pieces = self._prompter.labels.index(label), self._prompter.forecast_pieces
+        return self._branch("next_emotion", k, pieces, self._prompter.answer_ids, gold)
 
     def _speaker(self, scene: Scene, k: int, lines: range) -> Branch | None:
         earlier = list(dict.fromkeys(scene.names[lines.start : k]))
@@ -88,37 +91,32 @@ class AuxiliaryQuestions:
             return None
         gold, text = earlier.index(scene.names[k]), scene.utterances[k].text
         people = [self._template.render("person", {"name": self._harmless(name)}) for name in earlier]
-        return self._branch("speaker", k - 1, [*map(self._prompter.ids_of_answer, people)], gold, text=text)
+        answers = [*map(self._prompter.ids_of_answer, people)]
+        return self._branch("speaker", k - 1, self._pieces("speaker", k, "", text), answers, gold)
 
     def _polarity(self, scene: Scene, k: int, lines: range) -> Branch | None:
-        label, options = scene.utterances[k].label, self._prompter.options
+        label = scene.utterances[k].label
         if label is None:
             return None
         coarse = self._prompter.labels.coarse_names
         gold = coarse.index(self._prompter.labels.coarse[label])
-        last = lines[-1] if options.context == "full" else min(k + options.lookahead, lines[-1])
         answers = [self._prompter.ids_of_answer(self._harmless(name)) for name in coarse]
-        return self._branch("polarity", last, answers, gold, name=scene.names[k])
+        pieces = self._pieces("polarity", k, scene.names[k], "")
+        return self._branch("polarity", self._prompter.after(k, lines), pieces, answers, gold)
 
-    def _branch(
-        self, task: Task, line: int, answers: Sequence[tuple[int, ...]], gold: int, *, name: str = "", text: str = ""
-    ) -> Branch:
-        text = self._harmless(self._prompter.beginning(text))
-        values = {"name": self._harmless(name), "text": text, "plain": not self._prompter.template.chat}
-        pieces = self._prompter.ids_of_question(self._template.render(task, values))
+    def _branch(self, task: Task, line: int, pieces: Pieces, answers: Sequence[tuple[int, ...]], gold: int) -> Branch:
         asked = list(enumerate(answers)) if self._closed else [(gold, answers[gold])]
         return Branch(task, line, pieces, asked, gold, self._weights[task])
 
+    def _pieces(self, task: Task, k: int, name: str, text: str) -> Pieces:
+        values = {
+            "number": k + 1,
+            "name": self._harmless(name),
+            "text": self._harmless(self._prompter.beginning(text)),
+            "context": self._prompter.options.shown_context,
+            "plain": not self._prompter.template.chat,
+        }
+        return self._prompter.ids_of_question(self._template.render(task, values))
+
     def _harmless(self, text: str) -> str:
         return self._prompter.frame.encoder.harmless(text)
-
-
-class _Asked:
-    """The auxiliary questions of one dialogue in one epoch."""
-
-    def __init__(self, questions: AuxiliaryQuestions, draw: str) -> None:
-        self._questions = questions
-        self._draw = draw
-
-    def __call__(self, scene: Scene, k: int, lines: range) -> list[Branch]:
-        return self._questions.branches(scene, k, lines, self._draw)

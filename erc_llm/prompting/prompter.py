@@ -13,7 +13,7 @@ import random
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Literal
 
 from erc_llm.corpus.dialogues import Dialogue, Utterance
@@ -41,7 +41,8 @@ class PromptOptions:
 
     Attributes:
         context: `past`: a question sees the lines up to its own; `full`: all lines of its window.
-        lookahead: With `past`, number of later lines of its window that a question sees too.
+        lookahead: With `past`, number of later lines of its window that a question sees too. Lines are numbered then,
+            as under `full`, because a question no longer stands right behind its line.
         forecast: Ask about a line before it is read: the question hangs after the line before and does not name it.
         answer: `label`: an answer is a label; `coarse_then_label`: its coarser label, then the label.
         names: `first`: first names (full names where two speakers share one); `full`: full names; `invented`: replaced.
@@ -59,6 +60,11 @@ class PromptOptions:
     lookahead: int = 0
     answer: AnswerForm = "label"
     forecast: bool = False
+
+    @property
+    def shown_context(self) -> Context:
+        """The context that templates are told: `full` if a question may stand behind later lines than its own."""
+        return "full" if self.lookahead else self.context
 
 
 class Prompter:
@@ -96,7 +102,8 @@ class Prompter:
         encoder = self.frame.encoder
         end = encoder.markup(self.frame.end)
         self._end = end
-        texts = tuple(template.render("answer", {"label": encoder.harmless(name)}) for name in self._spoken())
+        spoken = spoken_labels(labels, self.options.answer)
+        texts = tuple(template.render("answer", {"label": encoder.harmless(name)}) for name in spoken)
         self.answer_texts = texts
         self.answer_ids = tuple(map(self.ids_of_answer, texts))
         if not end or len(set(self.answer_ids)) < len(labels):
@@ -109,15 +116,6 @@ class Prompter:
         if sentences_of is not None and not template.has("profile"):
             raise PromptError(f"prompt '{template.name}' has no block `profile`, so it cannot show profiles; add one")
         self.head_ids = lru_cache(maxsize=10_000)(self._head_ids)
-
-    def _spoken(self) -> Sequence[str]:
-        """What an answer names for each label: the label, or the coarser one and the label."""
-        names, coarse = self.labels.names, self.labels.coarse
-        if self.options.answer == "label":
-            return names
-        if not coarse:
-            raise PromptError("prompt.answer=coarse_then_label: the label set has no coarser labels (labels.coarse)")
-        return [f"{coarse[name]} {name}" for name in names]
 
     def ids_of_answer(self, text: str) -> tuple[int, ...]:
         """Token ids of a text as an answer, end tokens included."""
@@ -133,7 +131,10 @@ class Prompter:
 
     def system_text(self, order: Sequence[str]) -> str:
         """The instruction, with the labels in the given order."""
-        values = {"labels": [self.frame.encoder.harmless(name) for name in order], "context": self.options.context}
+        values = {
+            "labels": [self.frame.encoder.harmless(name) for name in order],
+            "context": self.options.shown_context,
+        }
         return self.template.render("system", values)
 
     @property
@@ -194,7 +195,7 @@ class Prompter:
             "number": number,
             "name": encoder.harmless(name),
             "text": encoder.harmless(text),
-            "context": self.options.context,
+            "context": self.options.shown_context,
             "state": encoder.harmless(state),
         }
         # Break markers in the whole text too: a name and the template's own colon may form one together.
@@ -280,9 +281,9 @@ class Prompter:
         begin = builder.add_trunk("instruction", head)
         ends = scene.add_lines(builder, lines.start, lines.stop)
         for k, weight in questions.items():
-            after = ends[self._after(k, lines)] if k > 0 or not self.options.forecast else begin
+            after = ends[self.after(k, lines)] if k > 0 or not self.options.forecast else begin
             gold = self._gold(scene.utterances[k], answers)
-            pieces = self.forecast_pieces() if self.options.forecast else self.pieces(scene, k, state)
+            pieces = self.forecast_pieces if self.options.forecast else self.pieces(scene, k, state)
             builder.add_question(k, after, pieces, self._answers(gold, answers), weight, gold)
             for extra in () if further is None else further(scene, k, lines):
                 above, share = ends[extra.line], weight * extra.weight
@@ -291,12 +292,13 @@ class Prompter:
                 builder.add_trunk_words(k, ends[k], length, weight * words / length)
         return builder.build()
 
-    def _after(self, k: int, lines: range) -> int:
-        """The line after which the question about line `k` hangs."""
+    def after(self, k: int, lines: range) -> int:
+        """The line after which the question about line `k` hangs in a trunk of these lines."""
         if self.options.context == "full":
             return lines[-1]
         return self._last_read(k) if self.options.forecast else min(k + self.options.lookahead, lines[-1])
 
+    @cached_property
     def forecast_pieces(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
         """The pieces of the question about a line that is not read yet."""
         values = {"plain": not self.template.chat}
@@ -322,6 +324,19 @@ class Prompter:
             assert gold is not None
             return [(gold, self.answer_ids[gold])]
         return list(enumerate(self.answer_ids))
+
+
+def spoken_labels(labels: LabelSet, form: AnswerForm) -> tuple[str, ...]:
+    """What an answer names for each label: the label, or the coarser one and the label.
+
+    Raises:
+        PromptError: The label set has no coarser labels.
+    """
+    if form == "label":
+        return labels.names
+    if not labels.coarse:
+        raise PromptError("prompt.answer=coarse_then_label: the label set has no coarser labels (labels.coarse)")
+    return tuple(f"{labels.coarse[name]} {name}" for name in labels.names)
 
 
 def shuffled_labels(labels: LabelSet, seed: int, epoch: int, dialogue_id: str) -> tuple[str, ...]:

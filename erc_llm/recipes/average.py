@@ -146,6 +146,8 @@ def check_alike(runs: Sequence[Run], folds: bool = False, least: int = 2) -> Non
         # A dev or test split may have been added between two folds; `train_sha256` is still compared.
         same = [name for name in _SAME if name != "corpus_sha256" or not folds]
         different += [name for name in same if differ(getattr(first.manifest, name), getattr(run.manifest, name))]
+        if first.manifest.started_from != run.manifest.started_from:
+            different.append("the run that training started from (lora.start)")
         if different:
             raise RunError(
                 f"{run.folder} and {first.folder} differ in {', '.join(different)}; averaged runs may differ in "
@@ -238,6 +240,11 @@ def mean_distribution(distributions: Sequence[tuple[float, ...]]) -> tuple[float
     return tuple(sum(shares) / len(distributions) for shares in zip(*distributions, strict=True))
 
 
+def _avoided(runs: Sequence[Run]) -> set[str]:
+    """Names of the corpora that any of the runs kept apart from."""
+    return {name for run in runs for name in run.manifest.avoided}
+
+
 def _manifest(runs: Sequence[Run], run_id: str, config_sha256: str, folds: bool) -> Manifest:
     return replace(
         runs[0].manifest,
@@ -246,6 +253,7 @@ def _manifest(runs: Sequence[Run], run_id: str, config_sha256: str, folds: bool)
         train_shares=mean_distribution([run.manifest.train_shares for run in runs]),
         training_prior=mean_distribution([run.manifest.training_prior for run in runs]),
         folds=len(runs) if folds else runs[0].manifest.folds if len(runs) == 1 else None,
+        avoided={name: max(run.manifest.avoided.get(name, 0) for run in runs) for name in sorted(_avoided(runs))},
         averaged=tuple(run.manifest.run_id for run in runs),
         versions=versions(),
         commit=commit(),

@@ -15,7 +15,6 @@ from rich.console import Console
 
 from erc_llm.config import CorpusConfig, RunConfig
 from erc_llm.corpus import EMORYNLP, Corpus, Dialogue, LabelSet, read_corpus, read_sample, selection_split
-from erc_llm.corpus.labels import AnyLabel
 from erc_llm.corpus.overlap import overlapping
 from erc_llm.corpus.speakers import GENERIC_NAMES
 from erc_llm.corpus.splits import leave_out
@@ -89,7 +88,7 @@ def without_overlaps(corpus: Corpus, avoid: Sequence[str], progress: Progress) -
     """
     left_out: dict[str, int] = {}
     for path in avoid:
-        other = read_corpus(path, labels=AnyLabel(corpus.labels.names))
+        other = read_corpus(path, labels=None)
         scenes = corpus.split("train")
         found = {match.dialogue for match in overlapping(scenes, other.dialogues())}
         kept = tuple(dialogue for dialogue in scenes if dialogue.id not in found)

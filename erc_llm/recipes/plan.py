@@ -22,6 +22,7 @@ from erc_llm.planning.fitting import Fit, fit_of
 from erc_llm.planning.plan import Plan, Scenes, Setup, make_plan, usable_bytes
 from erc_llm.planning.token_counts import TokenCounter, token_counter
 from erc_llm.planning.tree_sizes import SceneMeter, TreeOptions
+from erc_llm.prompting.prompter import spoken_labels
 from erc_llm.prompting.templates import load_prompt
 from erc_llm.recipes.data import SAMPLE, open_corpus
 
@@ -183,8 +184,8 @@ def _scenes(config: RunConfig, corpus: Corpus, counter: TokenCounter) -> Scenes:
     scored: Sequence[Dialogue] = corpus.splits.get("selection") or tuple(corpus.dialogues())
     labels: LabelSet = corpus.labels
     meters = [
-        SceneMeter(load_prompt(config.prompt.template), _options(config, labels, all_answers), counter)
-        for all_answers in (config.training.objective == "closed_set", True)
+        SceneMeter(load_prompt(config.prompt.template), _options(config, labels, all_answers, training), counter)
+        for all_answers, training in ((config.training.objective == "closed_set", True), (True, False))
     ]
     return Scenes(
         training=[meters[0].size(scene) for scene in training],
@@ -192,10 +193,11 @@ def _scenes(config: RunConfig, corpus: Corpus, counter: TokenCounter) -> Scenes:
     )
 
 
-def _options(config: RunConfig, labels: LabelSet, all_answers: bool) -> TreeOptions:
+def _options(config: RunConfig, labels: LabelSet, all_answers: bool, training: bool) -> TreeOptions:
     profile = config.profile
     return TreeOptions(
         labels=labels.names,
+        spoken=spoken_labels(labels, config.prompt.answer),
         context=config.prompt.context,
         names="full" if config.prompt.names == "full" else "first",
         trunk_budget=config.prompt.trunk_budget,
@@ -203,6 +205,8 @@ def _options(config: RunConfig, labels: LabelSet, all_answers: bool) -> TreeOpti
         profile_in_question=profile.placement == "question",
         state=config.state.source != "none",
         all_answers=all_answers,
+        lookahead=config.prompt.lookahead,
+        words=training and config.training.auxiliary.words > 0,
     )
 
 
@@ -230,6 +234,8 @@ def _notes(config: RunConfig, base: Base, corpus_found: bool, card: Card | None)
         yield f"prompt.trunk_budget: {config.prompt.trunk_budget} tokens of lines do not fit {positions} positions"
     if config.profile.writer != "none":
         yield f"profiles are counted at their largest, {config.profile.budget} tokens each (profile.budget)"
+    if config.corpus.avoid:
+        yield "dialogues that corpus.avoid leaves out are counted; training reads fewer"
     auxiliary = config.training.auxiliary
     if auxiliary.next_emotion or auxiliary.speaker or auxiliary.polarity:
         yield "auxiliary questions are not counted; training reads more tokens than planned (training.auxiliary)"

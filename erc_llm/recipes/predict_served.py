@@ -162,6 +162,8 @@ def predict_served_to_file(
 def _check_scoring(config: RunConfig) -> None:
     """Refuse scoring settings that a server cannot follow: each target is one prompt, and its answer is a label."""
     scoring = config.scoring
+    if scoring.forecast:
+        raise ConfigError("scoring.forecast: a served model is asked about lines that it has read; leave it out")
     if scoring.label_orders > 1:
         raise ConfigError(
             f"scoring.label_orders={scoring.label_orders}: a served model gets one prompt per target, with the labels "

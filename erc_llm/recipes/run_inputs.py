@@ -15,29 +15,31 @@ from typing import TypeVar
 
 import numpy as np
 
-from erc_llm.config import RunConfig, StateConfig
+from erc_llm.config import LoraConfig, RunConfig, StateConfig
 from erc_llm.corpus import Corpus, Dialogue
 from erc_llm.corpus.dialogues import LEFT_OUT, SELECTION
 from erc_llm.errors import ConfigError, CorpusError, RunError, UserError
+from erc_llm.models.adapters import WEIGHTS
+from erc_llm.models.hashes import file_sha256
 from erc_llm.predictions import Predictions, read_predictions
 from erc_llm.recipes.data import open_corpus
-from erc_llm.runs.directory import Run, read_run, refuse_other_source
+from erc_llm.runs.directory import Run, refuse_other_source
+from erc_llm.runs.opened import open_run
 
 _Read = TypeVar("_Read")
 
 
 def check_auxiliary(config: RunConfig, scenes: Sequence[Dialogue]) -> None:
-    """Refuse auxiliary questions that no training dialogue can answer, or that do not fit a run that only forecasts.
+    """Refuse forecasts instead of labels in training, and auxiliary questions that no training dialogue can answer.
 
     Raises:
-        ConfigError: The run is trained on forecasts (`scoring.forecast`), which read no line that is asked about.
+        ConfigError: `scoring.forecast` is set, which is for prediction.
         CorpusError: No dialogue has two speakers, or none has two labelled lines in a row.
     """
     tasks = config.training.auxiliary
-    if config.scoring.forecast and any((tasks.next_emotion, tasks.speaker, tasks.polarity, tasks.words)):
+    if config.scoring.forecast:
         raise ConfigError(
-            "scoring.forecast: training on forecasts alone has no auxiliary questions; leave training.auxiliary out, "
-            "or set scoring.forecast in prediction only (predict --forecast)"
+            "scoring.forecast: is for prediction (`predict --forecast`); training.auxiliary.next_emotion=0.5 trains it"
         )
     if tasks.speaker and all(len({u.speakers for u in d.utterances}) < 2 for d in scenes):
         raise CorpusError(
@@ -50,38 +52,34 @@ def check_auxiliary(config: RunConfig, scenes: Sequence[Dialogue]) -> None:
         )
 
 
-def start_run(folder: str) -> Run:
-    """The finished run whose adapter training starts from.
+def start_run(lora: LoraConfig) -> Run | None:
+    """The finished run whose adapter training starts from; None for a new adapter.
 
     Raises:
-        ConfigError: It is not finished, or is no run of an adapter.
+        RunError: There is no such run, or it is not finished.
+        ConfigError: It is no run of an adapter, or its adapter has another shape or scale.
     """
-    run = read_run(Path(folder))
-    if not run.manifest.finished:
-        raise ConfigError(f"lora.start: {folder} is not finished; finish it with --resume, or choose another run")
+    if lora.start is None:
+        return None
+    run = open_run(Path(lora.start)).run
+    assert run is not None, "a path is always a run"
+    theirs = run.config.lora
+    for name in ("rank", "alpha", "target_modules"):
+        if (made := getattr(theirs, name)) != (asked := getattr(lora, name)):
+            raise ConfigError(
+                f"lora.start: {lora.start} has lora.{name} {made}, this run {asked}; set lora.{name}={made}"
+            )
     return run
 
 
 def described(run: Run) -> str:
-    """Id and corpus of a run, for the manifest of one that starts from it."""
+    """A run that another one starts from: its id and corpus, the hash of its adapter, and what it started from."""
     made = run.manifest
     left_out = sum(made.avoided.values())
     apart = f", {left_out} dialogues left out as overlapping" if made.avoided else ""
-    return f"{made.run_id} on {made.corpus_name} (train {(made.train_sha256 or made.corpus_sha256)[:12]}{apart})"
-
-
-def check_base(start: Run, weights_sha256: str | None) -> None:
-    """Refuse to start from an adapter of another base model; an unknown hash (None) is not compared.
-
-    Raises:
-        ConfigError: The hashes differ.
-    """
-    made = start.manifest.base_model_sha256
-    if weights_sha256 is not None and made != weights_sha256:
-        raise ConfigError(
-            f"lora.start: {start.folder} was trained on {start.manifest.base_model} ({made[:12]}), model.base has "
-            f"other weights ({weights_sha256[:12]}); use the same base model"
-        )
+    weights, train = file_sha256(run.adapter / WEIGHTS)[:12], (made.train_sha256 or made.corpus_sha256)[:12]
+    before = "" if made.started_from is None else f", after {made.started_from}"
+    return f"{made.run_id} on {made.corpus_name} (adapter {weights}, train {train}{apart}){before}"
 
 
 def check_finished(run: Run, config: RunConfig) -> None:
@@ -113,6 +111,10 @@ def check_finished(run: Run, config: RunConfig) -> None:
     template = _at_hand(lambda name: load_prompt(name).sha256, config.prompt.template, began.prompt.template)
     what = f"template than prompt.template={config.prompt.template} is now"
     refuse_other_source(run, what, made.template_sha256, template)
+    if config.lora.start is not None and Path(config.lora.start).is_dir():  # a run outlives the one it started from
+        start = start_run(config.lora)
+        now = None if start is None else described(start)
+        refuse_other_source(run, f"start than lora.start={config.lora.start} is now", made.started_from, now)
     if config.state.source != "none" and config.state.confusion is not None:
         table = _at_hand(read_predictions, config.state.confusion, began.state.confusion)
         if table is not None and _confusion_counts(table, corpus) != made.confusion:

@@ -19,11 +19,12 @@ from erc_llm.corpus import Corpus, Dialogue, LabelSet, labelled_scenes
 from erc_llm.errors import ConfigError, CorpusError, RunError
 from erc_llm.files import write_text
 from erc_llm.models.devices import check_launcher, dtype_name, process_rank
+from erc_llm.opened_model import check_base_model
 from erc_llm.predictions import Correction
 from erc_llm.recipes.console import ConsoleProgress
 from erc_llm.recipes.data import labelled_targets, open_corpus, print_warnings, without_overlaps
 from erc_llm.recipes.plan import plan_on_gpu, shortfall
-from erc_llm.recipes.run_inputs import check_auxiliary, check_base, check_finished, described, read_confusion, start_run
+from erc_llm.recipes.run_inputs import check_auxiliary, check_finished, described, read_confusion, start_run
 from erc_llm.recipes.training_run import Training
 from erc_llm.runs.directory import ADAPTER, CHECKPOINTS, CONFIG, TEMPLATE, Run, check_same, claim
 from erc_llm.runs.manifest import FINISHED, TRAINING, Manifest, write_manifest
@@ -76,19 +77,19 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
     apart, avoided = without_overlaps(corpus, config.corpus.avoid, progress)
     scenes = labelled_scenes(apart, config.training.max_scenes, config.seed)
     check_auxiliary(config, scenes)
-    start = None if config.lora.start is None else start_run(config.lora.start)
+    start = start_run(config.lora)
     sampler = target_sampler(config.sampling, scenes, labels, config.seed)
     warn_of_absent(sampler.targets, labels, progress)
     if config.holds_out_selection:
         check_selection(corpus)
     confusion = read_confusion(config.state, corpus)
     loaded = build_model(config, hashed=process_rank() == 0)  # the others write no manifest
+    if start is not None and process_rank() == 0:
+        check_base_model(start, config, loaded)
     prompter = build_prompter(config, labels, loaded.tokenizer, past=corpus, on_notes=notes_progress(progress))
     check_fit(prompter, loaded, state=config.state.source != "none")
     manifest = _manifest(config, corpus, labels, sampler, prompter.template.sha256, loaded, confusion)
     manifest = replace(manifest, avoided=avoided, started_from=None if start is None else described(start))
-    if start is not None:
-        check_base(start, loaded.weights_sha256)
     if began is not None and process_rank() == 0:
         check_same(began, manifest)
     training = Training(

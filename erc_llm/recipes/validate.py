@@ -77,10 +77,15 @@ def validate(source: str | Path, overrides: Sequence[str] = (), *, resume: bool 
         check_launcher()
     findings.found += check_device(config.model.device, config.model.precision)
     findings.found += check_output(config, resume)
+    if config.scoring.forecast:
+        found, remedy = "is for prediction; training learns it by training.auxiliary.next_emotion", "leave it out"
+        findings.found.append(Finding("error", "scoring.forecast", found, remedy))
+        config = config.model_copy(update={"scoring": config.scoring.model_copy(update={"forecast": False})})
     inputs = read_inputs(config, findings.found)
     folder = _base_files(config, findings.found)
     if folder is None:
-        findings.found.append(_skipped("attention, prompts, adapter and export", "the base model's small files"))
+        what = "GPU memory, attention, prompts, adapter and export"
+        findings.found.append(_skipped(what, "the base model's small files"))
         return findings.report()
     if inputs.corpus is not None:
         findings.found += _check_plan(config, inputs.corpus)
@@ -177,7 +182,11 @@ def _check_prompts(config: RunConfig, inputs: Inputs, folder: Path, skeleton: An
     if not inputs.scenes:
         findings.found.append(_skipped("lengths and trained tokens", "labelled scenes of train"))
         return
-    trees = _trees(config, inputs, prompter)
+    trees: Trees | None = None
+    with collected(findings.found, "training.auxiliary", "leave it out, or add what it needs"):
+        trees = _trees(config, inputs, prompter)
+    if trees is None:
+        return
     findings.found += check_lengths(trees, prompter, config.training.tokens_per_step, positions)
     if skeleton is not None:
         findings.found += check_vocabulary(trees, prompter, skeleton.get_input_embeddings().weight.shape[0])

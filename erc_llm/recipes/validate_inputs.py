@@ -21,8 +21,9 @@ from erc_llm.planning.checks_corpus import check_labels, report_unknown, unknown
 from erc_llm.planning.disk_space import check_writable
 from erc_llm.planning.findings import Finding, collected
 from erc_llm.prompting.templates import load_prompt
-from erc_llm.recipes.data import SAMPLE, open_corpus
-from erc_llm.recipes.run_inputs import read_confusion
+from erc_llm.recipes.data import SAMPLE, open_corpus, without_overlaps
+from erc_llm.recipes.run_inputs import check_auxiliary, read_confusion, start_run
+from erc_llm.runs.progress import SILENT
 
 _FORMATS = (
     "correct the file, or set corpus.path to a corpus (docs/own-corpus.md has the formats; `erc-llm data FOLDER`)"
@@ -57,8 +58,15 @@ def read_inputs(config: RunConfig, findings: list[Finding]) -> Inputs:
         findings.append(Finding("note", "corpus.path", found, f"`erc-llm data {config.corpus.path}` shows all"))
     scenes: tuple[Dialogue, ...] = ()
     if "train" in corpus.splits:
+        apart = corpus
+        with collected(findings, "corpus.avoid", "set it to corpus files or folders that are there"):
+            apart, _ = without_overlaps(corpus, config.corpus.avoid, SILENT)
         with suppress(CorpusError):  # `check_labels` reports a train split without labels
-            scenes = labelled_scenes(corpus, config.training.max_scenes, config.seed)
+            scenes = labelled_scenes(apart, config.training.max_scenes, config.seed)
+        with collected(findings, "training.auxiliary", "leave it out, or add what it needs"):
+            check_auxiliary(config, scenes)
+    with collected(findings, "lora.start", "name a finished run of the same base model and adapter shape"):
+        start_run(config.lora)
     findings += check_labels(corpus, scenes, _balancing(config), config.holds_out_selection)
     confusion = None
     remedy = "give a table of this corpus: `erc-llm predict RUN --split selection`, or a crossfit.parquet"

@@ -159,13 +159,20 @@ def check_same(run: RunDirectory[Any], now: Manifest) -> None:
         now: The manifest that a new run would have.
 
     Raises:
-        RunError: The corpus, template, base model, confusion counts or precision differ.
+        RunError: The corpus, template, base model, confusion counts or precision differ, or the run that training
+            started from, or what was left out of it.
     """
     began, folder = run.manifest, run.folder
     if began.confusion != now.confusion:
         raise RunError(
             f"{folder}: cannot resume: state.confusion names other predictions than those the run began with"
         )
+    for name in ("started_from", "avoided"):
+        if (old := getattr(began, name)) != (new := getattr(now, name)):
+            raise RunError(
+                f"{folder}: cannot resume: {name} was {old or 'nothing'}, now it is {new or 'nothing'}; choose another "
+                "name="
+            )
     corpus = "train_sha256" if began.finished and began.train_sha256 else "corpus_sha256"
     for name in (corpus, "template_sha256", "base_model_sha256"):
         old, new = str(getattr(began, name)), str(getattr(now, name))

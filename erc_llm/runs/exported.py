@@ -71,7 +71,7 @@ class ExportRecord:
     Attributes:
         form: `peft`: the adapter as PEFT reads it; `merged`: base and adapter in one model; `gguf`: that in one file;
             `gguf-lora`: the adapter alone for llama.cpp.
-        stored: Type of the written weights: `f16`, `bf16` or `q8_0`; of an adapter alone `f32`.
+        stored: Type of the written weights: `f16`, `bf16` or `q8_0`; `f32` for an adapter that keeps its own.
         from_base: The base that the update was added to, or verified on: `original`, or what NF4 makes of it (`nf4`).
         base: Hub id of the base model.
         weights: Name of each weight file to its SHA-256.

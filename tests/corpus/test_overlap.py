@@ -43,6 +43,24 @@ def test_a_part_of_a_scene_is_found() -> None:
     assert [m.held_out for m in overlapping([part], SAMPLE.split("dev"))] == [scene.id]
 
 
+def test_a_short_dialogue_is_found_behind_a_longer_one_that_shares_more() -> None:
+    lines = (
+        "The tram to the harbour leaves at nine",
+        "Nobody ever fed that old goat on Sundays",
+        "The third line is only here to make it long.",
+    )
+    whole = Dialogue("whole", tuple(Utterance(f"u{i}", ("Ada",), text) for i, text in enumerate(lines)))
+    short = Dialogue("short", (Utterance("u", ("Bo",), "Nobody ever fed that old goat"),))
+    other = " ".join(f"word{i}" for i in range(60))
+    long = Dialogue("long", (Utterance("u", ("Bo",), f"The tram to the harbour leaves at nine {other}"),))
+    assert [m.held_out for m in overlapping([whole], [long, short])] == ["short"]
+
+
+def test_a_dialogue_of_one_sequence_is_found() -> None:
+    one, other = (Dialogue(name, (Utterance("u", ("Ada",), "My goat is gone!"),)) for name in ("one", "other"))
+    assert [m.shared for m in overlapping([one], [other])] == [1]
+
+
 def test_common_phrases_are_no_overlap() -> None:
     phrase = Utterance("u", ("Ada",), "I do not know what you mean by that.", None)
     one = [

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from erc_llm.corpus import LabelSet, read_corpus
+from erc_llm.corpus import LabelSet, identity, read_corpus
 from erc_llm.corpus.labels import MELD
 from erc_llm.errors import CorpusError
 
@@ -66,4 +66,7 @@ def test_the_dailydialog_example_runs(tmp_path: Path, monkeypatch: pytest.Monkey
         (("B",), "Again ?", "surprise"),
         (("A",), "Again .", "sadness"),
     ]
-    assert first.episode != second.episode
+    people = {identity(s, d, corpus.generic) for split in corpus.splits.values() for d in split for s in ("A", "B")}
+    assert len(people) == 12, "nobody is the same person in two dialogues"
+    assert second.utterances[0].label == "happiness"
+    assert corpus.warnings == ()

@@ -147,3 +147,13 @@ def test_words_around_a_label_make_it_invalid(label: str, more: str) -> None:
 def test_any_text_is_a_label_only_if_it_normalises_to_one(text: str) -> None:
     known = {name.casefold() for name in EMORYNLP.names} | set(EMORYNLP_SYNONYMS)
     assert (spelled_label(text, EMORYNLP) is not None) == (normalised(text) in known)
+
+
+@pytest.mark.parametrize("text", ["negative sad", "Negative Sad.", "Answer: negative sadness", "neutral neutral"])
+def test_a_label_behind_its_coarser_one(text: str) -> None:
+    assert spelled_label(text, EMORYNLP) == ("Neutral" if "neutral" in text else "Sad")
+
+
+@pytest.mark.parametrize("text", ["positive sad", "negative", "negative or sad", "negatively sad"])
+def test_a_label_behind_anything_else_is_invalid(text: str) -> None:
+    assert spelled_label(text, EMORYNLP) is None

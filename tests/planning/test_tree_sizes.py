@@ -12,8 +12,10 @@ from erc_llm.corpus import EMORYNLP, read_sample
 from erc_llm.models.loading import load_tokenizer
 from erc_llm.planning.token_counts import token_counter
 from erc_llm.planning.tree_sizes import SceneMeter, TreeOptions
+from erc_llm.prompting.prompter import spoken_labels
 from erc_llm.prompting.templates import load_prompt
-from erc_llm.trees.forest import pack
+from erc_llm.trees.forest import pack, read_nodes
+from erc_llm.tuning.scene_trees import training_trees
 from tests.tiny_models import TinyModel
 
 
@@ -38,6 +40,30 @@ def test_with_the_tokenizer_they_are_the_forests_own(
         assert size.logit_rows == pytest.approx(len(forest.logit_rows), rel=0.30 if all_answers else 0.0)
         masks = sum((t.stop - t.start - t.trunk) * (t.stop - t.start) for t in forest.layouts)
         assert size.mask == pytest.approx(masks, rel=0.15)
+
+
+@pytest.mark.parametrize("switch", ["prompt.lookahead=2", "prompt.answer=coarse_then_label", "words"])
+def test_switches_of_prompt_and_training_are_counted(tiny_llama2_base: TinyModel, switch: str) -> None:
+    overrides = ["training.auxiliary.words=0.5" if switch == "words" else switch, "profile.writer=none"]
+    config = load_config("sample", ["prompt.template=plain", *overrides])
+    prompter = build_prompter(config, EMORYNLP, load_tokenizer(str(tiny_llama2_base.folder)), past="none")
+    counter = token_counter(Path(tiny_llama2_base.folder) / "tokenizer.json", 1)
+    options = TreeOptions(
+        EMORYNLP.names,
+        spoken=spoken_labels(EMORYNLP, config.prompt.answer),
+        lookahead=config.prompt.lookahead,
+        words=switch == "words",
+    )
+    meter = SceneMeter(load_prompt("plain"), options, counter)
+    scenes = read_sample().split("train")[:6]
+    trees_of = training_trees(config, scenes, prompter, None)
+    for number, scene in enumerate(scenes):
+        trees = trees_of(number, 0)
+        forest, size = pack(trees), meter.size(scene)
+        assert size.rows == pytest.approx(forest.rows, rel=0.01)
+        assert size.logit_rows == pytest.approx(len(forest.logit_rows), rel=0.03)
+        attended = sum(len(tree.root_path(node)) for tree in trees for node in read_nodes(tree))
+        assert size.attended == pytest.approx(attended, rel=0.01)
 
 
 def test_one_prompt_per_utterance_is_the_root_paths(tiny_llama2_base: TinyModel) -> None:

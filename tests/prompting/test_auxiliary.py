@@ -82,6 +82,13 @@ def test_what_is_asked_and_answered() -> None:
     assert "\n(Ada's mood" in text_of(trees_of(build_prompter("plain"), TALK), 0, "polarity")[0]
 
 
+@pytest.mark.parametrize("options", [{"lookahead": 1}, {"context": "full"}])
+def test_questions_behind_later_lines_name_their_line(options: dict[str, Any]) -> None:
+    talk = scene(("Ada", "Hello.", "Joyful"), ("Ada", "Well?", "Sad"))
+    read_by = read(trees_of(build_prompter(**options), talk), lambda q: q.task == "polarity")
+    assert read_by[0, "polarity"] != read_by[1, "polarity"]
+
+
 def test_only_the_right_answer_is_read_where_all_are_not_scored() -> None:
     tree = trees_of(build_prompter(), TALK, closed=False)[0]
     assert all(len(q.answers) == 1 and q.labels == (q.gold,) for q in tree.questions)

@@ -102,6 +102,14 @@ def test_lookahead_hangs_a_question_after_later_lines() -> None:
     assert seen[0].index("Go away!") < seen[0].rindex("Ada feels")
     assert "But why?" in seen[1]
     assert seen[2].index("But why?") < seen[2].rindex("Ada feels")
+    assert "1. Ada feels" in seen[0]
+    assert "3. Ada feels" in seen[2]
+
+
+def test_with_lookahead_two_lines_of_one_speaker_are_told_apart() -> None:
+    talk = scene(("Ada", "Hello.", "Joyful"), ("Ada", "Well?", "Sad"))
+    seen = asked(build_prompter(lookahead=1).trees(talk, "all"))
+    assert seen[0] != seen[1]
 
 
 @relaxed

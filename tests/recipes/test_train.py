@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from erc_llm.config import RunConfig
 from erc_llm.corpus import read_corpus
-from erc_llm.errors import ConfigError, CorpusError, ModelError
+from erc_llm.corpus.overlap import overlapping
+from erc_llm.errors import ConfigError, CorpusError, ModelError, RunError
 from erc_llm.evaluation.leakage import leakage_manifest
 from erc_llm.predictor import load
 from erc_llm.prompting.prompter import Prompter
@@ -197,7 +199,7 @@ def test_training_starts_from_another_run(finished: Run, tiny_llama: TinyModel, 
     one, two = (load_file(r.adapter / "adapter_model.safetensors") for r in (finished, then))
     assert all(torch.allclose(one[name], two[name], atol=1e-7) for name in one)
     assert then.manifest.started_from is not None
-    assert then.manifest.started_from.startswith(f"{finished.manifest.run_id} on corpus (train ")
+    assert then.manifest.started_from.startswith(f"{finished.manifest.run_id} on corpus (adapter ")
     assert config.sha256 != tiny_config(tiny_llama, corpus, tmp_path, name="then", **settings).sha256
     table = predict(load(then.folder), read_corpus(corpus), "dev")
     assert leakage_manifest([table.info])[4].values[0].endswith(f", after {then.manifest.started_from}")
@@ -206,21 +208,44 @@ def test_training_starts_from_another_run(finished: Run, tiny_llama: TinyModel, 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"lora": {"rank": 8}}, "lora.start: .* has lora.rank 4, this run 8; set lora.rank=4"),
-        ({"lora": {"alpha": 16}}, "has lora.alpha 8, this run 16"),
-        ({"lora": {"target_modules": ["q_proj"]}}, "adapts other layers"),
+        ({"rank": 8}, r"lora\.start: .* has lora\.rank 4, this run 8; set lora\.rank=4"),
+        ({"alpha": 16}, "has lora.alpha 8, this run 16"),
+        ({"target_modules": ["q_proj"]}, "has lora.target_modules all-linear"),
     ],
 )
 def test_an_adapter_of_another_shape_is_no_start(
     changes: dict[str, Any], message: str, finished: Run, tiny_llama: TinyModel, corpus: Path, tmp_path: Path
 ) -> None:
-    config = tiny_config(tiny_llama, corpus, tmp_path, **changes)
-    start = config.lora.model_copy(update={"start": str(finished.folder)})
-    with pytest.raises(ModelError, match=message):
-        train(config.model_copy(update={"lora": start}), console=QUIET)
+    config = tiny_config(tiny_llama, corpus, tmp_path, lora={"start": str(finished.folder)} | changes)
+    with pytest.raises(ConfigError, match=message):
+        train(config, console=QUIET)
 
 
-def test_what_another_corpus_holds_out_is_not_trained_on(tiny_llama: TinyModel, tmp_path: Path) -> None:
+def test_a_start_that_has_changed_is_another_run(
+    run: Path, tiny_llama: TinyModel, corpus: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(tiny_llama, corpus, tmp_path / "runs", name="then", lora={"start": str(run)})
+    then = train(config, console=QUIET)
+    assert train(config, resume=True, console=QUIET).manifest == then.manifest
+    weights = load_file(run / "adapter" / "adapter_model.safetensors")
+    save_file({name: 2 * tensor for name, tensor in weights.items()}, run / "adapter" / "adapter_model.safetensors")
+    with pytest.raises(RunError, match="another start than"):
+        train(config, resume=True, console=QUIET)
+    shutil.rmtree(run)
+    assert train(config, resume=True, console=QUIET).manifest == then.manifest
+
+
+def test_what_another_corpus_holds_out_is_not_trained_on(
+    tiny_llama: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: set[str] = set()
+    original = Prompter.trees
+
+    def spy(self: Any, scene: Any, answers: Any, **options: Any) -> Any:
+        trained.update([scene.id] if answers == "gold" else [])
+        return original(self, scene, answers, **options)
+
+    monkeypatch.setattr(Prompter, "trees", spy)
     own, other = write_corpus(tmp_path / "own", train=12), tmp_path / "other.jsonl"
     shared = read_corpus(own).split("train")[3]
     copy = as_json(shared, labels=False)
@@ -232,8 +257,11 @@ def test_what_another_corpus_holds_out_is_not_trained_on(tiny_llama: TinyModel, 
     other.write_text(json.dumps(copy) + "\n", encoding="utf-8")
     settings = {"training": {"evaluations": 0}, "corpus": {"path": str(own), "avoid": [str(other)]}}
     run = train(tiny_config(tiny_llama, own, tmp_path, **settings), console=QUIET)
-    assert run.manifest.avoided == {"other": run.manifest.avoided["other"]}
-    assert run.manifest.avoided["other"] >= 1
+    data = read_corpus(own)
+    left_out = {m.dialogue for m in overlapping(data.split("train"), read_corpus(other, labels=None).dialogues())}
+    assert shared.id in left_out
+    assert run.manifest.avoided == {"other": len(left_out)}
+    assert trained == {d.id for d in data.split("train")} - left_out
 
 
 def test_auxiliary_questions_train_another_adapter_and_are_not_scored(
