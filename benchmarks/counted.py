@@ -87,11 +87,13 @@ def count(corpus: str, config: str, overrides: Sequence[str], scenes: int, budge
 
 def weights_read() -> int:
     """Bytes of one pass over the 4-bit weights, their scales, and the head."""
-    from erc_llm.planning.bases import find_base
+    from erc_llm.planning.architecture import parse_architecture
+    from erc_llm.planning.bases import shipped_shapes
     from erc_llm.planning.quantised import quantised_bytes
 
-    architecture = find_base("meta-llama/Llama-2-7b-hf").architecture
-    return sum(quantised_bytes(architecture)) + 2 * architecture.hidden * architecture.vocabulary
+    name = "meta-llama/Llama-2-7b-hf"
+    architecture = parse_architecture(shipped_shapes()[name], name)
+    return sum(quantised_bytes(architecture)) + 2 * architecture.head_weights
 
 
 def _all_layers(shape: Shape, of: Any) -> float:

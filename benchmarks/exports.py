@@ -27,7 +27,7 @@ from rich.console import Console
 
 from benchmarks.llama_server import installed, llama_server
 from benchmarks.outcome import exit_code
-from erc_llm.errors import RunError, UserError
+from erc_llm.errors import DriftError, UserError
 from erc_llm.evaluation.report import evaluate
 from erc_llm.export.gguf_model import write_gguf
 from erc_llm.export.lora import Lora
@@ -37,7 +37,7 @@ from erc_llm.predictions import Predictions, correct, read_predictions
 from erc_llm.predictions.correction import Correction
 from erc_llm.recipes.export import ExportOptions, FromBase, Stored, export_run
 from erc_llm.recipes.predict import PredictOptions, ServerOptions, predict_to_file
-from erc_llm.runs.exported import Form
+from erc_llm.runs.exported import RECORD, Form
 from erc_llm.runs.opened import open_run
 
 AS_TRAINED = "run"
@@ -126,10 +126,10 @@ def make_tables(
             )
             try:
                 export = export_run(options, console)
-            except RunError as error:  # it drifts too far
+            except DriftError as error:
                 console.print(str(error), markup=False, highlight=False)
                 continue
-            record: dict[str, Any] = json.loads((export / "export.json").read_text("utf-8"))
+            record: dict[str, Any] = json.loads((export / RECORD).read_text("utf-8"))
             size = sum((export / name).stat().st_size for name in record["weights"])
             write_text(out / f"{wanted.name}.json", json.dumps(record | {"bytes": size}, indent=1) + "\n")
             _predict(export, job, here, console)

@@ -25,8 +25,7 @@ from rich.console import Console
 
 from benchmarks.gpu_parts import Place
 from benchmarks.measure import Job, JobError, Result, run_job
-from benchmarks.outcome import exit_code
-from erc_llm.errors import UserError
+from benchmarks.outcome import CannotDo, exit_code
 from erc_llm.files import write_text
 
 PARTS = "benchmarks.gpu_parts"
@@ -47,7 +46,9 @@ def measure(place: Place, minutes: float, console: Console) -> Result:
         try:
             found = run_job(Job(function, f"{PARTS}:{function}", {"place": place.as_dict(), **arguments}))
         except JobError as error:
-            found = {"skipped" if error.exit_code == UserError.exit_code else "failed": str(error)}
+            found = {"skipped" if error.exit_code == CannotDo.exit_code else "failed": str(error)}
+        if found.get("equal") is False:
+            found |= {"failed": f"not equal: {as_words(found)}"}
         report["parts"][name] = found | {"took": time.monotonic() - began}
         console.print(f"{name}: {as_words(found)}", highlight=False, markup=False, soft_wrap=True)
         return not found.keys() & _WITHOUT_RESULT

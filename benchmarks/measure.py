@@ -27,6 +27,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.outcome import CannotDo
 from erc_llm.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,11 +37,14 @@ Result = dict[str, Any]  # crosses processes as JSON
 
 
 class JobError(UserError):
-    """A job's process ended without a result; as its exit code says, by a mistake of the user's (2) or of ours (1)."""
+    """A job's process ended without a result.
+
+    As its exit code says, by a mistake of the user's (2), of ours (1), or because it cannot be done here (3).
+    """
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
-        self.exit_code = 2 if code == UserError.exit_code else 1
+        self.exit_code = code if code in (UserError.exit_code, CannotDo.exit_code) else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +248,7 @@ def main(request: str, answer: str, pipe: str) -> int:
         result = getattr(import_module(module), name)(**job["arguments"])
     except UserError as error:
         print(error, file=sys.stderr)
-        return 2
+        return error.exit_code
     Path(answer).write_text(json.dumps(result), "utf-8")
     return 0
 

@@ -10,7 +10,13 @@ from collections.abc import Callable
 
 from rich.console import Console
 
-from erc_llm.errors import ErcError
+from erc_llm.errors import ErcError, UserError
+
+
+class CannotDo(UserError):
+    """What a benchmark needs is not there, such as a card with enough memory; the part is left out."""
+
+    exit_code = 3
 
 
 def exit_code(work: Callable[[], object]) -> int:

@@ -7,6 +7,7 @@
     │   ├── PromptError          a prompt or chat template cannot be used
     │   ├── ModelError           a base model or adapter is missing or does not fit
     │   ├── RunError             a run directory is missing, incomplete or of another format version
+    │   │   └── DriftError       an export computes something else than its run
     │   └── PredictionsError     a predictions table cannot be read or lacks required data
     └── InternalError            a bug in this package; the command exits with code 1
 
@@ -63,6 +64,10 @@ class ModelError(UserError):
 
 class RunError(UserError):
     """A run directory is missing, incomplete, or of a format that this version does not read."""
+
+
+class DriftError(RunError):
+    """An export computes something else than its run, by more than the tolerance; nothing is exported."""
 
 
 class PredictionsError(UserError):

@@ -20,6 +20,8 @@ from typing import IO
 
 from erc_llm.errors import UserError
 
+_OLD = "old"  # a folder that is being replaced, inside the unfinished one
+
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object], error: type[UserError] = UserError) -> None:
     """Write a file that gets its name only once it is complete; missing folders are created.
@@ -48,7 +50,8 @@ def whole_folder(path: Path, error: type[UserError] = UserError) -> Iterator[Pat
     """Write a folder that gets its name only once the block has ended; missing folders above it are created.
 
     The block gets a path that does not exist yet, to create and fill; others beside it are scratch space. A folder that
-    exists already is replaced. Remains of a process that was killed while it wrote the same folder are deleted.
+    exists already is replaced; if that fails, it stays. Remains of a process that was killed while it wrote the same
+    folder are deleted, and what it had begun to replace comes back.
 
     Raises:
         error: The folder cannot be written, for example because the disk is full; nothing of it remains.
@@ -56,16 +59,44 @@ def whole_folder(path: Path, error: type[UserError] = UserError) -> Iterator[Pat
     mark = f".{path.name}.unfinished-"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for abandoned in path.parent.glob(f"{glob.escape(mark)}*"):
-            shutil.rmtree(abandoned, ignore_errors=True)
-        with tempfile.TemporaryDirectory(prefix=mark, dir=path.parent, ignore_cleanup_errors=True) as place:
-            draft = Path(place) / "new"
-            yield draft
+        for place in path.parent.glob(f"{glob.escape(mark)}*"):
+            if not _in_use(place):
+                _restore(place / _OLD, path)
+                shutil.rmtree(place, ignore_errors=True)
+        with tempfile.TemporaryDirectory(
+            prefix=f"{mark}{os.getpid()}-", dir=path.parent, ignore_cleanup_errors=True
+        ) as name:
+            place = Path(name)
+            yield place / "new"
             if path.exists():
-                path.rename(Path(place) / "old")
-            draft.rename(path)
+                path.rename(place / _OLD)
+            try:
+                (place / "new").rename(path)
+            except OSError:
+                _restore(place / _OLD, path)
+                raise
     except OSError as found:
         raise error(f"{path}: cannot be written: {found.strerror or found}; nothing was left behind") from found
+
+
+def _in_use(place: Path) -> bool:
+    """Whether the process that writes in an unfinished folder, whose id is in its name, is still there."""
+    process = place.name.rpartition(".unfinished-")[2].partition("-")[0]
+    if not process.isdigit():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it belongs to somebody else
+        return True
+    return True
+
+
+def _restore(old: Path, path: Path) -> None:
+    """Bring back a folder that was moved away to be replaced, unless there is one in its place."""
+    if old.exists() and not path.exists():
+        old.rename(path)
 
 
 def has_files(folder: Path) -> bool:

@@ -17,7 +17,8 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
 from tests.command_line import Command, command_line
-from tests.model_server import Server, serving
+from tests.loopback import serving_on
+from tests.model_server import Server
 from tests.tiny_models import (
     TinyModel,
     chatml_tokenizer,
@@ -83,7 +84,7 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyModel]:
 @pytest.fixture
 def server() -> Iterator[Server]:
     found = Server()
-    with serving(found.http):
+    with serving_on(found.http):
         yield found
 
 
@@ -91,5 +92,5 @@ def server() -> Iterator[Server]:
 def elsewhere() -> Iterator[Server]:
     """Stands for another machine."""
     found = Server()
-    with serving(found.http):
+    with serving_on(found.http):
         yield found

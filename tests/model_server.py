@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -88,13 +87,3 @@ class Server:
             handler.close_connection = True
 
         self.handler.do_POST = post  # type: ignore[method-assign,assignment]
-
-
-@contextmanager
-def serving(http: ThreadingHTTPServer) -> Iterator[None]:
-    threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True).start()
-    try:
-        yield
-    finally:
-        http.shutdown()
-        http.server_close()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import IO
 
@@ -100,6 +102,44 @@ def test_a_folder_appears_whole_and_replaces_an_older_one(tmp_path: Path) -> Non
             assert not folder.exists() or (folder / "file").read_text() == "one"
     assert (folder / "file").read_text() == "two"
     assert os.listdir(folder.parent) == ["b[1]"]
+
+
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "b"
+    folder.mkdir()
+    (folder / "file").write_text("one")
+    rename = Path.rename
+
+    def refuse(self: Path, target: Path) -> Path:
+        if self.name == "new":
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+        return rename(self, target)
+
+    def replace_it() -> None:
+        with whole_folder(folder, RunError) as draft:
+            draft.mkdir()
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(RunError, match="cannot be written"):
+        replace_it()
+    assert (folder / "file").read_text() == "one"
+    assert os.listdir(tmp_path) == ["b"]
+
+
+def test_what_a_killed_process_was_replacing_comes_back_and_a_running_one_is_left_alone(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    killed = tmp_path / f".b.unfinished-{int(done.stdout)}-abc"
+    (killed / "old").mkdir(parents=True)
+    (killed / "old" / "file").write_text("one")
+    running = tmp_path / f".b.unfinished-{os.getpid()}-abc"
+    running.mkdir()
+    folder = tmp_path / "b"
+    with whole_folder(folder) as draft:
+        assert (folder / "file").read_text() == "one"
+        draft.mkdir()
+        (draft / "file").write_text("two")
+    assert (folder / "file").read_text() == "two"
+    assert sorted(os.listdir(tmp_path)) == [running.name, "b"]
 
 
 def test_a_folder_that_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:

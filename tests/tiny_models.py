@@ -223,3 +223,14 @@ def save_tiny(folder: Path, tokenizer: Any, model: Any) -> TinyModel:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return TinyModel(folder=folder, model=model, tokenizer=tokenizer)
+
+
+def disturb(adapted: Any, std: float) -> None:
+    """Give an adapter B matrices that are not zero, so that it shows in the logits and A gets a gradient."""
+    import torch
+
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=std, generator=generator)

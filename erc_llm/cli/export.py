@@ -78,10 +78,11 @@ def export(
     prepare_scoring()
     from erc_llm.recipes.export import PROBES, ExportOptions, export_run
     from erc_llm.recipes.export_verify import verify_export
+    from erc_llm.runs.exported import RECORD
 
     if (force or private) and push is None:
         raise UserError("--force and --private: are about a repository; name it with --push")
-    if verify or (push is not None and (source / "export.json").is_file()):
+    if verify or (push is not None and (source / RECORD).is_file()):
         new = (to, table, licence, tolerance, changes, probes, *(() if verify else (base,)))
         if any(value is not None for value in new) or (form, stored, from_base) != ("peft", "auto", "auto"):
             raise UserError(f"{source}: is an export already; options of a new one have no effect, leave them out")

@@ -15,7 +15,7 @@ from erc_llm.recipes.console import prepare_scoring, quiet
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["HealFrom", "WithoutText", "open_console", "prepare_scoring", "quiet"]
+__all__ = ["HealFrom", "Overrides", "WithoutText", "open_console", "prepare_scoring", "quiet"]
 
 HealFrom = Annotated[
     str | None,

@@ -20,6 +20,7 @@ from erc_llm.export.lora import Lora
 from erc_llm.files import write_text
 from erc_llm.models.hashes import weight_files
 from erc_llm.models.loading import TOKENIZER_FILES
+from erc_llm.models.tensor_files import save_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -52,18 +53,12 @@ def write_merged(
         ModelError: The base is not in safetensors, or the adapter does not fit it.
         OSError: The disk is full, or the folder cannot be written.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     shards: list[dict[str, str]] = []
     total = 0
 
     def save(tensors: dict[str, torch.Tensor]) -> None:
         name = f"model-{len(shards) + 1:05d}.safetensors"
-        try:
-            save_file(tensors, target / name, metadata={"format": "pt"})
-        except SafetensorError as error:  # a full disk too
-            raise OSError(str(error)) from error
+        save_tensors(tensors, target / name)
         shards.append(dict.fromkeys(tensors, name))
 
     held: dict[str, torch.Tensor] = {}

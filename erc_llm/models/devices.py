@@ -63,7 +63,7 @@ def choose_precision(precision: Precision, device: torch.device) -> tuple[torch.
     import torch
 
     if precision != "auto":
-        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision], "asked for"
+        return getattr(torch, PRECISION_DTYPES[precision]), "asked for"
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return torch.bfloat16, "this GPU multiplies bf16"

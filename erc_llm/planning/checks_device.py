@@ -10,9 +10,13 @@ import shutil
 import subprocess
 import warnings
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from erc_llm.models.devices import choose_device, choose_precision, other_gpus
 from erc_llm.planning.findings import Finding, Severity, collected
+
+if TYPE_CHECKING:
+    import torch
 
 
 def check_device(device: str, precision: str) -> list[Finding]:
@@ -73,11 +77,10 @@ def _driver() -> str | None:
     return f"{name.strip()} with driver {version.strip()}"
 
 
-def _precision(chosen: object, precision: str) -> Iterator[Finding]:
+def _precision(chosen: torch.device, precision: str) -> Iterator[Finding]:
     """Whether the device multiplies bf16, where it is asked for."""
     import torch
 
-    assert isinstance(chosen, torch.device)
     if precision != "bf16" or choose_precision("auto", chosen)[0] is torch.bfloat16:
         return
     if chosen.type == "cuda":

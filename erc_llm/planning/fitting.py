@@ -6,12 +6,12 @@ Does not depend on: cards, configuration files, how a plan is shown.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from erc_llm.planning.memory import Load, our_stack
 from erc_llm.planning.plan import Peaks, Scenes, Setup, peaks_of, usable_bytes
+from erc_llm.tuning.order import forests_of_process
 
 _MOST_TOKENS = 2**20
 _LEAST_FORESTS = 256  # tokens; smaller forests of scoring save next to nothing
@@ -79,18 +79,11 @@ def largest_tokens(peak: Callable[[Load], int], like: Load, usable: int) -> int:
     low, high = 0, _MOST_TOKENS
     while low < high:
         middle = (low + high + 1) // 2
-        if peak(scaled(like, middle)) <= usable:
+        if peak(like.scaled(middle)) <= usable:
             low = middle
         else:
             high = middle - 1
     return low
-
-
-def scaled(load: Load, tokens: int) -> Load:
-    """A forest of this many tokens with the density of another one."""
-    part = tokens / max(load.tokens, 1)
-    rows, mask = (math.ceil(size * part) for size in (load.logit_rows, load.mask))
-    return Load(tokens, rows, mask)
 
 
 def _nearest(setup: Setup, scenes: Scenes, usable: int) -> tuple[tuple[Change, ...], Peaks | None]:
@@ -110,7 +103,7 @@ def _candidates(setup: Setup, scenes: int) -> Iterator[Setup]:
     for base in bases:
         for checkpointing in sorted({base.checkpointing, True}):
             for halvings in range(6):
-                parts = min(base.accumulation * 2**halvings, max(scenes // base.processes, 1))
+                parts = forests_of_process(base.accumulation * 2**halvings, base.processes, scenes)
                 forest = max(base.tokens_per_forest // 2**halvings, min(base.tokens_per_forest, _LEAST_FORESTS))
                 changed = replace(base, checkpointing=checkpointing)
                 yield replace(changed, tokens_per_forest=forest)

@@ -6,13 +6,12 @@ Does not depend on: torch; the order of steps is the one that training uses.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from erc_llm.planning.memory import Load
 from erc_llm.planning.tree_sizes import SceneSize
-from erc_llm.tuning.order import StepOrder, order_steps
+from erc_llm.tuning.order import StepOrder
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,23 +36,6 @@ def load_of(scenes: Sequence[SceneSize]) -> Load:
     )
 
 
-def training_order(
-    scenes: Sequence[SceneSize], epochs: float, tokens_per_step: int, parts: int, seed: int
-) -> StepOrder:
-    """The optimizer steps that training would take.
-
-    Args:
-        scenes: Sizes of the training scenes.
-        epochs: Passes over them.
-        tokens_per_step: Token budget of one optimizer step.
-        parts: Forests of one step, over accumulation and processes; fewer if there are fewer scenes.
-        seed: Seed of the order.
-    """
-    sizes = [scene.rows for scene in scenes]
-    most = max(1, min(parts, sum(size > 0 for size in sizes)))
-    return order_steps(sizes, epochs=epochs, tokens_per_step=tokens_per_step, parts=most, seed=seed)
-
-
 def largest_training_forest(scenes: Sequence[SceneSize], order: StepOrder) -> Load:
     """The largest forest of these steps."""
     largest = max(order.batches(), key=lambda batch: sum(scenes[number].rows for number in batch.scenes))
@@ -73,5 +55,4 @@ def largest_scoring_forest(scenes: Sequence[SceneSize], tokens_per_forest: int) 
     load = load_of(packed or sorted(scenes, key=lambda scene: scene.rows)[:1])
     if load.tokens <= tokens_per_forest:
         return load
-    part = tokens_per_forest / load.tokens
-    return Load(tokens_per_forest, math.ceil(load.logit_rows * part), math.ceil(load.mask * part))
+    return load.scaled(tokens_per_forest)

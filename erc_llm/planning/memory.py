@@ -10,6 +10,7 @@ Does not depend on: configurations, corpora, cards.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -77,6 +78,11 @@ class Load:
     tokens: int
     logit_rows: int
     mask: int = 0
+
+    def scaled(self, tokens: int) -> Load:
+        """A pass of this many tokens with the same density of logits and masks."""
+        part = tokens / max(self.tokens, 1)
+        return Load(tokens, math.ceil(self.logit_rows * part), math.ceil(self.mask * part))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from erc_llm.config import RunConfig
 from erc_llm.planning.architecture import AdapterShape, Architecture, adapter_shape
 from erc_llm.planning.compute import Work, download_bytes, training_flops, written_bytes
-from erc_llm.planning.forests import ForestSizes, largest_scoring_forest, largest_training_forest, training_order
+from erc_llm.planning.forests import ForestSizes, largest_scoring_forest, largest_training_forest
 from erc_llm.planning.memory import Load, Peak, Stack, our_stack, scoring_peak, training_peak
 from erc_llm.planning.tree_sizes import SceneSize
-from erc_llm.tuning.order import StepOrder
+from erc_llm.tuning.order import StepOrder, forests_of_process, order_steps
 
 MARGIN = 0.10  # of the GPU's memory, for what is not counted: a desktop, fragmentation, a kernel's workspace
 
@@ -88,8 +88,10 @@ class Setup:
 
     def training_order(self, scenes: Sequence[SceneSize], epochs: float) -> StepOrder:
         """The optimizer steps of this many passes over the training scenes."""
-        parts = self.accumulation * self.processes
-        return training_order(scenes, epochs, self.tokens_per_step, parts, self.seed)
+        trained = sum(scene.rows > 0 for scene in scenes)
+        parts = forests_of_process(self.accumulation, self.processes, trained) * self.processes
+        sizes = [scene.rows for scene in scenes]
+        return order_steps(sizes, epochs=epochs, tokens_per_step=self.tokens_per_step, parts=parts, seed=self.seed)
 
     def training_peak(self, load: Load) -> Peak:
         """The peak of training on forests of this load."""

@@ -29,7 +29,9 @@ from erc_llm.errors import ModelError, RunError
 from erc_llm.files import has_files, whole_folder, write_text
 from erc_llm.models.adapters import CONFIG, WEIGHTS
 from erc_llm.models.hashes import file_sha256
+from erc_llm.models.tensor_files import save_tensors
 from erc_llm.runs.directory import ADAPTER, TEMPLATE, Run, differ, read_run
+from erc_llm.runs.directory import CONFIG as RUN_CONFIG
 from erc_llm.runs.manifest import Manifest, write_manifest
 from erc_llm.runs.provenance import commit, versions
 
@@ -89,7 +91,7 @@ def average_runs(
         if of_folds is not None:
             training = config.training.model_copy(update={"evaluations": 0})
             config = config.model_copy(update={"corpus": of_folds.corpus, "training": training})
-        write_text(draft / "config.yaml", config.as_yaml(), RunError)
+        write_text(draft / RUN_CONFIG, config.as_yaml(), RunError)
         shutil.copyfile(first.template, draft / TEMPLATE)
         run_id = average_id(runs, config.name if rank is None else f"{config.name}-rank-{rank}")
         write_manifest(draft, _manifest(runs, run_id, config.sha256, of_folds is not None))
@@ -169,7 +171,6 @@ def average_adapters(folders: Sequence[Path], target: Path, rank: int | None = N
         ModelError: An adapter is missing, damaged or no plain LoRA, or the adapters belong to different layers.
     """
     import torch
-    from safetensors.torch import save_file
 
     configs = [_read_config(folder) for folder in folders]
     tensors = [_read_tensors(folder) for folder in folders]
@@ -191,7 +192,7 @@ def average_adapters(folders: Sequence[Path], target: Path, rank: int | None = N
         mean = _compressed(mean, kept)
     config = configs[0] | {"r": kept, "lora_alpha": kept}
     target.mkdir()
-    save_file(mean, target / WEIGHTS, metadata={"format": "pt"})
+    save_tensors(mean, target / WEIGHTS)
     write_text(target / CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")
     return kept
 

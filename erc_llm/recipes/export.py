@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rich.console import Console
 
-from erc_llm.errors import ConfigError, RunError
+from erc_llm.errors import ConfigError, DriftError, RunError
 from erc_llm.export.gguf_names import gguf_layout, read_config
 from erc_llm.export.lora import read_lora
 from erc_llm.export.merging import check_fits, tensor_shapes
@@ -86,7 +86,8 @@ def export_run(options: ExportOptions, console: Console) -> Path:
     """Export a run; returns the export folder.
 
     Raises:
-        RunError: The run is missing or unfinished, the folder exists, or the export computes something else.
+        RunError: The run is missing or unfinished, or the folder exists.
+        DriftError: The export computes something else.
         ConfigError: The options do not fit the run.
         ModelError: The adapter or base model cannot be written in this form.
     """
@@ -256,7 +257,7 @@ def _made(
         else:
             shutil.rmtree(attempt)
     if best is None:
-        raise RunError(errors[-1])
+        raise DriftError(errors[-1])
     return best[1]
 
 

@@ -16,7 +16,7 @@ from erc_llm.export.card import licence_of, model_card
 from erc_llm.files import write_text
 from erc_llm.predictions import Correction, PredictionsInfo, read_predictions
 from erc_llm.predictions.correction import MOST_PROBABLE
-from erc_llm.recipes.export_files import public_name
+from erc_llm.recipes.export_files import public_model
 from erc_llm.recipes.prediction_info import held_out, profile_source
 from erc_llm.runs.directory import Run
 from erc_llm.runs.exported import ExportRecord, Measured
@@ -89,7 +89,7 @@ def measure(run: Run, tables: Sequence[Path]) -> tuple[tuple[Measured, ...], dic
         for name, estimate in asdict(evaluation.headline).items():
             values = (estimate["value"], estimate["low"], estimate["high"])
             found.append(Measured(split, name.replace("_", " "), *values))
-        infos.append(replace(table.info, retrieval=str(public_name(table.info.retrieval))))
+        infos.append(replace(table.info, retrieval=str(public_model(table.info.retrieval))))
     if not infos:
         return (), _seen_in_training(run)
     splits = [info.split for info in infos]

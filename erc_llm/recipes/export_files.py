@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from erc_llm.calibration.store import CALIBRATION
+from erc_llm.corpus.datasets_folder import HUB
 from erc_llm.errors import ModelError, RunError
 from erc_llm.export.lora import read_lora
 from erc_llm.export.merging import copy_files
 from erc_llm.export.modelfile import MODELFILE, modelfile
 from erc_llm.files import write_text
 from erc_llm.models.hashes import file_sha256
+from erc_llm.models.loading import HUB_ID
+from erc_llm.models.tensor_files import save_tensors
 from erc_llm.models.wheels import BASE_MODELS
 from erc_llm.runs.directory import CONFIG, TEMPLATE, Run
 from erc_llm.runs.exported import ExportRecord
@@ -73,7 +76,7 @@ def write_form(
 
 def _write_peft(run: Run, record: ExportRecord, folder: Path) -> None:
     import torch
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
 
     from erc_llm.models.adapters import CONFIG as ADAPTER_CONFIG
     from erc_llm.models.adapters import WEIGHTS
@@ -83,18 +86,25 @@ def _write_peft(run: Run, record: ExportRecord, folder: Path) -> None:
     else:
         dtype = torch.bfloat16 if record.stored == "bf16" else torch.float16
         tensors = {name: tensor.to(dtype) for name, tensor in load_file(run.adapter / WEIGHTS).items()}
-        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        save_tensors(tensors, folder / WEIGHTS)
     config = json.loads((run.adapter / ADAPTER_CONFIG).read_text("utf-8"))
     config |= {"base_model_name_or_path": record.base, "inference_mode": True}
     write_text(folder / ADAPTER_CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n", ModelError)
 
 
-def public_name(name: str | None) -> str | None:
-    """The name of a corpus or model without the folder that it is in on this machine; hub ids and aliases as they are.
+def public_corpus(path: str) -> str:
+    """A corpus without the folder that it is in, on this machine or another; `hub:OWNER/NAME` as it is."""
+    return path if path.startswith(HUB) else PurePath(path).name
 
-    A corpus `hub:OWNER/NAME` and a hub id are no paths that exist here.
+
+def public_model(name: str | None) -> str | None:
+    """A model or encoder without the folder that it is in; a hub id or alias as it is.
+
+    A folder is a path that exists here, or one that cannot be a hub id, whether or not it exists.
     """
-    return name if name is None or not Path(name).expanduser().exists() else Path(name).name
+    if name is None or (HUB_ID.fullmatch(name) and not Path(name).exists()):
+        return name
+    return PurePath(name).name
 
 
 def write_run(run: Run, base: str, folder: Path) -> None:
@@ -110,15 +120,15 @@ def write_run(run: Run, base: str, folder: Path) -> None:
             "output": "runs",
             "corpus": config.corpus.model_copy(
                 update={
-                    "path": public_name(config.corpus.path),
+                    "path": public_corpus(config.corpus.path),
                     "heal_from": None,
-                    "avoid": tuple(Path(path).name for path in config.corpus.avoid),
+                    "avoid": tuple(map(public_corpus, config.corpus.avoid)),
                 }
             ),
             "lora": config.lora.model_copy(update={"start": config.lora.start and Path(config.lora.start).name}),
             "prompt": config.prompt.model_copy(update={"template": Path(config.prompt.template).stem}),
             "profile": profile.model_copy(
-                update={"notes": None, "encoder": public_name(profile.encoder), "model": public_name(profile.model)}
+                update={"notes": None, "encoder": public_model(profile.encoder), "model": public_model(profile.model)}
             ),
             "state": config.state.model_copy(update={"confusion": None}),
             "model": config.model.model_copy(update={"base": config.model.base if named else base}),

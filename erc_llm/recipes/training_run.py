@@ -117,14 +117,14 @@ class Training:
             RunError: The run's checkpoints were made with other steps, so it cannot continue from them.
         """
         from erc_llm.tuning.checkpoints import check_step_order
-        from erc_llm.tuning.order import order_steps
+        from erc_llm.tuning.order import forests_of_process, order_steps
         from erc_llm.tuning.scene_trees import scene_sizes, training_trees
 
         training = self.config.training
         asked = [self.sampler.asked(epoch) for epoch in range(math.ceil(training.epochs))]
         sizes = scene_sizes(training_trees(self.config, self.scenes, self.prompter, self.confusion), asked)
         fewest = min(sum(size > 0 for size in epoch) for epoch in sizes)
-        accumulation = max(1, min(training.accumulation, fewest // process_count()))
+        accumulation = forests_of_process(training.accumulation, process_count(), fewest)
         parts = accumulation * process_count()
         order = order_steps(
             sizes,

@@ -90,6 +90,17 @@ def order_steps(
     return StepOrder(tuple(steps))
 
 
+def forests_of_process(accumulation: int, processes: int, scenes: int) -> int:
+    """Forests of a step that one process computes: `accumulation`, or fewer if there are too few scenes for all.
+
+    Args:
+        accumulation: `training.accumulation`.
+        processes: Number of processes.
+        scenes: The least number of scenes with something to train on in an epoch.
+    """
+    return max(1, min(accumulation, scenes // processes))
+
+
 def _by_epoch(sizes: Sequence[int] | Sequence[Sequence[int]], epochs: float) -> list[list[int]]:
     """(epochs, scenes) sizes from either form that `order_steps` accepts."""
     rows = np.asarray(sizes, dtype=np.int64)

@@ -14,16 +14,13 @@ from safetensors.torch import load_file, save_file
 
 from erc_llm.errors import ModelError
 from erc_llm.models.adapters import attach_lora, load_adapter, save_adapter
-from tests.tiny_models import TinyModel, random_llama
+from tests.tiny_models import TinyModel, disturb, random_llama
 
 
 def _trained(tiny: TinyModel, **options: Any) -> Any:
     """An adapter whose B matrices are not zero, so that it shows in the logits."""
     adapted = attach_lora(tiny.fresh_model(), **({"rank": 4, "alpha": 8, "dropout": 0.0, "seed": 7} | options))
-    with torch.no_grad():
-        for name, weight in adapted.named_parameters():
-            if "lora_B" in name:
-                weight.normal_(std=0.1, generator=torch.Generator().manual_seed(1))
+    disturb(adapted, 0.1)
     return adapted.eval()
 
 

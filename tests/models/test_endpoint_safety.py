@@ -14,7 +14,8 @@ from erc_llm.build import build_profiler
 from erc_llm.config import ProfileConfig
 from erc_llm.errors import ConfigError, ModelError
 from erc_llm.models.endpoint import Endpoint
-from tests.model_server import Server, serving
+from tests.loopback import serving_on
+from tests.model_server import Server
 from tests.recipes.predict_served.asking import endpoint, story
 
 OTHER_MACHINES = [
@@ -88,7 +89,7 @@ def test_ipv6_loopback_is_reached(server: Server) -> None:
         six = Six(("::1", 0), server.handler)
     except OSError:
         pytest.skip("this machine has no IPv6 loopback")
-    with serving(six):
+    with serving_on(six):
         found = Endpoint(f"http://[::1]:{six.server_port}/v1", "m", retries=0)
         assert found.answer([("s", "q")], 20) == ["q"]
 

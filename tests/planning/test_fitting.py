@@ -9,8 +9,8 @@ import pytest
 from erc_llm.config import load_config
 from erc_llm.planning.bases import find_base
 from erc_llm.planning.cards import GIB
-from erc_llm.planning.fitting import fit_of, largest_tokens, scaled
-from erc_llm.planning.forests import largest_scoring_forest, largest_training_forest, training_order
+from erc_llm.planning.fitting import fit_of, largest_tokens
+from erc_llm.planning.forests import largest_scoring_forest, largest_training_forest
 from erc_llm.planning.plan import Scenes, Setup, make_plan, peaks_of
 from erc_llm.planning.tree_sizes import SceneSize
 from erc_llm.tuning.order import order_steps
@@ -42,8 +42,8 @@ def test_the_largest_forest_is_at_the_edge() -> None:
     peaks = peaks_of(setup, SCENES)
     fit = fit_of(setup, peaks, SCENES, 12 * GIB)
     like = peaks.forests.training
-    assert setup.training_peak(scaled(like, fit.training_tokens)).total <= fit.usable
-    assert setup.training_peak(scaled(like, fit.training_tokens + 1)).total > fit.usable
+    assert setup.training_peak(like.scaled(fit.training_tokens)).total <= fit.usable
+    assert setup.training_peak(like.scaled(fit.training_tokens + 1)).total > fit.usable
     assert largest_tokens(lambda load: load.tokens, like, 1000) == 1000
     assert largest_tokens(lambda load: 2000, like, 1000) == 0
 
@@ -79,10 +79,18 @@ def test_where_nothing_fits_nothing_is_promised() -> None:
 def test_the_largest_forest_of_training_is_that_of_the_steps() -> None:
     sizes = [scene.rows for scene in SCENES.training]
     order = order_steps(sizes, epochs=2, tokens_per_step=2048, parts=2, seed=7)
-    found = training_order(SCENES.training, 2, 2048, 2, 7)
+    setup = replace(_setup("training.tokens_per_step=2048", "training.accumulation=2"), seed=7)
+    found = setup.training_order(SCENES.training, 2)
     assert found.steps == order.steps
     largest = largest_training_forest(SCENES.training, found)
     assert largest.tokens == max(sum(sizes[s] for s in batch.scenes) for batch in order.batches())
+
+
+def test_processes_have_equally_many_forests() -> None:
+    """Of five scenes two processes get two forests each, as training distributes them, and not two and a half."""
+    setup = replace(_setup("training.accumulation=4"), processes=2)
+    order = setup.training_order(SCENES.training[:5], 1)
+    assert {len(step) for step in order.steps} == {4}
 
 
 def test_processes_share_a_step() -> None:

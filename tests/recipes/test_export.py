@@ -25,7 +25,7 @@ from erc_llm.predictions import Predictions, read_predictions, write_predictions
 from erc_llm.recipes.adapters import list_exports
 from erc_llm.recipes.export import PROBES
 from erc_llm.recipes.export_card import vllm_rank
-from erc_llm.recipes.export_files import public_name, write_run
+from erc_llm.recipes.export_files import public_corpus, public_model, write_run
 from erc_llm.runs.directory import Run, read_run
 from erc_llm.runs.exported import check_weights, read_record
 from erc_llm.runs.opened import open_run
@@ -331,9 +331,13 @@ def test_folders_of_this_machine_are_named_without_their_place(run: Path, tmp_pa
     config.write_text(yaml.safe_dump(fields))
     write_run(read_run(run), "example/tiny", tmp_path)
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["profile"]["encoder"] == "mine"
-    assert public_name("hub:OWNER/NAME") == "hub:OWNER/NAME"
-    assert public_name("all-minilm-l6-v2") == "all-minilm-l6-v2"
-    assert public_name(None) is None
+    assert public_corpus("hub:OWNER/NAME") == "hub:OWNER/NAME"
+    assert public_corpus("/home/somebody/corpora/talks") == "talks", "a folder of another machine too"
+    assert public_corpus("corpora/talks") == public_corpus("talks") == "talks"
+    assert public_model("all-minilm-l6-v2") == "all-minilm-l6-v2"
+    assert public_model("example/encoder") == "example/encoder"
+    assert public_model("/home/somebody/encoders/mine") == public_model("~/mine") == "mine"
+    assert public_model(None) is None
 
 
 def test_vllm_is_told_the_rank_it_must_allow() -> None:

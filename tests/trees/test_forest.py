@@ -18,7 +18,7 @@ from erc_llm.trees.attention import ATTENTION, forest_logits, require_tree_atten
 from erc_llm.trees.forest import Forest, pack, read_nodes, rows_of
 from erc_llm.trees.likelihoods import answer_log_likelihoods
 from erc_llm.trees.tree import TokenTree
-from tests.tiny_models import TinyModel, chatml_tokenizer, random_llama
+from tests.tiny_models import TinyModel, chatml_tokenizer, disturb, random_llama
 from tests.trees.random_trees import VOCABULARY, random_tree
 
 TOLERANCE = 1e-4
@@ -131,11 +131,7 @@ def plain_log_likelihood(model: Any, tree: TokenTree, answer: tuple[int, ...]) -
 def with_adapter(tiny: TinyModel, attention: str) -> Any:
     """An adapter whose B matrices are not zero: else A would get no gradient."""
     adapted = attach_lora(with_attention(tiny, attention), rank=4, alpha=8, dropout=0.0, seed=7)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, weight in adapted.named_parameters():
-            if "lora_B" in name:
-                weight.normal_(std=0.1, generator=generator)
+    disturb(adapted, 0.1)
     return adapted.train()
 
 

@@ -20,7 +20,7 @@ from erc_llm.trees.attention import ATTENTION
 from erc_llm.trees.tree import TokenTree
 from erc_llm.tuning.order import StepOrder, order_steps
 from erc_llm.tuning.trainer import FitSettings, fit
-from tests.tiny_models import TinyModel
+from tests.tiny_models import TinyModel, disturb
 from tests.tiny_runs import dialogue
 
 SCENES = [dialogue(number, 2 + number % 4) for number in range(12)]
@@ -57,11 +57,7 @@ def tiny_adapter(tiny: TinyModel, dropout: float = 0.0) -> Any:
     """An adapter that already does something, so that no gradient is zero."""
     base = load_base_model(str(tiny.folder), precision="fp32", device="cpu", attention=ATTENTION).model
     model = attach_lora(base, rank=4, alpha=8, dropout=dropout, seed=3)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "lora_B" in name:
-                weight.normal_(std=0.05, generator=generator)
+    disturb(model, 0.05)
     return model
 
 

@@ -26,7 +26,7 @@ from erc_llm.trees.likelihoods import answer_log_likelihoods
 from erc_llm.trees.tree import TokenTree
 from erc_llm.tuning.order import order_steps
 from erc_llm.tuning.trainer import FitSettings, fit
-from tests.tiny_models import TinyModel
+from tests.tiny_models import TinyModel, disturb
 from tests.tiny_runs import dialogue
 
 bnb = pytest.importorskip("bitsandbytes")
@@ -51,11 +51,7 @@ def _quantised(tiny: TinyModel, precision: Precision, monkeypatch: pytest.Monkey
     assert len(layers) == 14
     assert all(layer.weight.quant_state.quant_type == "nf4" and layer.weight.quant_state.nested for layer in layers)
     model = attach_lora(base.model, rank=4, alpha=8, dropout=0.0, seed=3)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "lora_B" in name:
-                weight.normal_(std=0.05, generator=generator)
+    disturb(model, 0.05)
     return model
 
 

@@ -13,7 +13,8 @@ from erc_llm.config import RunConfig
 from erc_llm.corpus import Corpus
 from erc_llm.errors import ModelError
 from erc_llm.runs.journal import Journal
-from tests.model_server import Reply, Server, said, serving
+from tests.loopback import serving_on
+from tests.model_server import Reply, Server, said
 from tests.recipes.predict_served.asking import TARGETS, ask, by_prompt, is_about
 
 
@@ -110,7 +111,7 @@ def test_a_redirect_takes_no_text_to_another_machine(
     server: Server, config: RunConfig, corpus: Corpus, tmp_path: Path
 ) -> None:
     elsewhere = Server()
-    with serving(elsewhere.http):
+    with serving_on(elsewhere.http):
         place = f"Location: {elsewhere.url}/chat/completions"
         server.answer_raw("HTTP/1.1 307 There", place, "Content-Length: 0")
         with pytest.raises(ModelError):
