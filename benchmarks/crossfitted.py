@@ -83,12 +83,12 @@ def as_markdown(decided: dict[tuple[str, str], Predictions], base: str) -> str:
         kept = gold >= 0
         found = bootstrap_over_dialogues(gold[kept], labels[kept], table.dialogue_index[kept], len(table.info.labels))
         assert table.probabilities is not None, "a decided table has probabilities"
-        cells = [arm, answers, _percent(found.weighted_f1), "", "", _percent(found.macro_f1), ""]
+        cells = [arm, answers, percent(found.weighted_f1), "", "", percent(found.macro_f1), ""]
         if arm != base:
             other = decided[base, answers]
-            cells[3] = _signed(_difference(table, other, table.dialogue_index, "weighted_f1"))
-            cells[4] = _signed(_difference(table, other, table.episode_index, "weighted_f1"))
-            cells[6] = _signed(_difference(table, other, table.dialogue_index, "macro_f1"))
+            cells[3] = signed(difference(table, other, table.dialogue_index, "weighted_f1"))
+            cells[4] = signed(difference(table, other, table.episode_index, "weighted_f1"))
+            cells[6] = signed(difference(table, other, table.dialogue_index, "macro_f1"))
         cells += [
             f"{100 * found.accuracy.value:.2f}",
             f"{negative_log_likelihood(table.probabilities[kept], gold[kept]):.3f}",
@@ -110,27 +110,30 @@ def gains_as_markdown(decided: dict[tuple[str, str], Predictions]) -> str:
         other, episodes = decided[arm, MOST_PROBABLE], table.episode_index
         cells = [arm, answers]
         for metric in ("weighted_f1", "macro_f1"):
-            cells += [_signed(_difference(table, other, by, metric)) for by in (table.dialogue_index, episodes)]
-        cells.append(_signed(_difference(table, other, table.dialogue_index, "accuracy")))
+            cells += [signed(difference(table, other, by, metric)) for by in (table.dialogue_index, episodes)]
+        cells.append(signed(difference(table, other, table.dialogue_index, "accuracy")))
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
-def _difference(a: Predictions, b: Predictions, cluster: Integers, metric: HeadlineMetric) -> Estimate:
+def difference(a: Predictions, b: Predictions, cluster: Integers, metric: HeadlineMetric) -> Estimate:
+    """How much better `a` is than `b` on the same rows, with an interval over the clusters."""
     assert a.keys == b.keys, "out-of-fold tables of one corpus have the same rows"
     kept = a.gold_index >= 0
     both = (a.predicted_index[kept], b.predicted_index[kept])
     return paired_difference(a.gold_index[kept], *both, cluster[kept], len(a.info.labels), metric=metric)
 
 
-def _percent(estimate: Estimate) -> str:
+def percent(estimate: Estimate) -> str:
+    """A fraction with its interval, in percent."""
     bounds = "" if estimate.low is None else f" ({100 * estimate.low:.2f} to {100 * (estimate.high or 0):.2f})"
     return f"{100 * estimate.value:.2f}{bounds}"
 
 
-def _signed(estimate: Estimate) -> str:
-    low, high = (f"{100 * (bound or 0):+.2f}" for bound in (estimate.low, estimate.high))
-    return f"{100 * estimate.value:+.2f} ({low} to {high})"
+def signed(estimate: Estimate, scale: float = 100, digits: int = 2) -> str:
+    """A difference with its interval; by default of fractions, in points."""
+    value, low, high = (f"{scale * (v or 0):+.{digits}f}" for v in (estimate.value, estimate.low, estimate.high))
+    return f"{value} ({low} to {high})"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

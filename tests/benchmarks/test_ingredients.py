@@ -1,4 +1,4 @@
-"""The table of ingredients: arms against the plain recipe, on its rows, with what their prompts cost."""
+"""The table of ingredients: arms against the plain recipe, on its rows."""
 
 from __future__ import annotations
 
@@ -9,19 +9,10 @@ import pytest
 
 from benchmarks import ingredients
 from erc_llm.calibration.choose import decide_by_others
-from erc_llm.config import load_config
 from erc_llm.evaluation.report import evaluate
-from erc_llm.files import write_text
 from erc_llm.predictions import Predictions, write_predictions
 from tests.benchmarks.test_decided_tables import cross_fitted, percent, rows_of
 from tests.predictions.scored_tables import CORPUS
-
-
-def write_arm(folder: Path, table: Predictions, tokens: int) -> Path:
-    write_text(folder / "config.yaml", load_config("sample", [f"training.tokens_per_step={tokens}"]).as_yaml())
-    path = folder / "crossfit.parquet"
-    write_predictions(table, path)
-    return path
 
 
 def without_episode(table: Predictions, episode: str) -> Predictions:
@@ -33,16 +24,18 @@ def without_episode(table: Predictions, episode: str) -> Predictions:
 
 def test_arms_are_compared_with_the_plain_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arms = tmp_path / "arms.yaml"
-    arms.write_text("config: sample\nbudget: []\nbase: plain\narms: {longer: [], plain: [], missing: []}\n")
-    plain, longer = cross_fitted(0, CORPUS), cross_fitted(0, CORPUS)
-    write_arm(tmp_path / "plain", plain, 200)
-    write_arm(tmp_path / "longer", longer, 300)
-    assert ingredients.main([str(arms), "--out", str(tmp_path)]) == 0
+    arms.write_text("config: sample\nbudget: []\nbase: plain\narms: {other: [], plain: [], missing: []}\n")
+    plain = cross_fitted(0, CORPUS)
+    for name in ("plain", "other"):
+        write_predictions(plain, tmp_path / name / "crossfit.parquet")
+    assert ingredients.main(["--arms", str(arms), "--out", str(tmp_path)]) == 0
     first, second = rows_of(capsys.readouterr().out)
     expected = percent(evaluate(decide_by_others(plain, "weighted_f1"), draws=20).headline.weighted_f1.value)
-    assert first[:5] == ["plain", "1.00x", expected, "", ""]
-    assert second[:5] == ["longer", "1.50x", expected, *["+0.00 (+0.00 to +0.00)"] * 2]
-    assert second[8:] == ["+0.0000 (+0.0000 to +0.0000)"] * 2
+    assert first[0] == "plain"
+    assert first[1].startswith(f"{expected} (")
+    assert first[2:4] == ["", ""]
+    assert second[:4] == ["other", first[1], *["+0.00 (+0.00 to +0.00)"] * 2]
+    assert second[7:] == ["+0.0000 (+0.0000 to +0.0000)"] * 2
 
 
 def test_a_table_with_more_rows_counts_on_those_of_the_first(
@@ -50,11 +43,13 @@ def test_a_table_with_more_rows_counts_on_those_of_the_first(
 ) -> None:
     whole = cross_fitted(0, CORPUS)
     part = without_episode(whole, "e3")
-    paths = [write_arm(tmp_path / name, table, 200) for name, table in (("part", part), ("whole", whole))]
+    paths = [tmp_path / "part.parquet", tmp_path / "whole.parquet"]
+    for path, table in zip(paths, (part, whole), strict=True):
+        write_predictions(table, path)
     assert ingredients.main([f"part={paths[0]}", f"whole={paths[1]}"]) == 0
     (_, row) = rows_of(capsys.readouterr().out)
     assert row[0] == "whole"
-    assert " to " in row[3]
+    assert " to " in row[2]
     assert ingredients.main([f"whole={paths[1]}", f"part={paths[0]}"]) == 2
     assert "part: its table lacks 50 of the 600 rows" in capsys.readouterr().err
 
@@ -62,5 +57,13 @@ def test_a_table_with_more_rows_counts_on_those_of_the_first(
 def test_a_missing_base_arm_is_the_users_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arms = tmp_path / "arms.yaml"
     arms.write_text("config: sample\nbudget: []\nbase: plain\narms: {plain: []}\n")
-    assert ingredients.main([str(arms), "--out", str(tmp_path)]) == 2
+    assert ingredients.main(["--arms", str(arms), "--out", str(tmp_path)]) == 2
     assert "the other arms are compared with it" in capsys.readouterr().err
+
+
+def test_tables_and_arms_are_not_mixed(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], ["a=b.parquet", "--out", "x"], ["--arms", "x.yaml"]):
+        with pytest.raises(SystemExit) as ended:
+            ingredients.main(arguments)
+        assert ended.value.code == 2
+    assert "give tables as NAME=FILE, or --arms and --out" in capsys.readouterr().err
