@@ -46,21 +46,22 @@ def rows(paths: Mapping[str, Path]) -> Iterator[str]:
         decided = decide_held_out(table, shift, "weighted_f1", calibrated=True)
         labelled = [key for key, gold in zip(table.keys, table.gold_index, strict=True) if gold >= 0]
         decided = _on_rows(decided, name, labelled if base is None else base.keys)
-        yield _row(name, decided, base)
+        yield row(name, decided, base)
         base = base or decided
 
 
 def _on_rows(table: Predictions, name: str, keys: Sequence[tuple[str, str]]) -> Predictions:
     """The rows of a table that have these keys, in their order."""
-    row = {key: i for i, key in enumerate(table.keys)}
-    if lacking := sum(key not in row for key in keys):
+    place = {key: i for i, key in enumerate(table.keys)}
+    if lacking := sum(key not in place for key in keys):
         raise ConfigError(f"{name}: its table lacks {lacking} of the {len(keys)} rows it is compared on")
-    wanted = [row[key] for key in keys]
+    wanted = [place[key] for key in keys]
     columns = {c: None if v is None else [v[i] for i in wanted] for c, v in table.columns().items()}
     return Predictions.from_columns(table.info, columns)
 
 
-def _row(name: str, table: Predictions, base: Predictions | None) -> str:
+def row(name: str, table: Predictions, base: Predictions | None) -> str:
+    """The row of a decided table, with its differences to the first one, `base`."""
     found = bootstrap_over_dialogues(
         table.gold_index, table.predicted_index, table.dialogue_index, len(table.info.labels)
     )

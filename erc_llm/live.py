@@ -66,7 +66,7 @@ class LiveSession:
         scores = self._scores(scene, k, asked)
         label = self._predictor.labels.names[int(scores[0].log_likelihoods.argmax())]
         self._state.append(label if text.strip() else None)  # batch prediction has no question about an empty line
-        return self._predictor.labelled(utterance, scores[-1])
+        return self._predictor.labelled(utterance, scores[-1], self._dialogue_id)
 
     def forecast(self) -> Mapping[str, float]:
         """Probability of each label for the next line, whoever says it, from the lines so far; they sum to 1.

@@ -16,8 +16,10 @@ from pathlib import Path
 
 from erc_llm.build import Past, build_prompter, check_fit
 from erc_llm.calibration.choose import AskedDecide, Calibrated, Prior, choose_correction
+from erc_llm.calibration.neighbours import open_neighbours
 from erc_llm.config import RunConfig
 from erc_llm.corpus.dialogues import Dialogue, Utterance
+from erc_llm.corpus.splits import episode_of
 from erc_llm.decoding.label_generator import GeneratedLabel, Writer, answer_scenes
 from erc_llm.decoding.scenes import score_scenes, scored_prediction
 from erc_llm.decoding.scoring import LabelScores
@@ -28,6 +30,7 @@ from erc_llm.models.devices import gpu_peak
 from erc_llm.models.loading import LoadedModel
 from erc_llm.opened_model import load_model, share_model
 from erc_llm.predictions import Correction, Prediction
+from erc_llm.retrieval.index import Neighbours
 from erc_llm.runs.opened import Opened, open_run
 
 
@@ -67,6 +70,7 @@ class Predictor:
         past: Earlier conversations, for speaker profiles; see `erc_llm.build.build_prompter`.
         correction: The correction of scores, see below; by default none.
         adapter: Name of its adapter in the model, which may hold those of other predictors too.
+        neighbours: Neighbours of lines in train, whose labels the correction mixes in; None if it mixes in none.
 
     Attributes:
         config: Its configuration, with overrides applied.
@@ -86,8 +90,10 @@ class Predictor:
         past: Past = None,
         correction: Correction | None = None,
         adapter: str = "default",
+        neighbours: Neighbours | None = None,
     ) -> None:
         self._adapter = adapter
+        self._neighbours = neighbours
         self.config = opened.config
         self.run = opened.run
         self.export = opened.export
@@ -156,8 +162,9 @@ class Predictor:
         names, scoring = self.labels.names, self.config.scoring
         try:
             if scoring.decode == "score":
-                return [scored_prediction(s, names) for scene in self.scores(dialogues, on_progress) for s in scene]
-            return [found.prediction(names) for scene in self.written(dialogues, on_progress) for found in scene]
+                found = [scored_prediction(s, names) for scene in self.scores(dialogues, on_progress) for s in scene]
+                return found if self._neighbours is None else self._neighbours.added_to(found, dialogues)
+            return [answer.prediction(names) for scene in self.written(dialogues, on_progress) for answer in scene]
         except torch.OutOfMemoryError as error:
             raise ModelError(
                 f"out of GPU memory{gpu_peak()} ({str(error).splitlines()[0]}); lower scoring.tokens_per_forest, "
@@ -179,7 +186,8 @@ class Predictor:
 
     def predict(self, dialogue: Dialogue) -> list[LabelledUtterance]:
         """Label every target of the dialogue, in order."""
-        return [self.labelled(dialogue.utterances[s.target], s) for s in self.scores([dialogue])[0]]
+        episode = episode_of(dialogue)
+        return [self.labelled(dialogue.utterances[s.target], s, episode) for s in self.scores([dialogue])[0]]
 
     def live(self, dialogue_id: str = "live") -> LiveSession:
         """A session that labels a conversation line by line.
@@ -200,10 +208,14 @@ class Predictor:
             raise ConfigError(f"prompt.lookahead: a live session needs 0; this model reads {ahead} later lines")
         return LiveSession(self, dialogue_id)
 
-    def labelled(self, utterance: Utterance, scores: LabelScores) -> LabelledUtterance:
-        """A target with the label and distribution that its scores give, after the correction."""
+    def labelled(self, utterance: Utterance, scores: LabelScores, episode: str) -> LabelledUtterance:
+        """A target with the label and distribution that its scores give, after the correction.
+
+        Lines of its own episode are no neighbours.
+        """
         names = self.labels.names
-        probabilities = self.correction.probabilities(scores.log_likelihoods)
+        neighbours = None if self._neighbours is None else self._neighbours.of_line(utterance.text, episode)
+        probabilities = self.correction.probabilities(scores.log_likelihoods, neighbours)
         by_name = dict(zip(names, probabilities.tolist(), strict=True))
         return LabelledUtterance(
             utterance,
@@ -252,10 +264,11 @@ def load(
     """
     opened = open_run(source, overrides)
     correction = _correction(opened, prior, calibration, decide)  # its mistakes are reported before the model is loaded
+    neighbours = open_neighbours(opened.run, correction)
     if beside is not None:
         name = share_model(Opened(beside.config, beside.run, beside.export), beside.loaded, opened)
-        return Predictor(opened, beside.loaded, past, correction, name)
-    return Predictor(opened, load_model(opened), past, correction)
+        return Predictor(opened, beside.loaded, past, correction, name, neighbours)
+    return Predictor(opened, load_model(opened), past, correction, neighbours=neighbours)
 
 
 def _correction(opened: Opened, prior: Prior, calibration: Calibrated, decide: AskedDecide) -> Correction:

@@ -1,4 +1,4 @@
-"""The two fits of a calibration: temperature and offsets by likelihood, decision weights by expected weighted F1.
+"""The fits of a calibration: temperature, offsets and weight by likelihood, decision weights by expected weighted F1.
 
 Input: arrays of scores and gold labels. Output: the fitted parameters.
 Does not depend on: predictions tables, folds, files.
@@ -19,10 +19,11 @@ _INVERSE_RANGE = (0.01, 100.0)  # bounds of 1 / temperature
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Divisor of the scores, and `offsets`, (labels,) in nats, added afterwards."""
+    """Divisor of the scores, and `offsets`, (labels,) in nats, added afterwards; then the weight of neighbours."""
 
     temperature: float
     offsets: tuple[float, ...]
+    weight: float = 0.0
 
 
 def fit_scaling(scores: Floats, gold: Integers, strength: float, with_offsets: bool) -> Fit:
@@ -65,6 +66,26 @@ def fit_scaling(scores: Floats, gold: Integers, strength: float, with_offsets: b
     options = {"maxiter": 500, "ftol": 1e-13, "gtol": 1e-9}
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
     return Fit(1 / float(found[0]), tuple(found[1:].tolist()) if with_offsets else (0.0,) * labels)
+
+
+def fit_weight(probabilities: Floats, neighbours: Floats, gold: Integers) -> float:
+    """The weight w in [0, 1] with the smallest negative log-likelihood of (1 - w) p + w q.
+
+    Args:
+        probabilities: (targets, labels) p.
+        neighbours: (targets, labels) q, the label distributions of the neighbours.
+        gold: (targets,) label indices.
+    """
+    from scipy.optimize import minimize_scalar
+
+    own, other = (values[np.arange(len(gold)), gold] for values in (probabilities, neighbours))
+    tiny = np.finfo(np.float64).tiny
+
+    def loss(weight: float) -> float:
+        return float(-np.log(np.maximum((1 - weight) * own + weight * other, tiny)).mean())
+
+    found = float(minimize_scalar(loss, bounds=(0.0, 1.0), method="bounded", options={"xatol": 1e-4}).x)
+    return found if loss(found) < loss(0.0) else 0.0
 
 
 def fit_decision(probabilities: Floats, strength: float) -> tuple[float, ...]:

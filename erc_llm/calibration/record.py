@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from erc_llm.predictions import Correction, Decision, PriorShift, Scaling
+from erc_llm.predictions import Correction, Decision, Mixing, PriorShift, Scaling
 
 Kind = Literal["identity", "temperature", "offsets"]
 Goal = Literal["nll", "weighted_f1"]
@@ -33,6 +33,44 @@ class DecisionCandidate:
 
     strength: float | None
     weighted_f1: float
+
+
+@dataclass(frozen=True, slots=True)
+class NeighbourCandidate:
+    """Number of neighbours and temperature of a candidate, and its held-out NLL in nats."""
+
+    k: int
+    temperature: float
+    nll: float
+
+
+@dataclass(frozen=True, slots=True)
+class StoredNeighbours:
+    """The neighbours whose labels are mixed into the calibrated probabilities, see `erc_llm.retrieval.index`.
+
+    Attributes:
+        encoder: `words`, or the name of the encoder.
+        index_sha256: Hash of the index's file.
+        lines: Number of lines in the index.
+        k: Number of neighbours.
+        temperature: Temperature of their weights, in units of cosine similarity.
+        weight: Weight of their labels in the probabilities, 0 to 1.
+    """
+
+    encoder: str
+    index_sha256: str
+    lines: int
+    k: int
+    temperature: float
+    weight: float
+
+    @property
+    def words(self) -> str:
+        """Description for the user."""
+        return (
+            f"labels of the {self.k} nearest of {self.lines} lines of train ({self.encoder}, temperature "
+            f"{self.temperature:g}, index {self.index_sha256[:12]})"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +119,8 @@ class Calibration:
         units: What a fold consists of: whole dialogues or, on a cross-fitted table, whole episodes.
         decide: Name of the rule that predictions use unless another one is asked for; None: they use no calibration
             and no rule unless asked for.
+        neighbours: The neighbours that are mixed in; None for none.
+        neighbour_candidates: All candidates for them.
     """
 
     labels: tuple[str, ...]
@@ -104,16 +144,19 @@ class Calibration:
     split: str = "selection"
     units: Units = "dialogues"
     decide: Decide | None = None
+    neighbours: StoredNeighbours | None = None
+    neighbour_candidates: tuple[NeighbourCandidate, ...] = ()
 
     def correction(self, decide: Decide = "probable") -> Correction:
-        """The correction of raw scores: the prior shift, the calibration and a decision rule.
+        """The correction of raw scores: the prior shift, the calibration, the neighbours and a decision rule.
 
         Raises:
             KeyError: The calibration has no such rule.
         """
         rules: dict[Decide, Decision | None] = {"probable": None}
         rules |= {stored.decision.rule: stored.decision for stored in self.decisions}
-        return Correction(self.prior, Scaling(self.temperature, self.offsets, self.words), rules[decide])
+        mixing = None if self.neighbours is None else Mixing(self.neighbours.weight, self.neighbours.words)
+        return Correction(self.prior, Scaling(self.temperature, self.offsets, self.words), rules[decide], mixing)
 
     def held_out(self, decide: Decide) -> HeldOut | None:
         """Metrics of a rule on held-out dialogues; None if there is no such rule."""

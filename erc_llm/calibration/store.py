@@ -107,6 +107,8 @@ def _misfit(calibration: Calibration, content: Mapping[str, object], manifest: M
         return f"expected {len(manifest.labels)} numbers, one per label, in every list"
     if not 0 < calibration.temperature < np.inf or not np.isfinite(calibration.offsets).all():
         return "expected a temperature above 0 and finite offsets"
+    if calibration.neighbours is not None and not 0 <= calibration.neighbours.weight <= 1:
+        return f"expected a weight of neighbours from 0 to 1, found {calibration.neighbours.weight}"
     for decision in decisions:
         if not (np.isfinite(decision.gains).all() and np.isfinite(decision.costs).all() and min(decision.gains) >= 0):
             return f"expected finite numbers, and gains of at least 0, in the decision rule {decision.rule}"

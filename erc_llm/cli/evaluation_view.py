@@ -158,6 +158,8 @@ def _diagnostics(evaluation: Evaluation) -> str:
     parts = [f"invalid answers {100 * evaluation.invalid_rate:.2f} %"]
     if evaluation.label_mass is not None:
         parts.append(f"mean label mass {evaluation.label_mass:.4f}")
+    if evaluation.neighbours_accuracy is not None:
+        parts.append(f"the neighbours alone are right in {100 * evaluation.neighbours_accuracy:.2f} %")
     if evaluation.negative_log_likelihood is not None and evaluation.calibration_error is not None:
         parts.append(f"NLL {evaluation.negative_log_likelihood:.4f} nats")
         error = evaluation.calibration_error

@@ -262,6 +262,14 @@ def calibrate(
             "probable label, without calibration; weighted_f1 for a cross-fitted run."
         ),
     ] = None,
+    neighbours: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ENCODER",
+            help="Also mix in the labels of the nearest lines of train, if that lowers held-out NLL. ENCODER: words "
+            "(no model needed), all-minilm-l6-v2, all-mpnet-base-v2, a folder or a hub id.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Random seed of the cross-validation folds.", min=0)] = 0,
     heal_from: HealFrom = None,
 ) -> None:
@@ -273,10 +281,10 @@ def calibrate(
     prepare_scoring()
     from erc_llm.calibration.choose import parse_prior, prior_shift
     from erc_llm.predictions import read_predictions
-    from erc_llm.recipes.calibrate import calibrate_run, predict_selection
+    from erc_llm.recipes.calibrate import calibrate_run, predict_selection, read_train_lines
     from erc_llm.runs.directory import read_run
 
-    if corpus is not None and predictions is not None:
+    if corpus is not None and predictions is not None and neighbours is None:
         raise UserError("CORPUS and --predictions exclude each other: the table replaces predicting the corpus")
     run = read_run(source)
     shift = prior_shift(run.manifest, parse_prior(prior))
@@ -286,6 +294,7 @@ def calibrate(
         table, name = predict_selection(run, corpus, heal_from, open_console())
     if decide is None and run.manifest.folds is not None:
         decide = "weighted_f1"
-    path = calibrate_run(run, table, name, shift, fit_for, seed, open_console(), decide)
+    lines = None if neighbours is None else read_train_lines(run, neighbours, corpus, heal_from)
+    path = calibrate_run(run, table, name, shift, fit_for, seed, open_console(), decide, lines)
     how = "" if decide else " --calibration run"
     typer.echo(f"calibration written to {path}; `erc-llm predict {source}{how}` applies it")

@@ -127,14 +127,15 @@ def _steps(table: Predictions, known: Integers) -> tuple[tuple[StepMetrics, ...]
         return (), ()
     scored, last = known[scored_rows(table)[known]], steps[-1][1]
     rows = scored if table.log_likelihoods is not None and len(scored) else known
-    if rows is known and (last.prior is not None or last.scaling is not None):
+    if rows is known and any(step is not None for step in (last.prior, last.scaling, last.mixing)):
         return (), ("What prior and calibration did is not known: no log-likelihoods to compute it from.",)
     assert table.probabilities is not None, "the caller has checked that there are some"
     gold, found = table.gold_index[rows], []
     for name, correction in steps:
         probabilities = table.probabilities[rows]
         if rows is scored and table.log_likelihoods is not None:
-            probabilities = correction.probabilities(table.log_likelihoods[rows])
+            neighbours = None if table.neighbours is None else table.neighbours[rows]
+            probabilities = correction.probabilities(table.log_likelihoods[rows], neighbours)
         decided = np.where(table.predicted_index[rows] < 0, metrics.INVALID, correction.decide(probabilities))
         scores = metrics.scores_from_confusion(metrics.confusion(gold, decided, probabilities.shape[1]))
         nll = metrics.negative_log_likelihood(probabilities, gold)

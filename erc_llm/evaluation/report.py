@@ -54,6 +54,7 @@ class Evaluation:
         confusion: Gold label by predicted label, one more column for invalid answers.
         invalid_rate: Share of invalid answers.
         label_mass: Mean total probability of the labels before normalisation; None where unknown.
+        neighbours_accuracy: Share of targets whose neighbours' most probable label is right; None without neighbours.
         negative_log_likelihood: Mean of -ln p(gold), in nats; None without probabilities.
         calibration_error: Expected calibration error over 15 bins, with its interval; None without probabilities.
         with_probabilities: Number of targets with probabilities.
@@ -73,6 +74,7 @@ class Evaluation:
     confusion: tuple[tuple[int, ...], ...]
     invalid_rate: float
     label_mass: float | None
+    neighbours_accuracy: float | None
     negative_log_likelihood: float | None
     calibration_error: Estimate | None
     with_probabilities: int
@@ -133,6 +135,7 @@ def evaluate(
         confusion=tuple(tuple(row) for row in counts.tolist()),
         invalid_rate=float(np.mean(predicted == metrics.INVALID)),
         label_mass=_mean_label_mass(predictions, rows),
+        neighbours_accuracy=_neighbours_accuracy(predictions, rows),
         negative_log_likelihood=nll,
         calibration_error=calibration_error,
         with_probabilities=with_probabilities,
@@ -172,6 +175,14 @@ def _mean_label_mass(predictions: Predictions, rows: Integers) -> float | None:
     known = predictions.label_mass[rows]
     known = known[~np.isnan(known)]
     return float(known.mean()) if len(known) else None
+
+
+def _neighbours_accuracy(predictions: Predictions, rows: Integers) -> float | None:
+    if predictions.neighbours is None:
+        return None
+    known = rows[~np.isnan(predictions.neighbours[rows]).any(axis=1)]
+    right = predictions.neighbours[known].argmax(axis=1) == predictions.gold_index[known]
+    return float(right.mean()) if len(known) else None
 
 
 def _probabilistic(

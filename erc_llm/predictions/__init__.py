@@ -9,7 +9,7 @@ Does not depend on: prompts, models, metrics.
 """
 
 from erc_llm.predictions.corpus_columns import history_lengths
-from erc_llm.predictions.correction import Correction, Decision, PriorShift, Scaling, corpus_shift, correct
+from erc_llm.predictions.correction import Correction, Decision, Mixing, PriorShift, Scaling, corpus_shift, correct
 from erc_llm.predictions.info import FORMAT_VERSION, PredictionsInfo
 from erc_llm.predictions.storage import read_predictions, strip_text, write_predictions
 from erc_llm.predictions.table import REQUIRED, Prediction, Predictions
@@ -19,6 +19,7 @@ __all__ = [
     "REQUIRED",
     "Correction",
     "Decision",
+    "Mixing",
     "Prediction",
     "Predictions",
     "PredictionsInfo",

@@ -35,6 +35,7 @@ KINDS: Mapping[str, str] = {
     "log_likelihoods": "numbers",
     "probabilities": "numbers",
     "label_mass": "number",
+    "neighbours": "numbers",
 }
 NULLABLE = ("episode", "gold", "previous_gold_same_speaker", "predicted", "raw_answer")  # text that may be null
 

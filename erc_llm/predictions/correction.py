@@ -101,6 +101,21 @@ class Scaling:
     words: str = "given"
 
 
+@dataclass(frozen=True, slots=True)
+class Mixing:
+    """Interpolation with the labels of neighbours: (1 - weight) p + weight q, with q their label distribution.
+
+    U. Khandelwal et al., "Generalization through Memorization: Nearest Neighbor Language Models" (ICLR 2020).
+
+    Attributes:
+        weight: Weight of the neighbours, from 0 to 1.
+        words: Origin of the neighbours and of the weight, for the user.
+    """
+
+    weight: float
+    words: str = "given"
+
+
 def decide(probabilities: Floats, gains: Sequence[float] | Floats, costs: Sequence[float] | Floats) -> Integers:
     """(...) label indices argmax_k(gains_k p_k - costs_k) of distributions (..., labels); the first of equal ones."""
     decided: Integers = (probabilities * np.asarray(gains) - np.asarray(costs)).argmax(axis=-1)
@@ -150,31 +165,39 @@ _METRICS = {"weighted_f1": "weighted F1", "macro_f1": "macro F1"}
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """Steps applied to raw scores, in this order; without a step, the scores are only normalised.
+    """Steps applied to raw scores: prior, calibration, neighbours, decision rule; without one, scores are normalised.
 
     Attributes:
         prior: Prior shift.
         scaling: Calibration, fitted on scores after the prior shift.
-        decision: Decision rule, on the probabilities after the calibration, which it does not change; None for the most
+        decision: Decision rule, on the probabilities after all other steps, which it does not change; None for the most
             probable label.
+        mixing: Interpolation of the calibrated probabilities with the labels of neighbours.
     """
 
     prior: PriorShift | None = None
     scaling: Scaling | None = None
     decision: Decision | None = None
+    mixing: Mixing | None = None
 
-    def probabilities(self, log_likelihoods: Floats) -> Floats:
+    def probabilities(self, log_likelihoods: Floats, neighbours: Floats | None = None) -> Floats:
         """Corrected probabilities of (..., labels) raw log-likelihoods; the last axis sums to 1.
 
+        Args:
+            log_likelihoods: Raw scores.
+            neighbours: Label distributions of the neighbours, of the same shape; needed for `mixing`.
+
         Raises:
-            PredictionsError: In some row, every label that the prior allows has likelihood 0.
+            PredictionsError: In some row, every label that the prior allows has likelihood 0; or there are no
+                neighbours to mix with.
         """
         scores = log_likelihoods
         if self.prior is not None:
             scores = scores + self.prior.log_ratio
         if self.scaling is not None:
             scores = scores / self.scaling.temperature + np.array(self.scaling.offsets)
-        return normalise(scores)
+        probabilities = normalise(scores)
+        return probabilities if self.mixing is None else mix(probabilities, neighbours, self.mixing.weight)
 
     def decide(self, probabilities: Floats) -> Integers:
         """(...) index of the predicted label, from (..., labels) corrected probabilities."""
@@ -191,6 +214,8 @@ class Correction:
             found.append((f"prior: {self.prior.name}", Correction(self.prior)))
         if self.scaling is not None:
             found.append(("calibration", Correction(self.prior, self.scaling)))
+        if self.mixing is not None:
+            found.append(("neighbours", replace(self, decision=None)))
         if self.decision is not None:
             found.append((self.decision.step, self))
         return tuple(found)
@@ -209,7 +234,9 @@ class Correction:
             "decision_table": self.decision and self.decision.table_sha256,
             "decision_weights": self.decision and self.decision.gains,
             "decision_costs": self.decision and self.decision.costs,
+            "neighbours_weight": self.mixing and self.mixing.weight,
         }
+        fields |= {} if self.mixing is None else {"retrieval": self.mixing.words}
         return fields if self.prior is None else fields | {"training_prior": self.prior.training}
 
     @classmethod
@@ -226,12 +253,14 @@ class Correction:
             costs, rule = info.decision_costs or (0.0,) * len(gains), info.decision or "weights"  # in older tables
             way: Way = "transductive" if info.decision_way == "transductive" else "inductive"
             decision = Decision(rule, way, gains, costs, info.decision_table)
-        return cls(prior, scaling, decision)
+        mixing = None if info.neighbours_weight is None else Mixing(info.neighbours_weight, info.retrieval)
+        return cls(prior, scaling, decision, mixing)
 
     @property
     def calibrated(self) -> bool:
         """Whether a step was fitted with labels, or a rule found, on held-out data of train."""
-        return self.scaling is not None or (self.decision is not None and self.decision.way == "inductive")
+        found_there = self.decision is not None and self.decision.way == "inductive"
+        return self.scaling is not None or self.mixing is not None or found_there
 
 
 def answers_in_words(info: PredictionsInfo) -> str:
@@ -259,6 +288,21 @@ def normalise(scores: Floats) -> Floats:
     return normalised
 
 
+def mix(probabilities: Floats, neighbours: Floats | None, weight: float) -> Floats:
+    """(..., labels) probabilities interpolated with those of neighbours: (1 - weight) p + weight q.
+
+    Raises:
+        PredictionsError: There are no neighbours, or a row has none.
+    """
+    if neighbours is None or np.isnan(neighbours).any():
+        raise PredictionsError(
+            "the neighbours of some targets are not known, and the correction mixes their labels in; predict the table "
+            "again, or leave the calibration out (--calibration none)"
+        )
+    mixed: Floats = (1 - weight) * probabilities + weight * neighbours
+    return mixed
+
+
 def scored_rows(table: Predictions) -> NDArray[np.bool_]:
     """(rows,) whether the row has a log-likelihood for every label."""
     if table.log_likelihoods is None:
@@ -283,14 +327,15 @@ def correct(table: Predictions, correction: Correction) -> Predictions:
         return table
     info = replace(table.info, **correction.metadata)
     if table.log_likelihoods is None:
-        if any(step is not None for of in (before, correction) for step in (of.prior, of.scaling)):
+        if any(step is not None for of in (before, correction) for step in (of.prior, of.scaling, of.mixing)):
             raise PredictionsError("the table has no log-likelihoods; a prior or calibration can only correct those")
         return _decide_again(table, info, correction)
     rows = np.flatnonzero(scored_rows(table))
     probabilities = np.full(table.log_likelihoods.shape, np.nan)
     if table.probabilities is not None:
         probabilities[:] = table.probabilities
-    probabilities[rows] = correction.probabilities(table.log_likelihoods[rows])
+    neighbours = None if table.neighbours is None else table.neighbours[rows]
+    probabilities[rows] = correction.probabilities(table.log_likelihoods[rows], neighbours)
     probabilities.setflags(write=False)
     return _decided(replace(table, probabilities=probabilities), info, rows, correction)
 

@@ -50,7 +50,8 @@ class PredictionsInfo:
         started_from: Run and corpus that the training run started from; None if it started from nothing.
         training_precision: Precision of the training run, such as `bfloat16`; None without a run, or if unknown.
         profile: Kind of speaker profile in the prompt; `none` without profiles.
-        retrieval: Source of retrieved evidence; `none` without retrieval.
+        retrieval: Source of the column `neighbours`; `none` without retrieval.
+        neighbours_weight: Weight of the column `neighbours` in the probabilities, 0 to 1; None if it was not mixed in.
         prior: Description of the prior that predictions were corrected to; None if none was applied.
         prior_shares: Label distribution of that prior, in label order; `training_prior` is the one it replaces.
         calibration: Description of the calibration applied after the prior; None if none was applied.
@@ -96,6 +97,7 @@ class PredictionsInfo:
     training_precision: str | None = None
     profile: str = "none"
     retrieval: str = "none"
+    neighbours_weight: float | None = None
     prior: str | None = None
     prior_shares: tuple[float, ...] | None = None
     calibration: str | None = None
@@ -144,6 +146,8 @@ def _check_correction(info: PredictionsInfo) -> None:
         raise PredictionsError(f"temperature: expected a number above 0, found {info.temperature}")
     if info.offsets is not None and not np.isfinite(info.offsets).all():
         raise PredictionsError(f"offsets: expected finite numbers, found {list(info.offsets)}")
+    if info.neighbours_weight is not None and not 0 <= info.neighbours_weight <= 1:
+        raise PredictionsError(f"neighbours_weight: expected a number from 0 to 1, found {info.neighbours_weight}")
     weights = np.array(info.decision_weights or (1.0,))
     if not (np.isfinite(weights) & (weights >= 0)).all() or not weights.any():
         raise PredictionsError(f"decision_weights: expected numbers of at least 0, not all 0, found {weights.tolist()}")

@@ -38,6 +38,7 @@ class Prediction:
         log_likelihoods: ln p(label and its end tokens) of each label; None if the system computes none.
         probabilities: Normalised over the labels; None if the system computes none.
         label_mass: Total probability of the labels among all possible answers, before normalisation.
+        neighbours: Label distribution of the target's neighbours in train; None without retrieval.
     """
 
     predicted: str | None
@@ -46,6 +47,7 @@ class Prediction:
     log_likelihoods: Sequence[float] | None = None
     probabilities: Sequence[float] | None = None
     label_mass: float | None = None
+    neighbours: Sequence[float] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +76,7 @@ class Predictions:
         log_likelihoods: (rows, labels) in nats; a row without values is NaN.
         probabilities: (rows, labels), rows sum to 1; a row without values is NaN.
         label_mass: (rows,) total probability of the labels before normalisation; NaN where unknown.
+        neighbours: (rows, labels) label distribution of the target's neighbours in train; a row without is NaN.
     """
 
     info: PredictionsInfo
@@ -94,6 +97,7 @@ class Predictions:
     log_likelihoods: NDArray[np.float64] | None = None
     probabilities: NDArray[np.float64] | None = None
     label_mass: NDArray[np.float64] | None = None
+    neighbours: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         _check_lengths(self)
@@ -256,16 +260,21 @@ def _check_labels(table: Predictions) -> None:
 
 def _check_distributions(table: Predictions) -> None:
     shape = (len(table), len(table.info.labels))
-    for name in ("log_likelihoods", "probabilities"):
+    for name in ("log_likelihoods", "probabilities", "neighbours"):
         values = getattr(table, name)
         if values is not None and values.shape != shape:
             raise PredictionsError(f"column '{name}' has shape {values.shape}, expected (rows, labels) = {shape}")
-    if table.probabilities is None:
-        return
-    sums, present = table.probabilities.sum(axis=1), ~np.isnan(table.probabilities).all(axis=1)
-    negative = np.any(table.probabilities < 0, axis=1)
+    for name in ("probabilities", "neighbours"):
+        if (values := getattr(table, name)) is not None:
+            _check_sums(name, values)
+
+
+def _check_sums(name: str, values: NDArray[np.float64]) -> None:
+    """Refuse rows that are neither a distribution nor null."""
+    sums, present = values.sum(axis=1), ~np.isnan(values).all(axis=1)
+    negative = np.any(values < 0, axis=1)
     wrong = np.flatnonzero(present & (negative | ~(np.abs(sums - 1) <= _TOLERANCE)))
     if len(wrong):
         i = int(wrong[0])
         found = "a negative value" if negative[i] else f"a sum of {sums[i]:.6g}"
-        raise PredictionsError(f"column 'probabilities', row {i + 1}: expected values that sum to 1, found {found}")
+        raise PredictionsError(f"column '{name}', row {i + 1}: expected values that sum to 1, found {found}")

@@ -6,19 +6,35 @@ Does not depend on: how calibrations are fitted.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from erc_llm.calibration.neighbours import neighbourhood
 from erc_llm.calibration.record import Calibration, Decide, Goal, HeldOut
 from erc_llm.calibration.select import calibrate
 from erc_llm.calibration.store import write_calibration
+from erc_llm.corpus.dialogues import SELECTION, Dialogue
 from erc_llm.errors import ConfigError, PredictionsError, RunError
-from erc_llm.predictions import Predictions, PriorShift, read_predictions
-from erc_llm.runs.directory import OUT_OF_FOLD, Run
+from erc_llm.files import write_whole
+from erc_llm.predictions import Predictions, PriorShift, read_predictions, write_predictions
+from erc_llm.recipes.data import open_whole
+from erc_llm.retrieval.index import Index, Neighbours, build_index
+from erc_llm.retrieval.store import NEIGHBOURS, packed
+from erc_llm.runs.directory import OUT_OF_FOLD, Run, refuse_other_source
 from erc_llm.runs.manifest import FINISHED
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class TrainLines:
+    """An index over labelled lines of train, and the dialogues of the held-out table to calibrate on."""
+
+    index: Index
+    dialogues: Sequence[Dialogue]
+
 
 _OUT_OF_FOLD = f"leave --predictions out to use the run's own {OUT_OF_FOLD}"
 _RULES = {
@@ -67,6 +83,7 @@ def calibrate_run(
     seed: int,
     console: Console,
     decide: Decide | None = None,
+    neighbours: TrainLines | None = None,
 ) -> Path:
     """Fit a calibration, print what it changes, and store it with the run.
 
@@ -79,6 +96,7 @@ def calibrate_run(
         seed: Seed of the cross-validation folds.
         console: Console for the report.
         decide: Name of the decision rule that predictions use by default; None: no calibration and no rule.
+        neighbours: Labelled lines of train, whose labels are mixed in if that lowers held-out NLL; None for none.
 
     Returns:
         Path of the file.
@@ -89,12 +107,63 @@ def calibrate_run(
         RunError: The file cannot be written.
     """
     check_table(run, table, name)
-    calibration = replace(calibrate(table, prior, goal, seed), decide=decide)
+    around = None if neighbours is None else neighbourhood(neighbours.index, table, neighbours.dialogues)
+    calibration = replace(calibrate(table, prior, goal, seed, around), decide=decide)
     print_held_out(calibration, console)
     if decide is not None and calibration.held_out(decide) is None:
         reason = "no weights raised held-out weighted F1" if goal == "weighted_f1" else "it needs --fit-for weighted_f1"
         raise ConfigError(f"decide={decide}: {reason}; choose another rule; nothing was stored")
+    _store_neighbours(run, calibration, table, neighbours)
     return write_calibration(run, calibration)
+
+
+def read_train_lines(run: Run, encoder: str, corpus: str | None, heal_from: str | None) -> TrainLines:
+    """The labelled lines that a run was trained on, as an index, and the dialogues of its held-out table.
+
+    Args:
+        run: The run.
+        encoder: `words`, or the name of an encoder.
+        corpus: Path of its corpus; None if it is where it was during training.
+        heal_from: With `corpus`, the original files.
+
+    Raises:
+        RunError: The corpus is not the one that the run was trained on.
+        ConfigError: The run left out dialogues of train that share lines with other corpora.
+    """
+    from erc_llm.build import training_view
+
+    if run.config.corpus.avoid:
+        raise ConfigError(
+            f"--neighbours: {run.folder} was trained apart from dialogues that share lines with other corpora "
+            "(corpus.avoid), and an index of all of train would hold them; calibrate without --neighbours"
+        )
+    read = open_whole(run.config, corpus, heal_from)
+    refuse_other_source(run, "train split than the corpus given", run.manifest.train_sha256, read.train_sha256)
+    view = read if run.manifest.folds is not None else training_view(read, run.config)
+    held_out = view.split("train" if run.manifest.folds is not None else SELECTION)
+    return TrainLines(build_index(view.split("train"), view.labels, encoder, read.train_sha256), held_out)
+
+
+def _store_neighbours(run: Run, calibration: Calibration, table: Predictions, lines: TrainLines | None) -> None:
+    """Write the index of a calibration that mixes neighbours in; remove one that is no longer used.
+
+    The out-of-fold table of a cross-fitted run gets their labels as a column, so that rules can be measured on it.
+    """
+    chosen, path, column = calibration.neighbours, run.folder / NEIGHBOURS, None
+    if chosen is None:
+        path.unlink(missing_ok=True)
+    else:
+        assert lines is not None, "they were chosen among those given"
+        content = packed(lines.index)
+        write_whole(path, lambda file: file.write(content), RunError)
+        column = Neighbours(lines.index, chosen.k, chosen.temperature).of(lines.dialogues)
+    stored = run.folder / OUT_OF_FOLD
+    if run.manifest.folds is None or not stored.is_file():
+        return
+    before = read_predictions(stored)
+    if column is not None or before.neighbours is not None:
+        source = "none" if chosen is None else chosen.words
+        write_predictions(replace(before, info=replace(before.info, retrieval=source), neighbours=column), stored)
 
 
 def check_table(run: Run, table: Predictions, name: str) -> None:
@@ -172,7 +241,15 @@ def print_held_out(calibration: Calibration, console: Console) -> None:
         _print_numbers("decision weights", calibration.labels, weights.gains, console)
     elif calibration.fit_for == "weighted_f1":
         console.print("No decision weights raised held-out weighted F1; none are used.", highlight=False)
+    _print_neighbours(calibration, console)
     console.print("Kind and regularisation are chosen on these folds too, so the metrics are slightly optimistic.")
+
+
+def _print_neighbours(calibration: Calibration, console: Console) -> None:
+    if (chosen := calibration.neighbours) is not None:
+        console.print(f"Neighbours: weight {chosen.weight:.3f}, {chosen.words}", markup=False, highlight=False)
+    elif calibration.neighbour_candidates:
+        console.print("No candidate for neighbours lowered held-out NLL; none are mixed in.", highlight=False)
 
 
 def _row(held_out: HeldOut) -> tuple[str, ...]:

@@ -121,6 +121,8 @@ def _answers(correction: Correction) -> str:
         steps.append(f"the prior of training is replaced by that of the {correction.prior.name}")
     if correction.scaling is not None:
         steps.append(f"calibrated by a temperature and offsets ({correction.scaling.words})")
+    if correction.mixing is not None:
+        steps.append(f"mixed with weight {correction.mixing.weight:.3g} with the {correction.mixing.words}")
     steps.append(MOST_PROBABLE if correction.decision is None else correction.decision.words)
     return "; then ".join(steps)
 

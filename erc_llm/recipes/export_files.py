@@ -22,6 +22,7 @@ from erc_llm.models.hashes import file_sha256
 from erc_llm.models.loading import HUB_ID
 from erc_llm.models.tensor_files import save_tensors
 from erc_llm.models.wheels import BASE_MODELS
+from erc_llm.retrieval.store import NEIGHBOURS
 from erc_llm.runs.directory import CONFIG, TEMPLATE, Run
 from erc_llm.runs.exported import ExportRecord
 from erc_llm.runs.manifest import write_manifest
@@ -137,5 +138,6 @@ def write_run(run: Run, base: str, folder: Path) -> None:
     write_text(folder / CONFIG, clean.as_yaml(), RunError)
     write_manifest(folder, run.manifest)
     shutil.copyfile(run.template, folder / TEMPLATE)
-    if (run.folder / CALIBRATION).is_file():
-        shutil.copyfile(run.folder / CALIBRATION, folder / CALIBRATION)
+    for name in (CALIBRATION, NEIGHBOURS):
+        if (run.folder / name).is_file():
+            shutil.copyfile(run.folder / name, folder / name)

@@ -21,6 +21,7 @@ from rich.progress import Progress
 
 from erc_llm.build import Past, build_prompter
 from erc_llm.calibration.choose import AskedDecide, Calibrated, Prior, choose_correction
+from erc_llm.calibration.neighbours import open_neighbours
 from erc_llm.config import RunConfig
 from erc_llm.corpus.dialogues import Corpus, Dialogue
 from erc_llm.corpus.labels import LabelSet
@@ -36,6 +37,7 @@ from erc_llm.prompting.messages import PromptText, prompt_texts
 from erc_llm.prompting.prompter import Prompter
 from erc_llm.recipes.predict import PredictedFile, PredictOptions, ServerOptions, open_to_predict, write_table
 from erc_llm.recipes.prediction_info import chosen_on, table_info
+from erc_llm.retrieval.index import Neighbours
 from erc_llm.runs.directory import Run
 from erc_llm.runs.journal import Journal
 from erc_llm.runs.opened import Opened, open_run
@@ -55,6 +57,7 @@ class ServedModel:
         endpoint: The server.
         dialect: Form of requests and responses.
         correction: Correction of label scores; empty if the model writes text.
+        neighbours: Neighbours of lines in train, whose labels the correction mixes in; None if it mixes in none.
     """
 
     config: RunConfig
@@ -63,6 +66,7 @@ class ServedModel:
     endpoint: Endpoint
     dialect: Dialect
     correction: Correction
+    neighbours: Neighbours | None = None
 
     @property
     def labels(self) -> LabelSet:
@@ -117,7 +121,7 @@ def open_served(
         endpoint, prompter, constrain, label_scores=label_scores, answer_tokens=config.scoring.answer_tokens
     )
     _check_decode(config, dialect)
-    return ServedModel(config, run, prompter, endpoint, dialect, correction)
+    return ServedModel(config, run, prompter, endpoint, dialect, correction, open_neighbours(run, correction))
 
 
 def predict_served_to_file(
@@ -240,6 +244,8 @@ def predict_served(
         for k in dialogue.targets
     ]
     info = _info(model, corpus, split)
+    if model.neighbours is not None:
+        predictions = model.neighbours.added_to(predictions, dialogues)
     raw = Predictions.from_corpus(info, dialogues, predictions, corpus.dialogues(), corpus.generic)
     return correct(raw, model.correction)
 

@@ -33,7 +33,7 @@ def test_the_corpus_fills_the_columns_of_every_target() -> None:
     assert table.speakers[5] == ("Bob", "Cy")
     assert table.gold == ("Joyful", "Sad", "Neutral", None, "Neutral", "Neutral", "Neutral")
     assert table.dialogue_index.tolist() == [0, 0, 0, 1, 1, 1, 1]
-    assert table.missing == ("raw_answer", "log_likelihoods", "probabilities", "label_mass")
+    assert table.missing == ("raw_answer", "log_likelihoods", "probabilities", "label_mass", "neighbours")
 
 
 def test_the_previous_gold_label_is_of_the_same_speaker_in_the_same_dialogue() -> None:
