@@ -13,9 +13,11 @@ from erc_llm.config import RunConfig
 from erc_llm.corpus.dialogues import Dialogue, Utterance
 from erc_llm.decoding.scenes import mean_score
 from erc_llm.decoding.scoring import LabelScores, score_questions
-from erc_llm.errors import ConfigError
+from erc_llm.errors import ConfigError, RunError
 from erc_llm.prompting.prompter import scoring_orders
 from erc_llm.prompting.scene import Scene
+from erc_llm.prompting.templates import load_auxiliary
+from erc_llm.runs.directory import Run
 from erc_llm.trees.tree import TreeBuilder
 from erc_llm.trees.windows import WindowCutter
 
@@ -77,7 +79,7 @@ class LiveSession:
             ConfigError: The run was not trained to forecast, or an earlier line ended in an error.
         """
         predictor = self._predictor
-        check_forecasts(predictor.config)
+        check_forecasts(predictor.config, predictor.run)
         self._begin()
         scene = self._prompter.scene(Dialogue(self._dialogue_id, tuple(self._utterances)))
         if not self._caches:
@@ -119,14 +121,21 @@ class LiveSession:
         return [mean_score(same) for same in zip(*by_order, strict=True)]
 
 
-def check_forecasts(config: RunConfig) -> None:
-    """Refuse to forecast with a model that was not trained to.
+def check_forecasts(config: RunConfig, run: Run | None) -> None:
+    """Refuse to forecast with a model that was not trained to, or that was asked in other words.
 
     Raises:
         ConfigError: Its training did not ask about the next line.
+        RunError: The question in this version of the package is another one than in the run's training.
     """
     if config.training.auxiliary.next_emotion == 0:
         raise ConfigError(
             "scoring.forecast: this model was not trained to predict the next line; train a run with "
             "training.auxiliary.next_emotion=0.5"
+        )
+    asked = None if run is None else run.manifest.auxiliary_sha256
+    if run is not None and asked is not None and asked != (now := load_auxiliary().sha256):
+        raise RunError(
+            f"{run.folder}: was trained with another question about the next line (auxiliary template {asked[:12]}, "
+            f"here {now[:12]}); use version {run.manifest.versions.get('erc-llm')} of erc-llm"
         )

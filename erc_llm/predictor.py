@@ -285,7 +285,7 @@ def _correction(opened: Opened, prior: Prior, calibration: Calibrated, decide: A
             "on; use scoring.decode=score"
         )
     if scoring.forecast:
-        check_forecasts(opened.config)
+        check_forecasts(opened.config, run)
     if scoring.forecast and asked:
         raise ConfigError(
             "scoring.forecast: prior, calibration and decision rule are for labels of lines that were read"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,13 +16,14 @@ from erc_llm.build import build_model
 from erc_llm.config import RunConfig
 from erc_llm.corpus import read_corpus
 from erc_llm.corpus.dialogues import Dialogue
-from erc_llm.errors import ConfigError, PromptError
+from erc_llm.errors import ConfigError, PromptError, RunError
 from erc_llm.evaluation.references import difference, persistence_reference
 from erc_llm.models.loading import LoadedModel
 from erc_llm.predictor import Predictor, load
 from erc_llm.recipes.predict import predict
 from erc_llm.recipes.predict_served import _check_scoring
 from erc_llm.recipes.train import train
+from erc_llm.runs.manifest import write_manifest
 from erc_llm.runs.opened import Opened
 from tests.prompting.scenes import dialogue_of, dialogues, scene
 from tests.test_predictor import SPEAKERS
@@ -100,6 +103,20 @@ def test_a_model_that_was_not_trained_to_forecast_refuses(tiny_llama: TinyModel,
     asked = plain.model_copy(update={"scoring": plain.scoring.model_copy(update={"forecast": True})})
     with pytest.raises(ConfigError, match=r"scoring\.forecast"):
         load(asked)
+
+
+def test_a_run_that_was_asked_in_other_words_refuses(tiny_llama: TinyModel, tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus")
+    config = tiny_config(tiny_llama, corpus, tmp_path / "runs", training={"evaluations": 0, **ASKED})
+    run = train(config, console=Console(quiet=True))
+    assert run.manifest.auxiliary_sha256 is not None
+    load(run.folder).live().forecast()
+    write_manifest(run.folder, replace(run.manifest, auxiliary_sha256="0" * 64))
+    predictor = load(run.folder)
+    with pytest.raises(RunError, match="another question about the next line"):
+        predictor.live().forecast()
+    with pytest.raises(RunError, match="another question about the next line"):
+        load(run.folder, overrides=["scoring.forecast=true"])
 
 
 @pytest.mark.parametrize("prompt", [{"context": "full"}, {"lookahead": 1}])

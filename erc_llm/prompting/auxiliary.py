@@ -21,7 +21,7 @@ from typing import Literal
 from erc_llm.errors import PromptError
 from erc_llm.prompting.prompter import Prompter
 from erc_llm.prompting.scene import Branch, Further, Scene
-from erc_llm.prompting.templates import AUXILIARY_BLOCKS, load_prompt
+from erc_llm.prompting.templates import load_auxiliary
 
 Task = Literal["next_emotion", "speaker", "polarity"]
 TASKS: tuple[Task, ...] = ("next_emotion", "speaker", "polarity")
@@ -50,7 +50,7 @@ class AuxiliaryQuestions:
         self._fraction = fraction
         self._seed = seed
         self._closed = closed
-        self._template = load_prompt("auxiliary", AUXILIARY_BLOCKS)
+        self._template = load_auxiliary()
         if "polarity" in self._weights and not prompter.labels.coarse:
             raise PromptError("training.auxiliary.polarity: the label set has no coarser labels (labels.coarse)")
 

@@ -22,7 +22,7 @@ from erc_llm.errors import PromptError
 from erc_llm.prompting.names import Names, Renaming, called, line_names
 from erc_llm.prompting.scene import Further, Scene
 from erc_llm.prompting.state import state_text
-from erc_llm.prompting.templates import AUXILIARY_BLOCKS, PromptTemplate, cut_frame, load_prompt
+from erc_llm.prompting.templates import PromptTemplate, cut_frame, load_auxiliary
 from erc_llm.trees.tree import TokenTree, TreeBuilder
 from erc_llm.trees.windows import cut_windows
 
@@ -302,7 +302,7 @@ class Prompter:
     def forecast_pieces(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
         """The pieces of the question about a line that is not read yet."""
         values = {"plain": not self.template.chat}
-        return self.ids_of_question(load_prompt("auxiliary", AUXILIARY_BLOCKS).render("next_emotion", values))
+        return self.ids_of_question(load_auxiliary().render("next_emotion", values))
 
     def pieces(
         self, scene: Scene, k: int, state: Sequence[str | None] | None = None

@@ -90,6 +90,11 @@ def load_prompt(name: str, blocks: Sequence[str] = BLOCKS) -> PromptTemplate:
     return PromptTemplate(path.stem, source, blocks)
 
 
+def load_auxiliary() -> PromptTemplate:
+    """The template of auxiliary questions."""
+    return load_prompt("auxiliary", AUXILIARY_BLOCKS)
+
+
 @dataclass(frozen=True)
 class Frame:
     """Ids and texts that stand around user text and answer.

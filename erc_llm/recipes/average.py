@@ -30,6 +30,7 @@ from erc_llm.files import has_files, whole_folder, write_text
 from erc_llm.models.adapters import CONFIG, WEIGHTS
 from erc_llm.models.hashes import file_sha256
 from erc_llm.models.tensor_files import save_tensors
+from erc_llm.retrieval.store import NEIGHBOURS
 from erc_llm.runs.directory import ADAPTER, TEMPLATE, Run, differ, read_run
 from erc_llm.runs.directory import CONFIG as RUN_CONFIG
 from erc_llm.runs.manifest import Manifest, write_manifest
@@ -97,6 +98,8 @@ def average_runs(
         write_manifest(draft, _manifest(runs, run_id, config.sha256, of_folds is not None))
         if len(runs) == 1 and (first.folder / CALIBRATION).is_file():
             write_calibration(read_run(draft), read_calibration(first))
+            if (first.folder / NEIGHBOURS).is_file():
+                shutil.copyfile(first.folder / NEIGHBOURS, draft / NEIGHBOURS)
         if complete is not None:
             complete(read_run(draft))
     return read_run(folder)

@@ -21,6 +21,8 @@ from erc_llm.files import write_text
 from erc_llm.models.devices import check_launcher, dtype_name, process_rank
 from erc_llm.opened_model import check_base_model
 from erc_llm.predictions import Correction
+from erc_llm.prompting.auxiliary import TASKS
+from erc_llm.prompting.templates import load_auxiliary
 from erc_llm.recipes.console import ConsoleProgress
 from erc_llm.recipes.data import labelled_targets, open_corpus, print_warnings, without_overlaps
 from erc_llm.recipes.plan import plan_on_gpu, shortfall
@@ -89,7 +91,13 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
     prompter = build_prompter(config, labels, loaded.tokenizer, past=corpus, on_notes=notes_progress(progress))
     check_fit(prompter, loaded, state=config.state.source != "none")
     manifest = _manifest(config, corpus, labels, sampler, prompter.template.sha256, loaded, confusion)
-    manifest = replace(manifest, avoided=avoided, started_from=None if start is None else described(start))
+    auxiliary = config.training.auxiliary
+    manifest = replace(
+        manifest,
+        avoided=avoided,
+        started_from=None if start is None else described(start),
+        auxiliary_sha256=load_auxiliary().sha256 if any(getattr(auxiliary, task) for task in TASKS) else None,
+    )
     if began is not None and process_rank() == 0:
         check_same(began, manifest)
     training = Training(

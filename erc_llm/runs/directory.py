@@ -174,7 +174,7 @@ def check_same(run: RunDirectory[Any], now: Manifest) -> None:
                 "name="
             )
     corpus = "train_sha256" if began.finished and began.train_sha256 else "corpus_sha256"
-    for name in (corpus, "template_sha256", "base_model_sha256"):
+    for name in (corpus, "template_sha256", "auxiliary_sha256", "base_model_sha256"):
         old, new = str(getattr(began, name)), str(getattr(now, name))
         if old != new:
             raise RunError(

@@ -40,6 +40,7 @@ class Manifest:
         config_sha256: Hash of the configuration, computed by the version that wrote the manifest. Other versions may
             hash other fields, so runs are compared by a hash recomputed from `config.yaml`.
         template_sha256: Hash of the prompt template; None for a baseline.
+        auxiliary_sha256: Hash of the template of auxiliary questions; None if training asked none, and in older runs.
         base_model_sha256: Hash of the weights of the base model, or of a baseline's encoder.
         confusion: (labels, labels) confusion counts from which the labels in training prompts were corrupted; None if
             training prompts contained no labels.
@@ -72,6 +73,7 @@ class Manifest:
     corpus_sha256: str
     healed: bool
     template_sha256: str | None = None
+    auxiliary_sha256: str | None = None
     base_model: str
     base_model_sha256: str
     versions: Mapping[str, str]
