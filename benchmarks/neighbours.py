@@ -30,7 +30,7 @@ from erc_llm.corpus import Dialogue
 from erc_llm.predictions import Predictions, read_predictions
 from erc_llm.retrieval.index import Index, build_index
 
-QUERIES, NEAREST, ROUNDS = 1000, 8, 5  # of the timed search
+QUERIES, NEAREST, ROUNDS = 1000, 8, 5  # of the timed search; at most so many queries
 
 
 def of_arm(name: str, table: Predictions, around: Neighbourhood, base: Predictions) -> tuple[str, str]:
@@ -56,9 +56,8 @@ def as_own_episodes(dialogues: Sequence[Dialogue]) -> list[Dialogue]:
     return [Dialogue(f"{d.id}/{k}", (d.utterances[k],)) for d in dialogues for k in d.targets]
 
 
-def seconds(index: Index, dialogues: Sequence[Dialogue]) -> float:
-    """Median time of one search for the nearest lines of `QUERIES` lines, after encoding."""
-    texts = [d.utterances[k].text for d in dialogues for k in d.targets][:QUERIES]
+def seconds(index: Index, texts: Sequence[str]) -> float:
+    """Median time of one search for the nearest lines of these, after encoding."""
     queries, times = index.embed(texts), []
     for _ in range(ROUNDS):
         began = time.perf_counter()
@@ -73,9 +72,10 @@ def lines(table: Predictions, folder: Path, encoders: Sequence[str]) -> Iterator
     train = corpus.split("train")
     base = decide_held_out(table, None, "weighted_f1")
     rows, words, times = [row("no neighbours", base, None)], [], []
+    queries = [d.utterances[k].text for d in train for k in d.targets][:QUERIES]
     for encoder in encoders:
         index = build_index(train, corpus.labels, encoder, corpus.train_sha256)
-        times.append(f"{encoder}: {seconds(index, train):.3f} s")
+        times.append(f"{encoder}: {seconds(index, queries):.3f} s")
         for name, around in (
             (encoder, neighbourhood(index, table, train)),
             (f"{encoder}, own episode allowed (control)", _leaking(index, table, train)),
@@ -84,7 +84,7 @@ def lines(table: Predictions, folder: Path, encoders: Sequence[str]) -> Iterator
             rows.append(found)
             words.append(f"- {sentence}")
     yield from (HEADER, *rows, "", *words, "")
-    yield f"{NEAREST} nearest of {len(index):,} lines for {QUERIES:,} lines, after encoding: {', '.join(times)}."
+    yield f"{NEAREST} nearest of {len(index):,} lines for {len(queries):,} lines, after encoding: {', '.join(times)}."
 
 
 def _leaking(index: Index, table: Predictions, train: Sequence[Dialogue]) -> Neighbourhood:
