@@ -228,6 +228,7 @@ def build_prompter(
         placement=profile.placement,
         profile_budget=profile.budget,
         lookahead=config.prompt.lookahead,
+        trunk_lines=config.prompt.trunk_lines,
         answer=config.prompt.answer,
         forecast=config.scoring.forecast,
     )

@@ -44,7 +44,8 @@ class LiveSession:
         self._prompter = predictor.prompter
         self._utterances: list[Utterance] = []
         self._state: list[str | None] = []
-        self._cutter = WindowCutter(self._prompter.options.trunk_budget)
+        options = self._prompter.options
+        self._cutter = WindowCutter(options.trunk_budget, options.trunk_lines)
         self._caches: list[DynamicCache] = []
         self._failed = False
 

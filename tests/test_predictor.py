@@ -55,9 +55,11 @@ def loaded(tiny: TinyModel) -> LoadedModel:
     return build_model(config_of(tiny))
 
 
-def predictor_of(tiny: TinyModel, loaded: LoadedModel, trunk_budget: int = 2048, tokens: int = 4096) -> Predictor:
+def predictor_of(
+    tiny: TinyModel, loaded: LoadedModel, trunk_budget: int = 2048, tokens: int = 4096, trunk_lines: int | None = None
+) -> Predictor:
     template = "instruct" if tiny.tokenizer.chat_template else "plain"
-    prompt = {"template": template, "trunk_budget": trunk_budget}
+    prompt = {"template": template, "trunk_budget": trunk_budget, "trunk_lines": trunk_lines}
     return Predictor(Opened(config_of(tiny, prompt=prompt, scoring={"tokens_per_forest": tokens})), loaded)
 
 
@@ -74,9 +76,11 @@ def assert_same(live: list[LabelledUtterance], batch: list[LabelledUtterance]) -
         assert ours.probabilities == pytest.approx(dict(theirs.probabilities), abs=TOLERANCE, rel=0)
 
 
-@pytest.mark.parametrize(("trunk_budget", "windows"), [(2048, 1), (64, 3)])
-def test_a_live_session_equals_batch(tiny: TinyModel, loaded: LoadedModel, trunk_budget: int, windows: int) -> None:
-    predictor = predictor_of(tiny, loaded, trunk_budget)
+@pytest.mark.parametrize(("limits", "windows"), [({}, 1), ({"trunk_budget": 64}, 3), ({"trunk_lines": 3}, 3)])
+def test_a_live_session_equals_batch(
+    tiny: TinyModel, loaded: LoadedModel, limits: dict[str, int], windows: int
+) -> None:
+    predictor = predictor_of(tiny, loaded, **limits)
     dialogue = scene(*[(who, f"{text} {k}") for k, (who, text) in enumerate(LINES * 2)])
     assert len(predictor.prompter.trees(dialogue, "all")) >= windows
     assert_same(say_all(predictor, dialogue), predictor.predict(dialogue))

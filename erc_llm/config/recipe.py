@@ -39,6 +39,7 @@ _ADDED_LATER: dict[str, Any] = {
     "lora.start": None,
     "corpus.labels.coarse": {},
     "prompt.lookahead": 0,
+    "prompt.trunk_lines": None,
     "prompt.answer": "label",
     "scoring.forecast": False,
     "training.auxiliary": AuxiliaryConfig().model_dump(mode="json"),

@@ -121,6 +121,12 @@ class PromptConfig(Section):
     trunk_budget: int = Field(
         2048, ge=64, description="Most tokens of lines in one token tree; longer dialogues become overlapping windows."
     )
+    trunk_lines: int | None = Field(
+        None,
+        ge=2,
+        description="Most lines in one token tree; the prompt of an utterance then contains between half and all of so "
+        "many lines. By default as many as the budget allows.",
+    )
     lookahead: int = Field(
         0,
         ge=0,

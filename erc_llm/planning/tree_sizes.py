@@ -40,6 +40,7 @@ class TreeOptions:
         state: Whether questions state earlier emotions.
         all_answers: Whether every question has all labels as answers, as in scoring; else its own label.
         lookahead: As in `prompt.lookahead`; lines are numbered if it is above 0.
+        trunk_lines: Most lines of one tree; None for no limit.
         words: Whether the tokens of the lines are trained too (`training.auxiliary.words`).
     """
 
@@ -53,6 +54,7 @@ class TreeOptions:
     state: bool = False
     all_answers: bool = False
     lookahead: int = 0
+    trunk_lines: int | None = None
     words: bool = False
 
     @property
@@ -119,7 +121,7 @@ class SceneMeter:
             LineCost(length, dict.fromkeys(utterance.speakers, in_trunk) if in_trunk else {})
             for length, utterance in zip(lines, utterances, strict=True)
         ]
-        windows = cut_windows(costs, self._options.trunk_budget)
+        windows = cut_windows(costs, self._options.trunk_budget, self._options.trunk_lines)
         parts = []
         for window in windows:
             here = [k for k in targets if window.first_target <= k < window.stop]

@@ -48,6 +48,7 @@ class PromptOptions:
         names: `first`: first names (full names where two speakers share one); `full`: full names; `invented`: replaced.
         trunk_budget: Maximum tokens of the lines of one window, profiles included; a single line gets at most half of
             it.
+        trunk_lines: Maximum number of lines of one window; None for no limit.
         placement: Place of profiles: in the trunk before their speaker's first line, or in the speaker's questions.
         profile_budget: Maximum tokens of one profile, cut at a sentence.
     """
@@ -58,6 +59,7 @@ class PromptOptions:
     placement: Placement = "trunk"
     profile_budget: int = 60
     lookahead: int = 0
+    trunk_lines: int | None = None
     answer: AnswerForm = "label"
     forecast: bool = False
 
@@ -252,7 +254,7 @@ class Prompter:
         scene = self.scene(dialogue)
         head = self.head_ids(tuple(label_order or self.labels.names))
         trees = []
-        for window in cut_windows(scene.costs(), self.options.trunk_budget):
+        for window in cut_windows(scene.costs(), self.options.trunk_budget, self.options.trunk_lines):
             here = [k for k in targets if window.first_target <= self._last_read(k) < window.stop]
             questions = {k: asked[k] for k in here if k in asked}
             if questions:

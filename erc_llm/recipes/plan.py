@@ -206,6 +206,7 @@ def _options(config: RunConfig, labels: LabelSet, all_answers: bool, training: b
         state=config.state.source != "none",
         all_answers=all_answers,
         lookahead=config.prompt.lookahead,
+        trunk_lines=config.prompt.trunk_lines,
         words=training and config.training.auxiliary.words > 0,
     )
 

@@ -1,6 +1,7 @@
 """Windowing: cuts a scene that is too long for one tree into overlapping windows.
 
-Input: the number of tokens of each line, and a budget. Output: windows; each line is queried in exactly one.
+Input: the number of tokens of each line, a budget, and a limit on the number of lines. Output: windows; each line is
+queried in exactly one.
 Does not depend on: text, tokenizers, models.
 """
 
@@ -40,12 +41,17 @@ class WindowCutter:
     """Cuts a scene that exceeds the token budget into overlapping windows, one line at a time.
 
     When a line no longer fits, a new window opens with that line and as many lines before it as fit half the budget.
-    The rule uses no later line, so the window of a target never depends on what follows it, and a live session cuts
-    exactly as batch scoring does.
+    A limit on the number of lines works in the same way. The rule uses no later line, so the window of a target never
+    depends on what follows it, and a live session cuts exactly as batch scoring does.
+
+    Args:
+        budget: Most tokens of a window.
+        most: Most lines of a window; None for no limit.
     """
 
-    def __init__(self, budget: int) -> None:
+    def __init__(self, budget: int, most: int | None = None) -> None:
         self.budget = budget
+        self._most = most
         self.start = 0
         self._costs: list[LineCost] = []
         self._present: set[str] = set()
@@ -54,11 +60,14 @@ class WindowCutter:
     def add(self, cost: LineCost) -> bool:
         """Add the next line; returns whether it opened a new window."""
         self._costs.append(cost)
-        if self._take(cost, self.budget, forced=len(self._costs) == 1):
+        room = self._most is None or len(self._costs) - self.start <= self._most
+        if room and self._take(cost, self.budget, forced=len(self._costs) == 1):
             return False
-        self.start, self._used, self._present = len(self._costs) - 1, 0, set()
+        last = len(self._costs) - 1
+        self.start, self._used, self._present = last, 0, set()
         self._take(cost, self.budget, forced=True)
-        while self.start > 0 and self._take(self._costs[self.start - 1], self.budget // 2):
+        earliest = 0 if self._most is None else max(0, last + 1 - max(self._most // 2, 1))
+        while self.start > earliest and self._take(self._costs[self.start - 1], self.budget // 2):
             self.start -= 1
         return True
 
@@ -72,9 +81,9 @@ class WindowCutter:
         return True
 
 
-def cut_windows(costs: Sequence[LineCost], budget: int) -> tuple[Window, ...]:
+def cut_windows(costs: Sequence[LineCost], budget: int, most: int | None = None) -> tuple[Window, ...]:
     """The windows of a scene whose lines add `costs`; every line is queried in exactly one."""
-    cutter, windows, start, first = WindowCutter(budget), [], 0, 0
+    cutter, windows, start, first = WindowCutter(budget, most), [], 0, 0
     for line, cost in enumerate(costs):
         if cutter.add(cost):
             windows.append(Window(start, line, first))

@@ -42,7 +42,9 @@ def test_with_the_tokenizer_they_are_the_forests_own(
         assert size.mask == pytest.approx(masks, rel=0.15)
 
 
-@pytest.mark.parametrize("switch", ["prompt.lookahead=2", "prompt.answer=coarse_then_label", "words"])
+@pytest.mark.parametrize(
+    "switch", ["prompt.lookahead=2", "prompt.trunk_lines=3", "prompt.answer=coarse_then_label", "words"]
+)
 def test_switches_of_prompt_and_training_are_counted(tiny_llama2_base: TinyModel, switch: str) -> None:
     overrides = ["training.auxiliary.words=0.5" if switch == "words" else switch, "profile.writer=none"]
     config = load_config("sample", ["prompt.template=plain", *overrides])
@@ -52,6 +54,7 @@ def test_switches_of_prompt_and_training_are_counted(tiny_llama2_base: TinyModel
         EMORYNLP.names,
         spoken=spoken_labels(EMORYNLP, config.prompt.answer),
         lookahead=config.prompt.lookahead,
+        trunk_lines=config.prompt.trunk_lines,
         words=switch == "words",
     )
     meter = SceneMeter(load_prompt("plain"), options, counter)

@@ -29,8 +29,9 @@ def build_prompter(**options: Any) -> Prompter:
     return Prompter(TOKENIZER, load_prompt("instruct"), EMORYNLP, PromptOptions(**options))
 
 
-# Two budgets: scenes in one window, and scenes cut into several.
+# Scenes in one window, and scenes cut into several.
 PAST = [build_prompter(trunk_budget=budget, names=names) for budget in (2048, 64) for names in ("first", "full")]
+PAST.append(build_prompter(trunk_lines=2))
 FULL = [build_prompter(context="full", trunk_budget=budget) for budget in (2048, 64)]
 
 

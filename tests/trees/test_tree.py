@@ -134,6 +134,30 @@ def test_a_live_cutter_cuts_as_the_batch_does(scene: tuple[list[int], int]) -> N
     assert starts == expected
 
 
+def test_a_limit_on_lines_keeps_half_of_them() -> None:
+    expected = (Window(0, 4, 0), Window(3, 7, 4), Window(6, 9, 7))
+    assert cut_windows(costs([1] * 9), 100, 4) == expected
+    assert cut_windows(costs([1] * 4), 100, 4) == (Window(0, 4, 0),)
+
+
+@relaxed
+@given(scenes, st.integers(2, 12))
+def test_windows_keep_to_both_limits(scene: tuple[list[int], int], most: int) -> None:
+    lengths, budget = scene
+    windows, cutter, starts = cut_windows(costs(lengths), budget, most), WindowCutter(budget, most), []
+    assert [k for w in windows for k in range(w.first_target, w.stop)] == list(range(len(lengths)))
+    for window in windows:
+        assert window.stop - window.start <= most
+        assert sum(lengths[window.start : window.stop]) <= budget
+        seen = window.first_target + 1 - window.start
+        earlier = sum(lengths[max(window.start - 1, 0) : window.first_target + 1])
+        assert window.start == 0 or seen == most // 2 or earlier > budget // 2, "an earlier line would still fit"
+    for length in lengths:
+        cutter.add(LineCost(length))
+        starts.append(cutter.start)
+    assert starts == [w.start for w in windows for _ in range(w.first_target, w.stop)]
+
+
 @relaxed
 @given(st.lists(st.integers(1, 500), min_size=1, max_size=20), budgets)
 def test_a_line_longer_than_the_budget_still_gets_a_window(lengths: list[int], budget: int) -> None:
