@@ -14,13 +14,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from benchmarks.ingredients import named_files
 from benchmarks.outcome import exit_code
 from erc_llm.errors import UserError
 from erc_llm.evaluation.report import evaluate
 from erc_llm.predictions import Predictions, read_predictions
 
 HEADER = (
-    "| adapter | largest difference of a probability | in half of the lines at most | in 99 of 100 | other answers "
+    "| adapter | largest difference of a probability | median | 99th percentile | other answers "
     "| weighted F1 | NLL (nats) |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
 )
 
@@ -52,8 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; returns exit code 2 for a mistake of the user."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.drift", description=__doc__)
     parser.add_argument("tables", nargs="+", help="tables as NAME=FILE, the unchanged one first")
-    named = [text.partition("=") for text in parser.parse_args(arguments).tables]
-    return exit_code(lambda: print(as_markdown({name: read_predictions(path) for name, _, path in named})))
+    texts = parser.parse_args(arguments).tables
+    return exit_code(lambda: print(as_markdown({n: read_predictions(path) for n, path in named_files(texts).items()})))
 
 
 if __name__ == "__main__":

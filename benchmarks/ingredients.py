@@ -37,7 +37,7 @@ def rows(paths: Mapping[str, Path]) -> Iterator[str]:
     """The rows of the table; the first one is what the others are compared with.
 
     Raises:
-        ConfigError: A table lacks rows of the first.
+        ConfigError: A table lacks rows of the first, or has other gold labels.
     """
     base: Predictions | None = None
     for name, path in paths.items():
@@ -45,12 +45,14 @@ def rows(paths: Mapping[str, Path]) -> Iterator[str]:
         shift = corpus_shift(table.info.training_prior, table.info.train_shares)
         decided = decide_held_out(table, shift, "weighted_f1", calibrated=True)
         labelled = [key for key, gold in zip(table.keys, table.gold_index, strict=True) if gold >= 0]
-        decided = _on_rows(decided, name, labelled if base is None else base.keys)
+        decided = on_rows(decided, name, labelled if base is None else base.keys)
+        if base is not None and (decided.gold_index != base.gold_index).any():
+            raise ConfigError(f"{name}: other gold labels than in the first table, so there is nothing to compare")
         yield row(name, decided, base)
         base = base or decided
 
 
-def _on_rows(table: Predictions, name: str, keys: Sequence[tuple[str, str]]) -> Predictions:
+def on_rows(table: Predictions, name: str, keys: Sequence[tuple[str, str]]) -> Predictions:
     """The rows of a table that have these keys, in their order."""
     place = {key: i for i, key in enumerate(table.keys)}
     if lacking := sum(key not in place for key in keys):
@@ -81,6 +83,21 @@ def _surprise(table: Predictions) -> Floats:
     return gold_surprise(table.probabilities, table.gold_index)
 
 
+def named_files(texts: Sequence[str]) -> dict[str, Path]:
+    """Tables that were given as NAME=FILE.
+
+    Raises:
+        ConfigError: A text has another form, or a name is given twice.
+    """
+    found: dict[str, Path] = {}
+    for text in texts:
+        name, _, path = text.partition("=")
+        if not (name and path) or name in found:
+            raise ConfigError(f"'{text}': expected NAME=FILE, with a name of its own for every table")
+        found[name] = Path(path)
+    return found
+
+
 def of_arms(file: Path, out: Path) -> dict[str, Path]:
     """The arms that have a table, with its path; the base arm first.
 
@@ -106,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("give tables as NAME=FILE, or --arms and --out")
 
     def show() -> None:
-        named = {name: Path(path) for name, _, path in (text.partition("=") for text in options.tables)}
+        named = named_files(options.tables)
         print(HEADER, *rows(named or of_arms(options.arms, options.out)), sep="\n")
 
     return exit_code(show)

@@ -21,13 +21,13 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.ingredients import HEADER, row
+from benchmarks.ingredients import HEADER, on_rows, row
 from benchmarks.outcome import exit_code
 from erc_llm import read_corpus
 from erc_llm.calibration.neighbours import neighbourhood
 from erc_llm.calibration.select import Neighbourhood, calibrate, decide_held_out
 from erc_llm.corpus import Dialogue
-from erc_llm.predictions import Predictions, read_predictions
+from erc_llm.predictions import Predictions, PriorShift, corpus_shift, read_predictions
 from erc_llm.retrieval.index import Index, build_index
 
 QUERIES, NEAREST, ROUNDS = 1000, 8, 5  # of the timed search; at most so many queries
@@ -35,14 +35,19 @@ QUERIES, NEAREST, ROUNDS = 1000, 8, 5  # of the timed search; at most so many qu
 
 def of_arm(name: str, table: Predictions, around: Neighbourhood, base: Predictions) -> tuple[str, str]:
     """The row of an arm, and a sentence about what was chosen."""
-    chosen = calibrate(table, neighbours=around).neighbours
+    chosen = calibrate(table, shift_of(table), neighbours=around).neighbours
     if chosen is None:
         return row(name, base, base), f"{name}: no candidate lowers held-out NLL"
     column = dict(around.distributions)[chosen.k, chosen.temperature]
-    right = (column.argmax(axis=1) == table.gold_index)[table.gold_index >= 0].mean()
-    decided = decide_held_out(replace(table, neighbours=column), None, "weighted_f1")
+    right = (column.argmax(axis=1) == table.gold_index).mean()
+    decided = decide_held_out(table.with_neighbours(column, chosen.words), shift_of(table), "weighted_f1")
     words = f"{name}: weight {chosen.weight:.2f}, {chosen.words}; by themselves right in {100 * right:.1f} %"
     return row(name, decided, base), words
+
+
+def shift_of(table: Predictions) -> PriorShift | None:
+    """The shift from the label distribution of training back to that of train."""
+    return corpus_shift(table.info.training_prior, table.info.train_shares)
 
 
 def with_own_episode(index: Index, dialogues: Sequence[Dialogue]) -> Index:
@@ -66,11 +71,12 @@ def seconds(index: Index, texts: Sequence[str]) -> float:
     return float(np.median(times))
 
 
-def lines(table: Predictions, folder: Path, encoders: Sequence[str]) -> Iterator[str]:
-    """The lines of the report."""
-    corpus = read_corpus(folder)
+def lines(path: Path, folder: Path, encoders: Sequence[str]) -> Iterator[str]:
+    """The lines of the report on a table of the labelled lines of a corpus."""
+    table, corpus = read_predictions(path), read_corpus(folder)
+    table = on_rows(table, str(path), [k for k, g in zip(table.keys, table.gold_index, strict=True) if g >= 0])
     train = corpus.split("train")
-    base = decide_held_out(table, None, "weighted_f1")
+    base = decide_held_out(table, shift_of(table), "weighted_f1")
     rows, words, times = [row("no neighbours", base, None)], [], []
     queries = [d.utterances[k].text for d in train for k in d.targets][:QUERIES]
     for encoder in encoders:
@@ -88,7 +94,8 @@ def lines(table: Predictions, folder: Path, encoders: Sequence[str]) -> Iterator
 
 
 def _leaking(index: Index, table: Predictions, train: Sequence[Dialogue]) -> Neighbourhood:
-    alone = replace(table, dialogue_id=tuple(f"{d.id}/{k}" for d in train for k in d.targets))
+    number = {(d.id, d.utterances[k].id): k for d in train for k in d.targets}
+    alone = replace(table, dialogue_id=tuple(f"{d}/{number[d, u]}" for d, u in table.keys))
     return neighbourhood(with_own_episode(index, train), alone, as_own_episodes(train))
 
 
@@ -99,8 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("corpus", type=Path, help="its corpus")
     parser.add_argument("encoders", nargs="+", help="words, or names of encoders")
     options = parser.parse_args(arguments)
-    table = read_predictions(options.table)
-    return exit_code(lambda: print(*lines(table, options.corpus, options.encoders), sep="\n"))
+    return exit_code(lambda: print(*lines(options.table, options.corpus, options.encoders), sep="\n"))
 
 
 if __name__ == "__main__":

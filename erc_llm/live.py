@@ -36,10 +36,11 @@ class LiveSession:
     trunk and cache.
     """
 
-    def __init__(self, predictor: Predictor, dialogue_id: str) -> None:
+    def __init__(self, predictor: Predictor, dialogue_id: str, episode: str | None = None) -> None:
         config = predictor.config
         self._orders = scoring_orders(predictor.labels, config.scoring.label_orders, config.seed, dialogue_id)
         self._dialogue_id = dialogue_id
+        self._episode = episode or dialogue_id
         self._predictor = predictor
         self._prompter = predictor.prompter
         self._utterances: list[Utterance] = []
@@ -69,7 +70,7 @@ class LiveSession:
         scores = self._scores(scene, k, asked)
         label = self._predictor.labels.names[int(scores[0].log_likelihoods.argmax())]
         self._state.append(label if text.strip() else None)  # batch prediction has no question about an empty line
-        return self._predictor.labelled(utterance, scores[-1], self._dialogue_id)
+        return self._predictor.labelled(utterance, scores[-1], self._episode)
 
     def forecast(self) -> Mapping[str, float]:
         """Probability of each label for the next line, whoever says it, from the lines so far; they sum to 1.

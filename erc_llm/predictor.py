@@ -189,13 +189,14 @@ class Predictor:
         episode = episode_of(dialogue)
         return [self.labelled(dialogue.utterances[s.target], s, episode) for s in self.scores([dialogue])[0]]
 
-    def live(self, dialogue_id: str = "live") -> LiveSession:
+    def live(self, dialogue_id: str = "live", episode: str | None = None) -> LiveSession:
         """A session that labels a conversation line by line.
 
         Args:
             dialogue_id: Id of the conversation. `predict` gives a dialogue with this id the same results: the id fixes
                 the orders of the labels if scores are averaged over several, and the dialogue's time in a corpus
                 without episodes.
+            episode: The episode of the corpus that it belongs to, whose lines are no neighbours; by default none.
 
         Raises:
             ConfigError: The model was trained with context `full`, which needs later lines.
@@ -206,7 +207,7 @@ class Predictor:
             raise ConfigError("scoring.forecast: a live session labels lines that it has read; call its `forecast()`")
         if ahead := self.config.prompt.lookahead:
             raise ConfigError(f"prompt.lookahead: a live session needs 0; this model reads {ahead} later lines")
-        return LiveSession(self, dialogue_id)
+        return LiveSession(self, dialogue_id, episode)
 
     def labelled(self, utterance: Utterance, scores: LabelScores, episode: str) -> LabelledUtterance:
         """A target with the label and distribution that its scores give, after the correction.

@@ -76,7 +76,7 @@ def assert_same(live: list[LabelledUtterance], batch: list[LabelledUtterance]) -
         assert ours.probabilities == pytest.approx(dict(theirs.probabilities), abs=TOLERANCE, rel=0)
 
 
-@pytest.mark.parametrize(("limits", "windows"), [({}, 1), ({"trunk_budget": 64}, 3), ({"trunk_lines": 3}, 3)])
+@pytest.mark.parametrize(("limits", "windows"), [({}, 1), ({"trunk_budget": 64}, 3), ({"trunk_lines": 4}, 3)])
 def test_a_live_session_equals_batch(
     tiny: TinyModel, loaded: LoadedModel, limits: dict[str, int], windows: int
 ) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from erc_llm.calibration.select import Neighbourhood
 from erc_llm.calibration.store import read_calibration
 from erc_llm.corpus.dialogues import Dialogue
-from erc_llm.errors import PredictionsError, RunError
+from erc_llm.errors import ModelError, PredictionsError, RunError
 from erc_llm.predictions import Correction, Predictions
 from erc_llm.retrieval.index import Index, Neighbours
 from erc_llm.retrieval.store import NEIGHBOURS, packed, read_index
@@ -58,17 +59,23 @@ def open_neighbours(run: Run | None, correction: Correction) -> Neighbours | Non
 
     Raises:
         RunError: The index is missing, is not the one that the calibration was fitted with, or is of another train.
+        ModelError: The encoder is missing, or is another one.
     """
     if run is None or correction.mixing is None:
         return None
     chosen = read_calibration(run).neighbours
     assert chosen is not None, "the correction comes from this calibration"
     again = f"`erc-llm calibrate {run.folder} --neighbours {chosen.encoder}` makes it again"
-    index = read_index(run.folder / NEIGHBOURS, chosen.index_sha256, again)
+    path = run.folder / NEIGHBOURS
+    index = read_index(path, chosen.index_sha256, again)
     if (index.train_sha256, index.labels) != (run.manifest.train_sha256, run.manifest.labels):
         raise RunError(
-            f"{run.folder / NEIGHBOURS}: its lines are of train {index.train_sha256[:12]} with the labels "
+            f"{path}: its lines are of train {index.train_sha256[:12]} with the labels "
             f"{', '.join(index.labels)}, the run was trained on {str(run.manifest.train_sha256)[:12]} with "
             f"{', '.join(run.manifest.labels)}; {again}"
         )
-    return Neighbours(index, chosen.k, chosen.temperature)
+    try:
+        loaded = index.embed  # before anything is scored
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}; {again}") from error
+    return Neighbours(replace(index, loaded=loaded), chosen.k, chosen.temperature)

@@ -227,6 +227,8 @@ def _report(table: Predictions, out: Path) -> None:
     typer.echo(f"{len(table)} predictions of {info.split} ({info.corpus_version}) written to {out}")
     for words in filter(None, (info.prior, info.calibration)):
         typer.echo(f"corrected: {words}")
+    if info.neighbours_weight is not None:
+        typer.echo(f"mixed in with weight {info.neighbours_weight:.3f}: {info.neighbours}")
     decision = Correction.of(info).decision
     if info.decoding is None or decision is not None:
         typer.echo(f"decided: {'the most probable label' if decision is None else decision.words}")
@@ -281,20 +283,22 @@ def calibrate(
     prepare_scoring()
     from erc_llm.calibration.choose import parse_prior, prior_shift
     from erc_llm.predictions import read_predictions
-    from erc_llm.recipes.calibrate import calibrate_run, predict_selection, read_train_lines
+    from erc_llm.recipes.calibrate import calibrate_run, check_table, predict_selection, read_train_lines
     from erc_llm.runs.directory import read_run
 
     if corpus is not None and predictions is not None and neighbours is None:
         raise UserError("CORPUS and --predictions exclude each other: the table replaces predicting the corpus")
     run = read_run(source)
     shift = prior_shift(run.manifest, parse_prior(prior))
+    table = None
     if predictions is not None:
         table, name = read_predictions(predictions), str(predictions)
-    else:
+        check_table(run, table, name)
+    lines = None if neighbours is None else read_train_lines(run, neighbours, corpus, heal_from)
+    if table is None:
         table, name = predict_selection(run, corpus, heal_from, open_console())
     if decide is None and run.manifest.folds is not None:
         decide = "weighted_f1"
-    lines = None if neighbours is None else read_train_lines(run, neighbours, corpus, heal_from)
     path = calibrate_run(run, table, name, shift, fit_for, seed, open_console(), decide, lines)
     how = "" if decide else " --calibration run"
     typer.echo(f"calibration written to {path}; `erc-llm predict {source}{how}` applies it")

@@ -123,9 +123,9 @@ class PromptConfig(Section):
     )
     trunk_lines: int | None = Field(
         None,
-        ge=2,
-        description="Most lines in one token tree; the prompt of an utterance then contains between half and all of so "
-        "many lines. By default as many as the budget allows.",
+        ge=4,
+        description="Most lines in one token tree. A dialogue with more is divided into overlapping trees; each but "
+        "the first begins with half as many lines. By default as many as the budget allows.",
     )
     lookahead: int = Field(
         0,

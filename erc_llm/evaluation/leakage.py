@@ -143,6 +143,7 @@ def _corrections(info: PredictionsInfo) -> str:
     steps = {
         "prior": info.prior is not None,
         "calibration": info.calibration is not None,
+        "neighbours in train": info.neighbours_weight is not None,
         _decision(info): info.decided,
     }
     return ", ".join(name for name, applied in steps.items() if applied) or "nothing"

@@ -145,5 +145,6 @@ def _recipe(info: PredictionsInfo) -> dict[str, Any]:
         "decoding": info.decoding,
         "prior": info.prior is None,
         "calibration": info.calibration is None,
+        "neighbours": info.neighbours_weight is None,
         "decision rule": (info.decision or "weights", info.decision_way) if info.decided else None,
     }

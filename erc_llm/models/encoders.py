@@ -21,6 +21,7 @@ from erc_llm.models.loading import describe, encoder_folder
 
 _LONGEST = 128  # tokens; later ones are cut
 _BATCH = 64
+_MOST_KEPT = 200_000  # texts whose vectors are kept; 300 MB of all-minilm-l6-v2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,6 +106,8 @@ class SentenceEncoder:
 
     def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return (texts, dimensions) unit vectors; an empty text gets the model's vector of its special tokens."""
+        if len(self._known) > _MOST_KEPT:
+            self._known.clear()
         new = sorted(set(texts) - self._known.keys(), key=lambda text: (len(text), text))
         for start in range(0, len(new), _BATCH):
             batch = new[start : start + _BATCH]

@@ -236,7 +236,6 @@ class Correction:
             "decision_costs": self.decision and self.decision.costs,
             "neighbours_weight": self.mixing and self.mixing.weight,
         }
-        fields |= {} if self.mixing is None else {"retrieval": self.mixing.words}
         return fields if self.prior is None else fields | {"training_prior": self.prior.training}
 
     @classmethod
@@ -253,7 +252,7 @@ class Correction:
             costs, rule = info.decision_costs or (0.0,) * len(gains), info.decision or "weights"  # in older tables
             way: Way = "transductive" if info.decision_way == "transductive" else "inductive"
             decision = Decision(rule, way, gains, costs, info.decision_table)
-        mixing = None if info.neighbours_weight is None else Mixing(info.neighbours_weight, info.retrieval)
+        mixing = None if info.neighbours_weight is None else Mixing(info.neighbours_weight, info.neighbours or "given")
         return cls(prior, scaling, decision, mixing)
 
     @property
@@ -296,8 +295,7 @@ def mix(probabilities: Floats, neighbours: Floats | None, weight: float) -> Floa
     """
     if neighbours is None or np.isnan(neighbours).any():
         raise PredictionsError(
-            "the neighbours of some targets are not known, and the correction mixes their labels in; predict the table "
-            "again, or leave the calibration out (--calibration none)"
+            "the neighbours of some targets are not known, and the correction mixes their labels in; predict again"
         )
     mixed: Floats = (1 - weight) * probabilities + weight * neighbours
     return mixed
@@ -320,11 +318,16 @@ def correct(table: Predictions, correction: Correction) -> Predictions:
 
     Raises:
         PredictionsError: The table has no log-likelihoods for a prior or calibration to correct, no probabilities for a
-            rule to decide by, or another number of labels.
+            rule to decide by, or another number of labels; or it states other neighbours than those to mix in.
     """
     before = Correction.of(table.info)
     if correction == Correction() == before:
         return table
+    if correction.mixing is not None and table.info.neighbours != correction.mixing.words:
+        raise PredictionsError(
+            f"the table states {table.info.neighbours or 'no neighbours'}, and the correction mixes in the "
+            f"{correction.mixing.words}; predict the table again, or leave the calibration out (--calibration none)"
+        )
     info = replace(table.info, **correction.metadata)
     if table.log_likelihoods is None:
         if any(step is not None for of in (before, correction) for step in (of.prior, of.scaling, of.mixing)):

@@ -50,7 +50,8 @@ class PredictionsInfo:
         started_from: Run and corpus that the training run started from; None if it started from nothing.
         training_precision: Precision of the training run, such as `bfloat16`; None without a run, or if unknown.
         profile: Kind of speaker profile in the prompt; `none` without profiles.
-        retrieval: Source of the column `neighbours`; `none` without retrieval.
+        retrieval: Source of the lines that profiles quote; `none` without.
+        neighbours: Source of the column `neighbours`; None without it.
         neighbours_weight: Weight of the column `neighbours` in the probabilities, 0 to 1; None if it was not mixed in.
         prior: Description of the prior that predictions were corrected to; None if none was applied.
         prior_shares: Label distribution of that prior, in label order; `training_prior` is the one it replaces.
@@ -97,6 +98,7 @@ class PredictionsInfo:
     training_precision: str | None = None
     profile: str = "none"
     retrieval: str = "none"
+    neighbours: str | None = None
     neighbours_weight: float | None = None
     prior: str | None = None
     prior_shares: tuple[float, ...] | None = None

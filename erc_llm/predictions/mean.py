@@ -35,9 +35,8 @@ def mean_prediction(tables: Sequence[Predictions]) -> Predictions:
         raise PredictionsError("a table has no probabilities, so there is no mean of them")
     mean = np.mean(distributions, axis=0)
     predicted = tuple(first.info.labels[k] for k in mean.argmax(axis=1))
-    return replace(
-        first, probabilities=mean, log_likelihoods=log_probabilities(mean), predicted=predicted, neighbours=None
-    )
+    alone = first.with_neighbours(None, None)
+    return replace(alone, probabilities=mean, log_likelihoods=log_probabilities(mean), predicted=predicted)
 
 
 def log_probabilities(found: Floats) -> Floats:

@@ -218,6 +218,10 @@ class Predictions:
             row |= {f.name: getattr(prediction, f.name) for f in fields(Prediction)}
         return cls.from_columns(info, {name: [row[name] for row in rows] for name in KINDS})
 
+    def with_neighbours(self, column: NDArray[np.float64] | None, source: str | None) -> Predictions:
+        """The table with other neighbours: (rows, labels) label distributions and their source, or None for both."""
+        return replace(self, info=replace(self.info, neighbours=source), neighbours=column)
+
     def without_text(self) -> Predictions:
         """The table without the text of utterances and without raw answers that may quote it.
 

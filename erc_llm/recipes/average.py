@@ -40,7 +40,16 @@ if TYPE_CHECKING:
     import torch
 
 _FREE = ("seed", "training", "lora", "sampling")  # sections in which averaged runs may differ
-_SAME = ("context", "labels", "corpus_sha256", "train_sha256", "healed", "template_sha256", "base_model_sha256")
+_SAME = (
+    "context",
+    "labels",
+    "corpus_sha256",
+    "train_sha256",
+    "healed",
+    "template_sha256",
+    "auxiliary_sha256",
+    "base_model_sha256",
+)
 _PLAIN: Mapping[str, Any] = {
     "peft_type": "LORA",
     "bias": "none",

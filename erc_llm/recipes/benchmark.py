@@ -180,8 +180,9 @@ def _open(folder: Path) -> Corpus:
 def _table(run: _PredictingRun, split: str, path: Path, with_text: bool) -> Predictions:
     """The table of one run, read from its file if run and corpus are the same; corrected again if necessary."""
     table = _stored(path)
-    lacks = table is not None and table.neighbours is None and run.correction.mixing is not None
-    if table is None or lacks or _source(table.info) != run.source or (with_text and table.text is None):
+    mixing = run.correction.mixing
+    other = table is not None and mixing is not None and table.info.neighbours != mixing.words
+    if table is None or other or _source(table.info) != run.source or (with_text and table.text is None):
         table = run.predict(split)
     elif Correction.of(table.info) != run.correction:
         table = correct(table, run.correction)

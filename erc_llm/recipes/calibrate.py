@@ -15,14 +15,14 @@ from rich.table import Table
 
 from erc_llm.calibration.neighbours import neighbourhood
 from erc_llm.calibration.record import Calibration, Decide, Goal, HeldOut
-from erc_llm.calibration.select import calibrate
+from erc_llm.calibration.select import Neighbourhood, calibrate
 from erc_llm.calibration.store import write_calibration
 from erc_llm.corpus.dialogues import SELECTION, Dialogue
 from erc_llm.errors import ConfigError, PredictionsError, RunError
 from erc_llm.files import write_whole
 from erc_llm.predictions import Predictions, PriorShift, read_predictions, write_predictions
 from erc_llm.recipes.data import open_whole
-from erc_llm.retrieval.index import Index, Neighbours, build_index
+from erc_llm.retrieval.index import Index, build_index
 from erc_llm.retrieval.store import NEIGHBOURS, packed
 from erc_llm.runs.directory import OUT_OF_FOLD, Run, refuse_other_source
 from erc_llm.runs.manifest import FINISHED
@@ -113,12 +113,12 @@ def calibrate_run(
     if decide is not None and calibration.held_out(decide) is None:
         reason = "no weights raised held-out weighted F1" if goal == "weighted_f1" else "it needs --fit-for weighted_f1"
         raise ConfigError(f"decide={decide}: {reason}; choose another rule; nothing was stored")
-    _store_neighbours(run, calibration, table, neighbours)
+    _store_neighbours(run, calibration, table, neighbours, around)
     return write_calibration(run, calibration)
 
 
 def read_train_lines(run: Run, encoder: str, corpus: str | None, heal_from: str | None) -> TrainLines:
-    """The labelled lines that a run was trained on, as an index, and the dialogues of its held-out table.
+    """The labelled lines of a run's train, as an index, and the dialogues of its held-out table.
 
     Args:
         run: The run.
@@ -127,11 +127,14 @@ def read_train_lines(run: Run, encoder: str, corpus: str | None, heal_from: str 
         heal_from: With `corpus`, the original files.
 
     Raises:
-        RunError: The corpus is not the one that the run was trained on.
+        RunError: The corpus is not the one that the run was trained on, or the run held nothing out.
+        ModelError: The encoder is missing or cannot be loaded.
         ConfigError: The run left out dialogues of train that share lines with other corpora.
     """
     from erc_llm.build import training_view
 
+    if run.manifest.folds is None:
+        _check_held_out(run)
     if run.config.corpus.avoid:
         raise ConfigError(
             f"--neighbours: {run.folder} was trained apart from dialogues that share lines with other corpora "
@@ -144,26 +147,28 @@ def read_train_lines(run: Run, encoder: str, corpus: str | None, heal_from: str 
     return TrainLines(build_index(view.split("train"), view.labels, encoder, read.train_sha256), held_out)
 
 
-def _store_neighbours(run: Run, calibration: Calibration, table: Predictions, lines: TrainLines | None) -> None:
+def _store_neighbours(
+    run: Run, calibration: Calibration, table: Predictions, lines: TrainLines | None, around: Neighbourhood | None
+) -> None:
     """Write the index of a calibration that mixes neighbours in; remove one that is no longer used.
 
     The out-of-fold table of a cross-fitted run gets their labels as a column, so that rules can be measured on it.
     """
-    chosen, path, column = calibration.neighbours, run.folder / NEIGHBOURS, None
+    chosen, path, column, source = calibration.neighbours, run.folder / NEIGHBOURS, None, None
     if chosen is None:
         path.unlink(missing_ok=True)
     else:
         assert lines is not None, "they were chosen among those given"
+        assert around is not None, "they were chosen among those given"
         content = packed(lines.index)
         write_whole(path, lambda file: file.write(content), RunError)
-        column = Neighbours(lines.index, chosen.k, chosen.temperature).of(lines.dialogues)
+        column, source = dict(around.distributions)[chosen.k, chosen.temperature], chosen.words
     stored = run.folder / OUT_OF_FOLD
     if run.manifest.folds is None or not stored.is_file():
         return
     before = read_predictions(stored)
-    if column is not None or before.neighbours is not None:
-        source = "none" if chosen is None else chosen.words
-        write_predictions(replace(before, info=replace(before.info, retrieval=source), neighbours=column), stored)
+    if before.keys == table.keys and (column is not None or before.neighbours is not None):
+        write_predictions(before.with_neighbours(column, source), stored)
 
 
 def check_table(run: Run, table: Predictions, name: str) -> None:

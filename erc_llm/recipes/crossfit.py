@@ -122,9 +122,13 @@ def crossfit(
 
     def complete(run: Run) -> None:
         """Write what the run directory of an average of folds has beside the adapter."""
-        table = _out_of_fold_table(run, runs, corpus, folds.with_text)
-        write_predictions(table, run.folder / OUT_OF_FOLD)
-        if not _is_calibrated(run, table):
+        table, path = _out_of_fold_table(run, runs, corpus, folds.with_text), run.folder / OUT_OF_FOLD
+        calibrated = _is_calibrated(run, table)
+        if calibrated and path.is_file():
+            before = read_predictions(path)
+            table = table.with_neighbours(before.neighbours, before.info.neighbours)
+        write_predictions(table, path)
+        if not calibrated:
             calibrate_run(run, table, OUT_OF_FOLD, prior_shift(run.manifest, "auto"), "nll", 0, console, decide)
 
     folder = Path(config.output) / config.name

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rich.console import Console
 
+from erc_llm.calibration.store import read_calibration
 from erc_llm.errors import ConfigError, DriftError, RunError
 from erc_llm.export.gguf_names import gguf_layout, read_config
 from erc_llm.export.lora import read_lora
@@ -29,8 +30,9 @@ from erc_llm.models.devices import PRECISION_DTYPES, free_gpu
 from erc_llm.models.loading import HUB_ID, base_folder
 from erc_llm.models.wheels import BASE_MODELS
 from erc_llm.recipes.export_card import find_licence, measure, write_card
-from erc_llm.recipes.export_files import write_form, write_run
+from erc_llm.recipes.export_files import public_model, write_form, write_run
 from erc_llm.recipes.export_verify import reader_of, reload_apart, too_far
+from erc_llm.retrieval.store import NEIGHBOURS
 from erc_llm.runs.directory import Run
 from erc_llm.runs.exported import ExportRecord, Form, write_record
 from erc_llm.runs.opened import open_run
@@ -96,6 +98,7 @@ def export_run(options: ExportOptions, console: Console) -> Path:
     assert run is not None, "a Path is always a run"
     if opened.export is not None:
         raise RunError(f"{run.folder}: is an export itself; export the run that it was made from")
+    _check_neighbours(run)
     record = _planned(run, options)
     licence = find_licence(record.base, options.licence)
     measured, leakage = measure(run, options.tables)
@@ -117,6 +120,22 @@ def export_run(options: ExportOptions, console: Console) -> Path:
         write_record(draft, made)
     console.print(load, highlight=False, markup=False, soft_wrap=True)
     return target
+
+
+def _check_neighbours(run: Run) -> None:
+    """Refuse neighbours by an encoder that only this machine has.
+
+    Raises:
+        ConfigError: The encoder is a folder.
+    """
+    if not (run.folder / NEIGHBOURS).is_file():
+        return
+    chosen = read_calibration(run).neighbours
+    if chosen is not None and public_model(chosen.encoder) != chosen.encoder:
+        raise ConfigError(
+            f"the neighbours of {run.folder} are found by the encoder {chosen.encoder}, a folder of this machine; "
+            f"`erc-llm calibrate {run.folder} --neighbours` with words or a hub id replaces it"
+        )
 
 
 def _planned(run: Run, options: ExportOptions) -> ExportRecord:

@@ -193,6 +193,8 @@ def predict(
     dialogues = corpus.split(split)
     predictions = predictor.predictions(dialogues, on_progress)
     info = _info(predictor, corpus, split)
+    mixing = predictor.correction.mixing
+    info = info if mixing is None else replace(info, neighbours=mixing.words)
     table = Predictions.from_corpus(info, dialogues, predictions, corpus.dialogues(), corpus.generic)
     return correct(table, predictor.correction) if predictor.config.scoring.decode == "score" else table
 

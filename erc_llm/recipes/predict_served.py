@@ -244,8 +244,9 @@ def predict_served(
         for k in dialogue.targets
     ]
     info = _info(model, corpus, split)
-    if model.neighbours is not None:
+    if model.neighbours is not None and (mixing := model.correction.mixing) is not None:
         predictions = model.neighbours.added_to(predictions, dialogues)
+        info = replace(info, neighbours=mixing.words)
     raw = Predictions.from_corpus(info, dialogues, predictions, corpus.dialogues(), corpus.generic)
     return correct(raw, model.correction)
 

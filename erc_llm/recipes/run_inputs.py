@@ -94,7 +94,7 @@ def check_finished(run: Run, config: RunConfig) -> None:
         UserError: The configuration refers to another file than the run's configuration, and that file is missing.
     """
     from erc_llm.models.loading import base_model_sha256, resolve_base_model
-    from erc_llm.prompting.templates import load_prompt
+    from erc_llm.prompting.templates import load_auxiliary, load_prompt
 
     began, made = run.config, run.manifest
     path = config.corpus.path
@@ -111,6 +111,8 @@ def check_finished(run: Run, config: RunConfig) -> None:
     template = _at_hand(lambda name: load_prompt(name).sha256, config.prompt.template, began.prompt.template)
     what = f"template than prompt.template={config.prompt.template} is now"
     refuse_other_source(run, what, made.template_sha256, template)
+    if made.auxiliary_sha256 is not None:
+        refuse_other_source(run, "auxiliary questions than now", made.auxiliary_sha256, load_auxiliary().sha256)
     if config.lora.start is not None and Path(config.lora.start).is_dir():  # a run outlives the one it started from
         start = start_run(config.lora)
         now = None if start is None else described(start)

@@ -14,8 +14,9 @@ Does not depend on: language models, runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -38,18 +39,27 @@ from erc_llm.retrieval.vectors import (
 )
 
 _AT_ONCE = 512  # queries of one matrix product: 512 x 10,000 similarities are 20 MB
+# Similarities that differ by less are equal: rounding depends on how many queries are multiplied at once.
+_EQUAL = 1e-5
+_FAR = 10**6  # in units of `_EQUAL`, more than similarities can differ
 
 Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Embed = Callable[[Sequence[str]], Vectors]
 
 
 class Nearest(NamedTuple):
-    """Rows of the index nearest to each query, most similar first, and their similarities: (queries, k) each.
+    """The nearest lines of each query, most similar first; equally similar ones in the order of the index.
 
-    Similarities are minus infinity where there are fewer neighbours than k.
+    Attributes:
+        rows: (queries, k) rows of the index.
+        similarities: (queries, k) their similarities, minus infinity for lines of the query's own episode.
+        own: (queries,) number of the query's episode; -1 for one that is not in the index.
     """
 
-    rows: npt.NDArray[np.int64]
-    similarities: npt.NDArray[np.float32]
+    rows: Integers
+    similarities: Floats
+    own: Integers
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +76,7 @@ class Index:
         episodes: Names of the episodes.
         episode: (lines,) number of each line's episode.
         rarity: Weights of the words; None for an encoder.
+        loaded: The encoder, if it is loaded already.
     """
 
     encoder: str
@@ -73,34 +84,31 @@ class Index:
     train_sha256: str
     labels: tuple[str, ...]
     vectors: Vectors
-    label: npt.NDArray[np.int64]
+    label: Integers
     episodes: tuple[str, ...]
-    episode: npt.NDArray[np.int64]
+    episode: Integers
     rarity: Rarity | None = None
-    _embed: list[Callable[[Sequence[str]], Vectors]] = field(default_factory=list, repr=False)
+    loaded: Embed | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.label)
 
-    def embed(self, texts: Sequence[str]) -> Vectors:
-        """(texts, dimensions) unit vectors, by the encoder of the index, which is loaded at first use.
+    @cached_property
+    def embed(self) -> Embed:
+        """The function from texts to (texts, dimensions) unit vectors.
 
         Raises:
             ModelError: The encoder is missing, or has other weights than the one the index was made with.
         """
-        if not self._embed:
-            self._embed.append(self._encoder())
-        return self._embed[0](texts)
-
-    def _encoder(self) -> Callable[[Sequence[str]], Vectors]:
         if (weights := self.rarity) is not None:
             return lambda texts: word_vectors(word_counts(texts), weights)
+        if self.loaded is not None:
+            return self.loaded
         embed, sha256 = encoder_vectors(self.encoder)
         if sha256 != self.encoder_sha256:
             raise ModelError(
                 f"neighbours: the index was made with an encoder of hash {str(self.encoder_sha256)[:12]}, "
-                f"'{self.encoder}' here has {sha256[:12]}; `erc-llm calibrate RUN --neighbours {self.encoder}` makes "
-                "a new one"
+                f"'{self.encoder}' here has {sha256[:12]}"
             )
         return embed
 
@@ -108,54 +116,64 @@ class Index:
         """The nearest lines of other episodes.
 
         Args:
-            queries: (queries, dimensions) unit vectors, at least one.
+            queries: (queries, dimensions) unit vectors.
             episodes: Episode of each query.
-            k: Number of neighbours; where other episodes have fewer lines, all of them.
+            k: Number of neighbours; all lines if there are fewer.
         """
         numbers = {name: i for i, name in enumerate(self.episodes)}
         own = np.array([numbers.get(name, -1) for name in episodes], dtype=np.int64)
         k = min(k, len(self))
-        rows, found = zip(*self._nearest(queries, own, k), strict=True)
-        return Nearest(np.concatenate(rows), np.concatenate(found))
-
-    def _nearest(self, queries: Vectors, own: npt.NDArray[np.int64], k: int) -> Iterator[Nearest]:
-        for start in range(0, queries.shape[0], _AT_ONCE):
+        rows, similar = np.zeros((len(own), k), np.int64), np.zeros((len(own), k))
+        for start in range(0, len(own), _AT_ONCE):
             part = slice(start, start + _AT_ONCE)
-            similar = similarities(queries[part], self.vectors)
-            similar[self.episode[None, :] == own[part, None]] = -np.inf
-            rows = np.argpartition(-similar, k - 1, axis=1)[:, :k]
-            found = np.take_along_axis(similar, rows, axis=1)
-            # Ties in the order of the index, so that the result does not depend on the partition.
-            order = np.lexsort((rows, -found), axis=1)
-            yield Nearest(np.take_along_axis(rows, order, 1), np.take_along_axis(found, order, 1))
+            rows[part], similar[part] = self._nearest(queries[part], own[part], k)
+        return Nearest(rows, similar, own)
+
+    def _nearest(self, queries: Vectors, own: Integers, k: int) -> tuple[Integers, Floats]:
+        lines = len(self)
+        # One number for each line, which falls with its similarity, then rises with its row: there are no ties.
+        order = -np.rint(similarities(queries, self.vectors) / _EQUAL).astype(np.int64) * lines + np.arange(lines)
+        order[self.episode[None, :] == own[:, None]] += _FAR * lines
+        rows = np.argpartition(order, k - 1, axis=1)[:, :k]
+        found = np.take_along_axis(order, rows, axis=1)
+        by_rank = np.argsort(found, axis=1)
+        rows, found = (np.take_along_axis(values, by_rank, axis=1) for values in (rows, found))
+        steps = (found - rows) // lines
+        return rows, np.where(steps > _FAR // 2, -np.inf, -steps * _EQUAL)
 
     def distributions(self, nearest: Nearest, k: int, temperature: float) -> Floats:
         """(queries, labels) label distributions of the first k neighbours of each query.
 
-        A query without any similar neighbour (a line without words) gets the label distribution of the index.
+        Lines without similarity (0 or below) do not count. A query for which none is left gets the label distribution
+        of all lines of other episodes.
 
         Args:
             nearest: Neighbours of each query, of which there may be more than k.
             k: Number of neighbours.
             temperature: Temperature of their weights, in units of cosine similarity.
         """
-        similar = nearest.similarities[:, :k].astype(np.float64)
-        label = self.label[nearest.rows[:, :k]]
-        known = (similar > 0).any(axis=1)
-        weights = np.zeros_like(similar)
-        top = similar[known].max(axis=1, keepdims=True)
-        weights[known] = np.exp((similar[known] - top) / temperature)
+        similar, label = nearest.similarities[:, :k], self.label[nearest.rows[:, :k]]
+        top = np.maximum(similar.max(axis=1, keepdims=True), 0.0)
+        weights = np.where(similar > 0, np.exp((similar - top) / temperature), 0.0)
         mass = np.stack([(weights * (label == i)).sum(axis=1) for i in range(len(self.labels))], axis=1)
-        mass[~known] = np.bincount(self.label, minlength=len(self.labels))
+        alone = mass.sum(axis=1) == 0
+        mass[alone] = self._others[nearest.own[alone]]
         distributions: Floats = mass / mass.sum(axis=1, keepdims=True)
         return distributions
+
+    @cached_property
+    def _others(self) -> Floats:
+        """(episodes + 1, labels) number of lines of other episodes with each label, plus 1; the last row: of all."""
+        counts = np.zeros((len(self.episodes) + 1, len(self.labels)))
+        np.add.at(counts, (self.episode, self.label), 1.0)
+        others: Floats = counts.sum(axis=0) - counts + 1
+        return others
 
     def of_targets(self, dialogues: Sequence[Dialogue], k: int) -> Nearest:
         """The nearest lines of other episodes, for every target of dialogues, in order."""
         targets = [(d.utterances[i].text, episode_of(d)) for d in dialogues for i in d.targets]
-        if not targets:
-            return _none(min(k, len(self)))
-        return self.nearest(self.embed([text for text, _ in targets]), [episode for _, episode in targets], k)
+        queries = self.embed([text for text, _ in targets]) if targets else self.vectors[:0]
+        return self.nearest(queries, [episode for _, episode in targets], k)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -210,15 +228,15 @@ def build_index(train: Sequence[Dialogue], labels: LabelSet, encoder: str, train
         raise CorpusError("neighbours: train has no labelled line, so there is nothing to retrieve")
     texts = [text for text, _, _ in lines]
     weights: Rarity | None = None
-    known: list[Callable[[Sequence[str]], Vectors]] = []
+    loaded: Embed | None = None
     sha256: str | None = None
     if encoder == WORDS:
         counts = word_counts(texts)
         weights = rarity(counts)
         vectors = word_vectors(counts, weights)
     else:
-        embed, sha256 = encoder_vectors(encoder)
-        vectors, known = embed(texts), [embed]
+        loaded, sha256 = encoder_vectors(encoder)
+        vectors = loaded(texts)
     episodes = tuple(dict.fromkeys(episode for _, _, episode in lines))
     number = {name: i for i, name in enumerate(episodes)}
     return Index(
@@ -231,9 +249,5 @@ def build_index(train: Sequence[Dialogue], labels: LabelSet, encoder: str, train
         episodes,
         np.array([number[episode] for _, _, episode in lines], dtype=np.int64),
         weights,
-        known,
+        loaded,
     )
-
-
-def _none(k: int) -> Nearest:
-    return Nearest(np.zeros((0, k), dtype=np.int64), np.zeros((0, k), dtype=np.float32))

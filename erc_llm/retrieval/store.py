@@ -64,6 +64,8 @@ def read_index(path: Path, sha256: str, again: str) -> Index:
         raise RunError(f"{path}: has hash {found[:12]}, the calibration was fitted with {sha256[:12]}; {again}")
     with safe_open(path, "numpy") as file:
         head: dict[str, Any] = json.loads(file.metadata()[_HEAD])
+        if head["format_version"] != _FORMAT:
+            raise RunError(f"{path}: found index format {head['format_version']}, expected {_FORMAT}; {again}")
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     vectors = tensors.get("vectors")
     if vectors is None:

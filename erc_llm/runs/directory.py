@@ -174,11 +174,11 @@ def check_same(run: RunDirectory[Any], now: Manifest) -> None:
                 "name="
             )
     corpus = "train_sha256" if began.finished and began.train_sha256 else "corpus_sha256"
-    for name in (corpus, "template_sha256", "auxiliary_sha256", "base_model_sha256"):
-        old, new = str(getattr(began, name)), str(getattr(now, name))
-        if old != new:
+    for name in (corpus, "template_sha256", "base_model_sha256", "auxiliary_sha256"):
+        old, new = getattr(began, name), getattr(now, name)
+        if differ(old, new) if name == "auxiliary_sha256" else old != new:
             raise RunError(
-                f"{folder}: cannot resume: {name} was {old[:12]}, now it is {new[:12]}; choose another name="
+                f"{folder}: cannot resume: {name} was {str(old)[:12]}, now it is {str(new)[:12]}; choose another name="
             )
     if not began.finished:
         check_precision(run, now.precision)

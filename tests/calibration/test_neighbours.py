@@ -76,7 +76,7 @@ def test_held_out_metrics_come_from_the_other_folds(table: Predictions, good: np
     """A table that states its neighbours is decided with them, cross-fitted as the calibration was."""
     mixed = calibrate(table, neighbours=near(good))
     assert mixed.neighbours is not None
-    crossed = decide_held_out(replace(table, neighbours=good), None, "weighted_f1")
+    crossed = decide_held_out(table.with_neighbours(good, mixed.neighbours.words), None, "weighted_f1")
     assert crossed.probabilities is not None
     assert metrics.negative_log_likelihood(crossed.probabilities, table.gold_index) == pytest.approx(mixed.after.nll)
     assert crossed.info.neighbours_weight is None
@@ -84,25 +84,24 @@ def test_held_out_metrics_come_from_the_other_folds(table: Predictions, good: np
 
 def test_a_table_is_corrected_and_taken_back(table: Predictions, good: np.ndarray) -> None:
     correction = calibrate(table, neighbours=near(good)).correction("weighted_f1")
-    with_column = replace(table, neighbours=good)
-    corrected = correct(with_column, correction)
+    assert correction.mixing is not None
+    assert correction.mixing.words.startswith("labels of the 1 nearest of 99 lines of train (words")
+    corrected = correct(table.with_neighbours(good, correction.mixing.words), correction)
     assert corrected.probabilities is not None
-    assert corrected.info.retrieval.startswith("labels of the 1 nearest of 99 lines of train (words")
     assert Correction.of(corrected.info) == correction
     assert table.log_likelihoods is not None
     scaled = replace(correction, mixing=None, decision=None).probabilities(table.log_likelihoods)
-    assert correction.mixing is not None
     weight = correction.mixing.weight
     np.testing.assert_allclose(corrected.probabilities, (1 - weight) * scaled + weight * good)
     back = correct(corrected, Correction())
-    np.testing.assert_array_equal(back.probabilities, correct(corrected, replace(Correction())).probabilities)
     np.testing.assert_allclose(back.probabilities, table.probabilities)
     assert back.info.neighbours_weight is None
 
 
 def test_evaluate_shows_the_step_and_how_often_they_are_right(table: Predictions, good: np.ndarray) -> None:
     correction = calibrate(table, neighbours=near(good)).correction("weighted_f1")
-    result = evaluate(correct(replace(table, neighbours=good), correction), draws=10)
+    assert correction.mixing is not None
+    result = evaluate(correct(table.with_neighbours(good, correction.mixing.words), correction), draws=10)
     assert result.calibration is not None
     assert [step.step for step in result.calibration.steps][-2:] == ["neighbours", "decision: weighted_f1"]
     assert result.calibration.warnings == ()
@@ -110,6 +109,13 @@ def test_evaluate_shows_the_step_and_how_often_they_are_right(table: Predictions
     assert evaluate(table, draws=10).neighbours_accuracy is None
 
 
-def test_a_table_without_neighbours_is_refused(table: Predictions) -> None:
+def test_a_table_without_neighbours_or_with_others_is_refused(table: Predictions, good: np.ndarray) -> None:
+    correction = Correction(mixing=Mixing(0.2, "labels of these lines"))
+    with pytest.raises(PredictionsError, match=r"states no neighbours.*labels of these lines; predict"):
+        correct(table, correction)
+    with pytest.raises(PredictionsError, match=r"states those of yesterday"):
+        correct(table.with_neighbours(good, "those of yesterday"), correction)
+    some = good.copy()
+    some[3] = np.nan
     with pytest.raises(PredictionsError, match="neighbours of some targets are not known"):
-        correct(table, Correction(mixing=Mixing(0.2)))
+        correct(table.with_neighbours(some, "labels of these lines"), correction)

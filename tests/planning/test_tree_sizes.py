@@ -43,7 +43,7 @@ def test_with_the_tokenizer_they_are_the_forests_own(
 
 
 @pytest.mark.parametrize(
-    "switch", ["prompt.lookahead=2", "prompt.trunk_lines=3", "prompt.answer=coarse_then_label", "words"]
+    "switch", ["prompt.lookahead=2", "prompt.trunk_lines=4", "prompt.answer=coarse_then_label", "words"]
 )
 def test_switches_of_prompt_and_training_are_counted(tiny_llama2_base: TinyModel, switch: str) -> None:
     overrides = ["training.auxiliary.words=0.5" if switch == "words" else switch, "profile.writer=none"]

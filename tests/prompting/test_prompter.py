@@ -31,7 +31,7 @@ def build_prompter(**options: Any) -> Prompter:
 
 # Scenes in one window, and scenes cut into several.
 PAST = [build_prompter(trunk_budget=budget, names=names) for budget in (2048, 64) for names in ("first", "full")]
-PAST.append(build_prompter(trunk_lines=2))
+PAST.append(build_prompter(trunk_lines=4))
 FULL = [build_prompter(context="full", trunk_budget=budget) for budget in (2048, 64)]
 
 

@@ -11,10 +11,12 @@ import pytest
 from rich.console import Console
 
 import erc_llm
+from erc_llm.build import training_view
 from erc_llm.calibration.store import CALIBRATION, read_calibration
 from erc_llm.corpus.labels import EMORYNLP
 from erc_llm.predictions import Correction, Mixing, read_predictions
 from erc_llm.recipes.crossfit import Folds, crossfit
+from erc_llm.recipes.train import train
 from erc_llm.retrieval.store import NEIGHBOURS
 from erc_llm.runs.directory import OUT_OF_FOLD, read_run
 from tests.command_line import Command, refused
@@ -61,9 +63,9 @@ def test_the_index_and_the_column_come_with_the_calibration(mixed: Path, crossfi
     assert chosen.weight > 0.3  # the stand-in model has learnt nothing
     before, after = (read_predictions(folder / OUT_OF_FOLD) for folder in (crossfitted, mixed))
     assert chosen.lines == len(before)
-    assert (before.neighbours, before.info.retrieval) == (None, "none")
+    assert (before.neighbours, before.info.neighbours) == (None, None)
     assert after.neighbours is not None
-    assert after.info.retrieval == chosen.words
+    assert after.info.neighbours == chosen.words
     np.testing.assert_array_equal(before.log_likelihoods, after.log_likelihoods)
     assert (after.neighbours.argmax(axis=1) == after.gold_index).mean() > 0.9
 
@@ -100,6 +102,16 @@ def test_evaluate_and_compare_decide_with_them(mixed: Path, crossfitted: Path, e
     assert done.code == 0, done.err
 
 
+def test_resuming_the_cross_fitting_keeps_them(mixed: Path, corpus: Path, crossfitted: Path, tmp_path: Path) -> None:
+    runs = Path(shutil.copytree(crossfitted.parent, tmp_path / "runs"))
+    for name in (CALIBRATION, NEIGHBOURS, OUT_OF_FOLD):
+        shutil.copyfile(mixed / name, runs / "tiny" / name)
+    base = Path(read_run(crossfitted).config.model.base)
+    config = tiny_config(base, corpus, runs, training={"evaluations": 0})
+    crossfit(config, Folds(count=2, at_once=1), resume=True, console=Console(quiet=True))
+    assert read_predictions(runs / "tiny" / OUT_OF_FOLD).neighbours is not None
+
+
 def test_calibrating_without_them_removes_them(mixed: Path, crossfitted: Path, erc: Command) -> None:
     done = erc("calibrate", mixed)
     assert done.code == 0, done.err
@@ -107,6 +119,19 @@ def test_calibrating_without_them_removes_them(mixed: Path, crossfitted: Path, e
     assert read_predictions(mixed / OUT_OF_FOLD).neighbours is None
     was, now = (json.loads((folder / CALIBRATION).read_text("utf-8")) for folder in (crossfitted, mixed))
     assert now["decisions"] == was["decisions"]
+
+
+def test_a_selection_split_has_neighbours_in_the_rest_of_train(
+    tiny_llama: TinyModel, corpus: Path, erc: Command, tmp_path: Path
+) -> None:
+    sections = {"corpus": {"path": str(corpus), "selection_fraction": 0.7}, "training": {"evaluations": 1}}
+    run = train(tiny_config(tiny_llama, corpus, tmp_path / "runs", **sections), console=Console(quiet=True))
+    done = erc("calibrate", run.folder, "--neighbours", "words")
+    assert done.code == 0, done.err
+    chosen = read_calibration(run).neighbours
+    assert chosen is not None
+    view = training_view(erc_llm.read_corpus(corpus), run.config)
+    assert chosen.lines == sum(len(d.targets) for d in view.split("train"))
 
 
 def test_what_is_refused(mixed: Path, corpus: Path, erc: Command, tmp_path: Path) -> None:
