@@ -87,7 +87,7 @@ def model_card(
         if record.on_original is None
         else f" It was trained on its base in NF4; on the base in its own precision: {record.on_original:.4f}.",
         labels_are=_FICTION if manifest.corpus_version in _EMORYNLP else _OWN,
-        attribution=" EmoryNLP: Emory University, Apache-2.0." if manifest.corpus_version in _EMORYNLP else "",
+        attribution=_attribution(manifest),
         load=load,
         licence=licence,
         run_id=manifest.run_id,
@@ -96,6 +96,16 @@ def model_card(
         versions=", ".join(f"{name} {version}" for name, version in manifest.versions.items()),
     )
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}"))
+
+
+def _attribution(manifest: Manifest) -> str:
+    """The sources of the data, where they are known."""
+    parts = []
+    if manifest.corpus_version in _EMORYNLP:
+        parts.append(" EmoryNLP: Emory University, Apache-2.0.")
+    if manifest.corpus_version == "meld" or " on meld (" in (manifest.started_from or ""):
+        parts.append(" MELD: Poria et al. 2019, GPL-3.0.")
+    return "".join(parts)
 
 
 def _metrics(measured: Sequence[Measured]) -> str:
