@@ -70,7 +70,9 @@ class LiveSession:
         scores = self._scores(scene, k, asked)
         label = self._predictor.labels.names[int(scores[0].log_likelihoods.argmax())]
         self._state.append(label if text.strip() else None)  # batch prediction has no question about an empty line
-        return self._predictor.labelled(utterance, scores[-1], self._episode)
+        neighbours = self._predictor.neighbours
+        near = None if neighbours is None else neighbours.of_line(text, self._episode)
+        return self._predictor.labelled(utterance, scores[-1], near)
 
     def forecast(self) -> Mapping[str, float]:
         """Probability of each label for the next line, whoever says it, from the lines so far; they sum to 1.

@@ -10,7 +10,7 @@ Does not depend on: files outside the run, the command line.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,12 +19,12 @@ from erc_llm.calibration.choose import AskedDecide, Calibrated, Prior, choose_co
 from erc_llm.calibration.neighbours import open_neighbours
 from erc_llm.config import RunConfig
 from erc_llm.corpus.dialogues import Dialogue, Utterance
-from erc_llm.corpus.splits import episode_of
 from erc_llm.decoding.label_generator import GeneratedLabel, Writer, answer_scenes
 from erc_llm.decoding.scenes import score_scenes, scored_prediction
 from erc_llm.decoding.scoring import LabelScores
 from erc_llm.errors import ConfigError, ModelError
 from erc_llm.live import LiveSession, check_forecasts
+from erc_llm.metrics import Floats
 from erc_llm.models.adapters import activate_adapter
 from erc_llm.models.devices import gpu_peak
 from erc_llm.models.loading import LoadedModel
@@ -70,7 +70,7 @@ class Predictor:
         past: Earlier conversations, for speaker profiles; see `erc_llm.build.build_prompter`.
         correction: The correction of scores, see below; by default none.
         adapter: Name of its adapter in the model, which may hold those of other predictors too.
-        neighbours: Neighbours of lines in train, whose labels the correction mixes in; None if it mixes in none.
+        neighbours: See the attribute.
 
     Attributes:
         config: Its configuration, with overrides applied.
@@ -81,6 +81,7 @@ class Predictor:
         prompter: Builds the prompts.
         correction: Correction of the model's scores before a label is decided: prior, calibration, decision rule.
             The predictions that questions state for earlier lines (`state.source=predicted`) are not corrected.
+        neighbours: Neighbours of lines in train, whose labels the correction mixes in; None if it mixes in none.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class Predictor:
         neighbours: Neighbours | None = None,
     ) -> None:
         self._adapter = adapter
-        self._neighbours = neighbours
+        self.neighbours = neighbours
         self.config = opened.config
         self.run = opened.run
         self.export = opened.export
@@ -163,7 +164,7 @@ class Predictor:
         try:
             if scoring.decode == "score":
                 found = [scored_prediction(s, names) for scene in self.scores(dialogues, on_progress) for s in scene]
-                return found if self._neighbours is None else self._neighbours.added_to(found, dialogues)
+                return found if self.neighbours is None else self.neighbours.added_to(found, dialogues)
             return [answer.prediction(names) for scene in self.written(dialogues, on_progress) for answer in scene]
         except torch.OutOfMemoryError as error:
             raise ModelError(
@@ -186,8 +187,11 @@ class Predictor:
 
     def predict(self, dialogue: Dialogue) -> list[LabelledUtterance]:
         """Label every target of the dialogue, in order."""
-        episode = episode_of(dialogue)
-        return [self.labelled(dialogue.utterances[s.target], s, episode) for s in self.scores([dialogue])[0]]
+        scores = self.scores([dialogue])[0]
+        near: Iterable[Floats | None] = [None] * len(scores)
+        if self.neighbours is not None:
+            near = self.neighbours.of([dialogue])
+        return [self.labelled(dialogue.utterances[s.target], s, row) for s, row in zip(scores, near, strict=True)]
 
     def live(self, dialogue_id: str = "live", episode: str | None = None) -> LiveSession:
         """A session that labels a conversation line by line.
@@ -209,13 +213,12 @@ class Predictor:
             raise ConfigError(f"prompt.lookahead: a live session needs 0; this model reads {ahead} later lines")
         return LiveSession(self, dialogue_id, episode)
 
-    def labelled(self, utterance: Utterance, scores: LabelScores, episode: str) -> LabelledUtterance:
+    def labelled(self, utterance: Utterance, scores: LabelScores, neighbours: Floats | None) -> LabelledUtterance:
         """A target with the label and distribution that its scores give, after the correction.
 
-        Lines of its own episode are no neighbours.
+        `neighbours` is the (labels,) label distribution of its neighbours, if the correction mixes it in.
         """
         names = self.labels.names
-        neighbours = None if self._neighbours is None else self._neighbours.of_line(utterance.text, episode)
         probabilities = self.correction.probabilities(scores.log_likelihoods, neighbours)
         by_name = dict(zip(names, probabilities.tolist(), strict=True))
         return LabelledUtterance(

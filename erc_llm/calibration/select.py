@@ -121,7 +121,7 @@ def calibrate(
     """
     targets = _targets_of(table, prior, seed)
     best, candidates = _best(targets)
-    choice, options, neighbours_tried = _with_neighbours(targets, _Choice(best.kind, best.strength), neighbours)
+    choice, options, neighbours_tried = _with_neighbours(targets, best, neighbours)
     held_out, fit = _held_out(targets, choice), _fit(targets, choice)
     sha256, before = table_hash(replace(table, gold=None)), normalise(targets.scores)
     strength, weights_tried = (None, ()) if goal == "nll" else _choose_weights(targets, choice, held_out)
@@ -287,10 +287,11 @@ def _held_out(targets: _Targets, choice: _Choice) -> Floats:
 
 
 def _with_neighbours(
-    targets: _Targets, choice: _Choice, given: Neighbourhood | None
+    targets: _Targets, found: Candidate, given: Neighbourhood | None
 ) -> tuple[_Choice, tuple[int, float] | None, tuple[NeighbourCandidate, ...]]:
-    """The choice with the best candidate for neighbours, unless none is better; that candidate, and all of them."""
-    best, options, lowest = choice, None, _held_out_nll(targets, choice)
+    """A calibration with the best candidate for neighbours, unless none is better; that candidate, and all of them."""
+    choice = _Choice(found.kind, found.strength)
+    best, options, lowest = choice, None, found.nll
     tried = []
     for candidate, distributions in () if given is None else given.distributions:
         mixed = choice._replace(neighbours=distributions[targets.rows])

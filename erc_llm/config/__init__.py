@@ -6,7 +6,6 @@ Does not depend on: loaded models, corpora on disk.
 
 from erc_llm.config.recipe import Recipe, RunConfig, load_config
 from erc_llm.config.sections import (
-    AuxiliaryConfig,
     CorpusConfig,
     FoldConfig,
     LabelsConfig,
@@ -14,11 +13,10 @@ from erc_llm.config.sections import (
     ModelConfig,
     ProfileConfig,
     PromptConfig,
-    SamplingConfig,
     ScoringConfig,
     StateConfig,
-    TrainingConfig,
 )
+from erc_llm.config.training import AuxiliaryConfig, SamplingConfig, TrainingConfig
 
 __all__ = [
     "AuxiliaryConfig",

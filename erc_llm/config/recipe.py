@@ -18,17 +18,15 @@ import yaml
 from pydantic import Field, model_validator
 
 from erc_llm.config.sections import (
-    AuxiliaryConfig,
     CorpusConfig,
     LoraConfig,
     ModelConfig,
     ProfileConfig,
     PromptConfig,
-    SamplingConfig,
     ScoringConfig,
     StateConfig,
-    TrainingConfig,
 )
+from erc_llm.config.training import AuxiliaryConfig, SamplingConfig, TrainingConfig
 from erc_llm.config_files import Section, load_section
 from erc_llm.corpus.labels import EMORYNLP, LabelSet
 from erc_llm.models.devices import PRECISION_DTYPES
