@@ -91,6 +91,16 @@ class LiveSession:
         (scores,) = self._scores(scene, len(self._utterances), [self._prompter.forecast_pieces])
         return dict(zip(predictor.labels.names, scores.probabilities.tolist(), strict=True))
 
+    @property
+    def cached_bytes(self) -> int:
+        """Memory of the caches, in bytes."""
+        layers = [layer for cache in self._caches for layer in cache.layers]
+        return sum(t.nbytes for x in layers for t in (x.keys, x.values) if t is not None)
+
+    def forget(self) -> None:
+        """Free the caches; the next line computes them again, with the same results."""
+        self._caches = []
+
     def _begin(self) -> None:
         """Refuse to go on after an error; the session has failed until `_scores` has ended."""
         if self._failed:
