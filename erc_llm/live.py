@@ -7,7 +7,7 @@ Does not depend on: files, the command line.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from erc_llm.config import RunConfig
 from erc_llm.corpus.dialogues import Dialogue, Utterance
@@ -94,8 +94,8 @@ class LiveSession:
     @property
     def cached_bytes(self) -> int:
         """Memory of the caches, in bytes."""
-        layers = [layer for cache in self._caches for layer in cache.layers]
-        return sum(t.nbytes for x in layers for t in (x.keys, x.values) if t is not None)
+        layers: list[Any] = [layer for cache in self._caches for layer in cache.layers]
+        return sum(int(t.nbytes) for layer in layers for t in (layer.keys, layer.values) if t is not None)
 
     def forget(self) -> None:
         """Free the caches; the next line computes them again, with the same results."""

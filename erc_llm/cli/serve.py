@@ -106,6 +106,7 @@ def serve(
     )
     with open_socket(host, port) as door:
         predictor = open_live(options, open_console())
+        door.listen()  # from here on requests wait instead of failing
         shown = f"[{host}]" if ":" in host else host
         typer.echo(f"serving {source} at http://{shown}:{door.getsockname()[1]} (requests: /docs; to end: Ctrl-C)")
         answer(create_app(predictor, limits, key), door, timeout)

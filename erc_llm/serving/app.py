@@ -7,7 +7,7 @@ Does not depend on: the command line, sockets.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -160,15 +160,14 @@ def create_app(predictor: Predictor, limits: Limits | None = None, key: str | No
         yield
         await asyncio.to_thread(service.worker.stop)
 
-    refusals: dict[int | str, dict[str, Any]] = {
-        status: {"model": Problem, "description": meaning}
-        for status, meaning in (
-            (401, "No key, or a wrong one."),
-            (413, "Too many bytes, lines or characters."),
-            (422, "The request is not what the schema says."),
-            (503, "Too many requests, or no result in time."),
-        )
-    }
+    refusals = _refusals(
+        {
+            401: "No key, or a wrong one.",
+            413: "Too many bytes, lines or characters.",
+            422: "The request is not what the schema says.",
+            503: "Too many requests, or no result in time.",
+        }
+    )
     app = FastAPI(title="erc-llm", version=__version__, description=_DESCRIPTION, lifespan=lifespan, responses=refusals)
     _add_routes(app, service)
     _add_refusals(app)
@@ -176,27 +175,27 @@ def create_app(predictor: Predictor, limits: Limits | None = None, key: str | No
 
 
 def _add_routes(app: FastAPI, service: Service) -> None:
-    none = {404: {"model": Problem, "description": "There is no such session."}}
-    taken = {409: {"model": Problem, "description": "The line before is in work, or the session is full."}}
-    full = {429: {"model": Problem, "description": "Too many live sessions."}}
+    none = _refusals({404: "There is no such session."})
+    taken = _refusals({409: "The line before is in work, or the session is full."})
+    full = _refusals({429: "Too many live sessions."})
 
     @app.post("/v1/label", summary="Label every line of a dialogue")
     async def label(conversation: Conversation, request: Request) -> LabelledConversation:
         return await service.label(conversation, _gone(request))
 
-    @app.post("/v1/live", status_code=201, summary="Begin a live session", responses={**full})
+    @app.post("/v1/live", status_code=201, summary="Begin a live session", responses=full)
     async def start(beginning: Start) -> Session:
         return service.start(beginning)
 
-    @app.post("/v1/live/{session}", summary="Say the next line, and get its label", responses={**none, **taken})
+    @app.post("/v1/live/{session}", summary="Say the next line, and get its label", responses=none | taken)
     async def say(session: SessionName, line: Line, request: Request) -> LabelledLine:
         return await service.say(session, line, _gone(request))
 
-    @app.get("/v1/live/{session}", summary="The state of a live session", responses={**none})
+    @app.get("/v1/live/{session}", summary="The state of a live session", responses=none)
     async def state(session: SessionName) -> Session:
         return service.session(session)
 
-    @app.delete("/v1/live/{session}", status_code=204, summary="End a live session", responses={**none})
+    @app.delete("/v1/live/{session}", status_code=204, summary="End a live session", responses=none)
     async def end(session: SessionName) -> None:
         service.sessions.end(session)
 
@@ -207,6 +206,11 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     @app.get("/metrics", summary="Measures for Prometheus")
     async def metrics() -> Response:
         return Response(service.measures.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _refusals(meanings: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
+    """What the schema says of answers with an error."""
+    return {status: {"model": Problem, "description": meaning} for status, meaning in meanings.items()}
 
 
 def _gone(request: Request) -> Callable[[], Any]:
