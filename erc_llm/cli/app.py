@@ -24,6 +24,7 @@ from erc_llm.cli.options import open_console, prepare_scoring
 from erc_llm.cli.plan import plan
 from erc_llm.cli.predict import calibrate, predict
 from erc_llm.cli.serve import serve
+from erc_llm.cli.sweep import sweep
 from erc_llm.cli.train import average, train
 from erc_llm.cli.validate import validate
 from erc_llm.errors import ErcError, UserError
@@ -87,6 +88,7 @@ for command in (
     adapters,
     export_prompts,
     serve,
+    sweep,
 ):
     app.command()(command)
 

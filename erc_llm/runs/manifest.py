@@ -53,6 +53,7 @@ class Manifest:
         started_from: Id and corpus of the run that training started from; None for a new adapter.
         avoided: Corpora that training kept apart from, each with the number of training dialogues left out because of
             it.
+        tried: Number of configurations that were scored to choose this one, as a sweep counts them.
         selected_by: The split that selected a baseline's epoch; None for an adapter, whose `config.yaml` states it.
     """
 
@@ -87,6 +88,7 @@ class Manifest:
     selected_by: str | None = None
     started_from: str | None = None
     avoided: Mapping[str, int] = field(default_factory=dict)
+    tried: int = 1
     format_version: int = RUN_FORMAT
 
     @property
