@@ -109,7 +109,7 @@ def sizes_of(config: RunConfig) -> list[list[int]]:
     corpus = open_corpus(config.corpus, labels, cut_selection=config.holds_out_selection)
     scenes = labelled_scenes(corpus, config.training.max_scenes, config.seed)
     prompter = build_prompter(config, labels, load_tokenizer(config.model.base), past=corpus)
-    trees_of = training_trees(config, scenes, prompter, read_confusion(config.state, corpus))
+    trees_of = training_trees(config, scenes, prompter, read_confusion(config, corpus))
     sampler = target_sampler(config.sampling, scenes, labels, config.seed)
     return scene_sizes(trees_of, [sampler.asked(epoch) for epoch in range(math.ceil(config.training.epochs))])
 

@@ -41,6 +41,11 @@ _ADDED_LATER: dict[str, Any] = {
     "prompt.answer": "label",
     "scoring.forecast": False,
     "training.auxiliary": AuxiliaryConfig().model_dump(mode="json"),
+    "training.neftune": 0.0,
+    "training.label_smoothing": 0.0,
+    "training.smoothing_toward": "uniform",
+    "training.average_last": 0.0,
+    "training.r_drop": 0.0,
 }
 
 
@@ -62,8 +67,8 @@ class Recipe(Section):
           own. Of a run to start from and of corpora to avoid the name counts, so that recipes with and without them
           differ; the manifest states their contents;
         - settings that bound memory or time, so that a run can be resumed with others after it ran out of memory. They
-          change the order of sums, and accumulation also dropout masks and the steps that have too few dialogues for
-          its forests; so does other hardware, or another number of processes;
+          change the order of sums, and accumulation also dropout masks, the size of NEFTune's noise and the steps that
+          have too few dialogues for its forests; so does other hardware, or another number of processes;
         - the precision: `auto` depends on the hardware, so the manifest states the precision that it resolved to, and
           that is what is compared.
         """
@@ -131,6 +136,23 @@ class RunConfig(Recipe):
                 "out; set it to none"
             )
         return self
+
+    @model_validator(mode="after")
+    def _drops_where_passes_are_compared(self) -> RunConfig:
+        if self.training.r_drop and not self.lora.dropout:
+            raise ValueError(
+                f"training.r_drop={self.training.r_drop} compares two passes with different dropout, and lora.dropout "
+                "is 0; set lora.dropout=0.1, or training.r_drop=0"
+            )
+        return self
+
+    @property
+    def confusion_reader(self) -> str | None:
+        """The setting for which training reads the counts of `state.confusion`; None if it reads none."""
+        if self.state.source != "none":
+            return f"state.source={self.state.source}"
+        toward = self.training.smoothing_toward
+        return f"training.smoothing_toward={toward}" if toward == "confusions" else None
 
     @property
     def holds_out_selection(self) -> bool:

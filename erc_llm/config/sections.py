@@ -194,7 +194,7 @@ class StateConfig(Section):
     confusion: str | None = Field(
         None,
         description="Predictions table of the selection split, or a cross-fitted one of train; its confusion matrix "
-        "corrupts the labels stated in training.",
+        "corrupts the labels stated in training, and training.smoothing_toward=confusions smooths by it.",
     )
     dropout: float = Field(
         0.3, ge=0, le=1, description="Fraction of training dialogues whose prompts omit the predicted state."

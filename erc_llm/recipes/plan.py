@@ -240,6 +240,8 @@ def _notes(config: RunConfig, base: Base, corpus_found: bool, card: Card | None)
     auxiliary = config.training.auxiliary
     if auxiliary.next_emotion or auxiliary.speaker or auxiliary.polarity:
         yield "auxiliary questions are not counted; training reads more tokens than planned (training.auxiliary)"
+    if config.training.r_drop:
+        yield "training.r_drop reads every forest twice: tokens, time and activations are counted twice"
     if config.sampling.scheme != "none":
         yield "with sampling.scheme an epoch asks about fewer different utterances: tokens and time are upper bounds"
     if load_prompt(config.prompt.template).chat:

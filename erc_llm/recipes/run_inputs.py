@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from erc_llm.config import LoraConfig, RunConfig, StateConfig
+from erc_llm.config import LoraConfig, RunConfig
 from erc_llm.corpus import Corpus, Dialogue
 from erc_llm.corpus.dialogues import LEFT_OUT, SELECTION
 from erc_llm.errors import ConfigError, CorpusError, RunError, UserError
@@ -117,7 +117,7 @@ def check_finished(run: Run, config: RunConfig) -> None:
         start = start_run(config.lora)
         now = None if start is None else described(start)
         refuse_other_source(run, f"start than lora.start={config.lora.start} is now", made.started_from, now)
-    if config.state.source != "none" and config.state.confusion is not None:
+    if config.confusion_reader is not None and config.state.confusion is not None:
         table = _at_hand(read_predictions, config.state.confusion, began.state.confusion)
         if table is not None and _confusion_counts(table, corpus) != made.confusion:
             raise RunError(
@@ -136,31 +136,30 @@ def _at_hand(read: Callable[[str], _Read], name: str, old: str | None) -> _Read 
         raise
 
 
-def read_confusion(config: StateConfig, corpus: Corpus) -> tuple[tuple[int, ...], ...] | None:
-    """The confusion counts that corrupt the gold labels in training prompts; None if prompts have no state.
+def read_confusion(config: RunConfig, corpus: Corpus) -> tuple[tuple[int, ...], ...] | None:
+    """The confusion counts that corrupt the labels in training prompts or smooth labels; None if neither needs them.
 
     Raises:
         ConfigError: No table is given, or it is neither of this corpus's selection split nor of its cross-fitted train.
         PredictionsError: The file is no predictions table.
     """
-    if config.source == "none":
+    reader, path = config.confusion_reader, config.state.confusion
+    if reader is None:
         return None
-    if config.confusion is None:
+    if path is None:
         raise ConfigError(
-            "state.confusion: state.source=predicted needs predictions of a RUN without state: of the selection split "
+            f"state.confusion: {reader} needs predictions of a RUN without state: of the selection split "
             "(`erc-llm predict RUN --split selection`), or the crossfit.parquet of a cross-fitted RUN"
         )
-    table = read_predictions(config.confusion)
+    table = read_predictions(path)
     found = (table.info.split, table.info.corpus_sha256[:12], table.info.labels)
     cross_fitted = table.info.folds is not None and table.info.split == "train"
     expected = ("train" if cross_fitted else SELECTION, corpus.sha256[:12], corpus.labels.names)
     if found != expected:
-        raise ConfigError(
-            f"state.confusion: {config.confusion} has (split, corpus hash, labels) {found}; expected {expected}"
-        )
+        raise ConfigError(f"state.confusion: {path} has (split, corpus hash, labels) {found}; expected {expected}")
     if table.info.selection in ("none", "train") and table.info.run_id is not None and not cross_fitted:
         raise ConfigError(
-            f"state.confusion: {config.confusion} is of run {table.info.run_id}, which was trained on the selection "
+            f"state.confusion: {path} is of run {table.info.run_id}, which was trained on the selection "
             "split too (training.evaluations=0, or an average of folds), so its errors there are too few; give a table "
             "of another run, or the crossfit.parquet of a cross-fitted one"
         )

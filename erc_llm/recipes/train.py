@@ -84,7 +84,7 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
     warn_of_absent(sampler.targets, labels, progress)
     if config.holds_out_selection:
         check_selection(corpus)
-    confusion = read_confusion(config.state, corpus)
+    confusion = read_confusion(config, corpus)
     loaded = build_model(config, hashed=process_rank() == 0)  # the others write no manifest
     if start is not None and process_rank() == 0:
         check_base_model(start, config, loaded)

@@ -37,7 +37,8 @@ class Inputs:
     Attributes:
         corpus: The corpus with its selection split cut, as far as that is possible; None if it cannot be read.
         scenes: The scenes to train on; empty if there are none.
-        confusion: Counts that corrupt the state in questions; None without state, or if they cannot be read.
+        confusion: Counts that corrupt the state in questions, or by which labels are smoothed; None if neither is set,
+            or if they cannot be read.
     """
 
     corpus: Corpus | None
@@ -71,7 +72,7 @@ def read_inputs(config: RunConfig, findings: list[Finding]) -> Inputs:
     confusion = None
     remedy = "give a table of this corpus: `erc-llm predict RUN --split selection`, or a crossfit.parquet"
     with collected(findings, "state.confusion", remedy):
-        confusion = read_confusion(config.state, corpus)
+        confusion = read_confusion(config, corpus)
     return Inputs(corpus, scenes, confusion)
 
 

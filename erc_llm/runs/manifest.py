@@ -42,8 +42,8 @@ class Manifest:
         template_sha256: Hash of the prompt template; None for a baseline.
         auxiliary_sha256: Hash of the template of auxiliary questions; None if training asked none, and in older runs.
         base_model_sha256: Hash of the weights of the base model, or of a baseline's encoder.
-        confusion: (labels, labels) confusion counts from which the labels in training prompts were corrupted; None if
-            training prompts contained no labels.
+        confusion: (labels, labels) confusion counts from which the labels in training prompts were corrupted, or by
+            which labels were smoothed; None if training used none.
         averaged: Ids of the runs that were averaged; empty for a trained run.
         folds: Number of folds if the averaged runs are those of a cross-fitting; else None.
         train_sha256: Hash of train alone, selection split included (`corpus_sha256` covers all splits); None in older
