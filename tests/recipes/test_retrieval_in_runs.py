@@ -88,9 +88,7 @@ def test_a_live_session_equals_batch(tiny_llama: TinyModel, corpus: Path, tmp_pa
 
 def test_the_corpus_of_training_is_needed_and_no_other_will_do(run: Run, corpus: Path, tmp_path: Path) -> None:
     for none in (None, "none"):
-        with pytest.raises(
-            ConfigError, match=r"retrieval\.use=demonstrations: .*not stored.*past=erc_llm\.read_corpus"
-        ):
+        with pytest.raises(ConfigError, match=r"retrieval\.use=demonstrations: .*not stored.*erc_llm\.read_corpus"):
             erc_llm.load(run.folder, past=none)  # type: ignore[arg-type]
     other = read_corpus(write_corpus(tmp_path / "other", train=12))
     with pytest.raises(RunError, match=r"prompts contain lines of the train .*has another one.*give that of the run"):
@@ -197,7 +195,7 @@ def test_odd_train_splits_are_refused(corpus: Path) -> None:
     with pytest.raises(ConfigError, match="no corpus with a train split"):
         open_retriever(config.retrieval, replace(cut, splits={"dev": cut.split("dev")}), None)
     bare = tuple(replace(d, utterances=tuple(replace(u, label=None) for u in d.utterances)) for d in cut.split("train"))
-    with pytest.raises(CorpusError, match="no labelled line.*label some"):
+    with pytest.raises(CorpusError, match=r"no labelled line.*label some"):
         open_retriever(config.retrieval, replace(cut, splits={"train": bare}), None)
     missing = RetrievalConfig(use="demonstrations", encoder="./nowhere")
     with pytest.raises(ModelError, match="nowhere"):
