@@ -142,7 +142,7 @@ def test_an_encoder_finds_lines_too(tiny_llama: TinyModel, corpus: Path, tmp_pat
 # What it may find.
 
 
-def views(corpus: Path, **sections: Any) -> tuple[RunConfig, Corpus]:
+def views(corpus: Path, /, **sections: Any) -> tuple[RunConfig, Corpus]:
     config = RunConfig.model_validate({"retrieval": SHOWN | {"k": 5}, "training": {"evaluations": 1}} | sections)
     return config, training_view(read_corpus(corpus), config)
 
