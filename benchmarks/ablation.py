@@ -164,7 +164,7 @@ def crossfit_arm(arms: Arms, name: str, corpus: str, out: Path, console: Console
         return
     config = arm_config(arms, name, corpus, out, folds)
     console.rule(f"{name}, {config.training.tokens_per_step} tokens a step")
-    crossfit(config, Folds(folds, with_text=False), resume=True, console=console)
+    crossfit(config, Folds(folds, with_text=False), resume=True, console=console, control=True)
 
 
 def as_table(arms: Arms, out: Path, split: str = SELECTION) -> str:

@@ -23,6 +23,7 @@ from erc_llm.config.sections import (
     ModelConfig,
     ProfileConfig,
     PromptConfig,
+    RetrievalConfig,
     ScoringConfig,
     StateConfig,
 )
@@ -40,6 +41,7 @@ _ADDED_LATER: dict[str, Any] = {
     "prompt.trunk_lines": None,
     "prompt.answer": "label",
     "scoring.forecast": False,
+    "retrieval": RetrievalConfig().model_dump(mode="json"),
     "training.auxiliary": AuxiliaryConfig().model_dump(mode="json"),
     "training.neftune": 0.0,
     "training.label_smoothing": 0.0,
@@ -120,6 +122,7 @@ class RunConfig(Recipe):
     prompt: PromptConfig = PromptConfig()
     profile: ProfileConfig = ProfileConfig()
     state: StateConfig = StateConfig()
+    retrieval: RetrievalConfig = RetrievalConfig()
     model: ModelConfig = ModelConfig()
     lora: LoraConfig = LoraConfig()
     sampling: SamplingConfig = SamplingConfig()
@@ -129,11 +132,16 @@ class RunConfig(Recipe):
     precision_field: ClassVar[str] = "model.precision"
 
     @model_validator(mode="after")
-    def _avoids_in_profiles_too(self) -> RunConfig:
+    def _avoids_in_prompts_too(self) -> RunConfig:
         if self.corpus.avoid and self.profile.writer != "none":
             raise ValueError(
                 f"profile.writer={self.profile.writer} would write profiles from dialogues that corpus.avoid leaves "
                 "out; set it to none"
+            )
+        if self.corpus.avoid and self.retrieval.use != "none":
+            raise ValueError(
+                f"retrieval.use={self.retrieval.use} would find lines of dialogues that corpus.avoid leaves out; set "
+                "it to none"
             )
         return self
 

@@ -52,6 +52,19 @@ def check_auxiliary(config: RunConfig, scenes: Sequence[Dialogue]) -> None:
         )
 
 
+def check_leak(config: RunConfig) -> None:
+    """Refuse a control with a leak outside of cross-fitting.
+
+    Raises:
+        ConfigError: `retrieval.leak` is set, and the training run is no fold.
+    """
+    if config.retrieval.leak != "none" and config.corpus.fold is None:
+        raise ConfigError(
+            f"retrieval.leak={config.retrieval.leak}: is a control that shows labels nobody has in use; "
+            "`erc-llm crossfit CONFIG --leaky-control` measures it, anything else leaves it out"
+        )
+
+
 def start_run(lora: LoraConfig) -> Run | None:
     """The finished run whose adapter training starts from; None for a new adapter.
 
@@ -94,7 +107,7 @@ def check_finished(run: Run, config: RunConfig) -> None:
         UserError: The configuration refers to another file than the run's configuration, and that file is missing.
     """
     from erc_llm.models.loading import base_model_sha256, resolve_base_model
-    from erc_llm.prompting.templates import load_auxiliary, load_prompt
+    from erc_llm.prompting.templates import load_auxiliary, load_prompt, load_retrieval
 
     began, made = run.config, run.manifest
     path = config.corpus.path
@@ -113,6 +126,9 @@ def check_finished(run: Run, config: RunConfig) -> None:
     refuse_other_source(run, what, made.template_sha256, template)
     if made.auxiliary_sha256 is not None:
         refuse_other_source(run, "auxiliary questions than now", made.auxiliary_sha256, load_auxiliary().sha256)
+    if made.retrieval is not None:
+        old, new = made.retrieval.template_sha256, load_retrieval().sha256
+        refuse_other_source(run, "wording of retrieved lines than now", old, new)
     if config.lora.start is not None and Path(config.lora.start).is_dir():  # a run outlives the one it started from
         start = start_run(config.lora)
         now = None if start is None else described(start)

@@ -26,6 +26,28 @@ Kind = Literal["adapter", "encoder", "compm", "emonet"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Retrieval:
+    """What decides, besides train and the configuration, what prompts retrieve from train.
+
+    Attributes:
+        template_sha256: Hash of the template that words it.
+        encoder_sha256: Hash of the encoder's weights; None if similarity is that of words.
+        leak: The leak that makes the run a control, which cannot be used; None without one.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    template_sha256: str
+    encoder_sha256: str | None = None
+    leak: str | None = None
+
+    def __str__(self) -> str:
+        encoder = "words" if self.encoder_sha256 is None else f"encoder {self.encoder_sha256[:12]}"
+        leak = "" if self.leak is None else f", leak {self.leak}"
+        return f"{encoder}, wording {self.template_sha256[:12]}{leak}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """Sources, settings and status of a run.
 
@@ -53,6 +75,7 @@ class Manifest:
         started_from: Id and corpus of the run that training started from; None for a new adapter.
         avoided: Corpora that training kept apart from, each with the number of training dialogues left out because of
             it.
+        retrieval: What prompts retrieve from train; None if they retrieve nothing, which is not written to the file.
         selected_by: The split that selected a baseline's epoch; None for an adapter, whose `config.yaml` states it.
     """
 
@@ -87,6 +110,7 @@ class Manifest:
     selected_by: str | None = None
     started_from: str | None = None
     avoided: Mapping[str, int] = field(default_factory=dict)
+    retrieval: Retrieval | None = None
     format_version: int = RUN_FORMAT
 
     @property
@@ -101,7 +125,10 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     Raises:
         RunError: The file cannot be written.
     """
-    write_text(folder / MANIFEST, json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n", RunError)
+    content = asdict(manifest)
+    if manifest.retrieval is None:  # so that versions from before retrieval read it
+        del content["retrieval"]
+    write_text(folder / MANIFEST, json.dumps(content, indent=2, ensure_ascii=False) + "\n", RunError)
 
 
 def read_manifest(folder: Path) -> Manifest:
