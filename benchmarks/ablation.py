@@ -109,7 +109,7 @@ def sizes_of(config: RunConfig) -> list[list[int]]:
     corpus = open_corpus(config.corpus, labels, cut_selection=config.holds_out_selection)
     scenes = labelled_scenes(corpus, config.training.max_scenes, config.seed)
     prompter = build_prompter(config, labels, load_tokenizer(config.model.base), past=corpus)
-    trees_of = training_trees(config, scenes, prompter, read_confusion(config.state, corpus))
+    trees_of = training_trees(config, scenes, prompter, read_confusion(config, corpus))
     sampler = target_sampler(config.sampling, scenes, labels, config.seed)
     return scene_sizes(trees_of, [sampler.asked(epoch) for epoch in range(math.ceil(config.training.epochs))])
 
@@ -164,7 +164,7 @@ def crossfit_arm(arms: Arms, name: str, corpus: str, out: Path, console: Console
         return
     config = arm_config(arms, name, corpus, out, folds)
     console.rule(f"{name}, {config.training.tokens_per_step} tokens a step")
-    crossfit(config, Folds(folds, with_text=False), resume=True, console=console)
+    crossfit(config, Folds(folds, with_text=False), resume=True, console=console, control=True)
 
 
 def as_table(arms: Arms, out: Path, split: str = SELECTION) -> str:

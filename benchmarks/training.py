@@ -68,17 +68,18 @@ def run_tree(settings: Mapping[str, Any], scenes: int | None) -> Result:
     from erc_llm.trees.forest import pack, rows_of
     from erc_llm.trees.likelihoods import answer_log_likelihoods
     from erc_llm.tuning.order import order_steps
+    from erc_llm.tuning.scene_trees import training_trees
     from erc_llm.tuning.trainer import fit
 
     work = open_workload(settings, "train", scenes, ATTENTION)
     model = adapted(work)
-    trees = [work.prompter.trees(d, "gold") for d in work.dialogues]
-    sizes = [sum(map(rows_of, scene)) for scene in trees]
+    trees_of = training_trees(work.config, work.dialogues, work.prompter, confusion=None)
+    sizes = [sum(map(rows_of, trees_of(scene, 0))) for scene in range(len(work.dialogues))]
     training = work.config.training
     schedule = order_steps(
         sizes, epochs=1, tokens_per_step=training.tokens_per_step, parts=training.accumulation, seed=work.config.seed
     )
-    forest = pack([t for scene in schedule.batches()[0].scenes for t in trees[scene]]).to(model.device)
+    forest = pack([t for scene in schedule.batches()[0].scenes for t in trees_of(scene, 0)]).to(model.device)
     _warm_up(model, lambda: -answer_log_likelihoods(forest_logits(model, forest), forest).mean())
     meter = Meter(model)
     with tempfile.TemporaryDirectory() as folder:
@@ -86,12 +87,12 @@ def run_tree(settings: Mapping[str, Any], scenes: int | None) -> Result:
             model,
             work.loaded.tokenizer,
             schedule,
-            lambda scene, epoch: work.prompter.trees(work.dialogues[scene], "gold"),
+            trees_of,
             training_plan(work),
             Path(folder),
             [clock(meter)],
         )
-    targets = sum(len(tree.questions) for scene in trees for tree in scene)
+    targets = sum(d.utterances[k].label is not None for d in work.dialogues for k in d.targets)
     return meter.result(utterances=targets, steps=len(schedule.steps), **_facts(work))
 
 
@@ -160,6 +161,7 @@ def training_plan(work: Workload) -> FitSettings:
         log_every=training.log_every,
         report_to=(),
         run_name="benchmark",
+        objective=training.objective,
     )
 
 

@@ -72,7 +72,7 @@ def open_workload(settings: Mapping[str, Any], split: str, scenes: int | None, a
     else:
         dialogues = _draw(tuple(d for d in corpus.split(split) if d.targets), scenes, config.seed)
     loaded = build_model(config, attention)
-    prompter = build_prompter(config, labels, loaded.tokenizer)
+    prompter = build_prompter(config, labels, loaded.tokenizer, past=corpus)
     if options.run is not None and split != "train":
         loaded = replace(loaded, model=load_adapter(loaded.model, read_run(Path(options.run)).adapter))
     return Workload(config, loaded, prompter, dialogues)

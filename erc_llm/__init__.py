@@ -47,7 +47,7 @@ def load(
     Args:
         source: The run.
         past: Earlier conversations, as from `read_corpus`, for runs whose prompts carry speaker profiles; `none` where
-            nobody was seen before.
+            nobody was seen before. For runs that retrieve lines of train: the corpus that they were trained on.
         prior: `auto`, `none`, `corpus`, or a label distribution in label order.
         calibration: `none`, or `run` for the one that `erc-llm calibrate` stored with the run. `auto`: that of the run
             if the decision rule needs it.

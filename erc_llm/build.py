@@ -39,7 +39,9 @@ from erc_llm.profiles.profiler import Profiler, ProfileWriter
 from erc_llm.profiles.statistics import StatisticsWriter
 from erc_llm.prompting.prompter import Prompter, PromptOptions
 from erc_llm.prompting.templates import load_prompt
+from erc_llm.retrieval.in_prompt import open_retriever
 from erc_llm.runs.journal import Journal
+from erc_llm.runs.manifest import Manifest
 from erc_llm.trees.attention import ATTENTION
 
 if TYPE_CHECKING:
@@ -202,6 +204,7 @@ def build_prompter(
     past: Past = None,
     on_notes: Callable[[int, int], None] | None = None,
     profiler: Profiler | None = None,
+    made: Manifest | None = None,
 ) -> Prompter:
     """The prompter that a configuration describes.
 
@@ -211,12 +214,14 @@ def build_prompter(
         tokenizer: The base model's.
         template: A run's copy of the template, which takes precedence over the configuration's.
         past: Conversations from which speaker profiles are written, after `training_view`; `none` if every speaker is
-            new. Also the source of the names that `prompt.names=invented` replaces.
+            new. Also the source of names that `prompt.names=invented` replaces, and of lines that are retrieved.
         on_notes: Called with the number of notes on speakers written and their total number.
         profiler: Writes the profiles, if the caller has one on the same conversations already.
+        made: Manifest of the run in use, to whose train and encoder retrieval is held; None in training.
 
     Raises:
-        ConfigError: The prompt needs a past (for profiles, or for names to replace) and none is given.
+        ConfigError: The prompt needs a past (profiles, names to replace, lines to retrieve) and none is given.
+        RunError: Lines are to be retrieved, and the past has another train than the run.
         PromptError: The template does not show the state that the configuration sets.
     """
     known = _known_past(config, labels, past)
@@ -231,6 +236,8 @@ def build_prompter(
         trunk_lines=config.prompt.trunk_lines,
         answer=config.prompt.answer,
         forecast=config.scoring.forecast,
+        retrieved_place=config.retrieval.place,
+        demonstrations=config.retrieval.neighbours if config.retrieval.use == "demonstrations" else 0,
     )
     sentences = None
     if profile.writer != "none":
@@ -238,7 +245,8 @@ def build_prompter(
         sentences = profiler.sentences
     renamed = InventedNames(known, config.corpus.aliases) if config.prompt.names == "invented" else None
     prompt = load_prompt(config.prompt.template if template is None else str(template))
-    prompter = Prompter(tokenizer, prompt, labels, options, sentences, renamed)
+    retrieve = None if config.retrieval.use == "none" else open_retriever(config.retrieval, known, made)
+    prompter = Prompter(tokenizer, prompt, labels, options, sentences, renamed, retrieve)
     if config.state.source != "none" and prompter.question_ids(1, "Ada", "") == prompter.question_ids(
         1, "Ada", "", "Ada was sad"
     ):
@@ -305,6 +313,7 @@ def longest_path(prompter: Prompter, written: int = 0, state: bool = True) -> di
         # A window is full up to its budget, or it is a single line with the profiles before it.
         "lines": max(options.trunk_budget, prompter.longest_line + profiles - in_question),
         "instruction": len(prompter.head_ids(prompter.labels.names)),
+        "retrieved lines": prompter.longest_retrieved,
         "profiles": in_question,
         "question": _longest_question(prompter, state),
         "free text": written + len(behind_text),
@@ -334,6 +343,8 @@ def check_positions(prompter: Prompter, positions: int, model: str, written: int
         remedies.append("lower profile.budget, set profile.placement=trunk")
     elif lines > prompter.options.trunk_budget:
         remedies = ["lower profile.budget"]
+    if parts["retrieved lines"]:
+        remedies.append("lower retrieval.k")
     if written:
         remedies.append("lower scoring.reason_tokens or scoring.answer_tokens")
     remedies = remedies or ["use a shorter prompt template or a model of more positions"]

@@ -61,7 +61,7 @@ class LiveSession:
         utterance = Utterance(f"u{len(self._utterances) + 1:03d}", speakers, text)
         self._utterances.append(utterance)
         k = len(self._utterances) - 1
-        scene = self._prompter.scene(Dialogue(self._dialogue_id, tuple(self._utterances)))
+        scene = self._prompter.scene(Dialogue(self._dialogue_id, tuple(self._utterances)), self._episode)
         if self._cutter.add(scene.cost(k)) or not self._caches:
             self._new_window()
         asked = [self._prompter.pieces(scene, k)]
@@ -85,7 +85,7 @@ class LiveSession:
         predictor = self._predictor
         check_forecasts(predictor.config, predictor.run)
         self._begin()
-        scene = self._prompter.scene(Dialogue(self._dialogue_id, tuple(self._utterances)))
+        scene = self._prompter.scene(Dialogue(self._dialogue_id, tuple(self._utterances)), self._episode)
         if not self._caches:
             self._new_window()
         (scores,) = self._scores(scene, len(self._utterances), [self._prompter.forecast_pieces])

@@ -68,7 +68,7 @@ class Predictor:
     Args:
         opened: The run or configuration.
         loaded: Its base model, with the run's adapter on it.
-        past: Earlier conversations, for speaker profiles; see `erc_llm.build.build_prompter`.
+        past: Earlier conversations, for profiles and retrieval; see `erc_llm.build.build_prompter`.
         correction: The correction of scores, see below; by default none.
         adapter: Name of its adapter in the model, which may hold those of other predictors too.
         neighbours: See the attribute.
@@ -102,7 +102,8 @@ class Predictor:
         self.labels = opened.config.label_set()
         self.loaded = loaded
         self.correction = Correction() if correction is None else correction
-        self.prompter = build_prompter(self.config, self.labels, loaded.tokenizer, opened.template, past)
+        made = None if opened.run is None else opened.run.manifest
+        self.prompter = build_prompter(self.config, self.labels, loaded.tokenizer, opened.template, past, made=made)
         check_fit(self.prompter, self.ready(), self._free_tokens, self.uses_state)
 
     def ready(self) -> LoadedModel:
@@ -254,7 +255,8 @@ def load(
     Args:
         source: A run directory or its adapter folder; a configuration, its YAML file or the name of a packaged one.
         past: Earlier conversations, from which speaker profiles are written if the prompt has them: a corpus, or `none`
-            if every speaker is new. A run with profiles, or with `prompt.names=invented`, needs them.
+            if every speaker is new. A run with profiles, or with `prompt.names=invented`, needs them. A run that
+            retrieves lines (`retrieval.use`) needs the corpus that it was trained on.
         prior: Label distribution to correct predictions to: that of the corpus (`corpus`), your own in label order, or
             the one that training saw (`none`). `auto` is `corpus`, which changes nothing unless classes were balanced
             in training.
@@ -271,7 +273,8 @@ def load(
     Raises:
         ConfigError: An override is wrong, a prior does not fit the labels, the calibration or `scoring.decode`, or the
             run needs a past and has none.
-        RunError: The run or calibration is missing, not finished, or of another format.
+        RunError: The run or calibration is missing, not finished, of another format, or a control; or it retrieves
+            lines, and the past has another train.
         ModelError: The base model is missing, or is not the one that the adapter was trained on.
     """
     opened = open_run(source, overrides)

@@ -38,6 +38,13 @@ def crossfit(
         typer.Option(help="For a baseline: also predict this split, as the mean over the folds. Repeatable."),
     ] = None,
     without_text: WithoutText = False,
+    leaky_control: Annotated[
+        bool,
+        typer.Option(
+            "--leaky-control",
+            help="Allow retrieval.leak, to measure what a leak would seem to bring; the run itself cannot be used.",
+        ),
+    ] = False,
 ) -> None:
     """Train a model per fold of train, each blind to its fold, and predict all of train with them."""
     from erc_llm.config_files import find_config, read_yaml
@@ -54,18 +61,18 @@ def crossfit(
         if is_baseline:
             _baseline(config, overrides, wanted, resume, predict or [])
         else:
-            _language_model(config, overrides, wanted, resume)
+            _language_model(config, overrides, wanted, resume, leaky_control)
     except KeyboardInterrupt:
         typer.echo("erc-llm: interrupted; the same command with --resume continues", err=True)
         raise typer.Exit(130) from None
 
 
-def _language_model(config: str, overrides: list[str], folds: Folds, resume: bool) -> None:
+def _language_model(config: str, overrides: list[str], folds: Folds, resume: bool, control: bool) -> None:
     from erc_llm.config import load_config
     from erc_llm.recipes.crossfit import crossfit
     from erc_llm.runs.directory import OUT_OF_FOLD
 
-    run = crossfit(load_config(config, overrides), folds, resume=resume, console=open_console())
+    run = crossfit(load_config(config, overrides), folds, resume=resume, console=open_console(), control=control)
     typer.echo(f"run: {run.folder}   adapter: {run.adapter}   predictions of train: {run.folder / OUT_OF_FOLD}")
 
 

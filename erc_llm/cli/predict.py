@@ -285,10 +285,12 @@ def calibrate(
     from erc_llm.predictions import read_predictions
     from erc_llm.recipes.calibrate import calibrate_run, check_table, predict_selection, read_train_lines
     from erc_llm.runs.directory import read_run
+    from erc_llm.runs.opened import refuse_control
 
     if corpus is not None and predictions is not None and neighbours is None:
         raise UserError("CORPUS and --predictions exclude each other: the table replaces predicting the corpus")
     run = read_run(source)
+    refuse_control(run)
     shift = prior_shift(run.manifest, parse_prior(prior))
     table = None
     if predictions is not None:

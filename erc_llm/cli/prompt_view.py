@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _STYLES = {
     "instruction": "dim",
+    "retrieved": "yellow",
     "profile": "magenta",
     "line": "",
     "question": "cyan",
@@ -162,7 +163,8 @@ def _counts(trees: Sequence[TokenTree], lines: int) -> Table:
     table = Table(title="tokens per part (answer: trained)", title_justify="left", box=None)
     questions = sum(len(tree.questions) for tree in trees)
     for kind in _STYLES:
-        table.add_row(kind, str(counts[kind]))
+        if counts[kind] or kind != "retrieved":
+            table.add_row(kind, str(counts[kind]))
     paths = sum(
         len(tree.root_path(path[-1])) for tree in trees for q in tree.questions for path in q.answers or [()] if path
     )

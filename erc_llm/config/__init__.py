@@ -13,6 +13,7 @@ from erc_llm.config.sections import (
     ModelConfig,
     ProfileConfig,
     PromptConfig,
+    RetrievalConfig,
     ScoringConfig,
     StateConfig,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "ProfileConfig",
     "PromptConfig",
     "Recipe",
+    "RetrievalConfig",
     "RunConfig",
     "SamplingConfig",
     "ScoringConfig",

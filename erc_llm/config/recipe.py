@@ -23,6 +23,7 @@ from erc_llm.config.sections import (
     ModelConfig,
     ProfileConfig,
     PromptConfig,
+    RetrievalConfig,
     ScoringConfig,
     StateConfig,
 )
@@ -40,7 +41,13 @@ _ADDED_LATER: dict[str, Any] = {
     "prompt.trunk_lines": None,
     "prompt.answer": "label",
     "scoring.forecast": False,
+    "retrieval": RetrievalConfig().model_dump(mode="json"),
     "training.auxiliary": AuxiliaryConfig().model_dump(mode="json"),
+    "training.neftune": 0.0,
+    "training.label_smoothing": 0.0,
+    "training.smoothing_toward": "uniform",
+    "training.average_last": 0.0,
+    "training.r_drop": 0.0,
 }
 
 
@@ -65,8 +72,8 @@ class Recipe(Section):
           own. Of a run to start from and of corpora to avoid the name counts, so that recipes with and without them
           differ; the manifest states their contents;
         - settings that bound memory or time, so that a run can be resumed with others after it ran out of memory. They
-          change the order of sums, and accumulation also dropout masks and the steps that have too few dialogues for
-          its forests; so does other hardware, or another number of processes;
+          change the order of sums, and accumulation also dropout masks, the size of NEFTune's noise and the steps that
+          have too few dialogues for its forests; so does other hardware, or another number of processes;
         - the precision: `auto` depends on the hardware, so the manifest states the precision that it resolved to, and
           that is what is compared.
         """
@@ -118,6 +125,7 @@ class RunConfig(Recipe):
     prompt: PromptConfig = PromptConfig()
     profile: ProfileConfig = ProfileConfig()
     state: StateConfig = StateConfig()
+    retrieval: RetrievalConfig = RetrievalConfig()
     model: ModelConfig = ModelConfig()
     lora: LoraConfig = LoraConfig()
     sampling: SamplingConfig = SamplingConfig()
@@ -127,13 +135,35 @@ class RunConfig(Recipe):
     precision_field: ClassVar[str] = "model.precision"
 
     @model_validator(mode="after")
-    def _avoids_in_profiles_too(self) -> RunConfig:
+    def _avoids_in_prompts_too(self) -> RunConfig:
         if self.corpus.avoid and self.profile.writer != "none":
             raise ValueError(
                 f"profile.writer={self.profile.writer} would write profiles from dialogues that corpus.avoid leaves "
                 "out; set it to none"
             )
+        if self.corpus.avoid and self.retrieval.use != "none":
+            raise ValueError(
+                f"retrieval.use={self.retrieval.use} would find lines of dialogues that corpus.avoid leaves out; set "
+                "it to none"
+            )
         return self
+
+    @model_validator(mode="after")
+    def _drops_where_passes_are_compared(self) -> RunConfig:
+        if self.training.r_drop and not self.lora.dropout:
+            raise ValueError(
+                f"training.r_drop={self.training.r_drop} compares two passes with different dropout, and lora.dropout "
+                "is 0; set lora.dropout=0.1, or training.r_drop=0"
+            )
+        return self
+
+    @property
+    def confusion_reader(self) -> str | None:
+        """The setting for which training reads the counts of `state.confusion`; None if it reads none."""
+        if self.state.source != "none":
+            return f"state.source={self.state.source}"
+        toward = self.training.smoothing_toward
+        return f"training.smoothing_toward={toward}" if toward == "confusions" else None
 
     @property
     def holds_out_selection(self) -> bool:

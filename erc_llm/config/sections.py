@@ -194,11 +194,62 @@ class StateConfig(Section):
     confusion: str | None = Field(
         None,
         description="Predictions table of the selection split, or a cross-fitted one of train; its confusion matrix "
-        "corrupts the labels stated in training.",
+        "corrupts the labels stated in training, and training.smoothing_toward=confusions smooths by it.",
     )
     dropout: float = Field(
         0.3, ge=0, le=1, description="Fraction of training dialogues whose prompts omit the predicted state."
     )
+
+
+class RetrievalConfig(Section):
+    """Labelled lines of train that resemble a line, in its prompt; lines of its own episode are never among them."""
+
+    use: Literal["none", "demonstrations", "distribution"] = Field(
+        "none",
+        description="demonstrations: similar lines with their labels. distribution: the label distribution of similar "
+        "lines in words.",
+    )
+    encoder: str = Field(
+        "words",
+        min_length=1,
+        description="What makes lines similar: `words` (shared words and pairs of words; no model), or an encoder, "
+        "e.g. all-minilm-l6-v2.",
+    )
+    k: int | None = Field(
+        None,
+        ge=1,
+        le=256,
+        description="Number of similar lines; all if train has fewer. By default 3 demonstrations, or 32 lines for a "
+        "distribution.",
+    )
+    place: Literal["question", "trunk"] = Field(
+        "question",
+        description="Of demonstrations: in each query, similar to its line; or once before the first line of each "
+        "token tree, similar to that line.",
+    )
+    leak: Literal["none", "own_episode", "gold_label"] = Field(
+        "none",
+        description="Controls that show what a leak would seem to bring, for `crossfit --leaky-control` only: "
+        "own_episode allows lines of the line's own episode, gold_label only lines of the line's own gold label. Such "
+        "a run cannot be used.",
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> RetrievalConfig:
+        if self.place == "trunk" and self.use != "demonstrations":
+            raise ValueError(f"place=trunk needs use=demonstrations, found use={self.use}")
+        if self.leak != "none" and self.use == "none":
+            raise ValueError(f"leak={self.leak} needs use=demonstrations or use=distribution, found use=none")
+        if self.leak == "gold_label" and (self.use, self.place) != ("demonstrations", "question"):
+            raise ValueError(
+                f"leak=gold_label needs use=demonstrations and place=question, found use={self.use}, place={self.place}"
+            )
+        return self
+
+    @property
+    def neighbours(self) -> int:
+        """Number of similar lines to look for."""
+        return self.k or (3 if self.use == "demonstrations" else 32)
 
 
 class ModelConfig(Section):

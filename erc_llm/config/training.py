@@ -116,9 +116,60 @@ class TrainingConfig(Section):
     log_every: int = Field(5, ge=1, description="Optimizer steps between two lines of the training log.")
     report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field((), description="Further loggers.")
     auxiliary: AuxiliaryConfig = AuxiliaryConfig()
+    neftune: float = Field(
+        0.0,
+        ge=0,
+        description="NEFTune's alpha: in training each number of an embedding gets uniform noise of at most alpha / "
+        "sqrt(tokens * width) to either side. The tokens are those of the whole forward pass, with all its dialogues "
+        "and questions (tokens_per_step, divided by accumulation and processes), so more accumulation means larger "
+        "noise, and an alpha that was found on single prompts adds less here. Jain et al. (2023) try 5 to 15. 0, off, "
+        "by default: what it is worth depends on the corpus, and has to be measured.",
+    )
+    label_smoothing: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="With objective=closed_set: the part of the probability to be learned that smoothing_toward "
+        "distributes over the labels, gold among them; the gold label has the rest. The questions about the label are "
+        "smoothed, auxiliary ones are not. 0.1 is usual; 0 by default: smoothing makes probabilities less sharp, which "
+        "calibration does without training.",
+    )
+    smoothing_toward: Literal["uniform", "shares", "confusions"] = Field(
+        "uniform",
+        description="uniform: all labels alike. shares: as often as train has them (after class balancing). "
+        "confusions: as often as held-out lines of the gold label were predicted as each of them, counted in the table "
+        "state.confusion. By default the one that needs no other data.",
+    )
+    average_last: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Fraction of all optimizer steps, the last ones, over which the adapter's weights are averaged; "
+        "after the last step the adapter has the mean, which the last evaluation scores like any other and which "
+        "evaluations=0 keeps. A run that patience stops earlier has none. Costs memory for the adapter once more. 0, "
+        "the weights of the last step, by default: the schedule lets them come to rest already.",
+    )
+    r_drop: float = Field(
+        0.0,
+        ge=0,
+        description="With objective=closed_set and lora.dropout above 0: every forest is read twice with different "
+        "dropout, and this is the weight of the divergence between both distributions over the answers (nats), beside "
+        "the mean of both losses. Half the alpha of Liang et al. (2021), who add the losses up. Takes twice the time "
+        "and twice the memory of activations, so it is off (0) by default.",
+    )
 
     @model_validator(mode="after")
-    def _words_have_a_loss(self) -> TrainingConfig:
+    def _has_the_answers_that_a_loss_needs(self) -> TrainingConfig:
         if self.auxiliary.words and self.objective == "closed_set":
             raise ValueError("auxiliary.words has no closed set of answers; set objective=label, or leave it out")
+        for name in ("label_smoothing", "r_drop"):
+            if (value := getattr(self, name)) and self.objective != "closed_set":
+                raise ValueError(
+                    f"{name}={value} needs the distribution over all labels; set objective=closed_set, or {name}=0"
+                )
+        if self.smoothing_toward != "uniform" and not self.label_smoothing:
+            raise ValueError(
+                f"smoothing_toward={self.smoothing_toward} is about label_smoothing, which is 0; set "
+                "label_smoothing=0.1, or leave it out"
+            )
         return self

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from erc_llm.metrics import INVALID_POLICY
 from erc_llm.predictions import PredictionsInfo
 from erc_llm.predictions.correction import MOST_PROBABLE
+from erc_llm.predictions.info import LEAK, OF_TRAIN
 
 Mark = Literal["", "UNLIKE", "NOT STATED", "LEAK"]
 UNKNOWN = "not stated"
@@ -50,7 +51,7 @@ def leakage_manifest(tables: Sequence[PredictionsInfo]) -> tuple[ManifestRow, ..
     return (
         _facet("context", [info.context or "none: reads no dialogue" for info in tables]),
         _facet("profile or memory", [info.profile for info in tables]),
-        _facet("retrieval", [info.retrieval for info in tables]),
+        _retrieval([info.retrieval for info in tables]),
         _facet("other splits in the past", [_other_splits(info) for info in tables]),
         _facet("trained on", [_trained_on(info) for info in tables]),
         _selection(tables),
@@ -87,7 +88,8 @@ def past_reaches_other_splits(info: PredictionsInfo) -> bool | None:
     parts = info.profile.split(", ")
     if any(_ACROSS.fullmatch(part) for part in parts):
         return True
-    known = info.retrieval == "none" and all(_NOT_ACROSS.fullmatch(part) for part in parts)
+    lines = [part for part in info.retrieval.split("; ") if OF_TRAIN not in part]  # train is no other split
+    known = lines in ([], ["none"]) and all(_NOT_ACROSS.fullmatch(part) for part in parts)
     return False if known else None
 
 
@@ -102,6 +104,13 @@ def _facet(name: str, values: Sequence[str]) -> ManifestRow:
         return "" if value == values[0] else "UNLIKE"
 
     return ManifestRow(name, tuple(values), tuple(mark(value) for value in values))
+
+
+def _retrieval(sources: Sequence[str]) -> ManifestRow:
+    """Where quoted lines come from; a control that breaks a rule is marked."""
+    row = _facet("retrieval", sources)
+    marks = tuple("LEAK" if f"{LEAK} " in source else mark for source, mark in zip(sources, row.marks, strict=True))
+    return replace(row, marks=marks)
 
 
 def _trained_on(info: PredictionsInfo) -> str:

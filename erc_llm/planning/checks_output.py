@@ -34,6 +34,6 @@ def check_output(config: RunConfig, resume: bool) -> Iterator[Finding]:
 
 def check_run_space(config: RunConfig, trainable: int) -> Finding | None:
     """An error if the disk of the run directory has no room for an adapter of this size and its checkpoints."""
-    needed, what = written_bytes(trainable)
+    needed, what = written_bytes(trainable, config.training.average_last > 0)
     remedy = "make room there, set output= to another disk, or use a smaller lora.rank"
     return check_space(Path(config.output) / config.name, needed, what, "output", remedy)

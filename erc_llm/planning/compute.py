@@ -66,13 +66,15 @@ def download_bytes(architecture: Architecture) -> int:
     return architecture.parameters * architecture.stored_bytes + _OTHER_FILES
 
 
-def written_bytes(trainable: int) -> tuple[int, str]:
+def written_bytes(trainable: int, averaged: bool = False) -> tuple[int, str]:
     """Most bytes that a run holds on disk at once, and their parts in words.
 
     Args:
         trainable: Number of trainable parameters.
+        averaged: Whether checkpoints hold the mean of the last steps' weights too.
     """
     adapter = _WEIGHT * trainable
     checkpoint = adapter + _ADAMW * trainable + adapter  # with optimizer states and the best adapter so far
+    checkpoint += adapter if averaged else 0
     parts = f"the adapter ({size_text(adapter)}, twice while it is replaced) and {_CHECKPOINTS} checkpoints "
     return 2 * adapter + _CHECKPOINTS * checkpoint, f"{parts}({size_text(checkpoint)} each)"

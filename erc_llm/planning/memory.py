@@ -84,6 +84,10 @@ class Load:
         part = tokens / max(self.tokens, 1)
         return Load(tokens, math.ceil(self.logit_rows * part), math.ceil(self.mask * part))
 
+    def read(self, times: int) -> Load:
+        """The same rows read this many times before the backward pass; the masks are shared."""
+        return Load(times * self.tokens, times * self.logit_rows, self.mask)
+
 
 @dataclass(frozen=True, slots=True)
 class Peak:
@@ -123,17 +127,18 @@ def weight_components(architecture: Architecture, stack: Stack) -> dict[str, int
     return parts | {"norms and biases": small}
 
 
-def adapter_components(parameters: int) -> dict[str, int]:
+def adapter_components(parameters: int, averaged: bool = False) -> dict[str, int]:
     """Bytes of a LoRA adapter in training: fp32, with gradients and both states of AdamW.
 
     Source: `erc_llm.tuning.trainer`, which trains the adapter in fp32 with transformers' default optimizer, torch's
-    fused AdamW.
+    fused AdamW. `averaged` adds the mean of the last steps' weights.
     """
-    return {
+    parts = {
         "LoRA weights": parameters * _FP32,
         "gradients": parameters * _FP32,
         "optimizer states": parameters * 2 * _FP32,
     }
+    return parts | ({"mean of LoRA weights": parameters * _FP32} if averaged else {})
 
 
 def layer_bytes(
@@ -192,6 +197,7 @@ def training_peak(
     *,
     checkpointing: bool,
     dropout: bool = False,
+    averaged: bool = False,
 ) -> Peak:
     """The peak of one optimizer step.
 
@@ -204,6 +210,7 @@ def training_peak(
         load: What one forward and backward pass reads.
         checkpointing: Whether only the input of each layer is kept and the layer is computed again.
         dropout: Whether the adapter drops inputs.
+        averaged: Whether its weights are averaged over the last steps.
     """
     layer = layer_bytes(architecture, adapter, stack, load, dropout)
     inputs = architecture.layers * architecture.hidden * stack.kept * load.tokens
@@ -216,7 +223,7 @@ def training_peak(
     working = working_bytes(architecture, stack) * load.tokens + dequantised_bytes(architecture, stack)
     in_layer = (layer if checkpointing else 0) + working
     name = "inputs of layers (checkpoints)" if checkpointing else "activations of all layers"
-    held = weight_components(architecture, stack) | adapter_components(adapter.parameters)
+    held = weight_components(architecture, stack) | adapter_components(adapter.parameters, averaged)
     activations = {name: kept, "masks of trees": mask_bytes(stack, load)}
     if in_loss > in_layer:
         return _peak(held, activations | {"logits of answer rows": in_loss}, stack, "the loss")
@@ -225,7 +232,13 @@ def training_peak(
 
 
 def scoring_peak(
-    architecture: Architecture, adapter: AdapterShape, stack: Stack, load: Load, *, training: bool
+    architecture: Architecture,
+    adapter: AdapterShape,
+    stack: Stack,
+    load: Load,
+    *,
+    training: bool,
+    averaged: bool = False,
 ) -> Peak:
     """The peak of scoring one forest.
 
@@ -235,10 +248,11 @@ def scoring_peak(
         stack: How values are stored.
         load: What one forward pass reads.
         training: Whether the optimizer is there as well, as when the selection split is scored.
+        averaged: Whether training averages the adapter's weights over the last steps.
     """
     held = weight_components(architecture, stack)
     if training:
-        held |= adapter_components(adapter.parameters)
+        held |= adapter_components(adapter.parameters, averaged)
     else:
         held["LoRA weights"] = adapter.parameters * stack.compute
     masks = {"masks of trees": mask_bytes(stack, load)}

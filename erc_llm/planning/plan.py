@@ -51,6 +51,8 @@ class Setup:
         tokens_per_forest: Token budget of a forest in scoring.
         epochs: Passes over the training scenes.
         seed: Seed of the order of scenes.
+        passes: How often training reads a forest before the backward pass: twice with `training.r_drop`.
+        averaged: Whether the adapter's weights are averaged over the last steps.
     """
 
     architecture: Architecture
@@ -65,6 +67,8 @@ class Setup:
     epochs: float
     seed: int
     processes: int = 1
+    passes: int = 1
+    averaged: bool = False
 
     @classmethod
     def of(cls, config: RunConfig, architecture: Architecture, processes: int = 1) -> Setup:
@@ -84,6 +88,8 @@ class Setup:
             epochs=training.epochs,
             seed=config.seed,
             processes=processes,
+            passes=2 if training.r_drop else 1,
+            averaged=training.average_last > 0,
         )
 
     def training_order(self, scenes: Sequence[SceneSize], epochs: float) -> StepOrder:
@@ -96,12 +102,20 @@ class Setup:
     def training_peak(self, load: Load) -> Peak:
         """The peak of training on forests of this load."""
         return training_peak(
-            self.architecture, self.adapter, self.stack, load, checkpointing=self.checkpointing, dropout=self.dropout
+            self.architecture,
+            self.adapter,
+            self.stack,
+            load.read(self.passes),
+            checkpointing=self.checkpointing,
+            dropout=self.dropout,
+            averaged=self.averaged,
         )
 
     def scoring_peak(self, load: Load, *, training: bool) -> Peak:
         """The peak of scoring forests of this load, during training or afterwards."""
-        return scoring_peak(self.architecture, self.adapter, self.stack, load, training=training)
+        return scoring_peak(
+            self.architecture, self.adapter, self.stack, load, training=training, averaged=self.averaged
+        )
 
 
 def usable_bytes(memory: int) -> int:
@@ -144,8 +158,8 @@ class Epoch:
     Attributes:
         scenes: Number of scenes.
         targets: Number of targets.
-        tree_tokens: Tokens read as one token tree per scene.
-        prompt_tokens: Tokens read as one prompt per utterance.
+        tree_tokens: Tokens read as one token tree per scene, over all passes.
+        prompt_tokens: Tokens read as one prompt per utterance, over all passes.
         steps: Optimizer steps.
         tree_flops: Operations of forward and backward passes as token trees.
         prompt_flops: The same as one prompt per utterance.
@@ -186,7 +200,7 @@ def make_plan(setup: Setup, scenes: Scenes) -> Plan:
         peaks=peaks_of(setup, scenes),
         epoch=epoch_of(setup, scenes.training),
         download=download_bytes(setup.architecture),
-        disk=written_bytes(setup.adapter.parameters)[0],
+        disk=written_bytes(setup.adapter.parameters, setup.averaged)[0],
     )
 
 
@@ -204,11 +218,12 @@ def peaks_of(setup: Setup, scenes: Scenes) -> Peaks:
 
 def epoch_of(setup: Setup, scenes: Sequence[SceneSize]) -> Epoch:
     """Tokens and operations of one epoch."""
-    logit_rows = sum(scene.logit_rows for scene in scenes)
-    trees = Work(sum(scene.rows for scene in scenes), logit_rows, sum(scene.attended for scene in scenes))
-    prompts = Work(
-        sum(scene.prompt_tokens for scene in scenes), logit_rows, sum(scene.prompt_attended for scene in scenes)
-    )
+
+    def total(name: str) -> int:
+        return setup.passes * sum(int(getattr(scene, name)) for scene in scenes)
+
+    trees = Work(total("rows"), total("logit_rows"), total("attended"))
+    prompts = Work(total("prompt_tokens"), total("logit_rows"), total("prompt_attended"))
 
     def flops(work: Work) -> float:
         return training_flops(setup.architecture, setup.adapter, work, checkpointing=setup.checkpointing)

@@ -18,6 +18,7 @@ from erc_llm.predictions.columns import Texts
 
 FORMAT_VERSION = 1
 _SHARES = ("train_shares", "training_prior")
+OF_TRAIN, LEAK = "of train", "LEAK"  # words of `retrieval` that other modules look for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,8 @@ class PredictionsInfo:
         started_from: Run and corpus that the training run started from; None if it started from nothing.
         training_precision: Precision of the training run, such as `bfloat16`; None without a run, or if unknown.
         profile: Kind of speaker profile in the prompt; `none` without profiles.
-        retrieval: Source of the lines that profiles quote; `none` without.
+        retrieval: Source of the lines that prompts quote: the similarity for those of profiles; number, encoder, place
+            and hash of train for those of train, and the leak of a control; `none` without.
         neighbours: Source of the column `neighbours`; None without it.
         neighbours_weight: Weight of the column `neighbours` in the probabilities, 0 to 1; None if it was not mixed in.
         prior: Description of the prior that predictions were corrected to; None if none was applied.

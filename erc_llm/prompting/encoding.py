@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -123,6 +124,18 @@ class TextEncoder:
     def harmless(self, text: str) -> str:
         """The text on one line with every marker broken: `<|im_end|>` becomes `< |im_end|>`."""
         return self.break_markers(one_line(text))
+
+    def beginning(self, text: str, most: int) -> str:
+        """The beginning of a text that fits this many tokens once it is harmless."""
+        if len(text) * 4 <= most:  # a tokenizer makes at most one token per UTF-8 byte
+            return text
+
+        def tokens(length: int) -> int:
+            return len(self.data(self.harmless(text[:length])))
+
+        if tokens(len(text)) <= most:
+            return text
+        return text[: bisect_right(range(len(text)), most, key=tokens) - 1]
 
     def break_markers(self, text: str) -> str:
         """The text with a space put behind, or taken from behind, the first character of every marker."""

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import math
 import random
-from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Literal
 
 from erc_llm.corpus.dialogues import Dialogue, Utterance
 from erc_llm.corpus.labels import LabelSet
 from erc_llm.errors import PromptError
 from erc_llm.prompting.names import Names, Renaming, called, line_names
-from erc_llm.prompting.scene import Further, Scene
+from erc_llm.prompting.retrieved import Retrieve, RetrievedText
+from erc_llm.prompting.scene import Further, Scene, nothing
 from erc_llm.prompting.state import state_text
 from erc_llm.prompting.templates import PromptTemplate, cut_frame, load_auxiliary
 from erc_llm.trees.tree import TokenTree, TreeBuilder
@@ -51,6 +51,9 @@ class PromptOptions:
         trunk_lines: Maximum number of lines of one window; None for no limit.
         placement: Place of profiles: in the trunk before their speaker's first line, or in the speaker's questions.
         profile_budget: Maximum tokens of one profile, cut at a sentence.
+        retrieved_place: Place of what is retrieved for a line: in its question, or for the first line of a trunk right
+            before that line, beside the trunk budget.
+        demonstrations: Maximum number of lines that are retrieved as demonstrations; 0 for a label distribution.
     """
 
     context: Context = "past"
@@ -62,6 +65,8 @@ class PromptOptions:
     trunk_lines: int | None = None
     answer: AnswerForm = "label"
     forecast: bool = False
+    retrieved_place: Placement = "question"
+    demonstrations: int = 0
 
     @property
     def shown_context(self) -> Context:
@@ -79,6 +84,7 @@ class Prompter:
         options: Options besides the template; the defaults if None.
         sentences_of: Returns the profile sentences of each speaker of a scene; None for prompts without profiles.
         invented: Replaces names, if `options.names` is `invented`.
+        retrieve: Finds labelled lines that resemble lines of a scene; None for prompts without them.
 
     Attributes:
         frame: Token ids that the model's chat template puts around the prompt.
@@ -94,6 +100,7 @@ class Prompter:
         options: PromptOptions | None = None,
         sentences_of: Callable[[Dialogue], Mapping[str, Sequence[str]]] | None = None,
         invented: Renaming | None = None,
+        retrieve: Retrieve | None = None,
     ) -> None:
         self._invented = invented
         self._sentences_of = sentences_of
@@ -107,6 +114,8 @@ class Prompter:
         spoken = spoken_labels(labels, self.options.answer)
         texts = tuple(template.render("answer", {"label": encoder.harmless(name)}) for name in spoken)
         self.answer_texts = texts
+        renamed = None if invented is None else invented.text
+        self._retrieved = None if retrieve is None else RetrievedText(retrieve, encoder, texts, renamed)
         self.answer_ids = tuple(map(self.ids_of_answer, texts))
         if not end or len(set(self.answer_ids)) < len(labels):
             raise PromptError(f"prompt '{template.name}': answers must differ and have an end, found {texts}")
@@ -145,6 +154,11 @@ class Prompter:
         return self._sentences_of is not None
 
     @property
+    def longest_retrieved(self) -> int:
+        """Maximum tokens of what is retrieved for one line."""
+        return 0 if self._retrieved is None else self._retrieved.longest(self.options.demonstrations)
+
+    @property
     def longest_line(self) -> int:
         """Maximum tokens of one trunk line, and of a text that a question repeats: half the trunk budget."""
         return max(self.options.trunk_budget // 2, 8)
@@ -181,15 +195,7 @@ class Prompter:
 
     def beginning(self, text: str) -> str:
         """The beginning of a text that fits `longest_line` tokens."""
-        if len(text) * 4 <= self.longest_line:  # a tokenizer makes at most one token per UTF-8 byte
-            return text
-
-        def tokens(length: int) -> int:
-            return len(self.frame.encoder.data(self.frame.encoder.harmless(text[:length])))
-
-        if tokens(len(text)) <= self.longest_line:
-            return text
-        return text[: bisect_right(range(len(text)), self.longest_line, key=tokens) - 1]
+        return self.frame.encoder.beginning(text, self.longest_line)
 
     def _data(self, block: str, number: int, name: str, text: str, state: str = "") -> tuple[int, ...]:
         encoder = self.frame.encoder
@@ -203,8 +209,11 @@ class Prompter:
         # Break markers in the whole text too: a name and the template's own colon may form one together.
         return encoder.data(encoder.break_markers(self.template.render(block, values)))
 
-    def scene(self, dialogue: Dialogue) -> Scene:
-        """The pieces of a scene's prompt: token ids of its lines and profiles."""
+    def scene(self, dialogue: Dialogue, episode: str | None = None) -> Scene:
+        """The pieces of a scene's prompt: token ids of its lines and profiles.
+
+        Lines of its episode are not retrieved; `episode` names it where the dialogue does not.
+        """
         utterances = dialogue.utterances
         names = line_names(utterances, self.options.names)
         shown = called(utterances, self.options.names)
@@ -217,7 +226,10 @@ class Prompter:
             known = {speaker: [new.text(sentence) for sentence in text] for speaker, text in known.items()}
         lines = [self.line_ids(k + 1, name, u.text) for k, (name, u) in enumerate(zip(names, utterances, strict=True))]
         profiles = {s: ids for s, text in known.items() if (ids := self.profile_ids(shown[s], text))}
-        return Scene(utterances, tuple(names), tuple(lines), profiles, self.options.placement == "trunk")
+        found = nothing if self._retrieved is None else partial(self._retrieved.ids, dialogue, episode)
+        opening, beside = (found, nothing) if self.options.retrieved_place == "trunk" else (nothing, found)
+        in_trunk = self.options.placement == "trunk"
+        return Scene(utterances, tuple(names), tuple(lines), profiles, in_trunk, opening, beside)
 
     def trees(
         self,
@@ -252,6 +264,8 @@ class Prompter:
             targets = [k for k in targets if utterances[k].label is not None]
         asked = dict.fromkeys(targets, 1.0) if weights is None else weights
         scene = self.scene(dialogue)
+        if self._retrieved is not None and self.options.retrieved_place == "question":
+            self._retrieved.search(dialogue, [*asked], None)  # at once, which is faster than line by line
         head = self.head_ids(tuple(label_order or self.labels.names))
         trees = []
         for window in cut_windows(scene.costs(), self.options.trunk_budget, self.options.trunk_lines):
@@ -311,7 +325,9 @@ class Prompter:
     ) -> tuple[tuple[str, tuple[int, ...]], ...]:
         """The pieces of the question about line `k`."""
         stated = "" if state is None else state_text(scene, k, state)
-        return self.question_ids(k + 1, scene.names[k], scene.utterances[k].text, stated, scene.question_profiles(k))
+        text, profiles = scene.utterances[k].text, scene.question_profiles(k)
+        question = self.question_ids(k + 1, scene.names[k], text, stated, profiles)
+        return (("retrieved", scene.beside(k)), *question)
 
     def _gold(self, utterance: Utterance, answers: Answers) -> int | None:
         if answers in ("all", "none"):

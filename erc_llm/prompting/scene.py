@@ -38,6 +38,11 @@ class Branch:
 Further = Callable[["Scene", int, range], Sequence[Branch]]  # scene, number of a line, lines of the trunk
 
 
+def nothing(k: int) -> tuple[int, ...]:
+    """Nothing was retrieved for line `k`."""
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class Scene:
     """The pieces of a scene's prompt before it is cut into windows.
@@ -48,6 +53,8 @@ class Scene:
         lines: Token ids of each line.
         profiles: Speaker to the token ids of the profile.
         in_trunk: Whether profiles stand in the trunk.
+        opening: Returns what stands before the first line of a trunk: what was retrieved for that line.
+        beside: Returns what stands in the question about a line: what was retrieved for it.
     """
 
     utterances: Sequence[Utterance]
@@ -55,6 +62,8 @@ class Scene:
     lines: Sequence[tuple[int, ...]]
     profiles: Mapping[str, tuple[int, ...]]
     in_trunk: bool
+    opening: Callable[[int], tuple[int, ...]] = nothing
+    beside: Callable[[int], tuple[int, ...]] = nothing
 
     def profiles_at(self, k: int) -> dict[str, tuple[int, ...]]:
         """Speaker to profile, for the speakers of line `k`."""
@@ -76,6 +85,7 @@ class Scene:
     def add_lines(self, builder: TreeBuilder, start: int, stop: int) -> dict[int, int]:
         """Extend a trunk by lines and profiles; returns line number to the last node of the line."""
         introduced: set[str] = set()
+        builder.add_trunk("retrieved", self.opening(start))
         ends = {}
         for k in range(start, stop):
             for speaker, ids in self.profiles_at(k).items() if self.in_trunk else ():

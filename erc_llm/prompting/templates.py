@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 BLOCKS = ("system", "line", "question", "answer")
 AUXILIARY_BLOCKS = ("next_emotion", "speaker", "polarity", "person")  # of prompts/auxiliary.jinja
+RETRIEVAL_BLOCKS = ("demonstrations", "distribution")  # of prompts/retrieval.jinja
 # In mixed case, so that a template that changes the case of what it is given is noticed.
 _SYSTEM, _USER, _ANSWER = "ErcSystemSentinel", "ErcUserSentinel", "ErcAnswerSentinel"
 _IN_USER_TURN = "\n\n"  # between the system's and the user's words, where a template has no system message
@@ -93,6 +94,11 @@ def load_prompt(name: str, blocks: Sequence[str] = BLOCKS) -> PromptTemplate:
 def load_auxiliary() -> PromptTemplate:
     """The template of auxiliary questions."""
     return load_prompt("auxiliary", AUXILIARY_BLOCKS)
+
+
+def load_retrieval() -> PromptTemplate:
+    """The template that words what is retrieved for a line."""
+    return load_prompt("retrieval", RETRIEVAL_BLOCKS)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from erc_llm.retrieval.store import NEIGHBOURS
 from erc_llm.runs.directory import ADAPTER, TEMPLATE, Run, differ, read_run
 from erc_llm.runs.directory import CONFIG as RUN_CONFIG
 from erc_llm.runs.manifest import Manifest, write_manifest
+from erc_llm.runs.opened import refuse_control
 from erc_llm.runs.provenance import commit, versions
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ _SAME = (
     "healed",
     "template_sha256",
     "auxiliary_sha256",
+    "retrieval",
     "base_model_sha256",
 )
 _PLAIN: Mapping[str, Any] = {
@@ -147,12 +149,14 @@ def check_alike(runs: Sequence[Run], folds: bool = False, least: int = 2) -> Non
         raise RunError(f"expected at least two different runs to average, or one with --rank, found {found}")
     first = runs[0]
     for run in runs:
+        if not folds:
+            refuse_control(run)
         if not run.manifest.finished:
             raise RunError(f"{run.folder}: is not finished; continue it with `erc-llm train --resume`")
         one, other = (of.config.result_fields() for of in (first, run))
         for fields in (one, other) if folds else ():
             fields["corpus"].pop("fold", None)
-        different = [name for name in one if name not in _FREE and one[name] != other[name]]
+        different = [name for name in {**one, **other} if name not in _FREE and one.get(name) != other.get(name)]
         if first.config.holds_out_selection != run.config.holds_out_selection:
             different.append("whether the selection split was held out (training.evaluations)")
         if differ(first.precision, run.precision):

@@ -47,9 +47,11 @@ from erc_llm.predictions import (
 )
 from erc_llm.recipes.average import average_id, average_runs, mean_distribution
 from erc_llm.recipes.data import open_whole, print_warnings
+from erc_llm.recipes.run_inputs import check_leak
 from erc_llm.recipes.side_by_side import jobs_at_once, run_side_by_side
 from erc_llm.runs.directory import OUT_OF_FOLD, Run, read_run
 from erc_llm.runs.manifest import MANIFEST, read_manifest
+from erc_llm.runs.opened import open_run
 
 C = TypeVar("C", bound=Recipe)
 
@@ -85,6 +87,7 @@ def crossfit(
     decide: Decide | None = "weighted_f1",
     resume: bool = False,
     console: Console | None = None,
+    control: bool = False,
 ) -> Run:
     """Train the folds that are not finished, and write the run directory of their average, with its calibration.
 
@@ -95,6 +98,8 @@ def crossfit(
             calibration and no rule.
         resume: Continue an unfinished cross-fitting of the same configuration.
         console: Where to show progress.
+        control: Whether the configuration may be a control with a leak (`retrieval.leak`). Its table is evidence, its
+            run cannot be used.
 
     Raises:
         RunError: A folder exists and `resume` is False, or it holds other runs.
@@ -108,6 +113,8 @@ def crossfit(
 
     console = console or Console()
     check_folder(config, resume)
+    if not control:
+        check_leak(config)
     if config.scoring.decode != "score":
         raise ConfigError(f"scoring.decode={config.scoring.decode}: cross-fitting needs scores; leave it out")
     corpus = open_whole(config, None)
@@ -274,7 +281,8 @@ def run_folds(job: Callable[..., None], configs: Sequence[Recipe], folds: Folds,
 
 def _train_fold(corpus_sha256: str, config: RunConfig, with_text: bool, console: Console) -> None:
     """Train one fold, and predict the episodes that it left out, unless that was done with the same corpus."""
-    from erc_llm.predictor import load
+    from erc_llm.opened_model import load_model
+    from erc_llm.predictor import Predictor
     from erc_llm.recipes.predict import open_to_predict, predict_with_progress
     from erc_llm.recipes.train import train
 
@@ -285,7 +293,8 @@ def _train_fold(corpus_sha256: str, config: RunConfig, with_text: bool, console:
             strip_text(run.folder)
         return
     data = open_to_predict(config, None, None, LEFT_OUT, console)
-    predictor = load(run.folder, data.past, prior="none", calibration="none")
+    opened = open_run(run.folder, control=True)
+    predictor = Predictor(opened, load_model(opened), data.past)
     table = predict_with_progress(predictor, data.corpus, LEFT_OUT, console)
     write_predictions(table if with_text else table.without_text(), path)
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from rich.console import Console
 
 from erc_llm.calibration.store import read_calibration
+from erc_llm.config import RetrievalConfig
 from erc_llm.errors import ConfigError, DriftError, RunError
 from erc_llm.export.gguf_names import gguf_layout, read_config
 from erc_llm.export.lora import read_lora
@@ -222,7 +223,11 @@ def score_probes(run: Run, base: Path, overrides: Sequence[str], console: Consol
     if precision is not None:
         overrides = [f"model.precision={precision}", *overrides]
     console.print("scoring probes", highlight=False)
-    predictor = load(run.folder, "none", prior="none", calibration="none", overrides=overrides)
+    opened = open_run(run.folder)
+    # Without retrieval, which needs the corpus: probes are about the weights, and any prompts compare them.
+    plain = opened.config.model_copy(update={"retrieval": RetrievalConfig()})
+    opened = replace(opened, config=plain)
+    predictor = load(opened, "none", prior="none", calibration="none", overrides=overrides)
     targets = [(dialogue, k) for dialogue in read_sample().split("test") for k in dialogue.targets]
     found: list[Probe] = []
     for dialogue, chosen in groupby(targets[:: max(1, len(targets) // count)][:count], key=itemgetter(0)):

@@ -16,8 +16,7 @@ from erc_llm.export.card import licence_of, model_card
 from erc_llm.files import write_text
 from erc_llm.predictions import Correction, PredictionsInfo, read_predictions
 from erc_llm.predictions.correction import MOST_PROBABLE
-from erc_llm.recipes.export_files import public_model
-from erc_llm.recipes.prediction_info import held_out, profile_source
+from erc_llm.recipes.prediction_info import held_out, profile_source, public_retrieval, retrieval_source
 from erc_llm.runs.directory import Run
 from erc_llm.runs.exported import ExportRecord, Measured
 
@@ -52,18 +51,18 @@ def write_card(
     Raises:
         RunError: The file cannot be written.
     """
-    rank = run.config.lora.rank
+    rank, retrieves = run.config.lora.rank, run.config.retrieval.use != "none"
     text = model_card(
         record,
         run.config,
         run.manifest,
         licence=licence,
         leakage=leakage,
-        load=_how_to_load(record, target.name, rank),
+        load=_how_to_load(record, target.name, rank, retrieves),
         answers=_answers(choose_correction(run)),
     )
     write_text(folder / "README.md", text.rstrip() + "\n", RunError)
-    return _how_to_load(record, str(target), rank)
+    return _how_to_load(record, str(target), rank, retrieves)
 
 
 def measure(run: Run, tables: Sequence[Path]) -> tuple[tuple[Measured, ...], dict[str, str]]:
@@ -89,7 +88,7 @@ def measure(run: Run, tables: Sequence[Path]) -> tuple[tuple[Measured, ...], dic
         for name, estimate in asdict(evaluation.headline).items():
             values = (estimate["value"], estimate["low"], estimate["high"])
             found.append(Measured(split, name.replace("_", " "), *values))
-        infos.append(replace(table.info, retrieval=str(public_model(table.info.retrieval))))
+        infos.append(replace(table.info, retrieval=public_retrieval(table.info.retrieval)))
     if not infos:
         return (), _seen_in_training(run)
     splits = [info.split for info in infos]
@@ -99,9 +98,13 @@ def measure(run: Run, tables: Sequence[Path]) -> tuple[tuple[Measured, ...], dic
 def _seen_in_training(run: Run) -> dict[str, str]:
     """What the run's own records say that it had seen, where there is no table."""
     manifest = run.manifest
+    retrieved = {}
+    if run.config.retrieval.use != "none":
+        retrieved["retrieval"] = retrieval_source(run.config, str(manifest.train_sha256))
     return {
         "context": manifest.context or "none: reads no dialogue",
         "profile or memory": profile_source(run.config),
+        **retrieved,
         "trained on": f"{manifest.corpus_name}, {manifest.corpus_version}: train",
         "steps and calibration chosen on": held_out(run),
     }
@@ -132,12 +135,18 @@ def vllm_rank(rank: int) -> int | None:
     return next((allowed for allowed in VLLM_RANKS if rank <= allowed), None)
 
 
-def _how_to_load(record: ExportRecord, name: str, rank: int) -> str:
+def _how_to_load(record: ExportRecord, name: str, rank: int, retrieves: bool) -> str:
     flag = vllm_rank(rank)
     vllm = f"# vLLM takes ranks up to {VLLM_RANKS[-1]}, this adapter has {rank}: export it as merged"
     if flag is not None:
         vllm = f"vllm serve {record.base} --enable-lora --max-lora-rank {flag} --lora-modules emotions={name}"
     ours = f'erc_llm.load("{name}").predict(dialogue)           # or: erc-llm predict {name} CORPUS --split test'
+    if retrieves:
+        ours = (
+            "# its prompts contain lines of train, which are not part of this export: CORPUS is that of its training\n"
+            f'erc_llm.load("{name}", past=erc_llm.read_corpus(CORPUS)).predict(dialogue)\n'
+            f"erc-llm predict {name} CORPUS --split test"
+        )
     base = f'AutoModelForCausalLM.from_pretrained("{record.base}"'
     if record.form == "peft" and record.from_base == "nf4":  # as it was loaded in training
         dtype = f"torch.{record.scored_in}"

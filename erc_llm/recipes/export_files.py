@@ -131,6 +131,7 @@ def write_run(run: Run, base: str, folder: Path) -> None:
             "profile": profile.model_copy(
                 update={"notes": None, "encoder": public_model(profile.encoder), "model": public_model(profile.model)}
             ),
+            "retrieval": config.retrieval.model_copy(update={"encoder": public_model(config.retrieval.encoder)}),
             "state": config.state.model_copy(update={"confusion": None}),
             "model": config.model.model_copy(update={"base": config.model.base if named else base}),
         }

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from erc_llm.config import RunConfig
+from erc_llm.config import RetrievalConfig, RunConfig
 from erc_llm.corpus import EMORYNLP, Corpus, Dialogue, LabelSet, labelled_scenes
 from erc_llm.corpus.datasets_folder import HUB
 from erc_llm.errors import ConfigError, ModelError
@@ -21,7 +21,13 @@ from erc_llm.planning.compute import seconds
 from erc_llm.planning.fitting import Fit, fit_of
 from erc_llm.planning.plan import Plan, Scenes, Setup, make_plan, usable_bytes
 from erc_llm.planning.token_counts import TokenCounter, token_counter
-from erc_llm.planning.tree_sizes import SceneMeter, TreeOptions
+from erc_llm.planning.tree_sizes import (
+    RETRIEVED_AROUND,
+    RETRIEVED_LINE,
+    RETRIEVED_SHARES,
+    SceneMeter,
+    TreeOptions,
+)
 from erc_llm.prompting.prompter import spoken_labels
 from erc_llm.prompting.templates import load_prompt
 from erc_llm.recipes.data import SAMPLE, open_corpus
@@ -193,6 +199,13 @@ def _scenes(config: RunConfig, corpus: Corpus, counter: TokenCounter) -> Scenes:
     )
 
 
+def retrieved_tokens(config: RetrievalConfig) -> int:
+    """Tokens of what is retrieved for one line; the lines are not known here, so each has a fixed size."""
+    if config.use == "distribution":
+        return RETRIEVED_SHARES
+    return RETRIEVED_AROUND + config.neighbours * RETRIEVED_LINE if config.use == "demonstrations" else 0
+
+
 def _options(config: RunConfig, labels: LabelSet, all_answers: bool, training: bool) -> TreeOptions:
     profile = config.profile
     return TreeOptions(
@@ -203,6 +216,8 @@ def _options(config: RunConfig, labels: LabelSet, all_answers: bool, training: b
         trunk_budget=config.prompt.trunk_budget,
         profile=0 if profile.writer == "none" else profile.budget,
         profile_in_question=profile.placement == "question",
+        retrieved=retrieved_tokens(config.retrieval),
+        retrieved_in_trunk=config.retrieval.place == "trunk",
         state=config.state.source != "none",
         all_answers=all_answers,
         lookahead=config.prompt.lookahead,
@@ -235,11 +250,15 @@ def _notes(config: RunConfig, base: Base, corpus_found: bool, card: Card | None)
         yield f"prompt.trunk_budget: {config.prompt.trunk_budget} tokens of lines do not fit {positions} positions"
     if config.profile.writer != "none":
         yield f"profiles are counted at their largest, {config.profile.budget} tokens each (profile.budget)"
+    if config.retrieval.use != "none":
+        yield f"what is retrieved for a line is counted at a fixed size, {retrieved_tokens(config.retrieval)} tokens"
     if config.corpus.avoid:
         yield "dialogues that corpus.avoid leaves out are counted; training reads fewer"
     auxiliary = config.training.auxiliary
     if auxiliary.next_emotion or auxiliary.speaker or auxiliary.polarity:
         yield "auxiliary questions are not counted; training reads more tokens than planned (training.auxiliary)"
+    if config.training.r_drop:
+        yield "training.r_drop reads every forest twice: tokens, time and activations are counted twice"
     if config.sampling.scheme != "none":
         yield "with sampling.scheme an epoch asks about fewer different utterances: tokens and time are upper bounds"
     if load_prompt(config.prompt.template).chat:

@@ -116,7 +116,8 @@ def open_served(
     correction = _correction(run, prior, calibration, decide, label_scores)
     merged = run is not None and opened.export is not None and opened.export.form in ("merged", "gguf")
     tokenizer = read_tokenizer(run.folder) if run is not None and merged else load_tokenizer(config.model.base)
-    prompter = build_prompter(config, config.label_set(), tokenizer, opened.template, past)
+    made = None if run is None else run.manifest
+    prompter = build_prompter(config, config.label_set(), tokenizer, opened.template, past, made=made)
     dialect = dialect_of(
         endpoint, prompter, constrain, label_scores=label_scores, answer_tokens=config.scoring.answer_tokens
     )

@@ -10,8 +10,10 @@ from erc_llm.config import RunConfig
 from erc_llm.corpus import Corpus
 from erc_llm.metrics import INVALID_POLICY
 from erc_llm.predictions import Correction, PredictionsInfo
+from erc_llm.predictions.info import LEAK, OF_TRAIN
 from erc_llm.prompting.prompter import Prompter
 from erc_llm.recipes.data import label_distribution
+from erc_llm.recipes.export_files import public_model
 from erc_llm.runs.directory import Run
 from erc_llm.runs.provenance import versions
 
@@ -44,7 +46,7 @@ def table_info(config: RunConfig, run: Run | None, prompter: Prompter, corpus: C
         invalid_policy=INVALID_POLICY,
         selection=held_out(run),
         profile=profile_source(config),
-        retrieval=(config.profile.encoder or "lexical") if config.profile.writer == "lines" else "none",
+        retrieval=retrieval_source(config, corpus.train_sha256),
         train_shares=distribution,
         training_prior=manifest.training_prior if manifest else None,
         created_with=versions(),
@@ -63,6 +65,23 @@ def chosen_on(run: Run | None, correction: Correction) -> str | None:
     if run is None or not correction.calibrated:
         return None
     return "selection" if run.manifest.folds is None else "train"
+
+
+def retrieval_source(config: RunConfig, train_sha256: str) -> str:
+    """The source of the lines in the prompt: the similarity of quoted lines of speakers, and the index over train."""
+    profile, retrieval = config.profile, config.retrieval
+    parts = [profile.encoder or "lexical"] if profile.writer == "lines" else []
+    if retrieval.use != "none":
+        where = f"{retrieval.neighbours} by {public_model(retrieval.encoder)} in the {retrieval.place}"
+        leak = "" if retrieval.leak == "none" else f", {LEAK} {retrieval.leak}"
+        parts.append(f"{retrieval.use}: {where}, {OF_TRAIN} {train_sha256[:12]}{leak}")
+    return "; ".join(parts) or "none"
+
+
+def public_retrieval(source: str) -> str:
+    """A source of lines without the folder of an encoder; what names the index over train has none."""
+    parts = source.split("; ")
+    return "; ".join(part if OF_TRAIN in part else str(public_model(part)) for part in parts)
 
 
 def profile_source(config: RunConfig) -> str:

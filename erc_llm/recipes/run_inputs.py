@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from erc_llm.config import LoraConfig, RunConfig, StateConfig
+from erc_llm.config import LoraConfig, RunConfig
 from erc_llm.corpus import Corpus, Dialogue
 from erc_llm.corpus.dialogues import LEFT_OUT, SELECTION
 from erc_llm.errors import ConfigError, CorpusError, RunError, UserError
@@ -49,6 +49,19 @@ def check_auxiliary(config: RunConfig, scenes: Sequence[Dialogue]) -> None:
     if tasks.next_emotion and not any(a.label and b.label for d in scenes for a, b in pairwise(d.utterances)):
         raise CorpusError(
             "training.auxiliary.next_emotion: no training dialogue has two labelled lines in a row; leave it out"
+        )
+
+
+def check_leak(config: RunConfig) -> None:
+    """Refuse a control with a leak outside of cross-fitting.
+
+    Raises:
+        ConfigError: `retrieval.leak` is set, and the training run is no fold.
+    """
+    if config.retrieval.leak != "none" and config.corpus.fold is None:
+        raise ConfigError(
+            f"retrieval.leak={config.retrieval.leak}: is a control that shows labels nobody has in use; "
+            "`erc-llm crossfit CONFIG --leaky-control` measures it, anything else leaves it out"
         )
 
 
@@ -94,7 +107,7 @@ def check_finished(run: Run, config: RunConfig) -> None:
         UserError: The configuration refers to another file than the run's configuration, and that file is missing.
     """
     from erc_llm.models.loading import base_model_sha256, resolve_base_model
-    from erc_llm.prompting.templates import load_auxiliary, load_prompt
+    from erc_llm.prompting.templates import load_auxiliary, load_prompt, load_retrieval
 
     began, made = run.config, run.manifest
     path = config.corpus.path
@@ -113,11 +126,14 @@ def check_finished(run: Run, config: RunConfig) -> None:
     refuse_other_source(run, what, made.template_sha256, template)
     if made.auxiliary_sha256 is not None:
         refuse_other_source(run, "auxiliary questions than now", made.auxiliary_sha256, load_auxiliary().sha256)
+    if made.retrieval is not None:
+        old, new = made.retrieval.template_sha256, load_retrieval().sha256
+        refuse_other_source(run, "wording of retrieved lines than now", old, new)
     if config.lora.start is not None and Path(config.lora.start).is_dir():  # a run outlives the one it started from
         start = start_run(config.lora)
         now = None if start is None else described(start)
         refuse_other_source(run, f"start than lora.start={config.lora.start} is now", made.started_from, now)
-    if config.state.source != "none" and config.state.confusion is not None:
+    if config.confusion_reader is not None and config.state.confusion is not None:
         table = _at_hand(read_predictions, config.state.confusion, began.state.confusion)
         if table is not None and _confusion_counts(table, corpus) != made.confusion:
             raise RunError(
@@ -136,31 +152,30 @@ def _at_hand(read: Callable[[str], _Read], name: str, old: str | None) -> _Read 
         raise
 
 
-def read_confusion(config: StateConfig, corpus: Corpus) -> tuple[tuple[int, ...], ...] | None:
-    """The confusion counts that corrupt the gold labels in training prompts; None if prompts have no state.
+def read_confusion(config: RunConfig, corpus: Corpus) -> tuple[tuple[int, ...], ...] | None:
+    """The confusion counts that corrupt the labels in training prompts or smooth labels; None if neither needs them.
 
     Raises:
         ConfigError: No table is given, or it is neither of this corpus's selection split nor of its cross-fitted train.
         PredictionsError: The file is no predictions table.
     """
-    if config.source == "none":
+    reader, path = config.confusion_reader, config.state.confusion
+    if reader is None:
         return None
-    if config.confusion is None:
+    if path is None:
         raise ConfigError(
-            "state.confusion: state.source=predicted needs predictions of a RUN without state: of the selection split "
+            f"state.confusion: {reader} needs predictions of a RUN without state: of the selection split "
             "(`erc-llm predict RUN --split selection`), or the crossfit.parquet of a cross-fitted RUN"
         )
-    table = read_predictions(config.confusion)
+    table = read_predictions(path)
     found = (table.info.split, table.info.corpus_sha256[:12], table.info.labels)
     cross_fitted = table.info.folds is not None and table.info.split == "train"
     expected = ("train" if cross_fitted else SELECTION, corpus.sha256[:12], corpus.labels.names)
     if found != expected:
-        raise ConfigError(
-            f"state.confusion: {config.confusion} has (split, corpus hash, labels) {found}; expected {expected}"
-        )
+        raise ConfigError(f"state.confusion: {path} has (split, corpus hash, labels) {found}; expected {expected}")
     if table.info.selection in ("none", "train") and table.info.run_id is not None and not cross_fitted:
         raise ConfigError(
-            f"state.confusion: {config.confusion} is of run {table.info.run_id}, which was trained on the selection "
+            f"state.confusion: {path} is of run {table.info.run_id}, which was trained on the selection "
             "split too (training.evaluations=0, or an average of folds), so its errors there are too few; give a table "
             "of another run, or the crossfit.parquet of a cross-fitted one"
         )

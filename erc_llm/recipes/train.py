@@ -26,7 +26,7 @@ from erc_llm.prompting.templates import load_auxiliary
 from erc_llm.recipes.console import ConsoleProgress
 from erc_llm.recipes.data import labelled_targets, open_corpus, print_warnings, without_overlaps
 from erc_llm.recipes.plan import plan_on_gpu, shortfall
-from erc_llm.recipes.run_inputs import check_auxiliary, check_finished, described, read_confusion, start_run
+from erc_llm.recipes.run_inputs import check_auxiliary, check_finished, check_leak, described, read_confusion, start_run
 from erc_llm.recipes.training_run import Training, Watch
 from erc_llm.runs.directory import ADAPTER, CHECKPOINTS, CONFIG, TEMPLATE, Run, check_same, claim
 from erc_llm.runs.manifest import FINISHED, TRAINING, Manifest, write_manifest
@@ -66,6 +66,7 @@ def train(
     """
     from erc_llm.build import build_model, build_prompter, check_fit
     from erc_llm.calibration.choose import prior_shift
+    from erc_llm.retrieval.in_prompt import retrieval_of
     from erc_llm.tuning.selection import check_selection
 
     check_launcher()
@@ -87,12 +88,13 @@ def train(
     apart, avoided = without_overlaps(corpus, config.corpus.avoid, progress)
     scenes = labelled_scenes(apart, config.training.max_scenes, config.seed)
     check_auxiliary(config, scenes)
+    check_leak(config)
     start = start_run(config.lora)
     sampler = target_sampler(config.sampling, scenes, labels, config.seed)
     warn_of_absent(sampler.targets, labels, progress)
     if config.holds_out_selection:
         check_selection(corpus)
-    confusion = read_confusion(config.state, corpus)
+    confusion = read_confusion(config, corpus)
     loaded = build_model(config, hashed=process_rank() == 0)  # the others write no manifest
     if start is not None and process_rank() == 0:
         check_base_model(start, config, loaded)
@@ -105,6 +107,7 @@ def train(
         avoided=avoided,
         started_from=None if start is None else described(start),
         auxiliary_sha256=load_auxiliary().sha256 if any(getattr(auxiliary, task) for task in TASKS) else None,
+        retrieval=retrieval_of(config.retrieval),
     )
     if began is not None and process_rank() == 0:
         check_same(began, manifest)

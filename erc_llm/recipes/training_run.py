@@ -62,7 +62,7 @@ class Training:
         prompter: Builds the prompts.
         loaded: The base model with its tokenizer.
         model: The base model with the adapter attached.
-        confusion: Counts that corrupt the state in questions; None without state.
+        confusion: Counts that corrupt the state in questions, or by which labels are smoothed; None if neither is set.
         correction: Correction of selection scores, the same as `predict` applies.
         progress: Where to show the run.
         planned_bytes: The planned peak of GPU memory in training; None if nothing was planned.
@@ -146,9 +146,11 @@ class Training:
         """The settings of the optimisation."""
         import torch
 
+        from erc_llm.tuning.smoothing import smoothed_labels
         from erc_llm.tuning.trainer import FitSettings
 
         training = self.config.training
+        amount, toward = training.label_smoothing, training.smoothing_toward
         return FitSettings(
             learning_rate=training.learning_rate,
             lr_schedule=training.schedule,
@@ -166,6 +168,10 @@ class Training:
             run_name=self.config.name,
             normalised=self.sampler.resampled or self.config.sampling.normalised,
             objective=training.objective,
+            neftune=training.neftune,
+            smoothed=smoothed_labels(amount, toward, self.sampler.prior, self.confusion),
+            average_last=training.average_last,
+            r_drop=training.r_drop,
             planned_bytes=self.planned_bytes,
         )
 
@@ -197,7 +203,7 @@ class Training:
         """Metrics of the model in its present state on the selection split."""
         from erc_llm.tuning.selection import score_metrics
 
-        passes: Literal[1, 2] = 1 if self.confusion is None else 2
+        passes: Literal[1, 2] = 1 if self.config.state.source == "none" else 2
         held_out, most = self.corpus.split("selection"), self.config.scoring.tokens_per_forest
         return score_metrics(model, self.prompter, held_out, most, passes, self.correction)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from erc_llm.build import build_prompter, check_positions
-from erc_llm.config import RunConfig
+from erc_llm.config import RetrievalConfig, RunConfig
 from erc_llm.config_files import find_config, read_yaml, resolve_valid
 from erc_llm.errors import ConfigError, UserError
 from erc_llm.models.devices import check_launcher
@@ -195,12 +195,14 @@ def _check_prompts(config: RunConfig, inputs: Inputs, folder: Path, skeleton: An
 
 
 def _prompter(config: RunConfig, inputs: Inputs, folder: Path) -> Prompter:
-    """The prompter, with profiles that need no model: no notes, and lines by word overlap."""
+    """The prompter, with profiles and retrieval that need no model: no notes, and lines by shared words."""
     writer = "none" if config.profile.writer == "llm" or inputs.corpus is None else config.profile.writer
     profile = config.profile.model_copy(update={"writer": writer, "encoder": None})
     names = "first" if inputs.corpus is None else config.prompt.names
     prompt = config.prompt.model_copy(update={"names": names})
-    plain = config.model_copy(update={"profile": profile, "prompt": prompt})
+    trained = inputs.corpus is not None and "train" in inputs.corpus.splits
+    retrieval = config.retrieval.model_copy(update={"encoder": "words"}) if trained else RetrievalConfig()
+    plain = config.model_copy(update={"profile": profile, "prompt": prompt, "retrieval": retrieval})
     return build_prompter(plain, config.label_set(), read_tokenizer(folder), past=inputs.corpus)
 
 

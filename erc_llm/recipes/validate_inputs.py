@@ -22,7 +22,8 @@ from erc_llm.planning.disk_space import check_writable
 from erc_llm.planning.findings import Finding, collected
 from erc_llm.prompting.templates import load_prompt
 from erc_llm.recipes.data import SAMPLE, open_corpus, without_overlaps
-from erc_llm.recipes.run_inputs import check_auxiliary, read_confusion, start_run
+from erc_llm.recipes.run_inputs import check_auxiliary, check_leak, read_confusion, start_run
+from erc_llm.retrieval.vectors import WORDS
 from erc_llm.runs.progress import SILENT
 
 _FORMATS = (
@@ -37,7 +38,8 @@ class Inputs:
     Attributes:
         corpus: The corpus with its selection split cut, as far as that is possible; None if it cannot be read.
         scenes: The scenes to train on; empty if there are none.
-        confusion: Counts that corrupt the state in questions; None without state, or if they cannot be read.
+        confusion: Counts that corrupt the state in questions, or by which labels are smoothed; None if neither is set,
+            or if they cannot be read.
     """
 
     corpus: Corpus | None
@@ -65,13 +67,15 @@ def read_inputs(config: RunConfig, findings: list[Finding]) -> Inputs:
             scenes = labelled_scenes(apart, config.training.max_scenes, config.seed)
         with collected(findings, "training.auxiliary", "leave it out, or add what it needs"):
             check_auxiliary(config, scenes)
+    with collected(findings, "retrieval.leak", "leave it out, or cross-fit it"):
+        check_leak(config)
     with collected(findings, "lora.start", "name a finished run of the same base model and adapter shape"):
         start_run(config.lora)
     findings += check_labels(corpus, scenes, _balancing(config), config.holds_out_selection)
     confusion = None
     remedy = "give a table of this corpus: `erc-llm predict RUN --split selection`, or a crossfit.parquet"
     with collected(findings, "state.confusion", remedy):
-        confusion = read_confusion(config.state, corpus)
+        confusion = read_confusion(config, corpus)
     return Inputs(corpus, scenes, confusion)
 
 
@@ -134,6 +138,14 @@ def _check_profile(config: RunConfig, corpus: Corpus | None) -> Iterator[Finding
             resolve_encoder(profile.encoder)
         except ModelError as error:
             yield Finding("error", "profile.encoder", str(error), "leave it out, or set it to all-minilm-l6-v2")
+    retrieval = config.retrieval
+    if retrieval.use != "none" and retrieval.encoder != WORDS:
+        from erc_llm.models.loading import resolve_encoder
+
+        try:
+            resolve_encoder(retrieval.encoder)
+        except ModelError as error:
+            yield Finding("error", "retrieval.encoder", str(error), "set it to words, or to all-minilm-l6-v2")
     if profile.writer == "llm":
         found = "profiles by a language model are not part of the prompts checked here; each has at most "
         yield Finding("note", "profile.writer", f"{found}{profile.budget} tokens")

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from erc_llm.corpus.dialogues import Dialogue
+from erc_llm.corpus.dialogues import Dialogue, Utterance
 from erc_llm.corpus.labels import LabelSet
 from erc_llm.corpus.splits import episode_of
 from erc_llm.errors import CorpusError, ModelError
@@ -45,6 +45,7 @@ _FAR = 10**6  # in units of `_EQUAL`, more than similarities can differ
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 Embed = Callable[[Sequence[str]], Vectors]
 
 
@@ -112,28 +113,35 @@ class Index:
             )
         return embed
 
-    def nearest(self, queries: Vectors, episodes: Sequence[str], k: int) -> Nearest:
+    def numbers_of(self, episodes: Sequence[str]) -> Integers:
+        """Number of each episode; -1 for one that is not in the index."""
+        numbers = {name: i for i, name in enumerate(self.episodes)}
+        return np.array([numbers.get(name, -1) for name in episodes], dtype=np.int64)
+
+    def nearest(self, queries: Vectors, episodes: Sequence[str], k: int, barred: Bools | None = None) -> Nearest:
         """The nearest lines of other episodes.
 
         Args:
             queries: (queries, dimensions) unit vectors.
             episodes: Episode of each query.
             k: Number of neighbours; all lines if there are fewer.
+            barred: (queries, lines) lines that are no neighbours, in place of those of the query's own episode; for
+                controls.
         """
-        numbers = {name: i for i, name in enumerate(self.episodes)}
-        own = np.array([numbers.get(name, -1) for name in episodes], dtype=np.int64)
+        own = self.numbers_of(episodes)
         k = min(k, len(self))
         rows, similar = np.zeros((len(own), k), np.int64), np.zeros((len(own), k))
         for start in range(0, len(own), _AT_ONCE):
             part = slice(start, start + _AT_ONCE)
-            rows[part], similar[part] = self._nearest(queries[part], own[part], k)
+            excluded = self.episode[None, :] == own[part][:, None] if barred is None else barred[part]
+            rows[part], similar[part] = self._nearest(queries[part], excluded, k)
         return Nearest(rows, similar, own)
 
-    def _nearest(self, queries: Vectors, own: Integers, k: int) -> tuple[Integers, Floats]:
+    def _nearest(self, queries: Vectors, excluded: Bools, k: int) -> tuple[Integers, Floats]:
         lines = len(self)
         # One number for each line, which falls with its similarity, then rises with its row: there are no ties.
         order = -np.rint(similarities(queries, self.vectors) / _EQUAL).astype(np.int64) * lines + np.arange(lines)
-        order[self.episode[None, :] == own[:, None]] += _FAR * lines
+        order[excluded] += _FAR * lines
         rows = np.argpartition(order, k - 1, axis=1)[:, :k]
         found = np.take_along_axis(order, rows, axis=1)
         by_rank = np.argsort(found, axis=1)
@@ -210,6 +218,11 @@ class Neighbours:
         return [replace(prediction, neighbours=row) for prediction, row in zip(predictions, found, strict=True)]
 
 
+def labelled_lines(train: Sequence[Dialogue]) -> list[tuple[Dialogue, Utterance]]:
+    """The labelled targets of train, each with its dialogue, in the order of an index."""
+    return [(d, u) for d in train for k in d.targets if (u := d.utterances[k]).label]
+
+
 def build_index(train: Sequence[Dialogue], labels: LabelSet, encoder: str, train_sha256: str) -> Index:
     """An index over the labelled targets of train.
 
@@ -223,9 +236,11 @@ def build_index(train: Sequence[Dialogue], labels: LabelSet, encoder: str, train
         CorpusError: No target is labelled.
         ModelError: The encoder is missing or cannot be loaded.
     """
-    lines = [(u.text, u.label, episode_of(d)) for d in train for k in d.targets if (u := d.utterances[k]).label]
+    lines = [(u.text, u.label, episode_of(d)) for d, u in labelled_lines(train)]
     if not lines:
-        raise CorpusError("neighbours: train has no labelled line, so there is nothing to retrieve")
+        raise CorpusError(
+            "neighbours: train has no labelled line, so there is nothing to retrieve; label some, or do without them"
+        )
     texts = [text for text, _, _ in lines]
     weights: Rarity | None = None
     loaded: Embed | None = None

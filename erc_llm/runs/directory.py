@@ -160,14 +160,14 @@ def check_same(run: RunDirectory[Any], now: Manifest) -> None:
 
     Raises:
         RunError: The corpus, template, base model, confusion counts or precision differ, or the run that training
-            started from, or what was left out of it.
+            started from, what was left out of it, or what its prompts retrieve.
     """
     began, folder = run.manifest, run.folder
     if began.confusion != now.confusion:
         raise RunError(
             f"{folder}: cannot resume: state.confusion names other predictions than those the run began with"
         )
-    for name in ("started_from", "avoided"):
+    for name in ("started_from", "avoided", "retrieval"):
         if (old := getattr(began, name)) != (new := getattr(now, name)):
             raise RunError(
                 f"{folder}: cannot resume: {name} was {old or 'nothing'}, now it is {new or 'nothing'}; choose another "

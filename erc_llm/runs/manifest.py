@@ -26,6 +26,28 @@ Kind = Literal["adapter", "encoder", "compm", "emonet"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Retrieval:
+    """What decides, besides train and the configuration, what prompts retrieve from train.
+
+    Attributes:
+        template_sha256: Hash of the template that words it.
+        encoder_sha256: Hash of the encoder's weights; None if similarity is that of words.
+        leak: The leak that makes the run a control, which cannot be used; None without one.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    template_sha256: str
+    encoder_sha256: str | None = None
+    leak: str | None = None
+
+    def __str__(self) -> str:
+        encoder = "words" if self.encoder_sha256 is None else f"encoder {self.encoder_sha256[:12]}"
+        leak = "" if self.leak is None else f", leak {self.leak}"
+        return f"{encoder}, wording {self.template_sha256[:12]}{leak}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """Sources, settings and status of a run.
 
@@ -42,8 +64,8 @@ class Manifest:
         template_sha256: Hash of the prompt template; None for a baseline.
         auxiliary_sha256: Hash of the template of auxiliary questions; None if training asked none, and in older runs.
         base_model_sha256: Hash of the weights of the base model, or of a baseline's encoder.
-        confusion: (labels, labels) confusion counts from which the labels in training prompts were corrupted; None if
-            training prompts contained no labels.
+        confusion: (labels, labels) confusion counts from which the labels in training prompts were corrupted, or by
+            which labels were smoothed; None if training used none.
         averaged: Ids of the runs that were averaged; empty for a trained run.
         folds: Number of folds if the averaged runs are those of a cross-fitting; else None.
         train_sha256: Hash of train alone, selection split included (`corpus_sha256` covers all splits); None in older
@@ -54,6 +76,7 @@ class Manifest:
         avoided: Corpora that training kept apart from, each with the number of training dialogues left out because of
             it.
         tried: Number of configurations that were scored to choose this one, as a sweep counts them.
+        retrieval: What prompts retrieve from train; None if they retrieve nothing, which is not written to the file.
         selected_by: The split that selected a baseline's epoch; None for an adapter, whose `config.yaml` states it.
     """
 
@@ -89,6 +112,7 @@ class Manifest:
     started_from: str | None = None
     avoided: Mapping[str, int] = field(default_factory=dict)
     tried: int = 1
+    retrieval: Retrieval | None = None
     format_version: int = RUN_FORMAT
 
     @property
@@ -103,7 +127,10 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     Raises:
         RunError: The file cannot be written.
     """
-    write_text(folder / MANIFEST, json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n", RunError)
+    content = asdict(manifest)
+    if manifest.retrieval is None:  # so that versions from before retrieval read it
+        del content["retrieval"]
+    write_text(folder / MANIFEST, json.dumps(content, indent=2, ensure_ascii=False) + "\n", RunError)
 
 
 def read_manifest(folder: Path) -> Manifest:

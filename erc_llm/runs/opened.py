@@ -21,7 +21,7 @@ from erc_llm.runs.manifest import MANIFEST
 
 # The decision rule and the locations on this machine may change after training; hashes ensure that a moved model is the
 # same one.
-_CHANGEABLE = ("model.base", "model.device", "model.precision", "profile.notes")
+_CHANGEABLE = ("model.base", "model.device", "model.precision", "profile.notes", "retrieval.encoder")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,25 +44,33 @@ class Opened:
         return None if self.run is None else self.run.template
 
 
-def open_run(source: str | Path | RunConfig | Opened, overrides: Sequence[str] = ()) -> Opened:
+def open_run(
+    source: str | Path | RunConfig | Opened, overrides: Sequence[str] = (), *, control: bool = False
+) -> Opened:
     """Open a run or a configuration.
 
     Args:
         source: A run directory, its adapter folder or an export; a configuration, its YAML file, or the name of one
             that comes with the package; or what was opened before. A `Path` is always a run or an export.
         overrides: `key=value` texts; see `override_for_prediction`.
+        control: Whether it may be a control with a leak (`retrieval.leak`), whose results are evidence only.
 
     Raises:
-        RunError: The run is missing, unfinished, damaged, of another format, or its prompt template was changed.
-        ConfigError: The configuration does not exist, or an override is wrong.
+        RunError: The run is missing, unfinished, damaged, of another format, a control, or its prompt template was
+            changed.
+        ConfigError: The configuration does not exist or is a control, or an override is wrong.
     """
     if isinstance(source, Opened):
         return replace(source, config=override_for_prediction(source.config, overrides))
     if isinstance(source, str) and not _is_run(source):
         source = load_config(source)
     if isinstance(source, RunConfig):
+        if not control and source.retrieval.leak != "none":
+            raise ConfigError(f"{source.name}: {_control(source)}")
         return Opened(override_for_prediction(source, overrides))
     run = read_run(_run_folder(Path(source)))
+    if not control:
+        refuse_control(run)
     if not run.manifest.finished:
         raise RunError(f"{run.folder}: the training run is not finished; `erc-llm train ... --resume` continues it")
     _check_template(run)
@@ -70,6 +78,23 @@ def open_run(source: str | Path | RunConfig | Opened, overrides: Sequence[str] =
     if export is not None and export.from_base == "original":  # it was verified without NF4
         config = config.model_copy(update={"model": config.model.model_copy(update={"quantisation": "none"})})
     return Opened(override_for_prediction(config, overrides), run, export)
+
+
+def refuse_control(run: Run) -> None:
+    """Refuse a run that is a control with a leak.
+
+    Raises:
+        RunError: It is one.
+    """
+    if run.config.retrieval.leak != "none":
+        raise RunError(f"{run.folder}: {_control(run.config)}")
+
+
+def _control(config: RunConfig) -> str:
+    return (
+        f"is a control: retrieval.leak={config.retrieval.leak} shows labels that nobody has in use; only the table of "
+        "its cross-fitting can be evaluated; train without the leak"
+    )
 
 
 def override_for_prediction(config: RunConfig, overrides: Sequence[str]) -> RunConfig:

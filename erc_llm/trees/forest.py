@@ -54,6 +54,8 @@ class Forest:
         answers: Number of answers.
         weights: (answers,) weight of each answer's question.
         question: (answers,) index of the question of each answer, counted over trees.
+        label: (answers,) label index of each answer, as its question counts them.
+        about_label: (questions,) whether the question is about its target's label; else it is an auxiliary one.
         gold: (questions,) index of the right answer; -1 if a question has none or it is unknown.
     """
 
@@ -70,6 +72,8 @@ class Forest:
     answers: int
     weights: torch.Tensor
     question: torch.Tensor
+    label: torch.Tensor
+    about_label: torch.Tensor
     gold: torch.Tensor
 
     @property
@@ -157,6 +161,8 @@ class _Edges:
         self.pair_answer: list[int] = []
         self.weights: list[float] = []
         self.question: list[int] = []
+        self.label: list[int] = []
+        self.about_label: list[bool] = []
         self.gold: list[int] = []
 
     def add(self, tree: TokenTree, row: IntArray) -> None:
@@ -173,6 +179,8 @@ class _Edges:
                     self.pair_answer.append(len(self.weights))
                 self.weights.append(question.weight)
                 self.question.append(len(self.gold))
+            self.label += question.labels
+            self.about_label.append(question.task == "label")
             gold = question.gold
             known = gold is not None and gold in question.labels
             self.gold.append(first + question.labels.index(gold) if known else -1)
@@ -208,5 +216,7 @@ def pack(trees: Sequence[TokenTree]) -> Forest:
         answers=len(edges.weights),
         weights=torch.tensor(edges.weights, dtype=torch.float32),
         question=torch.tensor(edges.question, dtype=torch.int64),
+        label=torch.tensor(edges.label, dtype=torch.int64),
+        about_label=torch.tensor(edges.about_label, dtype=torch.bool),
         gold=torch.tensor(edges.gold, dtype=torch.int64),
     )

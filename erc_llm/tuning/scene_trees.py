@@ -33,10 +33,10 @@ def training_trees(
         config: The configuration of the run.
         scenes: The training scenes.
         prompter: Builds the trees.
-        confusion: Counts that corrupt the state in questions, from `read_confusion`.
+        confusion: Counts that corrupt the state in questions, if it is set, from `read_confusion`.
         asked: Targets of each epoch and scene with their weights; by default all labelled targets with weight 1.
     """
-    likely = None if confusion is None else smoothed(confusion)
+    likely = None if confusion is None or config.state.source == "none" else smoothed(confusion)
     closed = config.training.objective == "closed_set"
     answers: Answers = "gold_all" if closed else "gold"
     auxiliary = config.training.auxiliary

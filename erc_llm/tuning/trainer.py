@@ -2,7 +2,8 @@
 
 The loss of a step is the weighted mean over its targets of their losses (`erc_llm.tuning.objective`), however many
 forests and processes the step is split into. If weights are not normalised, the weighted sum is divided by the number
-of targets instead of the sum of their weights.
+of targets instead of the sum of their weights. Noise on the embeddings (NEFTune: Jain et al., "NEFTune: Noisy
+Embeddings Improve Instruction Finetuning", 2023) is a hook of transformers, which adds it in training mode only.
 
 Input: a PEFT model, a `StepOrder`, a function that builds a scene's trees, and callbacks (scores, log, checkpoints).
 Output: the trained adapter in the model, and checkpoints to resume from.
@@ -33,10 +34,12 @@ from erc_llm.runs.directory import CHECKPOINTS
 from erc_llm.trees.attention import forest_logits, require_tree_attention
 from erc_llm.trees.forest import Forest, pack
 from erc_llm.trees.likelihoods import answer_log_likelihoods
+from erc_llm.tuning.averaging import AdapterAverage
 from erc_llm.tuning.checkpoints import keep_adapter, latest_checkpoint, rewind_adapter
-from erc_llm.tuning.objective import Objective, require_gold, target_losses, target_weights
+from erc_llm.tuning.objective import Objective, divergence, require_gold, target_losses, target_weights
 from erc_llm.tuning.order import Batch, StepOrder
 from erc_llm.tuning.scene_trees import TreesOf
+from erc_llm.tuning.smoothing import Rows
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -45,7 +48,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class FitSettings:
-    """The settings of an optimisation; see `TrainingConfig` and `SamplingConfig` for their meaning and units."""
+    """The settings of an optimisation; see `TrainingConfig` and `SamplingConfig` for their meaning and units.
+
+    `smoothed` is the result of `smoothed_labels`.
+    """
 
     learning_rate: float
     lr_schedule: LrSchedule
@@ -63,6 +69,10 @@ class FitSettings:
     run_name: str
     normalised: bool = True
     objective: Objective = "label"
+    neftune: float = 0.0
+    smoothed: Rows | None = None
+    average_last: float = 0.0
+    r_drop: float = 0.0
     planned_bytes: int | None = None
 
 
@@ -70,13 +80,22 @@ class TreeTrainer(SFTTrainer):
     """TRL's trainer for forests instead of padded rows."""
 
     def __init__(
-        self, batches: Sequence[Batch], trees_of: TreesOf, normalised: bool, objective: Objective, **kwargs: Any
+        self,
+        batches: Sequence[Batch],
+        trees_of: TreesOf,
+        settings: FitSettings,
+        average: AdapterAverage | None,
+        **kwargs: Any,
     ) -> None:
         self._batches = batches
-        self._normalised = normalised
-        self._objective = objective
+        self._normalised = settings.normalised
+        self._objective = settings.objective
+        self._r_drop = settings.r_drop
+        self._average = average
         rows = Dataset.from_dict({"batch": list(range(len(batches)))})
         super().__init__(train_dataset=rows, data_collator=_Collator(batches, trees_of), **kwargs)
+        smoothed = settings.smoothed
+        self._smoothed = None if smoothed is None else torch.tensor(smoothed, device=self.args.device)
         self.loss_is_scaled_for_ga = True  # type: ignore[assignment]  # compute_loss divides by the whole step's sum
         if self.args.fp16 and self.args.device.type == "cpu":  # accelerate leaves fp16 out on a CPU, without a word
             self.accelerator.native_amp = True
@@ -104,6 +123,8 @@ class TreeTrainer(SFTTrainer):
         try:
             if process_rank() == 0:
                 keep_adapter(folder.parent, checkpoint)
+                if self._average is not None:
+                    self._average.save(checkpoint)
             super()._save_checkpoint(model, trial)  # type: ignore[no-untyped-call]
         # A full disk is an OSError to Python, a RuntimeError to torch, and a SafetensorError to safetensors.
         except (OSError, RuntimeError, SafetensorError) as error:
@@ -124,12 +145,23 @@ class TreeTrainer(SFTTrainer):
         assert num_items_in_batch is not None
         assert not return_outputs
         forest: Forest = inputs["forest"]
-        likelihoods = answer_log_likelihoods(forest_logits(model, forest), forest)
-        losses = target_losses(likelihoods, forest, self._objective)
+        losses = self._question_losses(model, forest)
         loss: torch.Tensor = (losses * target_weights(forest)).sum() / num_items_in_batch
         # DDP averages gradients over processes; the loss is a sum over them.
         scaled: torch.Tensor = loss * self.accelerator.num_processes
         return scaled
+
+    def _question_losses(self, model: torch.nn.Module, forest: Forest) -> torch.Tensor:
+        """(questions,) loss of each question in nats: of one pass, or of two with the divergence between them."""
+
+        def losses(likelihoods: torch.Tensor) -> torch.Tensor:
+            return target_losses(likelihoods, forest, self._objective, self._smoothed)
+
+        one = answer_log_likelihoods(forest_logits(model, forest), forest)
+        if not self._r_drop:
+            return losses(one)
+        other = answer_log_likelihoods(forest_logits(model, forest), forest)
+        return (losses(one) + losses(other)) / 2 + self._r_drop * divergence(one, other, forest)
 
 
 class _Collator:
@@ -172,19 +204,21 @@ def fit(
         resume: Continue from the latest complete checkpoint in the run directory, if there is one.
 
     Raises:
-        UserError: The GPU has too little memory, or a checkpoint cannot be written.
+        UserError: The GPU has too little memory, or a checkpoint cannot be written or read.
         ConfigError: A logger of `report_to` is not installed.
     """
     require_tree_attention(model)
+    average = AdapterAverage(settings.average_last, len(order.steps)) if settings.average_last else None
+    averaging = [] if average is None else [average]  # first, so that the last evaluation scores the mean
     trainer = TreeTrainer(
         order.batches(),
         trees_of,
-        settings.normalised,
-        settings.objective,
+        settings,
+        average,
         model=model,
         args=_arguments(settings, folder),
         processing_class=tokenizer,
-        callbacks=[*callbacks, *_tensorboard(settings.report_to, folder)],
+        callbacks=[*averaging, *callbacks, *_tensorboard(settings.report_to, folder)],
     )
     trainer.remove_callback(PrinterCallback)
     for parameter in model.parameters():
@@ -194,6 +228,8 @@ def fit(
     checkpoint = latest_checkpoint(folder) if resume else None
     if process_rank() == 0:
         rewind_adapter(folder, checkpoint)
+    if average is not None and checkpoint is not None:
+        average.restore(checkpoint, model)
     # Under autocast PEFT would cast every input of the fp32 adapter up and autocast would cast it down again, which
     # takes a tenth of the time.
     with disable_input_dtype_casting(model, active=settings.bf16 or settings.fp16):
@@ -215,6 +251,7 @@ def _arguments(settings: FitSettings, folder: Path) -> SFTConfig:
         warmup_steps=settings.warmup,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
+        neftune_noise_alpha=settings.neftune or None,
         gradient_checkpointing=settings.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
         bf16=settings.bf16,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from erc_llm.corpus.dialogues import Corpus, Dialogue
 from erc_llm.corpus.labels import EMORYNLP
 from erc_llm.errors import CorpusError
 from erc_llm.prompting.prompter import Prompter, PromptOptions
+from erc_llm.prompting.retrieved import Found
 from erc_llm.prompting.templates import load_prompt
 from tests.prompting.scenes import decode, scene
 from tests.tiny_models import chatml_tokenizer
@@ -54,6 +56,17 @@ def test_one_lines_prompt_is_shown_to_the_byte(prompter: Prompter, target: int) 
     text = shown(prompter, SCENE, utterance=target + 1)
     assert text.startswith(exact)
     assert "[bold]window[/bold] open? < |im_end|>" in text
+
+
+def test_what_is_retrieved_is_shown_and_counted(prompter: Prompter) -> None:
+    def retrieve(dialogue: Dialogue, lines: Sequence[int], episode: str | None) -> list[Found]:
+        return [Found(lines=(("Get out!", 1),)) for _ in lines]
+
+    retrieving = Prompter(chatml_tokenizer(), load_prompt("instruct"), EMORYNLP, retrieve=retrieve)
+    text = shown(retrieving, SCENE, utterance=2)
+    assert '[Similar lines: "Get out!" Mad]\nTomas feels' in text
+    assert "retrieved" in text
+    assert "retrieved" not in shown(prompter, SCENE, utterance=2)
 
 
 def test_the_answer_alone_is_highlighted(prompter: Prompter) -> None:

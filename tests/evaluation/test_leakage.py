@@ -72,6 +72,13 @@ def test_what_differs_is_marked_and_only_that(name: str, others: dict[str, Any],
         ("state predicted, invented names", "none", "no", ""),
         ("none", "lexical", "not stated", "NOT STATED"),
         ("what friends know", "none", "not stated", "NOT STATED"),
+        ("none", "demonstrations: 2 by words in the question, of train 0123456789ab", "no", ""),
+        (
+            "none",
+            "lexical; distribution: 32 by words in the question, of train 0123456789ab",
+            "not stated",
+            "NOT STATED",
+        ),
     ],
 )
 def test_a_past_that_may_hold_scenes_of_other_splits_is_stated(
@@ -79,6 +86,13 @@ def test_a_past_that_may_hold_scenes_of_other_splits_is_stated(
 ) -> None:
     facet = facets(profile=profile, retrieval=retrieval)["other splits in the past"]
     assert (facet.values, facet.marks) == (("no", value), ("", mark))
+
+
+def test_a_control_with_a_leak_is_marked_even_if_all_tables_are_of_it() -> None:
+    source = "demonstrations: 2 by words in the question, of train 0123456789ab"
+    for leak, mark in (("", ""), (", LEAK gold_label", "LEAK")):
+        found = leakage_manifest([replace(INFO, retrieval=source + leak)] * 2)
+        assert next(facet for facet in found if facet.name == "retrieval").marks == (mark, mark)
 
 
 def test_the_same_past_from_other_splits_makes_no_table_unlike() -> None:

@@ -125,3 +125,24 @@ def test_an_epoch_counts_tokens_and_operations() -> None:
     once = make_plan(replace(setup, checkpointing=False), SCENES)
     assert once.epoch.tree_flops == pytest.approx(plan.epoch.tree_flops * 2 / 3, rel=0.05)
     assert plan.download == pytest.approx(13.48e9, rel=0.01)
+
+
+def test_two_passes_and_a_mean_of_the_weights_are_planned() -> None:
+    """R-Drop reads a forest twice before the backward pass; the mean is the adapter in fp32 once more."""
+    plain = make_plan(_setup("lora.dropout=0.1", "training.objective=closed_set"), SCENES)
+    twice = make_plan(_setup("lora.dropout=0.1", "training.objective=closed_set", "training.r_drop=0.5"), SCENES)
+    assert twice.epoch.tree_tokens == 2 * plain.epoch.tree_tokens
+    assert twice.epoch.tree_flops == 2 * plain.epoch.tree_flops
+    assert twice.epoch.prompt_flops == 2 * plain.epoch.prompt_flops
+    assert twice.epoch.steps == plain.epoch.steps
+    masks = "masks of trees"
+    one, two = (plan.peaks.training.components for plan in (plain, twice))
+    assert two[masks] == one[masks], "both passes share them"
+    assert plain.peaks.training.activations < twice.peaks.training.activations < 2 * plain.peaks.training.activations
+    assert twice.peaks.prediction == plain.peaks.prediction
+    setup = _setup()
+    plain, averaged = make_plan(setup, SCENES), make_plan(_setup("training.average_last=0.25"), SCENES)
+    mean = 4 * setup.adapter.parameters
+    assert averaged.peaks.training.total == plain.peaks.training.total + mean
+    assert averaged.peaks.prediction == plain.peaks.prediction
+    assert averaged.disk == plain.disk + 3 * mean

@@ -100,3 +100,5 @@ def test_profiles_and_states_make_trees_larger() -> None:
     assert rows(profile=60) == rows() + 60 * len(speakers)
     assert rows(profile=60, profile_in_question=True) > rows(profile=60)
     assert rows(state=True) == rows() + 14 * len(scene.targets)
+    assert rows(retrieved=26) == rows() + 26 * len(scene.targets)
+    assert rows(retrieved=26, retrieved_in_trunk=True) == rows() + 26

@@ -11,9 +11,10 @@ import yaml
 from rich.console import Console
 
 from erc_llm.build import build_prompter
-from erc_llm.config import StateConfig, load_config
+from erc_llm.config import RunConfig, StateConfig, load_config
 from erc_llm.corpus import read_corpus
 from erc_llm.corpus.dialogues import LEFT_OUT
+from erc_llm.corpus.labels import EMORYNLP
 from erc_llm.corpus.splits import leave_out
 from erc_llm.errors import ConfigError, PromptError, RunError
 from erc_llm.predictions import read_predictions, write_predictions
@@ -22,8 +23,11 @@ from erc_llm.recipes.data import open_corpus
 from erc_llm.recipes.predict import predict
 from erc_llm.recipes.run_inputs import read_confusion
 from erc_llm.recipes.train import train
+from erc_llm.recipes.training_run import Training
 from erc_llm.resources import prompts_dir
 from erc_llm.runs.directory import Run
+from erc_llm.tuning.smoothing import smoothed_labels
+from erc_llm.tuning.trainer import FitSettings
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import tiny_config, write_corpus
 
@@ -135,18 +139,51 @@ def test_a_cross_fitted_table_gives_confusions_without_the_episodes_of_the_fold(
     info = replace(table.info, split="train", folds=2, selection="none", corpus_sha256=whole.sha256)
     write_predictions(replace(table, info=info), tmp_path / "crossfit.parquet")
     state = StateConfig(source="predicted", confusion=str(tmp_path / "crossfit.parquet"))
-    counts = read_confusion(state, whole)
+    config = RunConfig(state=state)
+    counts = read_confusion(config, whole)
     assert counts is not None
     assert sum(map(sum, counts)) == len(table)
     kept = []
     for fold in (1, 2):
         cut = leave_out(whole, fold, 2)
-        of_fold = read_confusion(state, cut)
+        of_fold = read_confusion(config, cut)
         assert of_fold is not None
         left_out = {dialogue.id for dialogue in cut.split(LEFT_OUT)}
         kept.append(sum(map(sum, of_fold)))
         assert kept[-1] == sum(name not in left_out for name in table.dialogue_id)
     assert sum(kept) == len(table)
+
+
+def test_labels_are_smoothed_by_the_same_confusions_without_a_state(
+    tiny_llama: TinyModel, corpus: Path, confusion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts and passes are those of a run without state; the table is remembered as that of a state is."""
+    smoothing = {"objective": "closed_set", "label_smoothing": 0.2, "smoothing_toward": "confusions"}
+    started: list[FitSettings] = []
+    settings_of = Training.settings
+
+    def watched(training: Training, accumulation: int) -> FitSettings:
+        started.append(settings_of(training, accumulation))
+        return started[-1]
+
+    monkeypatch.setattr(Training, "settings", watched)
+    sections: dict[str, Any] = {"training": smoothing, "state": {"confusion": str(confusion)}}
+    run = run_of(tiny_llama, corpus, tmp_path, **sections)
+    assert run.manifest.confusion is not None
+    (settings,) = started
+    labels = len(EMORYNLP)
+    assert settings.smoothed == smoothed_labels(0.2, "confusions", [1 / labels] * labels, run.manifest.confusion)
+    read = open_corpus(run.config.corpus, run.config.label_set())
+    assert predict(load(run.folder), read, "dev").info.profile == "none"
+    table = read_predictions(confusion)
+    assert table.gold is not None
+    write_predictions(replace(table, predicted=table.gold), tmp_path / "other.parquet")
+    sections["state"] = {"confusion": str(tmp_path / "other.parquet")}
+    with pytest.raises(RunError, match="finished, on other confusion counts"):
+        train(tiny_config(tiny_llama, corpus, tmp_path, **sections), resume=True, console=QUIET)
+    sections["state"] = {}
+    with pytest.raises(ConfigError, match=r"state\.confusion: training\.smoothing_toward=confusions needs predictions"):
+        run_of(tiny_llama, corpus, tmp_path / "none", **sections)
 
 
 def test_a_template_must_show_what_is_asked_for(

@@ -107,7 +107,8 @@ def fit_tiny(
 ) -> Fitted:
     """Three steps of four scenes each."""
     prompter, watcher = tiny_prompter(tiny), Watcher()
-    trees = [gold_trees(prompter, scene, weights) for scene in range(len(SCENES))]
+    closed = changes.get("objective") == "closed_set"
+    trees = [gold_trees(prompter, scene, weights, closed) for scene in range(len(SCENES))]
     schedule = three_steps(parts)
     model = tiny_adapter(tiny, dropout)
     fit(
@@ -122,18 +123,18 @@ def fit_tiny(
     return Fitted(watcher, {k: v.clone() for k, v in get_peft_model_state_dict(model).items()}, watcher.steps)
 
 
-def gold_trees(prompter: Prompter, scene: int, weight: float | None) -> list[TokenTree]:
-    """Trees with gold answers; with `weight`, every second target has that weight and the others have 1."""
+def gold_trees(prompter: Prompter, scene: int, weight: float | None, closed: bool = False) -> list[TokenTree]:
+    """Trees with gold answers, or `closed` with all; with `weight`, every second target has it and the others 1."""
     weights = None
     if weight is not None:
         weights = {k: weight if k % 2 else 1.0 for k in range(len(SCENES[scene].utterances))}
-    return prompter.trees(SCENES[scene], "gold", weights=weights)
+    return prompter.trees(SCENES[scene], "gold_all" if closed else "gold", weights=weights)
 
 
-def first_step(tiny: TinyModel, weight: float | None = None) -> list[TokenTree]:
+def first_step(tiny: TinyModel, weight: float | None = None, closed: bool = False) -> list[TokenTree]:
     prompter = tiny_prompter(tiny)
     step = three_steps().steps[0]
-    return [tree for batch in step for scene in batch.scenes for tree in gold_trees(prompter, scene, weight)]
+    return [tree for batch in step for scene in batch.scenes for tree in gold_trees(prompter, scene, weight, closed)]
 
 
 def loss_by_hand(model: Any, trees: Sequence[TokenTree]) -> tuple[torch.Tensor, float, int]:
