@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 Metric = Literal["nll", "weighted_f1", "macro_f1"]
 SWEEP, JOURNAL, TRIALS = "sweep.yaml", "journal.log", "trials"
 _CONTINUES = "continues"  # attribute of a trial: number of the trial whose run directory it uses
+_MOST = 100_000  # trials of a sweep, so that seeds of different sweeps differ
 _STARTUP = 3  # trials before any is stopped early
 
 
@@ -118,7 +119,6 @@ def open_study(options: Sweep) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna.create_study(
         storage=optuna.storages.JournalStorage(JournalFileBackend(str(options.folder / JOURNAL))),
-        sampler=optuna.samplers.TPESampler(seed=options.seed, constant_liar=True),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=_STARTUP),
         study_name="sweep",
         direction="minimize" if options.metric == "nll" else "maximize",
@@ -146,6 +146,7 @@ def _begin(study: optuna.Study, options: Sweep) -> _Trial | None:
     Raises:
         RunError: More trials failed than ended.
     """
+    from optuna.samplers import TPESampler
     from optuna.trial import TrialState
 
     with _lock(options.folder, "ask"):
@@ -157,6 +158,8 @@ def _begin(study: optuna.Study, options: Sweep) -> _Trial | None:
             raise RunError(f"{options.folder}: {len(failed)} trials failed; the last: {failed[-1].user_attrs['error']}")
         if ended + states.count(TrialState.RUNNING) >= options.trials:
             return None
+        # Each trial has a seed of its own; with that of the sweep every worker would begin with the same values.
+        study.sampler = TPESampler(seed=options.seed * _MOST + len(states), constant_liar=True)
         asked = study.ask()
         own = _lock(options.folder, f"trial-{asked.number}")
         own.acquire(timeout=0)
