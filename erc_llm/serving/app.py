@@ -18,7 +18,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from erc_llm import __version__
-from erc_llm.errors import UserError
+from erc_llm.errors import ModelError, UserError
 from erc_llm.serving.guard import Application, Guard
 from erc_llm.serving.limits import Limits
 from erc_llm.serving.measures import CONTENT_TYPE_LATEST, Measures
@@ -244,6 +244,9 @@ def _add_refusals(app: FastAPI) -> None:
     async def busy(_: Request, error: Exception) -> JSONResponse:
         return problem(503, str(error))
 
+    async def broken(_: Request, error: Exception) -> JSONResponse:
+        return problem(500, f"internal error: {type(error).__name__}; the service's log has more")
+
     async def unknown(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         return problem(error.status_code, f"{error.detail}; the requests that there are: /docs")
@@ -257,5 +260,7 @@ def _add_refusals(app: FastAPI) -> None:
     app.add_exception_handler(UserError, unusable)
     app.add_exception_handler(NoSession, none)
     app.add_exception_handler(Busy, busy)
+    app.add_exception_handler(ModelError, busy)  # too little GPU memory for this batch
+    app.add_exception_handler(Exception, broken)
     app.add_exception_handler(HTTPException, unknown)
     app.add_exception_handler(ClientGone, gone)

@@ -52,6 +52,8 @@ class Slow:
         self.began.set()
         assert self.go.wait(20)
         self.batches.append([d.utterances[0].text for d in dialogues])
+        if any("broken" in d.utterances[0].text for d in dialogues):
+            raise RuntimeError("a bug")
         if any("bad" in d.utterances[0].text for d in dialogues):
             raise ConfigError("this dialogue cannot be labelled")
         answer = {"A": 0.75, "B": 0.25}
@@ -140,7 +142,16 @@ def test_wrong_requests_are_refused_with_a_reason(body: Any, status: int, messag
         assert message in answer.body["error"]
 
 
-def test_what_there_is_not_is_said(predictor: Predictor) -> None:
+def test_a_bug_is_answered_and_the_service_goes_on() -> None:
+    slow = Slow()
+    slow.go.set()
+    with service(slow) as client:
+        answer = client.post("/v1/label", {"lines": [{"speaker": "Ada", "text": "broken"}]})
+        assert (answer.status, "RuntimeError" in answer.body["error"]) == (500, True)
+        assert client.post("/v1/label", {"lines": lines(SAID)}).status == 200
+
+
+def test_what_there_is_not_is_said() -> None:
     with service(Slow()) as client:
         assert client.get("/nothing").status == 404
         assert "no such live session" in client.get("/v1/live/nobody").body["error"]
