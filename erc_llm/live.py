@@ -7,7 +7,7 @@ Does not depend on: files, the command line.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from erc_llm.config import RunConfig
 from erc_llm.corpus.dialogues import Dialogue, Utterance
@@ -90,6 +90,16 @@ class LiveSession:
             self._new_window()
         (scores,) = self._scores(scene, len(self._utterances), [self._prompter.forecast_pieces])
         return dict(zip(predictor.labels.names, scores.probabilities.tolist(), strict=True))
+
+    @property
+    def cached_bytes(self) -> int:
+        """Memory of the caches, in bytes."""
+        layers: list[Any] = [layer for cache in self._caches for layer in cache.layers]
+        return sum(int(t.nbytes) for layer in layers for t in (layer.keys, layer.values) if t is not None)
+
+    def forget(self) -> None:
+        """Free the caches; the next line computes them again, with the same results."""
+        self._caches = []
 
     def _begin(self) -> None:
         """Refuse to go on after an error; the session has failed until `_scores` has ended."""

@@ -23,6 +23,8 @@ from erc_llm.cli.export import export
 from erc_llm.cli.options import open_console, prepare_scoring
 from erc_llm.cli.plan import plan
 from erc_llm.cli.predict import calibrate, predict
+from erc_llm.cli.serve import serve
+from erc_llm.cli.sweep import sweep
 from erc_llm.cli.train import average, train
 from erc_llm.cli.validate import validate
 from erc_llm.errors import ErcError, UserError
@@ -85,6 +87,8 @@ for command in (
     export,
     adapters,
     export_prompts,
+    serve,
+    sweep,
 ):
     app.command()(command)
 

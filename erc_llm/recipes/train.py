@@ -27,7 +27,7 @@ from erc_llm.recipes.console import ConsoleProgress
 from erc_llm.recipes.data import labelled_targets, open_corpus, print_warnings, without_overlaps
 from erc_llm.recipes.plan import plan_on_gpu, shortfall
 from erc_llm.recipes.run_inputs import check_auxiliary, check_finished, check_leak, described, read_confusion, start_run
-from erc_llm.recipes.training_run import Training
+from erc_llm.recipes.training_run import Training, Watch
 from erc_llm.runs.directory import ADAPTER, CHECKPOINTS, CONFIG, TEMPLATE, Run, check_same, claim
 from erc_llm.runs.manifest import FINISHED, TRAINING, Manifest, write_manifest
 from erc_llm.runs.progress import Progress
@@ -40,7 +40,14 @@ if TYPE_CHECKING:
     from erc_llm.tuning.sampling import Sampler, Targets
 
 
-def train(config: RunConfig, *, resume: bool = False, console: Console | None = None, force: bool = False) -> Run:
+def train(
+    config: RunConfig,
+    *,
+    resume: bool = False,
+    console: Console | None = None,
+    force: bool = False,
+    watch: Watch | None = None,
+) -> Run:
     """Train an adapter and write its run directory.
 
     Args:
@@ -48,6 +55,7 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
         resume: Continue an unfinished run of the same configuration.
         console: Where to show progress.
         force: Train even if the plan does not fit this machine's GPU.
+        watch: Called with the step and the metrics whenever the selection split was scored; True ends training.
 
     Raises:
         RunError: The run directory is in use, or holds a run of another configuration.
@@ -116,6 +124,7 @@ def train(config: RunConfig, *, resume: bool = False, console: Console | None = 
         correction=Correction(prior_shift(manifest, "auto")),
         progress=progress,
         planned_bytes=None if planned is None else planned.plan.peaks.training.total,
+        watch=watch,
     )
     training.describe()
     steps = training.order()  # it refuses steps that cannot continue a checkpoint, before anything is overwritten
@@ -225,4 +234,5 @@ def _manifest(
         confusion=confusion,
         train_sha256=corpus.train_sha256,
         precision=dtype_name(loaded.dtype),
+        tried=config.tried,
     )

@@ -7,7 +7,7 @@ Does not depend on: how any of its parts is built.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from erc_llm.tuning.order import StepOrder
     from erc_llm.tuning.sampling import Asked, Sampler
     from erc_llm.tuning.trainer import FitSettings
+
+Watch = Callable[[int, Mapping[str, float]], bool]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -64,6 +66,7 @@ class Training:
         correction: Correction of selection scores, the same as `predict` applies.
         progress: Where to show the run.
         planned_bytes: The planned peak of GPU memory in training; None if nothing was planned.
+        watch: Called with the step and the metrics of every selection score; True ends training.
     """
 
     config: RunConfig
@@ -78,6 +81,7 @@ class Training:
     correction: Correction
     progress: Progress
     planned_bytes: int | None = None
+    watch: Watch | None = None
 
     def describe(self) -> None:
         """Print the model, its precision, and the number of scenes."""
@@ -191,7 +195,7 @@ class Training:
         training, main = self.config.training, process_rank() == 0
         logging = [LogCallback(log, tokens)] if main else []
         selection = SelectionCallback(
-            self.folder, evaluations, self.evaluate, self.save, training.patience, main, self.progress, log
+            self.folder, evaluations, self.evaluate, self.save, training.patience, main, self.progress, log, self.watch
         )
         return [*logging, selection, CheckpointCallback(training.checkpoint_minutes, log)]
 

@@ -75,6 +75,7 @@ class Manifest:
         started_from: Id and corpus of the run that training started from; None for a new adapter.
         avoided: Corpora that training kept apart from, each with the number of training dialogues left out because of
             it.
+        tried: Number of configurations that were scored to choose this one, as a sweep counts them.
         retrieval: What prompts retrieve from train; None if they retrieve nothing, which is not written to the file.
         selected_by: The split that selected a baseline's epoch; None for an adapter, whose `config.yaml` states it.
     """
@@ -110,6 +111,7 @@ class Manifest:
     selected_by: str | None = None
     started_from: str | None = None
     avoided: Mapping[str, int] = field(default_factory=dict)
+    tried: int = 1
     retrieval: Retrieval | None = None
     format_version: int = RUN_FORMAT
 

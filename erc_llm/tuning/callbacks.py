@@ -36,6 +36,7 @@ class SelectionCallback(TrainerCallback):
         main: Whether this process writes.
         progress: Where to print the score.
         log: The training log; its clock is stopped during scoring.
+        watch: Called in the main process with the step and the metrics; True ends training.
     """
 
     def __init__(
@@ -48,7 +49,9 @@ class SelectionCallback(TrainerCallback):
         main: bool,
         progress: Progress,
         log: TrainingLog,
+        watch: Callable[[int, Mapping[str, float]], bool] | None = None,
     ) -> None:
+        self._watch = watch
         self._scores = folder / SELECTION_LOG
         self._steps = steps
         self._evaluate = evaluate
@@ -79,10 +82,11 @@ class SelectionCallback(TrainerCallback):
             return
         if state.global_step in self._steps:
             with self._log.paused():
-                self._score(state.global_step, model)
+                control.should_training_stop |= self._score(state.global_step, model)
             control.should_training_stop |= self._out_of_patience
 
-    def _score(self, step: int, model: Any) -> None:
+    def _score(self, step: int, model: Any) -> bool:
+        """Score the model; returns whether whoever watches wants training to end."""
         started = time.perf_counter()
         metrics = dict(self._evaluate(model))
         score = of_main_process(metrics[SCORE])
@@ -93,6 +97,7 @@ class SelectionCallback(TrainerCallback):
             if better:
                 self._save(model)
             self._progress.score(f"step {step}", score, self._best or 0.0, better)
+        return of_main_process(self._watch is not None and self._main and self._watch(step, metrics))
 
     @property
     def _out_of_patience(self) -> bool:

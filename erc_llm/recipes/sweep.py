@@ -1,0 +1,269 @@
+"""Sweeps: trials of a configuration with other values, through Optuna; resumable, by one worker or several.
+
+    FOLDER/
+      sweep.yaml       what is varied and how trials are scored; a sweep cannot be continued with anything else
+      journal.log      Optuna's storage: every trial with its values and scores
+      trials/          a run directory for each trial
+      trials.csv, importance.svg, best.yaml    what came out
+
+A trial is scored on the selection split, where bad ones are stopped early, or by cross-fitting. A trial whose worker
+has died is continued by the next worker, in the same run directory.
+
+Input: a configuration and a search space. Output: the folder above.
+Does not depend on: how training works.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import yaml
+from rich.console import Console
+
+from erc_llm.config import RunConfig, load_config
+from erc_llm.errors import ConfigError, RunError, UserError
+from erc_llm.files import write_text
+from erc_llm.recipes.sweep_report import write_report
+from erc_llm.recipes.sweep_space import Space, read_space, suggest
+
+if TYPE_CHECKING:
+    import optuna
+    from filelock import BaseFileLock
+
+Metric = Literal["nll", "weighted_f1", "macro_f1"]
+SWEEP, JOURNAL, TRIALS = "sweep.yaml", "journal.log", "trials"
+_CONTINUES = "continues"  # attribute of a trial: number of the trial whose run directory it uses
+_MOST = 100_000  # trials of a sweep, so that seeds of different sweeps differ
+_STARTUP = 3  # trials before any is stopped early
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What a sweep varies, and how it scores.
+
+    Attributes:
+        config: Name or file of the configuration that is varied.
+        overrides: `key=value` texts for every trial.
+        space: The file of the search space.
+        trials: Number of trials in all, those of earlier calls included.
+        metric: What is to be lowest (`nll`) or highest.
+        folds: Score by cross-fitting with so many folds; None: on the selection split.
+        seed: Seed of the values that are tried.
+        folder: The folder of the sweep.
+    """
+
+    config: str
+    overrides: tuple[str, ...]
+    space: Path
+    trials: int
+    metric: Metric
+    folds: int | None
+    seed: int
+    folder: Path
+
+    def base(self, further: list[str] | None = None) -> RunConfig:
+        """The configuration of a trial with these values."""
+        return load_config(self.config, [*self.overrides, *(further or [])])
+
+    def described(self, space: Space) -> str:
+        """The content of `sweep.yaml`."""
+        fields = {name: field.model_dump(mode="json") for name, field in space.items()}
+        content = {
+            "metric": self.metric,
+            "folds": self.folds,
+            "seed": self.seed,
+            "space": fields,
+            "config": self.base().result_fields(),
+        }
+        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def sweep(options: Sweep, console: Console | None = None) -> optuna.Study:
+    """Run trials until there are as many as asked for; the report is written after each.
+
+    Raises:
+        UserError: Optuna is not installed.
+        ConfigError: The search space does not fit the configuration, or the selection split is not scored.
+        RunError: The folder holds another sweep, or trials fail one after the other.
+    """
+    console = console or Console()
+    space = read_space(options.space, options.config)
+    base = options.base()
+    if options.folds is None and not base.holds_out_selection:
+        raise ConfigError("training.evaluations=0 scores nothing; leave it out, or score trials by --folds 5")
+    _claim(options, space)
+    study = open_study(options)
+    while (trial := _begin(study, options)) is not None:
+        _run_trial(study, trial, options, space, console)
+        with _lock(options.folder, "report"):
+            write_report(options.folder, study, options.base, options.metric)
+    return study
+
+
+def open_study(options: Sweep) -> optuna.Study:
+    """The study of a sweep, which is created if there is none.
+
+    Raises:
+        UserError: Optuna is not installed.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise UserError("a sweep needs Optuna, which is not installed: pip install 'erc-llm[scale]'") from error
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna.create_study(
+        storage=optuna.storages.JournalStorage(JournalFileBackend(str(options.folder / JOURNAL))),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=_STARTUP),
+        study_name="sweep",
+        direction="minimize" if options.metric == "nll" else "maximize",
+        load_if_exists=True,
+    )
+
+
+def _claim(options: Sweep, space: Space) -> None:
+    """Write what the sweep is; refuse a folder with another one."""
+    path, wanted = options.folder / SWEEP, options.described(space)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    with _lock(options.folder, "claim"):
+        if not path.is_file():
+            write_text(path, wanted, RunError)
+        elif path.read_text("utf-8") != wanted:
+            raise RunError(
+                f"{path}: this folder holds a sweep with another configuration, search space or metric; choose another "
+                "--out"
+            )
+
+
+def _begin(study: optuna.Study, options: Sweep) -> _Trial | None:
+    """The next trial, or None if there are as many as asked for. Trials of dead workers come first.
+
+    Raises:
+        RunError: More trials failed than ended.
+    """
+    from optuna.samplers import TPESampler
+    from optuna.trial import TrialState
+
+    with _lock(options.folder, "ask"):
+        _rescue(study, options.folder)
+        states = [trial.state for trial in study.get_trials(deepcopy=False)]
+        ended = states.count(TrialState.COMPLETE) + states.count(TrialState.PRUNED)
+        failed = [t for t in study.get_trials(deepcopy=False) if "error" in t.user_attrs]
+        if len(failed) > max(_STARTUP, ended):
+            raise RunError(f"{options.folder}: {len(failed)} trials failed; the last: {failed[-1].user_attrs['error']}")
+        if ended + states.count(TrialState.RUNNING) >= options.trials:
+            return None
+        # Each trial has a seed of its own; with that of the sweep every worker would begin with the same values.
+        study.sampler = TPESampler(seed=options.seed * _MOST + len(states), constant_liar=True)
+        asked = study.ask()
+        own = _lock(options.folder, f"trial-{asked.number}")
+        own.acquire(timeout=0)
+        return _Trial(asked, own, int(asked.user_attrs.get(_CONTINUES, asked.number)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """A trial of this worker.
+
+    Attributes:
+        asked: Optuna's trial.
+        lock: Held while the worker lives.
+        number: Number in the name of the run directory.
+    """
+
+    asked: optuna.Trial
+    lock: BaseFileLock
+    number: int
+
+
+def _rescue(study: optuna.Study, folder: Path) -> None:
+    """Put the trials of workers that have died back at the front."""
+    from filelock import Timeout
+    from optuna.trial import TrialState
+
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        lock = _lock(folder, f"trial-{trial.number}")
+        try:
+            with lock.acquire(timeout=0):
+                study.tell(trial.number, state=TrialState.FAIL)
+                first = trial.user_attrs.get(_CONTINUES, trial.number)
+                study.enqueue_trial(trial.params, {_CONTINUES: first})
+        except Timeout:
+            continue  # its worker lives
+
+
+def _lock(folder: Path, name: str) -> BaseFileLock:
+    """A lock between workers, which ends with the process that holds it."""
+    from filelock import FileLock
+
+    (folder / ".locks").mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / ".locks" / f"{name}.lock")
+
+
+def _run_trial(study: optuna.Study, trial: _Trial, options: Sweep, space: Space, console: Console) -> None:
+    from optuna.trial import TrialState
+
+    values = suggest(space, trial.asked)
+    trial.asked.set_user_attr("overrides", values)
+    name = f"trial-{trial.number:03d}"
+    console.rule(f"{name}: {' '.join(values)}")
+    config = options.base([*values, f"output={options.folder / TRIALS}", f"name={name}"])
+    with trial.lock:
+        try:
+            score, stopped = _score(config, options, trial.asked, console)
+        except UserError as error:
+            trial.asked.set_user_attr("error", str(error))
+            study.tell(trial.asked, state=TrialState.FAIL)
+            console.print(f"{name} failed: {error}", style="yellow", markup=False)
+            return
+        if stopped:
+            study.tell(trial.asked, state=TrialState.PRUNED)
+        else:
+            study.tell(trial.asked, score)
+    console.print(f"{name}: {options.metric} {score:.4f}{', stopped early' if stopped else ''}", markup=False)
+
+
+def _score(config: RunConfig, options: Sweep, asked: optuna.Trial, console: Console) -> tuple[float, bool]:
+    """The score of a trial, and whether it was stopped early."""
+    if options.folds is not None:
+        return _crossfitted(config, options.folds, options.metric, console), False
+    from erc_llm.recipes.train import train
+    from erc_llm.runs.logs import SELECTION_LOG, read_lines
+
+    stopped = False
+
+    def stop_early(step: int, metrics: Mapping[str, float]) -> bool:
+        nonlocal stopped
+        asked.report(metrics[options.metric], step)
+        stopped = asked.should_prune()
+        return stopped
+
+    run = train(config, resume=True, console=console, watch=stop_early)
+    scores = [record[options.metric] for record in read_lines(run.folder / SELECTION_LOG)]
+    best: Callable[..., float] = min if options.metric == "nll" else max
+    return best(scores, default=math.nan), stopped
+
+
+def _crossfitted(config: RunConfig, folds: int, metric: Metric, console: Console) -> float:
+    """The metric of all of train, each line predicted, calibrated and decided by what never saw its episode."""
+    from erc_llm.calibration.select import decide_held_out
+    from erc_llm.metrics import confusion, gold_surprise, scores_from_confusion
+    from erc_llm.predictions import corpus_shift, read_predictions
+    from erc_llm.recipes.crossfit import Folds, crossfit
+    from erc_llm.runs.directory import OUT_OF_FOLD
+
+    run = crossfit(config, Folds(folds), resume=True, console=console)
+    table = read_predictions(run.folder / OUT_OF_FOLD)
+    shift = corpus_shift(table.info.training_prior, table.info.train_shares)
+    rule: Literal["weighted_f1", "macro_f1"] = "macro_f1" if metric == "macro_f1" else "weighted_f1"
+    decided = decide_held_out(table, shift, rule, calibrated=True)
+    if metric == "nll":
+        assert decided.probabilities is not None, "a decided table has probabilities"
+        return float(gold_surprise(decided.probabilities, decided.gold_index).mean())
+    scores = scores_from_confusion(confusion(decided.gold_index, decided.predicted_index, len(table.info.labels)))
+    return float(getattr(scores, metric))

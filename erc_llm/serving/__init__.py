@@ -1,0 +1,1 @@
+"""The HTTP service: labels conversations that programs send to it."""
