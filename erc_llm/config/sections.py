@@ -107,7 +107,9 @@ class PromptConfig(Section):
     """How a dialogue becomes a prompt."""
 
     template: str = Field(
-        "instruct", description="`instruct` (for chat models), `plain` (for base models), or a .jinja file of your own."
+        "instruct",
+        description="`instruct` (for chat models), `plain` (for base models), `quoting` (`plain`, and each query repeats "
+        "its line; for lookahead), or a .jinja file of your own.",
     )
     context: Literal["past", "full"] = Field(
         "past",

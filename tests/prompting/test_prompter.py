@@ -107,6 +107,15 @@ def test_lookahead_hangs_a_question_after_later_lines() -> None:
     assert "3. Ada feels" in seen[2]
 
 
+def test_a_quoting_question_repeats_its_own_line_and_no_other() -> None:
+    talk = scene(("Ada", "Hello.", "Joyful"), ("Ben", "Go away!", "Mad"), ("Ada", "But (why?)", "Sad"))
+    tokenizer = llama2_style_tokenizer(chat=False)
+    prompter = Prompter(tokenizer, load_prompt("quoting"), EMORYNLP, PromptOptions(lookahead=1))
+    seen = {k: decode(tokenizer, ids) for k, ids in asked(prompter.trees(talk, "all")).items()}
+    assert seen[0].endswith("2. Ben: Go away!\n(Ada: Hello. Ada feels")
+    assert seen[2].endswith("3. Ada: But (why?)\n(Ada: But (why?) Ada feels")
+
+
 def test_with_lookahead_two_lines_of_one_speaker_are_told_apart() -> None:
     talk = scene(("Ada", "Hello.", "Joyful"), ("Ada", "Well?", "Sad"))
     seen = asked(build_prompter(lookahead=1).trees(talk, "all"))
