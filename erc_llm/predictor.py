@@ -111,9 +111,12 @@ class Predictor:
         return self.loaded
 
     def scores(
-        self, dialogues: Sequence[Dialogue], on_progress: Callable[[int], None] | None = None
+        self, dialogues: Sequence[Dialogue], on_progress: Callable[[int], None] | None = None, *, states: bool = False
     ) -> list[list[LabelScores]]:
-        """Raw scores of every target of every dialogue; `on_progress` is called with the number of dialogues done."""
+        """Raw scores of every target of every dialogue; `on_progress` is called with the number of dialogues done.
+
+        With `states`, they keep the model's hidden state at each question, from the same forward pass.
+        """
         return score_scenes(
             self.ready().model,
             self.prompter,
@@ -123,6 +126,7 @@ class Predictor:
             seed=self.config.seed,
             tokens_per_forest=self.config.scoring.tokens_per_forest,
             on_progress=on_progress,
+            states=states,
         )
 
     def written(
@@ -163,8 +167,10 @@ class Predictor:
         names, scoring = self.labels.names, self.config.scoring
         try:
             if scoring.decode == "score":
-                found = [scored_prediction(s, names) for scene in self.scores(dialogues, on_progress) for s in scene]
-                return found if self.neighbours is None else self.neighbours.added_to(found, dialogues)
+                scored = self.scores(dialogues, on_progress, states=self.needs_states)
+                found = [scored_prediction(s, names) for scene in scored for s in scene]
+                states = [s.state for scene in scored for s in scene]
+                return found if self.neighbours is None else self.neighbours.added_to(found, dialogues, states)
             return [answer.prediction(names) for scene in self.written(dialogues, on_progress) for answer in scene]
         except torch.OutOfMemoryError as error:
             raise ModelError(
@@ -185,12 +191,17 @@ class Predictor:
         """Whether questions state the predictions for earlier lines."""
         return self.config.state.source == "predicted"
 
+    @property
+    def needs_states(self) -> bool:
+        """Whether its neighbours are found by the hidden states at the questions."""
+        return self.neighbours is not None and self.neighbours.by_states
+
     def predict(self, dialogue: Dialogue) -> list[LabelledUtterance]:
         """Label every target of the dialogue, in order."""
-        scores = self.scores([dialogue])[0]
+        scores = self.scores([dialogue], states=self.needs_states)[0]
         near: Iterable[Floats | None] = [None] * len(scores)
         if self.neighbours is not None:
-            near = self.neighbours.of([dialogue])
+            near = self.neighbours.of([dialogue], [s.state for s in scores])
         return [self.labelled(dialogue.utterances[s.target], s, row) for s, row in zip(scores, near, strict=True)]
 
     def live(self, dialogue_id: str = "live", episode: str | None = None) -> LiveSession:
