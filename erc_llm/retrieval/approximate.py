@@ -26,8 +26,8 @@ INSTALL = "pip install 'erc-llm[neighbours]'"
 
 # Measured by benchmarks/neighbour_search.py: more cells make the search faster and the k-means slower.
 _CELLS = 2  # times the square root of the number of vectors
-_PROBES = 32  # cells that a query is compared with
-_SAMPLE, _ROUNDS = 32, 10  # of k-means: vectors for each cell, and rounds
+_NEAR = 8  # a query is compared with the vectors of the nearest eighth of the cells
+_SAMPLE, _ROUNDS = 64, 10  # of k-means: vectors for each cell, and rounds
 
 Search = Literal["exact", "approximate"]
 Floats = npt.NDArray[np.float32]
@@ -99,7 +99,7 @@ class CellSearch:
         centres = faiss.IndexFlatIP(vectors.shape[1])
         centres.add(cells.centres)
         self._index = faiss.IndexIVFFlat(centres, vectors.shape[1], len(cells.centres), faiss.METRIC_INNER_PRODUCT)
-        self._index.nprobe = _PROBES
+        self._index.nprobe = -(-len(cells.centres) // _NEAR)
         self._index.is_trained = True
         rows = np.arange(len(vectors), dtype=np.int64)
         dense = np.ascontiguousarray(vectors, dtype=np.float32)
