@@ -71,7 +71,7 @@ class LiveSession:
         label = self._predictor.labels.names[int(scores[0].log_likelihoods.argmax())]
         self._state.append(label if text.strip() else None)  # batch prediction has no question about an empty line
         neighbours = self._predictor.neighbours
-        near = None if neighbours is None else neighbours.of_line(text, self._episode)
+        near = None if neighbours is None else neighbours.of_line(text, self._episode, scores[-1].state)
         return self._predictor.labelled(utterance, scores[-1], near)
 
     def forecast(self) -> Mapping[str, float]:
@@ -130,7 +130,7 @@ class LiveSession:
                 for pieces in asked:
                     builder.add_question(target, after, pieces, answers)
                 tree = builder.build()
-                by_order.append(score_questions(model, cache, tree, tree.questions))
+                by_order.append(score_questions(model, cache, tree, tree.questions, self._predictor.needs_states))
         self._failed = False
         return [mean_score(same) for same in zip(*by_order, strict=True)]
 

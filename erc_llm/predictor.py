@@ -113,9 +113,12 @@ class Predictor:
         return self.loaded
 
     def scores(
-        self, dialogues: Sequence[Dialogue], on_progress: Callable[[int], None] | None = None
+        self, dialogues: Sequence[Dialogue], on_progress: Callable[[int], None] | None = None, *, states: bool = False
     ) -> list[list[LabelScores]]:
-        """Raw scores of every target of every dialogue; `on_progress` is called with the number of dialogues done."""
+        """Raw scores of every target of every dialogue; `on_progress` is called with the number of dialogues done.
+
+        With `states`, they keep the model's hidden state at each question, from the same forward pass.
+        """
         return score_scenes(
             self.ready().model,
             self.prompter,
@@ -125,6 +128,7 @@ class Predictor:
             seed=self.config.seed,
             tokens_per_forest=self.config.scoring.tokens_per_forest,
             on_progress=on_progress,
+            states=states,
         )
 
     def written(
@@ -165,8 +169,10 @@ class Predictor:
         names, scoring = self.labels.names, self.config.scoring
         try:
             if scoring.decode == "score":
-                found = [scored_prediction(s, names) for scene in self.scores(dialogues, on_progress) for s in scene]
-                return found if self.neighbours is None else self.neighbours.added_to(found, dialogues)
+                scored = self.scores(dialogues, on_progress, states=self.needs_states)
+                found = [scored_prediction(s, names) for scene in scored for s in scene]
+                states = [s.state for scene in scored for s in scene]
+                return found if self.neighbours is None else self.neighbours.added_to(found, dialogues, states)
             return [answer.prediction(names) for scene in self.written(dialogues, on_progress) for answer in scene]
         except torch.OutOfMemoryError as error:
             raise ModelError(
@@ -187,16 +193,21 @@ class Predictor:
         """Whether questions state the predictions for earlier lines."""
         return self.config.state.source == "predicted"
 
+    @property
+    def needs_states(self) -> bool:
+        """Whether its neighbours are found by the hidden states at the questions."""
+        return self.neighbours is not None and self.neighbours.by_states
+
     def predict(self, dialogue: Dialogue) -> list[LabelledUtterance]:
         """Label every target of the dialogue, in order."""
         return self.predict_all([dialogue])[0]
 
     def predict_all(self, dialogues: Sequence[Dialogue]) -> list[list[LabelledUtterance]]:
         """Label every target of each dialogue; their trees are packed together, so this is faster than one by one."""
-        scores = self.scores(dialogues)
+        scores = self.scores(dialogues, states=self.needs_states)
         near: Iterator[Floats | None] = repeat(None)
         if self.neighbours is not None:
-            near = iter(self.neighbours.of(dialogues))
+            near = iter(self.neighbours.of(dialogues, [s.state for found in scores for s in found]))
         return [
             [self.labelled(dialogue.utterances[s.target], s, next(near)) for s in found]
             for dialogue, found in zip(dialogues, scores, strict=True)

@@ -43,7 +43,7 @@ def test_nothing_is_pinned_that_is_not_required() -> None:
 
 
 def test_every_import_of_the_package_is_a_declared_dependency() -> None:
-    spelt = {"yaml": "pyyaml", "sklearn": "scikit-learn"}
+    spelt = {"yaml": "pyyaml", "sklearn": "scikit-learn", "faiss": "faiss-cpu"}
     declared = {requirement.name for requirement in _requirements()}
     found = set()
     for file in (ROOT / "erc_llm").rglob("*.py"):

@@ -269,9 +269,17 @@ def calibrate(
         typer.Option(
             metavar="ENCODER",
             help="Also mix in the labels of the nearest lines of train, if that lowers held-out NLL. ENCODER: words "
-            "(no model needed), all-minilm-l6-v2, all-mpnet-base-v2, a folder or a hub id.",
+            "(no model needed), all-minilm-l6-v2, all-mpnet-base-v2, a folder or a hub id; hidden: the hidden states "
+            "of the run itself.",
         ),
     ] = None,
+    search: Annotated[
+        Literal["exact", "approximate"],
+        typer.Option(
+            help="With --neighbours ENCODER: how the index is searched. approximate is for hundreds of thousands of "
+            "lines, and needs pip install 'erc-llm[neighbours]'."
+        ),
+    ] = "exact",
     seed: Annotated[int, typer.Option(help="Random seed of the cross-validation folds.", min=0)] = 0,
     heal_from: HealFrom = None,
 ) -> None:
@@ -289,6 +297,8 @@ def calibrate(
 
     if corpus is not None and predictions is not None and neighbours is None:
         raise UserError("CORPUS and --predictions exclude each other: the table replaces predicting the corpus")
+    if search != "exact" and neighbours is None:
+        raise UserError(f"--search {search}: is how neighbours are found; add --neighbours ENCODER, or leave it out")
     run = read_run(source)
     refuse_control(run)
     shift = prior_shift(run.manifest, parse_prior(prior))
@@ -296,7 +306,9 @@ def calibrate(
     if predictions is not None:
         table, name = read_predictions(predictions), str(predictions)
         check_table(run, table, name)
-    lines = None if neighbours is None else read_train_lines(run, neighbours, corpus, heal_from)
+    lines = None
+    if neighbours is not None:
+        lines = read_train_lines(run, neighbours, search, corpus, heal_from, open_console())
     if table is None:
         table, name = predict_selection(run, corpus, heal_from, open_console())
     if decide is None and run.manifest.folds is not None:

@@ -108,8 +108,8 @@ class PromptConfig(Section):
 
     template: str = Field(
         "instruct",
-        description="`instruct` (for chat models), `plain` (for base models), `quoting` (`plain`, and each query repeats "
-        "its line; for lookahead), or a .jinja file of your own.",
+        description="`instruct` (for chat models), `plain` (for base models), `quoting` (`plain`, and each query "
+        "repeats its line; for lookahead), or a .jinja file of your own.",
     )
     context: Literal["past", "full"] = Field(
         "past",

@@ -37,6 +37,7 @@ def score_scenes(
     seed: int = 0,
     tokens_per_forest: int = 4096,
     on_progress: Callable[[int], None] | None = None,
+    states: bool = False,
 ) -> list[list[LabelScores]]:
     """Scores of the targets of every dialogue, in order.
 
@@ -51,13 +52,14 @@ def score_scenes(
         seed: Seed of these orders for each scene; the first order is always the canonical one.
         tokens_per_forest: Most tokens of one forward pass.
         on_progress: Called with the number of dialogues done in the last pass.
+        states: Keep the hidden state of every question of the last pass; over several orders, their mean.
     """
-    states: list[State | None] = [None] * len(dialogues)
+    stated: list[State | None] = [None] * len(dialogues)
     orders = [scoring_orders(prompter.labels, label_orders, seed, dialogue.id) for dialogue in dialogues]
     if passes == 2:
-        first = _score(model, prompter, dialogues, "all", orders, states, tokens_per_forest, None)
-        states = [state_of(d, s, prompter.labels.names) for d, s in zip(dialogues, first, strict=True)]
-    return _score(model, prompter, dialogues, answers, orders, states, tokens_per_forest, on_progress)
+        first = _score(model, prompter, dialogues, "all", orders, stated, tokens_per_forest, None, False)
+        stated = [state_of(d, s, prompter.labels.names) for d, s in zip(dialogues, first, strict=True)]
+    return _score(model, prompter, dialogues, answers, orders, stated, tokens_per_forest, on_progress, states)
 
 
 def state_of(dialogue: Dialogue, scores: Sequence[LabelScores], names: Sequence[str]) -> State:
@@ -74,18 +76,21 @@ def _score(
     dialogues: Sequence[Dialogue],
     answers: Literal["all", "gold_all"],
     orders: Sequence[Sequence[Sequence[str]]],
-    states: Sequence[State | None],
+    stated: Sequence[State | None],
     tokens_per_forest: int,
     on_progress: Callable[[int], None] | None,
+    states: bool,
 ) -> list[list[LabelScores]]:
     trees = [
         (i, tree)
-        for i, (dialogue, state) in enumerate(zip(dialogues, states, strict=True))
+        for i, (dialogue, state) in enumerate(zip(dialogues, stated, strict=True))
         for order in orders[i]
         for tree in prompter.trees(dialogue, answers, label_order=order, state=state)
     ]
     done = None if on_progress is None else lambda n: on_progress(n * len(dialogues) // len(trees))
-    scored = score_trees(model, [t for _, t in trees], tokens_per_forest=tokens_per_forest, on_progress=done)
+    scored = score_trees(
+        model, [t for _, t in trees], tokens_per_forest=tokens_per_forest, on_progress=done, states=states
+    )
     results: list[list[LabelScores]] = [[] for _ in dialogues]
     for (i, _), scores in zip(trees, scored, strict=True):
         results[i] += scores
@@ -105,7 +110,8 @@ def mean_score(scores: Sequence[LabelScores]) -> LabelScores:
         return first
     assert all(s.target == first.target for s in others)
     together: np.ndarray = np.logaddexp.reduce([s.log_likelihoods for s in scores], axis=0)
-    return LabelScores(first.target, together - np.log(len(scores)))
+    states = [s.state for s in scores if s.state is not None]
+    return LabelScores(first.target, together - np.log(len(scores)), np.mean(states, axis=0) if states else None)
 
 
 def scored_prediction(scores: LabelScores, names: Sequence[str]) -> Prediction:

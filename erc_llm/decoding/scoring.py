@@ -19,7 +19,7 @@ import torch
 
 from erc_llm.errors import ModelError
 from erc_llm.models.autocast import autocast
-from erc_llm.trees.attention import forest_logits, require_tree_attention
+from erc_llm.trees.attention import forest_logits, reading_states, require_tree_attention
 from erc_llm.trees.forest import Forest, pack, rows_of
 from erc_llm.trees.likelihoods import answer_log_likelihoods
 from erc_llm.trees.tree import Question, TokenTree
@@ -35,10 +35,13 @@ class LabelScores:
     Attributes:
         target: Position of the utterance in its dialogue.
         log_likelihoods: (labels,) log-probability of each label followed by its end tokens, in label order.
+        state: (width,) last hidden state at the question's last token, from which an answer's first token is
+            predicted; None unless asked for.
     """
 
     target: int
     log_likelihoods: np.ndarray
+    state: np.ndarray | None = None
 
     @property
     def probabilities(self) -> np.ndarray:
@@ -59,6 +62,7 @@ def score_trees(
     *,
     tokens_per_forest: int = 4096,
     on_progress: Callable[[int], None] | None = None,
+    states: bool = False,
 ) -> list[list[LabelScores]]:
     """Scores of every question of every tree, in the order of `trees`.
 
@@ -67,6 +71,7 @@ def score_trees(
         trees: Token trees whose questions have all labels as answers.
         tokens_per_forest: Most tokens in one forward pass; bounds memory.
         on_progress: Called with the number of trees done.
+        states: Keep the hidden state of every question too; it comes from the same forward pass.
 
     Raises:
         ModelError: The model does not use tree attention.
@@ -81,9 +86,9 @@ def score_trees(
             for group in batch_by_rows([rows_of(t) for t in trees], tokens_per_forest):
                 before, launched = launched, None
                 if len(group) == 1 and rows_of(trees[group[0]]) > tokens_per_forest:
-                    scores[group[0]] = _score_on_cache(model, trees[group[0]], tokens_per_forest)
+                    scores[group[0]] = _score_on_cache(model, trees[group[0]], tokens_per_forest, states)
                 else:
-                    launched = _launch(model, trees, group)
+                    launched = _launch(model, trees, group, states)
                 if before is not None:
                     scores |= _collect(before)
                 if on_progress and scores:
@@ -122,17 +127,26 @@ class _Launched:
         group: Indices of its trees.
         trees: Its trees.
         values: (answers,) log-likelihoods, on the device of the model.
+        states: (questions, width) hidden states, on the device of the model; None unless asked for.
     """
 
     group: Sequence[int]
     trees: Sequence[TokenTree]
     values: torch.Tensor
+    states: torch.Tensor | None
 
 
-def _launch(model: PreTrainedModel, trees: Sequence[TokenTree], group: Sequence[int]) -> _Launched:
+def _launch(model: PreTrainedModel, trees: Sequence[TokenTree], group: Sequence[int], states: bool) -> _Launched:
     chosen = [trees[i] for i in group]
     forest = _on_device(pack(chosen), model.device)
-    return _Launched(group, chosen, answer_log_likelihoods(forest_logits(model, forest), forest))
+    with reading_states(model, states) as seen:
+        logits = forest_logits(model, forest)
+    return _Launched(group, chosen, answer_log_likelihoods(logits, forest), _asked(seen, forest))
+
+
+def _asked(seen: Sequence[torch.Tensor], forest: Forest) -> torch.Tensor | None:
+    """(questions, width) states at the questions' last tokens, from those of the logit rows, if there are any."""
+    return seen[0][0, forest.asked_rows].float() if seen else None
 
 
 def _on_device(forest: Forest, device: torch.device) -> Forest:
@@ -142,23 +156,25 @@ def _on_device(forest: Forest, device: torch.device) -> Forest:
 
 def _collect(launched: _Launched) -> dict[int, list[LabelScores]]:
     """Wait for the scores of a forest; index of each of its trees to its scores."""
-    values, position = launched.values.double().cpu().numpy(), 0
-    scores: dict[int, list[LabelScores]] = {}
-    for i, tree in zip(launched.group, launched.trees, strict=True):
-        scores[i] = []
-        for question in tree.questions:
-            scores[i].append(_scores(question, values[position : position + len(question.answers)]))
-            position += len(question.answers)
+    questions = [question for tree in launched.trees for question in tree.questions]
+    found = iter(_scores(questions, launched.values, launched.states))
+    return {i: [next(found) for _ in tree.questions] for i, tree in zip(launched.group, launched.trees, strict=True)}
+
+
+def _scores(questions: Sequence[Question], values: torch.Tensor, states: torch.Tensor | None) -> list[LabelScores]:
+    """Scores of questions, from the values of all their answers, and the states of all if there are any."""
+    numbers = values.double().cpu().numpy()
+    kept = [None] * len(questions) if states is None else list(states.cpu().numpy())
+    scores, position = [], 0
+    for question, state in zip(questions, kept, strict=True):
+        ordered = np.empty(len(question.labels))
+        ordered[list(question.labels)] = numbers[position : position + len(question.answers)]
+        scores.append(LabelScores(question.target, ordered, state))
+        position += len(question.answers)
     return scores
 
 
-def _scores(question: Question, values: np.ndarray) -> LabelScores:
-    ordered = np.empty(len(question.labels))
-    ordered[list(question.labels)] = values
-    return LabelScores(question.target, ordered)
-
-
-def _score_on_cache(model: PreTrainedModel, tree: TokenTree, budget: int) -> list[LabelScores]:
+def _score_on_cache(model: PreTrainedModel, tree: TokenTree, budget: int, states: bool) -> list[LabelScores]:
     """Read the trunk into a KV cache, `budget` tokens at a time; then score as many questions at a time as fit."""
     from transformers import DynamicCache
 
@@ -168,10 +184,8 @@ def _score_on_cache(model: PreTrainedModel, tree: TokenTree, budget: int) -> lis
     sizes = [q.stop - q.start for q in tree.questions]
     results: dict[int, LabelScores] = {}
     for group in batch_by_rows(sizes, budget):
-        for i, values in zip(
-            group, score_questions(model, cache, tree, [tree.questions[i] for i in group]), strict=True
-        ):
-            results[i] = values
+        found = score_questions(model, cache, tree, [tree.questions[i] for i in group], states)
+        results |= zip(group, found, strict=True)
     return [results[i] for i in range(len(tree.questions))]
 
 
@@ -194,12 +208,12 @@ def extend_trunk(model: PreTrainedModel, cache: DynamicCache, ids: np.ndarray) -
 
 
 def score_questions(
-    model: PreTrainedModel, cache: DynamicCache, tree: TokenTree, questions: Sequence[Question]
+    model: PreTrainedModel, cache: DynamicCache, tree: TokenTree, questions: Sequence[Question], states: bool = False
 ) -> list[LabelScores]:
     """Scores of some of a tree's questions, computed on a KV cache.
 
     The cache may hold any beginning of the trunk; the rest is read in the same forward pass. Afterwards it holds
-    exactly the trunk, ready for the next questions or the next line.
+    exactly the trunk, ready for the next questions or the next line. With `states`, they keep their hidden states.
     """
     held = cache.get_seq_length()
     assert held <= tree.trunk, f"the cache holds {held} positions, the trunk has {tree.trunk}"
@@ -209,7 +223,7 @@ def score_questions(
     past = min(held, int(packed.logit_rows.min()))
     forest = packed.to(model.device)
     _shorten(cache, past)
-    with autocast(model):
+    with autocast(model), reading_states(model, states) as seen:
         logits = model(
             input_ids=forest.input_ids[:, past:],
             position_ids=forest.position_ids[:, past:],
@@ -220,9 +234,7 @@ def score_questions(
             tree=True,
         ).logits[0]
     _shorten(cache, tree.trunk)
-    values = answer_log_likelihoods(logits, forest).double().cpu().numpy()
-    sizes = np.cumsum([0] + [len(q.answers) for q in branch.questions])
-    return [_scores(q, values[sizes[i] : sizes[i + 1]]) for i, q in enumerate(branch.questions)]
+    return _scores(branch.questions, answer_log_likelihoods(logits, forest), _asked(seen, forest))
 
 
 def _mask_behind(forest: Forest, past: int) -> torch.Tensor:

@@ -23,6 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from erc_llm.calibration.record import Calibration
 from erc_llm.calibration.store import CALIBRATION, read_calibration, write_calibration
 from erc_llm.config import RunConfig
 from erc_llm.errors import ModelError, RunError
@@ -31,6 +32,7 @@ from erc_llm.models.adapters import CONFIG, WEIGHTS
 from erc_llm.models.hashes import file_sha256
 from erc_llm.models.tensor_files import save_tensors
 from erc_llm.retrieval.store import NEIGHBOURS
+from erc_llm.retrieval.vectors import HIDDEN
 from erc_llm.runs.directory import ADAPTER, TEMPLATE, Run, differ, read_run
 from erc_llm.runs.directory import CONFIG as RUN_CONFIG
 from erc_llm.runs.manifest import Manifest, write_manifest
@@ -108,12 +110,27 @@ def average_runs(
         run_id = average_id(runs, config.name if rank is None else f"{config.name}-rank-{rank}")
         write_manifest(draft, _manifest(runs, run_id, config.sha256, of_folds is not None))
         if len(runs) == 1 and (first.folder / CALIBRATION).is_file():
-            write_calibration(read_run(draft), read_calibration(first))
+            write_calibration(read_run(draft), _kept_calibration(first))
             if (first.folder / NEIGHBOURS).is_file():
                 shutil.copyfile(first.folder / NEIGHBOURS, draft / NEIGHBOURS)
         if complete is not None:
             complete(read_run(draft))
     return read_run(folder)
+
+
+def _kept_calibration(run: Run) -> Calibration:
+    """The calibration of a run whose adapter is compressed.
+
+    Raises:
+        RunError: It mixes in neighbours by hidden states, which the compressed adapter has others of.
+    """
+    calibration = read_calibration(run)
+    if calibration.neighbours is not None and calibration.neighbours.encoder == HIDDEN:
+        raise RunError(
+            f"{run.folder}: is calibrated with neighbours by the hidden states of its adapter, and compression changes "
+            f"them; calibrate it again with other neighbours or without, `erc-llm calibrate {run.folder}`"
+        )
+    return calibration
 
 
 def average_id(runs: Sequence[Run], name: str) -> str:

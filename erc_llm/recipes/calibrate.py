@@ -10,32 +10,42 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from erc_llm.calibration.neighbours import neighbourhood
+from erc_llm.calibration.neighbours import adapter_sha256, neighbourhood
 from erc_llm.calibration.record import Calibration, Decide, Goal, HeldOut
 from erc_llm.calibration.select import Neighbourhood, calibrate
 from erc_llm.calibration.store import write_calibration
+from erc_llm.corpus import Corpus
 from erc_llm.corpus.dialogues import SELECTION, Dialogue
 from erc_llm.errors import ConfigError, PredictionsError, RunError
 from erc_llm.files import write_whole
 from erc_llm.predictions import Predictions, PriorShift, read_predictions, write_predictions
+from erc_llm.recipes.console import ConsoleProgress
 from erc_llm.recipes.data import open_whole
-from erc_llm.retrieval.index import Index, build_index
+from erc_llm.retrieval.approximate import Search, check_approximate
+from erc_llm.retrieval.index import HiddenStates, Index, build_index
 from erc_llm.retrieval.store import NEIGHBOURS, packed
+from erc_llm.retrieval.vectors import HIDDEN, States
 from erc_llm.runs.directory import OUT_OF_FOLD, Run, refuse_other_source
 from erc_llm.runs.manifest import FINISHED
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class TrainLines:
-    """An index over labelled lines of train, and the dialogues of the held-out table to calibrate on."""
+    """An index over labelled lines of train, and the dialogues of the held-out table to calibrate on.
+
+    `states` are the (targets, width) hidden states of their targets, for an index of hidden states.
+    """
 
     index: Index
     dialogues: Sequence[Dialogue]
+    states: States | None = None
 
 
+_BY_SCORES = ("scoring.decode=score", "scoring.answer=label")
 _OUT_OF_FOLD = f"leave --predictions out to use the run's own {OUT_OF_FOLD}"
 _RULES = {
     "weighted_f1": "decided for weighted F1",
@@ -69,8 +79,7 @@ def predict_selection(run: Run, corpus: str | None, heal_from: str | None, conso
     from erc_llm.recipes.predict import open_to_predict, predict_with_progress
 
     data = open_to_predict(run.config, corpus, heal_from, "selection", console)
-    by_scores = ["scoring.decode=score", "scoring.answer=label"]
-    predictor = load(run.folder, data.past, prior="none", calibration="none", overrides=by_scores)
+    predictor = load(run.folder, data.past, prior="none", calibration="none", overrides=_BY_SCORES)
     return predict_with_progress(predictor, data.corpus, "selection", console), data.corpus.name
 
 
@@ -107,7 +116,9 @@ def calibrate_run(
         RunError: The file cannot be written.
     """
     check_table(run, table, name)
-    around = None if neighbours is None else neighbourhood(neighbours.index, table, neighbours.dialogues)
+    around = None
+    if neighbours is not None:
+        around = neighbourhood(neighbours.index, table, neighbours.dialogues, neighbours.states)
     calibration = replace(calibrate(table, prior, goal, seed, around), decide=decide)
     print_held_out(calibration, console)
     if decide is not None and calibration.held_out(decide) is None:
@@ -117,22 +128,35 @@ def calibrate_run(
     return write_calibration(run, calibration)
 
 
-def read_train_lines(run: Run, encoder: str, corpus: str | None, heal_from: str | None) -> TrainLines:
+def read_train_lines(
+    run: Run, encoder: str, search: Search, corpus: str | None, heal_from: str | None, console: Console
+) -> TrainLines:
     """The labelled lines of a run's train, as an index, and the dialogues of its held-out table.
 
     Args:
         run: The run.
-        encoder: `words`, or the name of an encoder.
+        encoder: `words`, the name of an encoder, or `hidden`: the model's own hidden state at each question.
+        search: How the index is searched.
         corpus: Path of its corpus; None if it is where it was during training.
         heal_from: With `corpus`, the original files.
+        console: Console for progress.
 
     Raises:
         RunError: The corpus is not the one that the run was trained on, or the run held nothing out.
-        ModelError: The encoder is missing or cannot be loaded.
-        ConfigError: The run left out dialogues of train that share lines with other corpora.
+        ModelError: The encoder is missing or cannot be loaded, or the library of approximate search is missing.
+        ConfigError: The run left out dialogues of train that share lines with other corpora; it is cross-fitted, and
+            has no hidden states of its own; or approximate search was asked for with `words`.
     """
     from erc_llm.build import training_view
 
+    if search == "approximate":
+        check_approximate(encoder)
+    if encoder == HIDDEN and run.manifest.folds is not None:
+        raise ConfigError(
+            f"--neighbours {HIDDEN}: {run.folder} is cross-fitted: the held-out predictions are those of its folds' "
+            "models, and the hidden states in use would be those of their average, which has read every line of train; "
+            "a weight fitted on the former says nothing of the latter. Use words or an encoder, or a run of `train`"
+        )
     if run.manifest.folds is None:
         _check_held_out(run)
     if run.config.corpus.avoid:
@@ -143,8 +167,23 @@ def read_train_lines(run: Run, encoder: str, corpus: str | None, heal_from: str 
     read = open_whole(run.config, corpus, heal_from)
     refuse_other_source(run, "train split than the corpus given", run.manifest.train_sha256, read.train_sha256)
     view = read if run.manifest.folds is not None else training_view(read, run.config)
-    held_out = view.split("train" if run.manifest.folds is not None else SELECTION)
-    return TrainLines(build_index(view.split("train"), view.labels, encoder, read.train_sha256), held_out)
+    train, held_out = view.split("train"), view.split("train" if run.manifest.folds is not None else SELECTION)
+    if encoder != HIDDEN:
+        return TrainLines(build_index(train, view.labels, encoder, read.train_sha256, search), held_out)
+    states = _hidden_states(run, read, [*train, *held_out], console)
+    lines = sum(len(dialogue.targets) for dialogue in train)
+    known = HiddenStates(states[:lines], adapter_sha256(run))
+    return TrainLines(build_index(train, view.labels, known, read.train_sha256, search), held_out, states[lines:])
+
+
+def _hidden_states(run: Run, past: Corpus, dialogues: Sequence[Dialogue], console: Console) -> States:
+    """(targets, width) hidden states of a run's model at the questions about every target of dialogues."""
+    from erc_llm.predictor import load
+
+    predictor = load(run.folder, past, prior="none", calibration="none", overrides=_BY_SCORES)
+    with ConsoleProgress(console).bar("hidden states of train", len(dialogues), transient=True) as bar:
+        scored = predictor.scores(dialogues, bar.update, states=True)
+    return np.array([scores.state for scene in scored for scores in scene], dtype=np.float32)
 
 
 def _store_neighbours(

@@ -34,6 +34,7 @@ from erc_llm.recipes.export_card import find_licence, measure, write_card
 from erc_llm.recipes.export_files import public_model, write_form, write_run
 from erc_llm.recipes.export_verify import reader_of, reload_apart, too_far
 from erc_llm.retrieval.store import NEIGHBOURS
+from erc_llm.retrieval.vectors import HIDDEN
 from erc_llm.runs.directory import Run
 from erc_llm.runs.exported import ExportRecord, Form, write_record
 from erc_llm.runs.opened import open_run
@@ -99,7 +100,7 @@ def export_run(options: ExportOptions, console: Console) -> Path:
     assert run is not None, "a Path is always a run"
     if opened.export is not None:
         raise RunError(f"{run.folder}: is an export itself; export the run that it was made from")
-    _check_neighbours(run)
+    _check_neighbours(run, options)
     record = _planned(run, options)
     licence = find_licence(record.base, options.licence)
     measured, leakage = measure(run, options.tables)
@@ -123,11 +124,11 @@ def export_run(options: ExportOptions, console: Console) -> Path:
     return target
 
 
-def _check_neighbours(run: Run) -> None:
-    """Refuse neighbours by an encoder that only this machine has.
+def _check_neighbours(run: Run, options: ExportOptions) -> None:
+    """Refuse neighbours by an encoder that only this machine has, or by hidden states that the export changes.
 
     Raises:
-        ConfigError: The encoder is a folder.
+        ConfigError: The encoder is a folder, or `hidden` and the form is another than the unchanged adapter.
     """
     if not (run.folder / NEIGHBOURS).is_file():
         return
@@ -136,6 +137,12 @@ def _check_neighbours(run: Run) -> None:
         raise ConfigError(
             f"the neighbours of {run.folder} are found by the encoder {chosen.encoder}, a folder of this machine; "
             f"`erc-llm calibrate {run.folder} --neighbours` with words or a hub id replaces it"
+        )
+    if chosen is not None and chosen.encoder == HIDDEN and (options.form, options.stored) != ("peft", "auto"):
+        raise ConfigError(
+            f"the neighbours of {run.folder} are found by the hidden states of its adapter, which goes unchanged into "
+            f"--format peft without --stored only; `erc-llm calibrate {run.folder}` with words or an encoder, or "
+            "without --neighbours, replaces them"
         )
 
 

@@ -122,7 +122,13 @@ def open_served(
         endpoint, prompter, constrain, label_scores=label_scores, answer_tokens=config.scoring.answer_tokens
     )
     _check_decode(config, dialect)
-    return ServedModel(config, run, prompter, endpoint, dialect, correction, open_neighbours(run, correction))
+    neighbours = open_neighbours(run, correction)
+    if neighbours is not None and neighbours.by_states:
+        raise ConfigError(
+            "the run's neighbours are found by its hidden states, which a server does not return; calibrate it with "
+            "--neighbours words or an encoder, or use --calibration none"
+        )
+    return ServedModel(config, run, prompter, endpoint, dialect, correction, neighbours)
 
 
 def predict_served_to_file(

@@ -14,7 +14,7 @@ Does not depend on: language models, runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -27,18 +27,23 @@ from erc_llm.corpus.labels import LabelSet
 from erc_llm.corpus.splits import episode_of
 from erc_llm.errors import CorpusError, ModelError
 from erc_llm.predictions import Prediction
+from erc_llm.retrieval.approximate import Cells, CellSearch, Search, check_approximate, find_cells
 from erc_llm.retrieval.vectors import (
+    HIDDEN,
     WORDS,
     Rarity,
+    States,
     Vectors,
     encoder_vectors,
     rarity,
     similarities,
+    state_vectors,
     word_counts,
     word_vectors,
 )
 
-_AT_ONCE = 512  # queries of one matrix product: 512 x 10,000 similarities are 20 MB
+_AT_ONCE = 512  # queries of one search
+_MOST = 2**24  # similarities of one matrix product, about 500 MB with their order: 512 queries of 32,768 lines
 # Similarities that differ by less are equal: rounding depends on how many queries are multiplied at once.
 _EQUAL = 1e-5
 _FAR = 10**6  # in units of `_EQUAL`, more than similarities can differ
@@ -68,8 +73,8 @@ class Index:
     """Vectors and labels of the labelled lines of train.
 
     Attributes:
-        encoder: `words`, or the name of an encoder.
-        encoder_sha256: Hash of its weights; None for `words`.
+        encoder: `words`, the name of an encoder, or `hidden` (see `build_index`).
+        encoder_sha256: Hash of its weights, those of the adapter for `hidden`; None for `words`.
         train_sha256: Hash of the train split of which the lines are.
         labels: Label names.
         vectors: (lines, dimensions) unit vectors.
@@ -77,6 +82,8 @@ class Index:
         episodes: Names of the episodes.
         episode: (lines,) number of each line's episode.
         rarity: Weights of the words; None for an encoder.
+        centre: (dimensions,) mean of the lines' hidden states; None for an encoder.
+        cells: The cells of approximate search; None: search is exact.
         loaded: The encoder, if it is loaded already.
     """
 
@@ -89,6 +96,8 @@ class Index:
     episodes: tuple[str, ...]
     episode: Integers
     rarity: Rarity | None = None
+    centre: States | None = None
+    cells: Cells | None = None
     loaded: Embed | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
@@ -96,7 +105,7 @@ class Index:
 
     @cached_property
     def embed(self) -> Embed:
-        """The function from texts to (texts, dimensions) unit vectors.
+        """The function from texts to (texts, dimensions) unit vectors; there is none for hidden states.
 
         Raises:
             ModelError: The encoder is missing, or has other weights than the one the index was made with.
@@ -121,6 +130,9 @@ class Index:
     def nearest(self, queries: Vectors, episodes: Sequence[str], k: int, barred: Bools | None = None) -> Nearest:
         """The nearest lines of other episodes.
 
+        Approximate search asks for as many further candidates as the query's own episode has lines. If it finds fewer
+        than k of other episodes, the query is searched exactly.
+
         Args:
             queries: (queries, dimensions) unit vectors.
             episodes: Episode of each query.
@@ -131,23 +143,47 @@ class Index:
         own = self.numbers_of(episodes)
         k = min(k, len(self))
         rows, similar = np.zeros((len(own), k), np.int64), np.zeros((len(own), k))
-        for start in range(0, len(own), _AT_ONCE):
-            part = slice(start, start + _AT_ONCE)
-            excluded = self.episode[None, :] == own[part][:, None] if barred is None else barred[part]
-            rows[part], similar[part] = self._nearest(queries[part], excluded, k)
+        left = np.arange(len(own))
+        if self.cells is not None and barred is None:
+            for part in _parts(left, _AT_ONCE):
+                rows[part], similar[part] = self._in_cells(queries[part], own[part], k)
+            left = np.flatnonzero(np.isneginf(similar).any(axis=1))
+        for part in _parts(left, max(1, min(_AT_ONCE, _MOST // len(self)))):
+            among = np.arange(len(self))[None]
+            found = similarities(queries[part], self.vectors)
+            rows[part], similar[part] = self._first(
+                among, found, own[part], k, None if barred is None else barred[part]
+            )
         return Nearest(rows, similar, own)
 
-    def _nearest(self, queries: Vectors, excluded: Bools, k: int) -> tuple[Integers, Floats]:
+    @cached_property
+    def _cell_search(self) -> CellSearch:
+        assert self.cells is not None, "search is exact"
+        return CellSearch(self.vectors, self.cells)
+
+    def _in_cells(self, queries: Vectors, own: Integers, k: int) -> tuple[Integers, Floats]:
+        """As `_first`, among the lines in the cells near each query."""
+        more = self._sizes[own].max()
+        return self._first(*self._cell_search.nearest(queries, k + int(more)), own, k)
+
+    def _first(
+        self, rows: Integers, similar: npt.NDArray[np.float32], own: Integers, k: int, barred: Bools | None = None
+    ) -> tuple[Integers, Floats]:
+        """The first k of (1 or queries, candidates) rows, and their similarities.
+
+        Barred lines (by default those of the query's own episode) and rows -1 come last, at similarity minus infinity.
+        """
         lines = len(self)
         # One number for each line, which falls with its similarity, then rises with its row: there are no ties.
-        order = -np.rint(similarities(queries, self.vectors) / _EQUAL).astype(np.int64) * lines + np.arange(lines)
-        order[excluded] += _FAR * lines
-        rows = np.argpartition(order, k - 1, axis=1)[:, :k]
-        found = np.take_along_axis(order, rows, axis=1)
-        by_rank = np.argsort(found, axis=1)
-        rows, found = (np.take_along_axis(values, by_rank, axis=1) for values in (rows, found))
-        steps = (found - rows) // lines
-        return rows, np.where(steps > _FAR // 2, -np.inf, -steps * _EQUAL)
+        order = -np.rint(similar / _EQUAL).astype(np.int64) * lines + rows
+        dropped = ((self.episode[rows] == own[:, None]) if barred is None else barred) | (rows < 0)
+        order = np.where(dropped, _FAR * lines + rows, order)
+        places = np.argpartition(order, k - 1, axis=1)[:, :k]
+        found = np.take_along_axis(order, places, axis=1)
+        found.sort(axis=1)
+        first = found % lines
+        steps = (found - first) // lines
+        return first, np.where(steps > _FAR // 2, -np.inf, -steps * _EQUAL)
 
     def distributions(self, nearest: Nearest, k: int, temperature: float) -> Floats:
         """(queries, labels) label distributions of the first k neighbours of each query.
@@ -170,6 +206,11 @@ class Index:
         return distributions
 
     @cached_property
+    def _sizes(self) -> Integers:
+        """(episodes + 1,) number of lines of each episode; the last one: of an episode that is not in the index."""
+        return np.bincount(self.episode, minlength=len(self.episodes) + 1)
+
+    @cached_property
     def _others(self) -> Floats:
         """(episodes + 1, labels) number of lines of other episodes with each label, plus 1; the last row: of all."""
         counts = np.zeros((len(self.episodes) + 1, len(self.labels)))
@@ -177,11 +218,24 @@ class Index:
         others: Floats = counts.sum(axis=0) - counts + 1
         return others
 
-    def of_targets(self, dialogues: Sequence[Dialogue], k: int) -> Nearest:
-        """The nearest lines of other episodes, for every target of dialogues, in order."""
+    def of_targets(self, dialogues: Sequence[Dialogue], k: int, states: States | None = None) -> Nearest:
+        """The nearest lines of other episodes, for every target of dialogues, in order.
+
+        Args:
+            dialogues: The dialogues.
+            k: Number of neighbours; all lines if there are fewer.
+            states: (targets, width) hidden states of the targets, which `hidden` needs.
+        """
         targets = [(d.utterances[i].text, episode_of(d)) for d in dialogues for i in d.targets]
-        queries = self.embed([text for text, _ in targets]) if targets else self.vectors[:0]
+        queries = self.queries([text for text, _ in targets], states) if targets else self.vectors[:0]
         return self.nearest(queries, [episode for _, episode in targets], k)
+
+    def queries(self, texts: Sequence[str], states: States | None) -> Vectors:
+        """(lines, dimensions) unit vectors of lines, from their texts or, for `hidden`, their (lines, width) states."""
+        if self.centre is None:
+            return self.embed(texts)
+        assert states is not None, "the caller keeps the states that it scores from"
+        return state_vectors(states, self.centre)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -198,23 +252,36 @@ class Neighbours:
     k: int
     temperature: float
 
-    def of(self, dialogues: Sequence[Dialogue]) -> Floats:
+    @property
+    def by_states(self) -> bool:
+        """Whether lines are compared by hidden states, so that every question needs its state."""
+        return self.index.encoder == HIDDEN
+
+    def of(self, dialogues: Sequence[Dialogue], states: Sequence[States | None] = ()) -> Floats:
         """(targets, labels) distributions of every target of dialogues, in order.
+
+        Args:
+            dialogues: The dialogues.
+            states: The (width,) hidden state of every target, which `by_states` needs.
 
         Raises:
             ModelError: The encoder is missing, or is another one.
         """
-        return self.index.distributions(self.index.of_targets(dialogues, self.k), self.k, self.temperature)
+        stacked = np.array(states) if self.by_states else None
+        return self.index.distributions(self.index.of_targets(dialogues, self.k, stacked), self.k, self.temperature)
 
-    def of_line(self, text: str, episode: str) -> Floats:
-        """(labels,) distribution of a single line."""
-        nearest = self.index.nearest(self.index.embed([text]), [episode], self.k)
+    def of_line(self, text: str, episode: str, state: States | None = None) -> Floats:
+        """(labels,) distribution of a single line, with its (width,) hidden state for `by_states`."""
+        queries = self.index.queries([text], None if state is None else state[None])
+        nearest = self.index.nearest(queries, [episode], self.k)
         distribution: Floats = self.index.distributions(nearest, self.k, self.temperature)[0]
         return distribution
 
-    def added_to(self, predictions: Sequence[Prediction], dialogues: Sequence[Dialogue]) -> list[Prediction]:
-        """Predictions of every target of dialogues, with the distributions of its neighbours."""
-        found = self.of(dialogues).tolist()
+    def added_to(
+        self, predictions: Sequence[Prediction], dialogues: Sequence[Dialogue], states: Sequence[States | None] = ()
+    ) -> list[Prediction]:
+        """Predictions of every target of dialogues, with the distributions of its neighbours; states as for `of`."""
+        found = self.of(dialogues, states).tolist()
         return [replace(prediction, neighbours=row) for prediction, row in zip(predictions, found, strict=True)]
 
 
@@ -223,29 +290,62 @@ def labelled_lines(train: Sequence[Dialogue]) -> list[tuple[Dialogue, Utterance]
     return [(d, u) for d in train for k in d.targets if (u := d.utterances[k]).label]
 
 
-def build_index(train: Sequence[Dialogue], labels: LabelSet, encoder: str, train_sha256: str) -> Index:
+def _parts(rows: Integers, size: int) -> Iterator[Integers]:
+    """Consecutive parts of rows."""
+    return (rows[start : start + size] for start in range(0, len(rows), size))
+
+
+class HiddenStates(NamedTuple):
+    """A model's last hidden states at the questions about targets, in place of an encoder.
+
+    Attributes:
+        states: (targets, width) states, one for every target, in order.
+        adapter_sha256: Hash of the weights of the model's adapter.
+    """
+
+    states: States
+    adapter_sha256: str
+
+
+def build_index(
+    train: Sequence[Dialogue],
+    labels: LabelSet,
+    encoder: str | HiddenStates,
+    train_sha256: str,
+    search: Search = "exact",
+) -> Index:
     """An index over the labelled targets of train.
 
     Args:
         train: Dialogues of train, and of no other split.
         labels: The label set.
-        encoder: `words`, or the name of an encoder (see `erc_llm.models.loading.encoder_folder`).
+        encoder: `words`, the name of an encoder (see `erc_llm.models.loading.encoder_folder`), or the hidden states of
+            the targets of train.
         train_sha256: Hash of train.
+        search: `exact`, or `approximate` for hundreds of thousands of lines.
 
     Raises:
         CorpusError: No target is labelled.
-        ModelError: The encoder is missing or cannot be loaded.
+        ModelError: The encoder or the library of approximate search is missing or cannot be loaded.
+        ConfigError: Approximate search was asked for with `words`.
     """
     lines = [(u.text, u.label, episode_of(d)) for d, u in labelled_lines(train)]
     if not lines:
         raise CorpusError(
             "neighbours: train has no labelled line, so there is nothing to retrieve; label some, or do without them"
         )
+    if search == "approximate":
+        check_approximate(encoder)
     texts = [text for text, _, _ in lines]
     weights: Rarity | None = None
     loaded: Embed | None = None
     sha256: str | None = None
-    if encoder == WORDS:
+    centre: States | None = None
+    if isinstance(encoder, HiddenStates):
+        states = encoder.states[[bool(d.utterances[k].label) for d in train for k in d.targets]]
+        centre, sha256, encoder = states.mean(axis=0), encoder.adapter_sha256, HIDDEN
+        vectors = state_vectors(states, centre)
+    elif encoder == WORDS:
         counts = word_counts(texts)
         weights = rarity(counts)
         vectors = word_vectors(counts, weights)
@@ -264,5 +364,7 @@ def build_index(train: Sequence[Dialogue], labels: LabelSet, encoder: str, train
         episodes,
         np.array([number[episode] for _, _, episode in lines], dtype=np.int64),
         weights,
+        centre,
+        find_cells(vectors) if search == "approximate" else None,
         loaded,
     )

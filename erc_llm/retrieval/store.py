@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from erc_llm.errors import RunError
 from erc_llm.models.hashes import file_sha256
+from erc_llm.retrieval.approximate import Cells
 from erc_llm.retrieval.index import Index
 
 NEIGHBOURS = "neighbours.index"  # not *.safetensors, so that nobody takes it for weights of a model
@@ -26,11 +28,15 @@ def packed(index: Index) -> bytes:
     """The content of an index's file."""
     from safetensors.numpy import save
 
-    tensors = {"label": index.label, "episode": index.episode}
+    tensors: dict[str, npt.NDArray[Any]] = {"label": index.label, "episode": index.episode}
     if index.rarity is None:
         tensors["vectors"] = index.vectors
     else:
         tensors |= {name: getattr(index.vectors, name) for name in _SPARSE} | {"rarity": index.rarity}
+    if index.centre is not None:
+        tensors["centre"] = index.centre
+    if index.cells is not None:
+        tensors |= {"cell": index.cells.cell, "cell_centres": index.cells.centres}
     head = {
         "format_version": _FORMAT,
         "encoder": index.encoder,
@@ -82,4 +88,6 @@ def read_index(path: Path, sha256: str, again: str) -> Index:
         tuple(head["episodes"]),
         tensors["episode"],
         tensors.get("rarity"),
+        tensors.get("centre"),
+        Cells(tensors["cell_centres"], tensors["cell"]) if "cell" in tensors else None,
     )

@@ -1,9 +1,12 @@
-"""Vectors of lines: from the words of a line, or from an encoder; the nearest by cosine similarity.
+"""Vectors of lines: from the words of a line, from an encoder or from a model's hidden states.
 
 Word vectors are counts of words and pairs of words, hashed and weighted by their rarity (TF-IDF); they need no model
 and do not store the vocabulary.
 
-Input: texts. Output: unit vectors, dense or sparse; the similarities between two sets of them.
+Hidden states have a large part in common: they are compared after the mean over train is taken off, so that unrelated
+lines have a similarity near 0, as with an encoder.
+
+Input: texts or hidden states. Output: unit vectors, dense or sparse; the similarities between two sets of them.
 Does not depend on: conversations, labels, files.
 """
 
@@ -18,8 +21,10 @@ import numpy.typing as npt
 from erc_llm.errors import ConfigError
 
 WORDS = "words"  # the name of word vectors, in place of an encoder's
+HIDDEN = "hidden"  # the name of hidden states
 Vectors = Any  # (texts, dimensions) unit vectors: a dense array of float32, or a sparse matrix of scipy
 Rarity = npt.NDArray[np.float32]
+States = npt.NDArray[np.float32]
 
 _DIMENSIONS = 2**17  # EmoryNLP's lines have 40,000 different words and pairs
 _TOKEN = r"\w+|[!?.]+"
@@ -49,6 +54,13 @@ def word_vectors(counts: Vectors, weights: Rarity) -> Vectors:
     from sklearn.preprocessing import normalize
 
     return normalize(counts.multiply(weights).tocsr().astype(np.float32))
+
+
+def state_vectors(states: States, centre: States) -> Vectors:
+    """(states, width) hidden states relative to a (width,) centre, as unit vectors."""
+    from sklearn.preprocessing import normalize
+
+    return normalize(states - centre)
 
 
 def encoder_vectors(name: str) -> tuple[Callable[[Sequence[str]], Vectors], str]:

@@ -6,12 +6,15 @@ attends over the whole forest instead (`erc_llm.trees.flex`). The attention is r
 `erc_tree`. Without a forest it is transformers' own `sdpa`, so the same loaded model also handles plain batches, KV
 caches and `generate`.
 
-Input: a model loaded with the attention `erc_tree`, and a `Forest`. Output: logits at the rows that predict an answer.
+Input: a model loaded with the attention `erc_tree`, and a `Forest`. Output: logits at the rows that predict an answer,
+and the hidden states that they are computed from.
 Does not depend on: text, the meaning of labels, files.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -214,3 +217,21 @@ def forest_logits(model: torch.nn.Module, forest: Forest) -> torch.Tensor:
     )
     logits: torch.Tensor = output.logits.squeeze(0)  # not `[0]`: its gradient would be copied into zeros
     return logits
+
+
+@contextmanager
+def reading_states(model: torch.nn.Module, wanted: bool = True) -> Iterator[list[torch.Tensor]]:
+    """Collect the last hidden states of the forward passes inside: what the output layer reads, after the final norm.
+
+    The list gets the (1, logit rows, width) states of each pass; none are collected unless `wanted`.
+    """
+    found: list[torch.Tensor] = []
+    if not wanted:
+        yield found
+        return
+    bare: Any = getattr(model, "module", model)
+    hook = bare.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
+    try:
+        yield found
+    finally:
+        hook.remove()

@@ -82,6 +82,14 @@ class Forest:
         return self.input_ids.shape[1]
 
     @cached_property
+    def asked_rows(self) -> torch.Tensor:
+        """(questions,) index into `logit_rows` of each question's last token, which predicts its answers' first."""
+        first_pair = torch.searchsorted(self.pair_answer, torch.arange(self.answers, device=self.pair_answer.device))
+        questions = torch.arange(len(self.gold), device=self.question.device)
+        first_answer = torch.searchsorted(self.question, questions)
+        return self.edge_row[self.pair_edge[first_pair[first_answer]]]
+
+    @cached_property
     def masks(self) -> ForestMasks:
         """What its rows may attend to; built once, on the device of the forest."""
         return ForestMasks(self.enter, self.leave, self.layouts)
