@@ -43,7 +43,12 @@ def test_nothing_is_pinned_that_is_not_required() -> None:
 
 
 def test_every_import_of_the_package_is_a_declared_dependency() -> None:
-    spelt = {"yaml": "pyyaml", "sklearn": "scikit-learn", "faiss": "faiss-cpu"}
+    spelt = {
+        "yaml": "pyyaml",
+        "sklearn": "scikit-learn",
+        "faiss": "faiss-cpu",
+        "prometheus_client": "prometheus-client",
+    }
     declared = {requirement.name for requirement in _requirements()}
     found = set()
     for file in (ROOT / "erc_llm").rglob("*.py"):

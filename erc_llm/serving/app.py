@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from fastapi import FastAPI, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
 
 from erc_llm import __version__
 from erc_llm.errors import ModelError, UserError
@@ -141,7 +140,7 @@ class Service:
             raise _Refusal(503, f"no result after {self.limits.seconds:g} seconds; try again later")
         finally:
             leaving.cancel()
-            result.cancel()
+            future.cancel()  # at once; by way of `result` it would be a turn of the event loop later
 
 
 def create_app(predictor: Predictor, limits: Limits | None = None, key: str | None = None) -> Application:
@@ -248,8 +247,8 @@ def _add_refusals(app: FastAPI) -> None:
         return problem(500, f"internal error: {type(error).__name__}; the service's log has more")
 
     async def unknown(_: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, HTTPException)
-        return problem(error.status_code, f"{error.detail}; the requests that there are: /docs")
+        found = getattr(error, "detail", "Not Found")
+        return problem(getattr(error, "status_code", 404), f"{found}; the requests that there are: /docs")
 
     async def gone(_: Request, error: Exception) -> Response:
         return Response(status_code=499)  # nobody reads it
@@ -262,5 +261,6 @@ def _add_refusals(app: FastAPI) -> None:
     app.add_exception_handler(Busy, busy)
     app.add_exception_handler(ModelError, busy)  # too little GPU memory for this batch
     app.add_exception_handler(Exception, broken)
-    app.add_exception_handler(HTTPException, unknown)
+    app.add_exception_handler(404, unknown)
+    app.add_exception_handler(405, unknown)
     app.add_exception_handler(ClientGone, gone)
