@@ -148,6 +148,7 @@ def test_a_cross_fitted_run_has_no_hidden_states_of_its_own(
     refused(erc("calibrate", run.folder, "--neighbours", "hidden"), "is cross-fitted", "Use words or an encoder")
 
 
+@pytest.mark.slow
 def test_an_export_of_the_adapter_carries_them(
     mixed: Path, corpus: Path, tiny_llama: TinyModel, erc: Command, tmp_path: Path
 ) -> None:

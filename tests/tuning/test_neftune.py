@@ -119,6 +119,7 @@ def test_gradients_reach_the_adapter_under_checkpointing_too(tiny_llama: TinyMod
     assert largest_difference(saving.watcher.gradients[0], plain.watcher.gradients[0]) < 1e-4
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_adapter(tiny_llama: TinyModel, tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "corpus", train=12)
 

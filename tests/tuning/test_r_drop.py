@@ -103,6 +103,7 @@ def test_without_dropout_there_is_nothing_between_the_passes(
         assert largest_difference(one, other) < GRADIENT_TOLERANCE
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_adapter(tiny_llama: TinyModel, tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "corpus", train=12)
 
