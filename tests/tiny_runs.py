@@ -55,6 +55,16 @@ def write_corpus(folder: Path, train: int = 10, dev: int = 3, labels: bool = Tru
     return folder
 
 
+def write_telling_corpus(folder: Path, train: int) -> Path:
+    """`write_corpus`, with a label of each line that can be read off its end."""
+    for path in write_corpus(folder, train=train).glob("*.jsonl"):
+        scenes = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        for line in (line for scene in scenes for line in scene["utterances"]):
+            line["label"] = EMORYNLP.names[next(i for i, e in enumerate(ENDINGS) if line["text"].endswith(e))]
+        path.write_text("".join(json.dumps(scene) + "\n" for scene in scenes), encoding="utf-8")
+    return folder
+
+
 def tiny_config(model: TinyModel | Path, corpus: Path, output: Path, /, **sections: Any) -> RunConfig:
     """A run of a few steps on the CPU in fp32; `sections` are merged in, section by section."""
     folder = model.folder if isinstance(model, TinyModel) else model

@@ -210,7 +210,6 @@ class BaselineConfig(Recipe):
         left_out: Any = {
             "name": True,
             "output": True,
-            "tried": True,
             "corpus": {"path", "heal_from"},
             "encoder": {"base", "device", "precision"},
             "training": {"gradient_checkpointing", "log_every", "checkpoint_minutes"},

@@ -13,9 +13,11 @@ import typer
 
 from erc_llm.cli.options import HealFrom, open_console, prepare_scoring
 from erc_llm.errors import UserError
+from erc_llm.serving.limits import Limits
 
 KEY = "ERC_LLM_API_KEY"
 LIMITS = "Limits"
+_DEFAULT = Limits()
 
 
 def serve(
@@ -49,21 +51,23 @@ def serve(
             min=1,
             rich_help_panel=LIMITS,
         ),
-    ] = 256,
+    ] = _DEFAULT.batch_lines,
     waiting: Annotated[
         int, typer.Option(help="Requests that may wait; more get 503.", min=1, rich_help_panel=LIMITS)
-    ] = 256,
+    ] = _DEFAULT.waiting,
     timeout: Annotated[
         float, typer.Option(help="Seconds that a request may wait for its result.", min=1, rich_help_panel=LIMITS)
-    ] = 60.0,
+    ] = _DEFAULT.seconds,
     lines: Annotated[
         int, typer.Option(help="Lines of a dialogue or a live session.", min=1, rich_help_panel=LIMITS)
-    ] = 500,
-    sessions: Annotated[int, typer.Option(help="Live sessions at a time.", min=1, rich_help_panel=LIMITS)] = 100,
+    ] = _DEFAULT.lines,
+    sessions: Annotated[
+        int, typer.Option(help="Live sessions at a time.", min=1, rich_help_panel=LIMITS)
+    ] = _DEFAULT.sessions,
     session_minutes: Annotated[
         float,
         typer.Option(help="Minutes without a line after which a live session ends.", min=0.1, rich_help_panel=LIMITS),
-    ] = 15.0,
+    ] = _DEFAULT.session_seconds / 60,
     cache_mb: Annotated[
         int,
         typer.Option(
@@ -71,12 +75,11 @@ def serve(
             min=1,
             rich_help_panel=LIMITS,
         ),
-    ] = 1024,
+    ] = _DEFAULT.cache_bytes // 2**20,
 ) -> None:
     """Serve a run over HTTP: label dialogues, and live sessions line by line; /docs describes the requests."""
     try:
         from erc_llm.serving.app import create_app
-        from erc_llm.serving.limits import Limits
         from erc_llm.serving.listen import answer, check_door, open_socket
     except ImportError as error:
         raise UserError(

@@ -57,9 +57,6 @@ class Recipe(Section):
     name: str = Field("run", pattern=r"^[A-Za-z0-9._-]+$", description="The run directory's name.")
     output: str = Field("runs", description="Folder in which the run directory is created.")
     seed: int = Field(13, ge=0, lt=2**32, description="Fixes the data order, new weights and dropout.")
-    tried: int = Field(
-        1, ge=1, description="Configurations that were scored to choose this one; `erc-llm sweep` writes it."
-    )
     corpus: CorpusConfig = CorpusConfig()
 
     precision_field: ClassVar[str]  # the name of the field that sets the precision of training
@@ -122,6 +119,9 @@ class Recipe(Section):
 class RunConfig(Recipe):
     """A training run."""
 
+    tried: int = Field(
+        1, ge=1, description="Configurations that were scored to choose this one; `erc-llm sweep` writes it."
+    )
     prompt: PromptConfig = PromptConfig()
     profile: ProfileConfig = ProfileConfig()
     state: StateConfig = StateConfig()

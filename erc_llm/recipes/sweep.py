@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -91,9 +92,9 @@ def sweep(options: Sweep, console: Console | None = None) -> optuna.Study:
         RunError: The folder holds another sweep, or trials fail one after the other.
     """
     console = console or Console()
-    space = read_space(options.space, options.config)
-    base = options.base()
-    if options.folds is None and not base.holds_out_selection:
+    _require_optuna()
+    space = read_space(options.space, options.base)
+    if options.folds is None and not options.base().holds_out_selection:
         raise ConfigError("training.evaluations=0 scores nothing; leave it out, or score trials by --folds 5")
     _claim(options, space)
     study = open_study(options)
@@ -104,16 +105,14 @@ def sweep(options: Sweep, console: Console | None = None) -> optuna.Study:
     return study
 
 
-def open_study(options: Sweep) -> optuna.Study:
-    """The study of a sweep, which is created if there is none.
+def _require_optuna() -> None:
+    if find_spec("optuna") is None:
+        raise UserError("a sweep needs Optuna, which is not installed: pip install 'erc-llm[scale]'")
 
-    Raises:
-        UserError: Optuna is not installed.
-    """
-    try:
-        import optuna
-    except ImportError as error:
-        raise UserError("a sweep needs Optuna, which is not installed: pip install 'erc-llm[scale]'") from error
+
+def open_study(options: Sweep) -> optuna.Study:
+    """The study of a sweep, which is created if there is none."""
+    import optuna
     from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -151,9 +150,10 @@ def _begin(study: optuna.Study, options: Sweep) -> _Trial | None:
 
     with _lock(options.folder, "ask"):
         _rescue(study, options.folder)
-        states = [trial.state for trial in study.get_trials(deepcopy=False)]
+        trials = study.get_trials(deepcopy=False)
+        states = [trial.state for trial in trials]
         ended = states.count(TrialState.COMPLETE) + states.count(TrialState.PRUNED)
-        failed = [t for t in study.get_trials(deepcopy=False) if "error" in t.user_attrs]
+        failed = [trial for trial in trials if "error" in trial.user_attrs]
         if len(failed) > max(_STARTUP, ended):
             raise RunError(f"{options.folder}: {len(failed)} trials failed; the last: {failed[-1].user_attrs['error']}")
         if ended + states.count(TrialState.RUNNING) >= options.trials:
@@ -213,19 +213,20 @@ def _run_trial(study: optuna.Study, trial: _Trial, options: Sweep, space: Space,
     name = f"trial-{trial.number:03d}"
     console.rule(f"{name}: {' '.join(values)}")
     config = options.base([*values, f"output={options.folder / TRIALS}", f"name={name}"])
-    with trial.lock:
-        try:
-            score, stopped = _score(config, options, trial.asked, console)
-        except UserError as error:
-            trial.asked.set_user_attr("error", str(error))
-            study.tell(trial.asked, state=TrialState.FAIL)
-            console.print(f"{name} failed: {error}", style="yellow", markup=False)
-            return
+    try:
+        score, stopped = _score(config, options, trial.asked, console)
+    except UserError as error:
+        trial.asked.set_user_attr("error", str(error))
+        study.tell(trial.asked, state=TrialState.FAIL)
+        console.print(f"{name} failed: {error}", style="yellow", markup=False)
+    else:
         if stopped:
             study.tell(trial.asked, state=TrialState.PRUNED)
         else:
             study.tell(trial.asked, score)
-    console.print(f"{name}: {options.metric} {score:.4f}{', stopped early' if stopped else ''}", markup=False)
+        console.print(f"{name}: {options.metric} {score:.4f}{', stopped early' if stopped else ''}", markup=False)
+    finally:
+        trial.lock.release()
 
 
 def _score(config: RunConfig, options: Sweep, asked: optuna.Trial, console: Console) -> tuple[float, bool]:

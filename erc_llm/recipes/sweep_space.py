@@ -10,14 +10,14 @@ Does not depend on: how trials are run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from erc_llm.config import load_config
+from erc_llm.config import RunConfig
 from erc_llm.config_files import Section, read_yaml
 from erc_llm.errors import ConfigError
 
@@ -75,12 +75,12 @@ class Choice(Section):
 Space = Mapping[str, Range | Choice]
 
 
-def read_space(path: Path, config: str) -> Space:
+def read_space(path: Path, configure: Callable[[list[str]], RunConfig]) -> Space:
     """The search space in a file.
 
     Args:
         path: The YAML file.
-        config: The configuration that is varied; every example of every field must be allowed in it.
+        configure: The configuration with some `key=value` texts; every example of every field must be allowed in it.
 
     Raises:
         ConfigError: The file is no search space, or a value is not allowed in the configuration.
@@ -98,7 +98,7 @@ def read_space(path: Path, config: str) -> Space:
             continue
         for value in space[name].examples:
             try:
-                load_config(config, [override(name, value)])
+                configure([override(name, value)])
             except ConfigError as error:
                 mistakes.append(str(error).splitlines()[-1].strip())
     if not space and not mistakes:

@@ -21,6 +21,7 @@ MANIFEST = "manifest.json"
 RUN_FORMAT = 2
 
 TRAINING, FINISHED = "training", "finished"
+_ADDED_LATER: dict[str, Any] = {"retrieval": None, "tried": 1}
 
 Kind = Literal["adapter", "encoder", "compm", "emonet"]
 
@@ -76,7 +77,7 @@ class Manifest:
         avoided: Corpora that training kept apart from, each with the number of training dialogues left out because of
             it.
         tried: Number of configurations that were scored to choose this one, as a sweep counts them.
-        retrieval: What prompts retrieve from train; None if they retrieve nothing, which is not written to the file.
+        retrieval: What prompts retrieve from train; None if they retrieve nothing.
         selected_by: The split that selected a baseline's epoch; None for an adapter, whose `config.yaml` states it.
     """
 
@@ -128,8 +129,9 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         RunError: The file cannot be written.
     """
     content = asdict(manifest)
-    if manifest.retrieval is None:  # so that versions from before retrieval read it
-        del content["retrieval"]
+    for name, unset in _ADDED_LATER.items():  # so that versions from before these fields read it
+        if content[name] == unset:
+            del content[name]
     write_text(folder / MANIFEST, json.dumps(content, indent=2, ensure_ascii=False) + "\n", RunError)
 
 

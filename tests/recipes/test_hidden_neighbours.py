@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from dataclasses import replace
@@ -16,7 +15,6 @@ import erc_llm
 from erc_llm.build import training_view
 from erc_llm.calibration.neighbours import adapter_sha256
 from erc_llm.calibration.store import read_calibration, write_calibration
-from erc_llm.corpus.labels import EMORYNLP
 from erc_llm.models.hashes import file_sha256
 from erc_llm.predictions import read_predictions
 from erc_llm.recipes.crossfit import Folds, crossfit
@@ -27,19 +25,13 @@ from erc_llm.retrieval.vectors import state_vectors
 from erc_llm.runs.directory import read_run
 from tests.command_line import Command, refused
 from tests.tiny_models import TinyModel
-from tests.tiny_runs import ENDINGS, tiny_config, write_corpus
+from tests.tiny_runs import tiny_config, write_telling_corpus
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A corpus whose labels can be read off the end of a line."""
-    folder = write_corpus(tmp_path_factory.mktemp("hidden") / "corpus", train=24)
-    for path in folder.glob("*.jsonl"):
-        scenes = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-        for line in (line for scene in scenes for line in scene["utterances"]):
-            line["label"] = EMORYNLP.names[next(i for i, e in enumerate(ENDINGS) if line["text"].endswith(e))]
-        path.write_text("".join(json.dumps(scene) + "\n" for scene in scenes), encoding="utf-8")
-    return folder
+    return write_telling_corpus(tmp_path_factory.mktemp("hidden") / "corpus", train=24)
 
 
 @pytest.fixture(scope="module")

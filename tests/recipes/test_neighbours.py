@@ -13,7 +13,6 @@ from rich.console import Console
 import erc_llm
 from erc_llm.build import training_view
 from erc_llm.calibration.store import CALIBRATION, read_calibration
-from erc_llm.corpus.labels import EMORYNLP
 from erc_llm.predictions import Correction, Mixing, read_predictions
 from erc_llm.recipes.crossfit import Folds, crossfit
 from erc_llm.recipes.train import train
@@ -21,19 +20,12 @@ from erc_llm.retrieval.store import NEIGHBOURS
 from erc_llm.runs.directory import OUT_OF_FOLD, read_run
 from tests.command_line import Command, refused
 from tests.tiny_models import TinyModel
-from tests.tiny_runs import ENDINGS, tiny_config, write_corpus
+from tests.tiny_runs import tiny_config, write_corpus, write_telling_corpus
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = write_corpus(tmp_path_factory.mktemp("neighbours") / "corpus", train=16)
-    for path in folder.glob("*.jsonl"):
-        scenes = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-        for line in (line for scene in scenes for line in scene["utterances"]):
-            said = next(i for i, ending in enumerate(ENDINGS) if line["text"].endswith(ending))
-            line["label"] = EMORYNLP.names[said]
-        path.write_text("".join(json.dumps(scene) + "\n" for scene in scenes), encoding="utf-8")
-    return folder
+    return write_telling_corpus(tmp_path_factory.mktemp("neighbours") / "corpus", train=16)
 
 
 @pytest.fixture(scope="module")

@@ -78,7 +78,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
 )
 def test_a_wrong_search_space_is_refused(tmp_path: Path, config: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match="no search space") as error:
-        read_space(space_file(tmp_path, text), str(config))
+        read_space(space_file(tmp_path, text), lambda texts: load_config(config, texts))
     assert message in str(error.value)
 
 
