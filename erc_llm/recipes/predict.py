@@ -151,8 +151,8 @@ def open_live(options: PredictOptions, console: Console) -> Predictor:
     opened = open_run(options.source, options.overrides)
     if opened.config.scoring.decode != "score":
         raise UserError(
-            f"scoring.decode={opened.config.scoring.decode} has no probabilities, which lines one by one are labelled "
-            "with; use scoring.decode=score"
+            f"--interactive and serve: show probabilities, and scoring.decode={opened.config.scoring.decode} has none; "
+            "use scoring.decode=score"
         )
     past: Past = None
     if options.corpus == "none":
