@@ -18,9 +18,10 @@ from erc_llm.errors import UserError
 if TYPE_CHECKING:
     from erc_llm.decoding.dialects import Constrain
     from erc_llm.predictions import Predictions
-    from erc_llm.recipes.predict import ServerOptions
+    from erc_llm.recipes.predict import PredictOptions, ServerOptions
 
 SERVED = "A model behind an OpenAI-compatible server"
+SHARDED = "A corpus too large for one process"
 PriorOption = Annotated[
     str,
     typer.Option(
@@ -39,13 +40,17 @@ def predict(
         str | None,
         typer.Argument(
             help="Corpus file or folder. Default: the run's corpus. With --interactive: the corpus from which speaker "
-            "profiles are written, or none."
+            "profiles are written, or none. With --engine ray: path, glob or address of JSONL or Parquet files."
         ),
     ] = None,
-    split: Annotated[str, typer.Option(help="Split to predict.")] = "dev",
-    out: Annotated[Path, typer.Option(help="Predictions table to write: .parquet or .jsonl.")] = Path(
-        "predictions.parquet"
-    ),
+    split: Annotated[str | None, typer.Option(help="Split to predict. Default: dev.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Predictions table to write: .parquet or .jsonl; with --engine ray a folder. Default: "
+            "predictions.parquet."
+        ),
+    ] = None,
     heal_from: HealFrom = None,
     without_text: WithoutText = False,
     interactive: Annotated[
@@ -147,11 +152,35 @@ def predict(
             help="Allow dialogue text to be sent to an --endpoint on another machine.", rich_help_panel=SERVED
         ),
     ] = False,
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option(
+            help="ray: label all dialogues of the files in shards, by several workers; the same command goes on after "
+            "an interruption.",
+            rich_help_panel=SHARDED,
+        ),
+    ] = "local",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Workers, each with a model of its own. Default: one for each GPU; without GPUs one.",
+            min=1,
+            rich_help_panel=SHARDED,
+        ),
+    ] = None,
+    shard_dialogues: Annotated[int, typer.Option(help="Dialogues of a shard.", min=1, rich_help_panel=SHARDED)] = 256,
 ) -> None:
     """Predict a split and write the predictions table, or label lines as you type them."""
     prepare_scoring()
     from erc_llm.calibration.choose import parse_prior
     from erc_llm.recipes.predict import PredictOptions, open_live, predict_to_file
+
+    sharded = engine == "ray"
+    if sharded and (given := _unsharded(interactive, adapter, split)):
+        raise UserError(f"--engine ray: does not support {given}; leave one of them out")
+    if not sharded and (workers is not None or shard_dialogues != 256):
+        raise UserError("--workers and --shard-dialogues: belong to --engine ray; add it, or leave them out")
+    out = Path("predictions" if sharded else "predictions.parquet") if out is None else out
 
     short = [f"scoring.decode={decode}"] if decode else []
     short += ["scoring.forecast=true"] if forecast else []
@@ -159,7 +188,7 @@ def predict(
     options = PredictOptions(
         source=source,
         corpus=corpus,
-        split=split,
+        split=split or "dev",
         out=out,
         heal_from=heal_from,
         with_text=not without_text,
@@ -171,6 +200,9 @@ def predict(
         abstain_below=abstain_below,
         server=server,
     )
+    if sharded:
+        _predict_sharded(options, workers, shard_dialogues)
+        return
     if ensemble and not adapter:
         raise UserError("--ensemble: averages several runs; name the others with --adapter")
     if adapter:
@@ -190,6 +222,29 @@ def predict(
     _report(written.table, out)
     for sentence in written.remarks:
         typer.echo(sentence)
+
+
+def _unsharded(interactive: bool, adapter: list[str] | None, split: str | None) -> str | None:
+    """An option that was given and that a sharded prediction does not support."""
+    given = {
+        "--interactive": interactive,
+        "--adapter": bool(adapter),
+        "--split (all dialogues of the files are labelled)": split is not None,
+    }
+    return next((name for name, is_given in given.items() if is_given), None)
+
+
+def _predict_sharded(options: PredictOptions, workers: int | None, dialogues: int) -> None:
+    from erc_llm.recipes.predict_sharded import Sharding, predict_sharded
+
+    try:
+        found = predict_sharded(options, Sharding(workers=workers, dialogues=dialogues), open_console())
+    except KeyboardInterrupt:
+        typer.echo("erc-llm: interrupted; the same command goes on where it was", err=True)
+        raise typer.Exit(130) from None
+    typer.echo(f"{found.rows} predictions of {found.dialogues} dialogues written to {options.out}")
+    if found.failed:
+        raise UserError(f"{found.failed} dialogues have no predictions; {found.errors} says why, shard by shard")
 
 
 def _server(

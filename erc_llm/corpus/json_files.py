@@ -42,24 +42,36 @@ def parse_own(source: Source, warned: ReadWarnings) -> Iterator[RawDialogue]:
         CorpusError: A line is not a JSON object, or a field is missing or of the wrong type.
     """
     for number, line in enumerate(source.text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        place = _Place(source.path, number)
-        record = _parse(
-            line, source.path, number, "one dialogue per line, as a JSON object", ", a dialogue on each line"
-        )
-        where = "the dialogue"
-        utterances = place.items(record, "utterances", where)
-        place.report_unread(record, DIALOGUE_FIELDS, warned, source.name)
-        yield RawDialogue(
-            id=place.identifier(record, "id", where),
-            utterances=tuple(_own_utterance(place, u, i, warned, source.name) for i, u in enumerate(utterances)),
-            season=place.number(record, "season", where),
-            episode=place.number(record, "episode", where),
-            scene=place.number(record, "scene", where),
-            split=_split(place, record),
-            line=number,
-        )
+        if line.strip():
+            yield parse_line(line, number, source, warned)
+
+
+def parse_line(line: str, number: int, source: Source, warned: ReadWarnings) -> RawDialogue:
+    """The dialogue in one line of JSONL.
+
+    Args:
+        line: The line, which is not blank.
+        number: Its number in the file, from 1.
+        source: The file, of which only the name is used.
+        warned: Collects the fields that were not read.
+
+    Raises:
+        CorpusError: The line is not a JSON object, or a field is missing or of the wrong type.
+    """
+    place = _Place(source.path, number)
+    record = _parse(line, source.path, number, "one dialogue per line, as a JSON object", ", a dialogue on each line")
+    where = "the dialogue"
+    utterances = place.items(record, "utterances", where)
+    place.report_unread(record, DIALOGUE_FIELDS, warned, source.name)
+    return RawDialogue(
+        id=place.identifier(record, "id", where),
+        utterances=tuple(_own_utterance(place, u, i, warned, source.name) for i, u in enumerate(utterances)),
+        season=place.number(record, "season", where),
+        episode=place.number(record, "episode", where),
+        scene=place.number(record, "scene", where),
+        split=_split(place, record),
+        line=number,
+    )
 
 
 def _scene(place: _Place, scene: object, where: str, lines: _UtteranceLines) -> RawDialogue:

@@ -17,7 +17,7 @@ from pathlib import Path
 from erc_llm.corpus.dialogues import Corpus, Dialogue, Utterance
 from erc_llm.corpus.formats import DESCRIPTIONS, RawDialogue, RawUtterance, recognise
 from erc_llm.corpus.healing import heal
-from erc_llm.corpus.json_files import parse_original, parse_own
+from erc_llm.corpus.json_files import parse_line, parse_original, parse_own
 from erc_llm.corpus.labels import EMORYNLP, LabelSet
 from erc_llm.corpus.read_warnings import ReadWarnings, show
 from erc_llm.corpus.sources import SPLIT_WORDS, WHOLE, Source, open_sources
@@ -86,6 +86,34 @@ def read_corpus(
     return heal(corpus, read_corpus(heal_from, labels=labels, aliases=aliases, generic=generic))
 
 
+def read_line(
+    text: str,
+    number: int,
+    path: Path,
+    labels: LabelSet | None = EMORYNLP,
+    aliases: Mapping[str, str] | None = None,
+) -> Dialogue:
+    """One dialogue from a line of JSONL, with the checks of `read_corpus`.
+
+    Args:
+        text: The line.
+        number: Its number in the file, from 1.
+        path: The file, for messages; it is not opened.
+        labels: As in `read_corpus`.
+        aliases: As in `read_corpus`.
+
+    Raises:
+        CorpusError: The dialogue cannot be used, or has no utterances.
+    """
+    warned = ReadWarnings()
+    source = Source(path, None, "", "")
+    raw = parse_line(text, number, source, warned)
+    dialogue = _Builder(labels, aliases or {}, warned).add(raw, source)
+    if dialogue is None:
+        raise CorpusError("a dialogue without utterances; expected at least one", path, number)
+    return dialogue
+
+
 def _common_format(sources: list[Source], path: Path) -> str:
     found = {source.path.name: recognise(source) for source in sources}
     if len(set(found.values())) > 1:
@@ -108,14 +136,14 @@ class _Builder:
         self._order: list[str] = []
         self._names: set[str] = set()
 
-    def add(self, raw: RawDialogue, source: Source) -> None:
-        """Check one dialogue and append it to its split."""
+    def add(self, raw: RawDialogue, source: Source) -> Dialogue | None:
+        """Check one dialogue and append it to its split; None for one without utterances, which is left out."""
         split = raw.split or source.split or WHOLE
         name = raw.id or f"{split}_{len(self._splits[split]) + 1:04d}"
         place = f"{source.name}:{raw.line}" if raw.line else source.name
         if not raw.utterances:
             self._warned.add("dialogue without utterances, left out", f"{show(name)} ({place})")
-            return
+            return None
         if raw.episode is None and (raw.season is not None or raw.scene is not None):
             self._warned.add("season and scene are ignored without an episode", f"{show(name)} ({place})")
         unique = self._unique(name, self._ids, "dialogue", place)
@@ -125,6 +153,7 @@ class _Builder:
         _check_encodable(unique, source, raw.line)
         self._splits[split].append(dialogue)
         self._order.append(unique)
+        return dialogue
 
     @property
     def order(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +17,11 @@ from erc_llm.errors import PredictionsError
 from erc_llm.files import write_whole
 from erc_llm.predictions.columns import KINDS
 from erc_llm.predictions.info import FORMAT_VERSION, PredictionsInfo
+from erc_llm.predictions.parts import parts_of
 from erc_llm.predictions.table import REQUIRED, Predictions
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _KEY = b"erc_llm"  # key of the metadata in the Parquet schema
 
@@ -50,12 +54,12 @@ def strip_text(folder: Path) -> None:
 
 
 def read_predictions(path: Path | str, without: Collection[str] = ()) -> Predictions:
-    """Read a table written by `write_predictions`; the format is recognised by the content.
+    """Read a table written by `write_predictions`, or a folder of such parts; the format is recognised by the content.
 
     Optional columns that the file lacks become None and are listed in `Predictions.missing`.
 
     Args:
-        path: The file.
+        path: The file, or a folder that a sharded prediction wrote.
         without: Optional columns to leave out, which saves memory for large tables.
 
     Raises:
@@ -63,6 +67,8 @@ def read_predictions(path: Path | str, without: Collection[str] = ()) -> Predict
             column, or with values that break a rule. The message names the file.
     """
     path = Path(path)
+    if path.is_dir():
+        return _read_parts(path, without)
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -75,6 +81,33 @@ def read_predictions(path: Path | str, without: Collection[str] = ()) -> Predict
         return Predictions.from_columns(info, columns)
     except PredictionsError as error:
         raise PredictionsError(f"{path}: {error}") from error
+
+
+def _read_parts(folder: Path, without: Collection[str]) -> Predictions:
+    """The parts of a folder as one table.
+
+    Raises:
+        PredictionsError: A part cannot be read, or is of another system than the others.
+    """
+    import pyarrow as pa
+
+    tables: list[pa.Table] = []
+    infos: list[PredictionsInfo] = []
+    for part in parts_of(folder):
+        try:
+            info, table = _open_parquet(part.read_bytes(), without)
+        except (PredictionsError, OSError) as error:
+            raise PredictionsError(f"{part}: {error}") from error
+        if infos and info != infos[0]:
+            raise PredictionsError(f"{part}: its metadata differs from that of the parts before; predict them together")
+        tables.append(table)
+        infos.append(info)
+    whole = pa.concat_tables(tables, promote_options="default")
+    tables.clear()
+    try:
+        return Predictions.from_columns(infos[0], _columns(whole))
+    except PredictionsError as error:
+        raise PredictionsError(f"{folder}: {error}") from error
 
 
 def _write_jsonl(predictions: Predictions, file: IO[bytes]) -> None:
@@ -124,6 +157,11 @@ def _read_jsonl(content: bytes, without: Collection[str]) -> tuple[PredictionsIn
 
 
 def _read_parquet(content: bytes, without: Collection[str]) -> tuple[PredictionsInfo, dict[str, Any]]:
+    info, table = _open_parquet(content, without)
+    return info, _columns(table)
+
+
+def _open_parquet(content: bytes, without: Collection[str]) -> tuple[PredictionsInfo, pa.Table]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -132,14 +170,18 @@ def _read_parquet(content: bytes, without: Collection[str]) -> tuple[Predictions
     try:
         file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
         names = [name for name in KINDS if name in file.schema_arrow.names and name not in without]
-        columns = {name: _values(file.read(columns=[name]).column(name).combine_chunks()) for name in names}
+        table = file.read(columns=names).replace_schema_metadata(None)
         metadata = json.loads((file.schema_arrow.metadata or {}).get(_KEY, b"null"))
     except (pa.ArrowException, OSError, ValueError, KeyError, RecursionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise PredictionsError(f"damaged or cut off ({reason}); make it again with `erc-llm predict`") from None
     if metadata is None:
         raise PredictionsError(f"Parquet without the metadata '{_KEY.decode()}'; this is not a predictions table")
-    return _read_info(metadata), columns
+    return _read_info(metadata), table
+
+
+def _columns(table: pa.Table) -> dict[str, Any]:
+    return {name: _values(table.column(name)) for name in table.column_names}
 
 
 def _values(column: Any) -> Any:
@@ -149,6 +191,9 @@ def _values(column: Any) -> Any:
     """
     import pyarrow as pa
 
+    column = column.combine_chunks()
+    if isinstance(column, pa.ChunkedArray):  # columns of more than 2 GB stay in chunks
+        return column.to_pylist()
     if pa.types.is_string(column.type):
         return _shared_texts(column)
     if pa.types.is_list(column.type) and not column.null_count:

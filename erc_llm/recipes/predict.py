@@ -192,9 +192,7 @@ def predict(
     """The predictions table of one split; scores are corrected by the predictor's correction."""
     dialogues = corpus.split(split)
     predictions = predictor.predictions(dialogues, on_progress)
-    info = _info(predictor, corpus, split)
-    mixing = predictor.correction.mixing
-    info = info if mixing is None else replace(info, neighbours=mixing.words)
+    info = describe_table(predictor, corpus, split)
     table = Predictions.from_corpus(info, dialogues, predictions, corpus.dialogues(), corpus.generic)
     return correct(table, predictor.correction) if predictor.config.scoring.decode == "score" else table
 
@@ -216,17 +214,20 @@ def write_table(table: Predictions, options: PredictOptions) -> Predictions:
     return table
 
 
-def _info(predictor: Predictor, corpus: Corpus, split: str) -> PredictionsInfo:
+def describe_table(predictor: Predictor, corpus: Corpus, split: str) -> PredictionsInfo:
+    """Metadata of a table of this predictor's scores, before they are corrected."""
     config, run = predictor.config, predictor.run
     decoding, scored = config.scoring.decoding, config.scoring.decode == "score"
     system = config.name if run else f"{config.model.base} zero-shot"
     if predictor.export is not None and predictor.export.form != "peft":
         system += f", {predictor.export.form} in {predictor.export.stored}"
     info = table_info(config, run, predictor.prompter, corpus, split)
+    mixing = predictor.correction.mixing
     return replace(
         info,
         system=f"{system}, {decoding}" if decoding else system,
         selection=(chosen_on(run, predictor.correction) if scored else None) or info.selection,
+        neighbours=None if mixing is None else mixing.words,
         decoding=decoding,
         base_model=predictor.loaded.description,
         base_model_sha256=predictor.loaded.weights_sha256,
