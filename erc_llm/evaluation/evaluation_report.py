@@ -194,10 +194,11 @@ def _calibration(evaluation: Evaluation, report: CalibrationReport) -> Iterator[
         yield "What the decision rule costs the frequent labels, and what it brings the rare ones:"
         rows = []
         for r in report.recalls:
-            percents = (f"{100 * r.probable:.1f}", f"{100 * r.decided:.1f}", f"{100 * (r.decided - r.probable):+.1f}")
-            rows.append((Cell(shortened(r.label, _SHOWN_NAME)), *map(Cell, (f"{r.targets:,}", *percents))))
-        columns = ("Label", "Targets", "Recall undecided %", "Recall decided %", "Change")
-        yield ReportTable(columns, tuple(rows), sortable=True)
+            change = f"{100 * (r.decided - r.probable):+.1f}"
+            numbers = f"{r.targets:,}", f"{100 * r.probable:.1f}", f"{100 * r.decided:.1f}", change
+            rows.append((Cell(shortened(r.label, _SHOWN_NAME)), *map(Cell, numbers)))
+        recalls = ("Label", "Targets", "Recall undecided %", "Recall decided %", "Change")
+        yield ReportTable(recalls, tuple(rows), sortable=True)
     yield CalibrationPlot("How often the most probable label is right", report, "reliability")
     yield CalibrationPlot("Errors among the most confident answers", report, "risk")
     rows = []

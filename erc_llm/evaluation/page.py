@@ -20,7 +20,7 @@ from pathlib import Path
 import jinja2
 
 from erc_llm.errors import PredictionsError
-from erc_llm.evaluation.sections import Differences, ReportTable, Section
+from erc_llm.evaluation.sections import Differences, Reliabilities, ReportTable, Section
 from erc_llm.files import write_text
 
 _STYLE, _SCRIPT = "page.css", "page.js"  # in `templates/`, as is the layout
@@ -35,9 +35,18 @@ _JOINERS = "\u200c\u200d"  # some scripts are spelt with them, and emoji are com
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A drawing as SVG, its title, and the name of its own file."""
+    """A drawing as SVG.
+
+    Attributes:
+        title: Its title.
+        titled: Whether the drawing shows its title itself.
+        file: Name of its own file.
+        svg: The drawing.
+        wide: Whether it needs the width of the page.
+    """
 
     title: str
+    titled: bool
     file: str
     svg: str
     wide: bool
@@ -60,8 +69,9 @@ def draw(sections: Iterable[Section], stem: str) -> Page:
                 blocks.append(block)
             else:
                 number += 1
-                wide = isinstance(block, Differences)
-                blocks.append(Figure(block.title, f"{stem}-{number}.svg", as_svg(figure_of(block)), wide))
+                titled = isinstance(block, Differences)
+                wide = titled or (isinstance(block, Reliabilities) and len(block.systems) > 1)
+                blocks.append(Figure(block.title, titled, f"{stem}-{number}.svg", as_svg(figure_of(block)), wide))
         page.append((section.title, blocks))
     return page
 

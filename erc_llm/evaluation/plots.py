@@ -137,7 +137,7 @@ def as_svg(figure: Figure) -> str:
         figure.savefig(stream, format="svg", metadata=dict.fromkeys(_METADATA))
     drawn = stream.getvalue()
     # Names of parts, such as `axes_1`, are the same in every figure, and an id may occur only once in a page.
-    return re.sub(r' id="\w+_\d+"', "", drawn[drawn.index("<svg") :])
+    return re.sub(r' id="[\w.]+_\d+"', "", drawn[drawn.index("<svg") :])
 
 
 def _draw_reliability(axes: Any, bins: Sequence[ReliabilityBin]) -> None:

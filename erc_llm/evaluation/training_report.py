@@ -58,8 +58,8 @@ def _scores(scores: Sequence[Mapping[str, Any]]) -> Iterator[Block]:
     for i, record in enumerate(known):
         percents = (Cell(f"{100 * float(record[metric]):.2f}", "strong" if i == kept else "") for metric in HEADLINE)
         nll = record.get("nll")
-        words = Cell("kept", "good") if i == kept else Cell("")
+        words = Cell("yes", "good") if i == kept else Cell("")
         rows.append((Cell(f"{record['step']:,}"), *percents, Cell("" if nll is None else f"{nll:.4f}"), words))
-    columns = ("Step", *(f"{capitalised(TITLES[metric])} %" for metric in HEADLINE), "NLL, nats", " ")
+    columns = ("Step", *(f"{capitalised(TITLES[metric])} %" for metric in HEADLINE), "NLL, nats", "Kept")
     yield "Held-out scenes of train, by which the step is chosen: expect less on new scenes."
     yield ReportTable(columns, tuple(rows), left=0, sortable=True)

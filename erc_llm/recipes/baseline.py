@@ -44,7 +44,8 @@ def ablate_reported(
     config: BaselineConfig, corpus: Corpus, seeds: Sequence[int], split: str, *, with_text: bool, progress: Progress
 ) -> Ablation:
     """`run_ablation`, and the report of each of its runs; arguments and errors are the same."""
-    from erc_llm.baselines.ablation import ABLATION, row_config, run_ablation
+    from erc_llm.baselines.ablation import row_config, run_ablation
+    from erc_llm.baselines.emonet import ABLATION
 
     done = run_ablation(config, corpus, seeds, split, with_text=with_text, progress=progress)
     for seed in seeds:

@@ -2,15 +2,13 @@
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0], original = [...body.rows], heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => {
-    if (!head.textContent) return;
-    const words = head.classList.contains("left"), button = document.createElement("button");
+    if (!head.textContent.trim()) return;
+    const text = (row) => row.cells[column].textContent.trim(), number = (row) => parseFloat(text(row).replace(/[,<]/g, ""));
+    const words = head.classList.contains("left") || original.every((row) => isNaN(number(row)));
+    const button = document.createElement("button");
     button.type = "button";
     button.append(...head.childNodes);
     head.append(button);
-    const key = (row) => {
-      const text = row.cells[column].textContent.trim();
-      return words ? text : parseFloat(text.replace(/[,<]/g, ""));
-    };
     button.addEventListener("click", () => {
       const before = head.getAttribute("aria-sort");
       const first = words ? "ascending" : "descending", second = words ? "descending" : "ascending";
@@ -20,8 +18,8 @@ for (const table of document.querySelectorAll("table.sortable")) {
       if (now !== null) {
         head.setAttribute("aria-sort", now);
         rows.sort((one, other) => {
-          const a = key(one), b = key(other);
-          if (words) return sign * a.localeCompare(b);
+          if (words) return sign * text(one).localeCompare(text(other), undefined, { numeric: true });
+          const a = number(one), b = number(other);
           return isNaN(a) || isNaN(b) ? isNaN(a) - isNaN(b) : sign * (a - b);
         });
       }
