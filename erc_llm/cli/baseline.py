@@ -1,6 +1,6 @@
 """The command `baseline`: trains encoder baselines and runs EmoNet's ablation.
 
-Input: command-line arguments. Output: run directories and predictions tables, written by `erc_llm.baselines`.
+Input: command-line arguments. Output: run directories and predictions tables, written by `recipes.baseline`.
 Does not depend on: torch and transformers until the command runs.
 """
 
@@ -88,11 +88,11 @@ def baseline(
 def _train(
     config: BaselineConfig, corpus: Corpus, resume: bool, splits: list[str], decide: F1Decide | None, with_text: bool
 ) -> None:
-    from erc_llm.baselines.training import train_baseline
+    from erc_llm.recipes.baseline import train_reported
     from erc_llm.recipes.console import ConsoleProgress
 
     progress = ConsoleProgress(open_console())
-    trained = train_baseline(config, corpus, resume=resume, with_text=with_text, progress=progress)
+    trained = train_reported(config, corpus, resume=resume, with_text=with_text, progress=progress)
     typer.echo(f"run: {trained.folder}")
     for split in splits:
         path = trained.write(split, decide=decide, with_text=with_text, progress=progress)
@@ -102,11 +102,11 @@ def _train(
 def _ablate(config: BaselineConfig, corpus: Corpus, seeds: list[int], split: str, with_text: bool) -> None:
     from rich.markdown import Markdown
 
-    from erc_llm.baselines.ablation import run_ablation
+    from erc_llm.recipes.baseline import ablate_reported
     from erc_llm.recipes.console import ConsoleProgress
 
     console = open_console()
-    done = run_ablation(config, corpus, seeds, split, with_text=with_text, progress=ConsoleProgress(console))
+    done = ablate_reported(config, corpus, seeds, split, with_text=with_text, progress=ConsoleProgress(console))
     console.print(Markdown(done.markdown))
     console.print(f"written to {done.path} and .json", markup=False, soft_wrap=True)
 

@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from erc_llm.cli.page import Page
-from erc_llm.evaluation.calibration_report import COVERAGES, CalibrationReport, CoveragePoint
+from erc_llm.evaluation.calibration_report import COVERAGES, CalibrationReport
+from erc_llm.evaluation.evaluation_report import abstention
 
 FEW_TARGETS = 50  # with fewer, each bin contains a handful of targets, and the diagram shows only noise
 _BAR = 40
@@ -24,7 +25,7 @@ def print_calibration(report: CalibrationReport, page: Page) -> None:
         page.table(_coverage_table(report))
     if report.abstention is not None:
         page.console.print()
-        page.print(_abstained(report.abstention, report.targets))
+        page.print(abstention(report.abstention, report.targets))
     for sentence in report.warnings:
         page.print(f"Note: {sentence}", style="yellow")
 
@@ -88,14 +89,3 @@ def _plain_table(columns: tuple[str, ...]) -> Table:
     for i, column in enumerate(columns):
         table.add_column(column, justify="right" if i else "left", no_wrap=True)
     return table
-
-
-def _abstained(point: CoveragePoint, targets: int) -> str:
-    where = f"Abstaining below {100 * point.threshold:g} %: {point.targets:,} of {targets:,} targets answered"
-    if not point.targets:
-        return f"{where}, so there is nothing to evaluate."
-    return (
-        f"{where} (coverage {100 * point.coverage:.2f} %); on these, weighted F1 {100 * point.weighted_f1:.2f}, "
-        f"macro F1 {100 * point.macro_f1:.2f}, accuracy {100 * (1 - point.risk):.2f}. "
-        "The metrics above are for all targets."
-    )

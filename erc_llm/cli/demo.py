@@ -116,19 +116,19 @@ def compare_with_baseline(
         overrides: `key=value` texts that change the packaged configuration `emonet`.
     """
     from erc_llm.baselines.baseline_config import load_baseline
-    from erc_llm.baselines.training import train_baseline
     from erc_llm.cli.sections_view import print_sections
     from erc_llm.evaluation.comparison import compare
     from erc_llm.evaluation.comparison_pages import write_comparison
     from erc_llm.evaluation.comparison_report import sections, title
     from erc_llm.evaluation.matching import NamedTable
+    from erc_llm.recipes.baseline import train_reported
     from erc_llm.recipes.console import ConsoleProgress
 
     fixed = [f"corpus.path={config.corpus.path}", f"seed={config.seed}", f"output={output}", "name=demo-emonet"]
     wanted = load_baseline(BASELINE, [*fixed, *overrides])
     _clear(Path(wanted.output) / wanted.name)
     try:
-        baseline = train_baseline(wanted, corpus, progress=ConsoleProgress(console)).predict(SPLIT)
+        baseline = train_reported(wanted, corpus, progress=ConsoleProgress(console)).predict(SPLIT)
     except ModelError as error:
         console.print(f"skipped: {error}", markup=False, highlight=False)
         return

@@ -56,6 +56,7 @@ def compare(
     ] = 10_000,
     seed: Annotated[int, typer.Option(help="Random seed of resamples and swaps.", min=0)] = 0,
     decide: Decided = None,
+    without_text: WithoutText = False,
 ) -> None:
     """Compare systems: paired differences with intervals and tests, overall and by subgroup; seeds are grouped."""
     from erc_llm.cli.sections_view import print_sections
@@ -70,7 +71,7 @@ def compare(
         raise UserError("compare: a table is given twice; give every table once")
     tables: list[NamedTable] = []
     for system, path in given:
-        has_text = any(named.table.text is not None for named in tables)
+        has_text = without_text or any(named.table.text is not None for named in tables)
         table = _read(path, decide, (*_UNUSED, "text") if has_text else _UNUSED)
         tables.append(NamedTable(str(path), table, system))
     comparison = evidence(tables, on=on, draws=draws, seed=seed)
@@ -120,7 +121,11 @@ def evaluate(
         Path | None, typer.Option(help="Folder for the reliability diagram and the risk-coverage curve, as PNG.")
     ] = None,
     json_out: Annotated[Path | None, typer.Option("--json", help="Also write the metrics to this JSON file.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Also write everything, with plots, to this one HTML file.")
+    ] = None,
     decide: Decided = None,
+    without_text: WithoutText = False,
 ) -> None:
     """Print the metrics of a predictions table, with confidence intervals from a bootstrap over whole dialogues."""
     import json
@@ -144,6 +149,13 @@ def evaluate(
 
         for path in write_plots(evaluation.calibration, plots, f"{table.info.system}, split {table.info.split}"):
             typer.echo(f"plot: {path}")
+    if report is not None:
+        from erc_llm.evaluation.evaluation_report import sections, title
+        from erc_llm.evaluation.page import write_page
+
+        shown = table.without_text() if without_text else table
+        write_page(report, title(evaluation), sections(shown, evaluation, differences))
+        typer.echo(f"report: {report}")
     if json_out:
         content = evaluation.as_dict() | {"differences": [d.as_dict() for d in differences]}
         write_text(json_out, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -16,10 +16,10 @@ from rich.text import Text
 from erc_llm import metrics
 from erc_llm.cli.calibration_view import print_calibration
 from erc_llm.cli.page import Page, printable
+from erc_llm.evaluation.evaluation_report import about, diagnostics
 from erc_llm.evaluation.references import Difference
 from erc_llm.evaluation.report import Evaluation
 from erc_llm.metrics import Estimate
-from erc_llm.predictions.correction import answers_in_words
 
 _TITLES = {"weighted_f1": "Weighted F1", "macro_f1": "Macro F1", "accuracy": "Accuracy"}
 
@@ -27,12 +27,12 @@ _TITLES = {"weighted_f1": "Weighted F1", "macro_f1": "Macro F1", "accuracy": "Ac
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     """Print an evaluation: headline metrics, scores by label, confusions, calibration and warnings."""
     page = Page(console)
-    page.print(_about(evaluation), style="bold")
+    page.print(about(evaluation), style="bold")
     page.table(_headline_table(evaluation, page))
     page.table(_class_table(evaluation, page))
     page.table(_confusion_table(evaluation, page))
     console.print()
-    page.print(_diagnostics(evaluation))
+    page.print(diagnostics(evaluation))
     if evaluation.calibration is not None:
         print_calibration(evaluation.calibration, page)
     for sentence in evaluation.missing:
@@ -69,20 +69,6 @@ def print_differences(differences: Sequence[Difference], console: Console) -> No
     console.print(Text("better, worse: the whole interval of the paired difference is above, below zero.", "dim"))
     for note in dict.fromkeys(note for d in differences for note in d.notes):
         console.print(Text(f"Note: {printable(note, console)}", "yellow"))
-
-
-def _about(evaluation: Evaluation) -> str:
-    info = evaluation.info
-    healed = ", gap-healed" if info.healed else ""
-    context = f"context {info.context}" if info.context else "no dialogue context"
-    targets = f"{evaluation.targets:,} target{'s' if evaluation.targets != 1 else ''}"
-    dialogues = f"{evaluation.dialogues:,} dialogue{'s' if evaluation.dialogues != 1 else ''}"
-    run = f" (run {info.run_id})" if info.run_id else ""
-    return (
-        f"{info.system}{run} on {targets} in {dialogues} of {info.corpus_name}, "
-        f"corpus version {info.corpus_version}{healed}, split {info.split}, {context}; "
-        f"answers: {answers_in_words(info)}"
-    )
 
 
 def _headline_table(evaluation: Evaluation, page: Page) -> Table:
@@ -152,20 +138,3 @@ def _commonest_errors(evaluation: Evaluation, page: Page, most: int = 12) -> Tab
     for count, gold, predicted in errors[:most]:
         table.add_row(f"{count:,}", page.text(gold), page.text(predicted))
     return table
-
-
-def _diagnostics(evaluation: Evaluation) -> str:
-    parts = [f"invalid answers {100 * evaluation.invalid_rate:.2f} %"]
-    if evaluation.label_mass is not None:
-        parts.append(f"mean label mass {evaluation.label_mass:.4f}")
-    if evaluation.neighbours_accuracy is not None:
-        parts.append(f"the neighbours alone are right in {100 * evaluation.neighbours_accuracy:.2f} %")
-    if evaluation.negative_log_likelihood is not None and evaluation.calibration_error is not None:
-        parts.append(f"NLL {evaluation.negative_log_likelihood:.4f} nats")
-        error = evaluation.calibration_error
-        parts.append(f"calibration error {100 * error.value:.2f} %")
-        if error.low is not None and error.high is not None:
-            parts[-1] += f" ({100 * error.low:.2f} to {100 * error.high:.2f})"
-    if 0 < evaluation.with_probabilities < evaluation.targets:
-        parts[-1] += f" (of {evaluation.with_probabilities:,} targets with probabilities)"
-    return ", ".join(parts) + f". Intervals: {evaluation.draws:,} resamples of whole dialogues, seed {evaluation.seed}."

@@ -26,7 +26,8 @@ Overrides = Annotated[
     typer.Argument(help="Fields to change, as section.field=value, for example lora.rank=32 or profile.writer=lines."),
 ]
 WithoutText = Annotated[
-    bool, typer.Option("--without-text", help="Leave the text of the utterances out, so that tables can be shared.")
+    bool,
+    typer.Option("--without-text", help="Leave the text of the utterances out, so that files can be shared."),
 ]
 
 

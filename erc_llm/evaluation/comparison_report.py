@@ -12,16 +12,28 @@ from erc_llm.evaluation.contrasts import TITLES
 from erc_llm.evaluation.evidence import Comparison, Contrast, Pair, SystemMetrics
 from erc_llm.evaluation.example_scenes import Example, Line
 from erc_llm.evaluation.leakage import ManifestRow
-from erc_llm.evaluation.sections import Block, Cell, Drawing, ReportTable, Section, Style, grouped
+from erc_llm.evaluation.sections import (
+    Block,
+    Cell,
+    Differences,
+    Reliabilities,
+    ReportTable,
+    Section,
+    Style,
+    estimate_cells,
+    grouped,
+    shortened,
+)
 from erc_llm.evaluation.significance import DETECTABLE
-from erc_llm.metrics import HEADLINE, INVALID_POLICY, Estimate
+from erc_llm.metrics import HEADLINE, INVALID_POLICY
 from erc_llm.published import HEADING, Reported
 
-CALIBRATION = "Calibration"
-_VERDICTS: dict[str, Style] = {"better": "good", "worse": "bad", "not shown": "unsure"}
+CALIBRATION, MANIFEST = "Calibration", "Leakage manifest"
+VERDICTS: dict[str, Style] = {"better": "good", "worse": "bad", "not shown": "unsure"}
 _CONTRAST_COLUMNS = ("", "Difference", "95 % interval", "p", "p (Holm)", "Verdict")
 _SIDES = "worse (left) or better (right) by"
 _SHOWN_LINES = 12  # of an example scene
+_SHOWN_TEXT = 400  # characters of a line
 
 
 def title(comparison: Comparison) -> str:
@@ -57,7 +69,7 @@ def _measured(comparison: Comparison) -> Section:
     groups = []
     for system in comparison.systems:
         estimates = [(TITLES[metric], getattr(system.headline, metric)) for metric in HEADLINE]
-        groups.append((system.name, [_estimate_cells(name, estimate) for name, estimate in estimates]))
+        groups.append((system.name, [estimate_cells(name, estimate) for name, estimate in estimates]))
     sheet = grouped(("", "%", "95 % interval"), groups)
     return Section("Measured", (f"{about}{episodes}: {comparison.corpus}.", sheet, *_runs(comparison.systems)))
 
@@ -88,7 +100,7 @@ def _runs(systems: Sequence[SystemMetrics]) -> Iterator[str]:
 def _differences(comparison: Comparison) -> Section:
     first = comparison.systems[0].name
     rows = [(f"{c.name}, against {pair.b}", c.estimate) for pair in comparison.pairs for c in pair.headline]
-    drawing = Drawing(_SIDES, tuple(rows), "points")
+    drawing = Differences(_SIDES, tuple(rows), "points")
     sheet = _contrast_sheet([(f"against {pair.b}", pair.headline) for pair in comparison.pairs])
     what = f"{first} minus the other, in points; whole dialogues are resampled and swapped."
     return Section("Difference", (what, sheet, drawing, *_detectable(comparison)))
@@ -119,7 +131,7 @@ def _contrast_cells(c: Contrast) -> tuple[Cell, ...]:
     low, high = c.estimate.low, c.estimate.high
     interval = "none" if low is None or high is None else f"{factor * low:{form}} to {factor * high:{form}}"
     value = Cell(f"{factor * c.estimate.value:{form}}", "strong")
-    return value, Cell(interval), Cell(_p(c.p_value)), Cell(_p(c.p_corrected)), Cell(c.verdict, _VERDICTS[c.verdict])
+    return value, Cell(interval), Cell(_p(c.p_value)), Cell(_p(c.p_corrected)), Cell(c.verdict, VERDICTS[c.verdict])
 
 
 def _where(pair: Pair) -> Iterator[Block]:
@@ -130,7 +142,7 @@ def _where(pair: Pair) -> Iterator[Block]:
         yield _part_sheet(division.name.capitalize(), division.rows)
         yield f"By {division.name}: {division.definition}."
         rows += [(f"{division.name}: {c.name}", c.estimate) for c in division.rows]
-    yield Drawing(_SIDES, tuple(rows), "points of F1")
+    yield Differences(_SIDES, tuple(rows), "points of F1")
 
 
 def _part_sheet(name: str, rows: Sequence[Contrast]) -> ReportTable:
@@ -140,9 +152,8 @@ def _part_sheet(name: str, rows: Sequence[Contrast]) -> ReportTable:
         numbers = Cell(f"{c.targets:,}"), Cell(f"{100 * c.a:.1f}"), Cell(f"{100 * c.b:.1f}")
         shown = (difference, interval, corrected, verdict) if c.targets else (Cell("none"),) * 4
         cells.append((Cell(c.name), *numbers, *shown))
-    return ReportTable(
-        (name, "Targets", "First", "Other", "Diff.", "95 % interval", "p (Holm)", "Verdict"), tuple(cells)
-    )
+    columns = (name, "Targets", "First", "Other", "Diff.", "95 % interval", "p (Holm)", "Verdict")
+    return ReportTable(columns, tuple(cells), sortable=True)
 
 
 def _side_by_side(comparison: Comparison, pair: Pair) -> Iterator[Block]:
@@ -174,12 +185,19 @@ def _side_by_side(comparison: Comparison, pair: Pair) -> Iterator[Block]:
 
 def _scene_sheet(example: Example) -> ReportTable:
     rows = [
-        (Cell(f"{line.speaker}: {line.text}"), Cell(line.gold), _answer(line, line.a), _answer(line, line.b))
+        (
+            Cell(shortened(line.speaker, _SHOWN_TEXT)),
+            Cell(shortened(line.text, _SHOWN_TEXT)),
+            Cell(line.gold),
+            _answer(line, line.a),
+            _answer(line, line.b),
+        )
         for line in example.lines[:_SHOWN_LINES]
     ]
     if len(example.lines) > _SHOWN_LINES:
-        rows.append((Cell(f"and {len(example.lines) - _SHOWN_LINES} more lines"), Cell(""), Cell(""), Cell("")))
-    return ReportTable(("Line", "Gold", "First", "Other"), tuple(rows), left=4)
+        more = Cell(f"and {len(example.lines) - _SHOWN_LINES} more lines")
+        rows.append((Cell(""), more, Cell(""), Cell(""), Cell("")))
+    return ReportTable(("Speaker", "Line", "Gold", "First", "Other"), tuple(rows), left=5)
 
 
 def _answer(line: Line, answer: str | None) -> Cell:
@@ -195,20 +213,26 @@ def _calibration(comparison: Comparison) -> Iterator[Block]:
     for system in comparison.systems:
         if system.calibration is not None:
             c = system.calibration
-            error = _estimate_cells("calibration error, %", c.calibration_error)
-            losses = (_estimate_cells("NLL, nats", c.nll, 1, 3), _estimate_cells("Brier score", c.brier, 1, 3))
+            error = estimate_cells("calibration error, %", c.calibration_error)
+            losses = (estimate_cells("NLL, nats", c.nll, 1, 3), estimate_cells("Brier score", c.brier, 1, 3))
             groups.append((system.name, [error, *losses]))
     yield grouped(("", "", "95 % interval"), groups)
     yield _contrast_sheet([(f"{pair.a} minus {pair.b}", pair.losses) for pair in comparison.pairs])
+    bins = tuple((s.name, s.calibration.reliability) for s in comparison.systems if s.calibration)
+    yield Reliabilities("How often the likeliest label is right", bins)
 
 
 def _manifest(comparison: Comparison) -> Section:
     words = "Marked is what makes a table unlike the first one, what it does not state, and choices made on this split."
-    rows = tuple((Cell(facet.name), *_facet_cells(facet)) for facet in comparison.manifest)
     marked = [facet.name for facet in comparison.manifest if not facet.alike]
     summary = f"Marked: {', '.join(marked)}." if marked else "Nothing makes these tables unlike."
-    columns = ("", *comparison.tables)
-    return Section("Leakage manifest", (words, ReportTable(columns, rows, left=len(columns)), summary))
+    return Section(MANIFEST, (words, manifest_sheet(comparison.manifest, comparison.tables), summary))
+
+
+def manifest_sheet(manifest: Sequence[ManifestRow], tables: Sequence[str]) -> ReportTable:
+    """The leakage manifest of tables, one column each; marks are in red."""
+    rows = tuple((Cell(facet.name), *_facet_cells(facet)) for facet in manifest)
+    return ReportTable(("", *tables), rows, left=1 + len(tables))
 
 
 def _facet_cells(facet: ManifestRow) -> Iterator[Cell]:
@@ -228,7 +252,7 @@ def _published(reported: Sequence[Reported]) -> Iterator[Block]:
         words = r.base_model or "not stated", (r.test_version or "not stated") + size, r.context or "not stated"
         rows.append(tuple(map(Cell, (f"{number}. {r.system}", f"{r.weighted_f1:.2f}", accuracy, *words))))
     columns = ("System", "W. F1 %", "Acc. %", "Base model", "Test version", "Context")
-    yield ReportTable(columns, tuple(rows), left=len(columns))
+    yield ReportTable(columns, tuple(rows), left=len(columns), sortable=True)
     for number, r in enumerate(reported, start=1):
         yield f"{number}. {r.source}. To keep in mind: {r.caveats}."
 
@@ -246,12 +270,6 @@ def _method(comparison: Comparison) -> Iterator[str]:
     yield "'better' and 'worse': the interval leaves zero out, and the corrected p-value is below 0.05."
     yield f"Smallest difference shown: {DETECTABLE} of the paired difference, taken from the resamples."
     yield "Weighted F1 is over all labels, Neutral included."
-
-
-def _estimate_cells(name: str, estimate: Estimate, factor: float = 100, digits: int = 2) -> tuple[Cell, ...]:
-    low, high = estimate.low, estimate.high
-    interval = "" if low is None or high is None else f"{factor * low:.{digits}f} to {factor * high:.{digits}f}"
-    return Cell(name), Cell(f"{factor * estimate.value:.{digits}f}"), Cell(interval)
 
 
 def _p(value: float | None) -> str:

@@ -1,12 +1,13 @@
-"""Plots: the reliability diagram and the risk-coverage curve as PNG files, differences with intervals as SVG.
+"""Plots: the drawings of a report as SVG; the reliability diagram and the risk-coverage curve as PNG files.
 
-Input: a `CalibrationReport`, or plain estimates. Output: files, or SVG text. matplotlib is imported only to draw, and
-needs no display.
+Input: the drawings of `sections`, or a `CalibrationReport`. Output: SVG text, or files. matplotlib is imported only to
+draw, and needs no display.
 Does not depend on: predictions tables.
 """
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,14 +17,33 @@ from typing import TYPE_CHECKING, Any
 
 from erc_llm.errors import PredictionsError
 from erc_llm.evaluation.calibration_report import BINS, CalibrationReport, ReliabilityBin
+from erc_llm.evaluation.sections import CalibrationPlot, Curves, Differences, Drawing, Reliabilities
 from erc_llm.files import write_whole
 from erc_llm.metrics import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_COLOURS = ("#2471d6", "#c45c10", "#7a8590")  # visible on white and on black
+_FEW_POINTS = 40
 _LONGEST = 48  # letters of a name; longer ones leave no room for the plot
+_METADATA = ("Date", "Creator", "Format", "Type")  # of SVG files: all left out
 RELIABILITY, RISK_COVERAGE = "reliability.png", "risk-coverage.png"
+
+
+def figure_of(drawing: Drawing) -> Figure:
+    """The figure of a drawing; a title that a page shows beside it is left out."""
+    match drawing:
+        case Differences(title, rows, unit):
+            return differences_figure(title, rows, unit)
+        case Reliabilities(_, systems):
+            return reliabilities_figure(systems)
+        case CalibrationPlot(_, report, "reliability"):
+            return reliability_figure(report, "")
+        case CalibrationPlot(_, report, _):
+            return risk_figure(report, "")
+        case Curves():
+            return curves_figure(drawing)
 
 
 def write_plots(report: CalibrationReport, folder: Path, title: str) -> tuple[Path, Path]:
@@ -95,15 +115,29 @@ def differences_figure(title: str, rows: Sequence[tuple[str, Estimate]], unit: s
     return figure
 
 
+def curves_figure(curves: Curves) -> Figure:
+    """Curves with a legend; a curve of few points shows them."""
+    figure, (axes,) = _figure("", 1, [1])
+    for number, curve in enumerate(curves.curves):
+        x, y = zip(*curve.points, strict=True)
+        colour, marker = _COLOURS[number % len(_COLOURS)], "o" if len(x) <= _FEW_POINTS else ""
+        axes.plot(x, y, color=colour, marker=marker, markersize=4, linewidth=1.5, label=_plain(curve.name))
+    axes.set(xlabel=curves.x, ylabel=curves.y)
+    if len(curves.curves) > 1:
+        axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
 def as_svg(figure: Figure) -> str:
     """The figure as an SVG element for use inside a page; the same bytes for the same figure."""
     import matplotlib
 
     stream = StringIO()
     with _any_letters(), matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "erc-llm"}):
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(stream, format="svg", metadata=dict.fromkeys(_METADATA))
     drawn = stream.getvalue()
-    return drawn[drawn.index("<svg") :]
+    # Names of parts, such as `axes_1`, are the same in every figure, and an id may occur only once in a page.
+    return re.sub(r' id="[\w.]+_\d+"', "", drawn[drawn.index("<svg") :])
 
 
 def _draw_reliability(axes: Any, bins: Sequence[ReliabilityBin]) -> None:

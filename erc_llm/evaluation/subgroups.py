@@ -20,6 +20,7 @@ from erc_llm.metrics import Integers
 
 LEAD_SHARE = 0.05  # in EmoryNLP's dev splits all six leads are above 9 %, and nobody else above 1.5 %
 LATER_LINES = (4, 9)  # cuts EmoryNLP's dev targets into three parts of about the same size
+MOST_NAMES = 12  # more names make a long table of groups too small to compare
 HISTORY = (100, 1000)  # lines; no line at all is `unseen` already
 
 
@@ -55,6 +56,19 @@ def factors(matched: Matched) -> tuple[tuple[Factor, ...], tuple[str, ...]]:
         else:
             found.append(make(matched))
     return tuple(found), tuple(missing)
+
+
+def most_frequent_speakers(matched: Matched) -> Factor | None:
+    """Each of the most frequent first speakers by name, and all others together; None without the column."""
+    if matched.with_column("speakers") is None:
+        return None
+    names = [speakers[0] if speakers else "" for speakers in _column(matched, "speakers")]
+    counts = Counter(name for name in names if name)
+    chosen = {name: i for i, (name, _) in enumerate(counts.most_common(MOST_NAMES))}
+    others = f"all {len(counts) - len(chosen):,} others"
+    level = np.array([chosen.get(name, len(chosen)) for name in names], dtype=np.int64)
+    definition = f"the line's first speaker (column speakers), at most {MOST_NAMES} by name"
+    return Factor("name", definition, (*chosen, others), level)
 
 
 def _by_speaker(matched: Matched) -> Factor:

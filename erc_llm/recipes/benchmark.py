@@ -218,7 +218,8 @@ def _baselines(
     system: BenchmarkSystem, source: str, version: Version, paths: BenchmarkPaths, console: Console
 ) -> Iterator[_PredictingRun]:
     from erc_llm.baselines.baseline_config import load_baseline
-    from erc_llm.baselines.training import TrainedBaseline, train_baseline
+    from erc_llm.baselines.training import TrainedBaseline
+    from erc_llm.recipes.baseline import train_reported
     from erc_llm.recipes.console import ConsoleProgress
     from erc_llm.recipes.data import open_corpus
 
@@ -229,7 +230,7 @@ def _baselines(
         config = load_baseline(source, [*system.overrides, *fixed])
         progress.heading(name)
         corpus = open_corpus(config.corpus, config.label_set())
-        trained = train_baseline(config, corpus, resume=True, with_text=paths.with_text, progress=progress)
+        trained = train_reported(config, corpus, resume=True, with_text=paths.with_text, progress=progress)
         of = trained.manifest
         made_from = (of.run_id, of.base_model_sha256, None, of.train_sha256, trained.corpus.sha256)
         assert system.decide != "weights", "a baseline has none"

@@ -6,6 +6,7 @@ and decision rules.
 
     runs/NAME/              a run like any other, with
       crossfit.parquet      the out-of-fold table: predictions of train
+      report.html           its evaluation, as one page
     runs/NAME-folds/
       fold-1/ ...           a run for each fold, with left_out.parquet: its predictions of the episodes it left out
 
@@ -46,8 +47,10 @@ from erc_llm.predictions import (
     write_predictions,
 )
 from erc_llm.recipes.average import average_id, average_runs, mean_distribution
+from erc_llm.recipes.console import ConsoleProgress
 from erc_llm.recipes.data import open_whole, print_warnings
 from erc_llm.recipes.run_inputs import check_leak
+from erc_llm.recipes.run_report import write_run_report
 from erc_llm.recipes.side_by_side import jobs_at_once, run_side_by_side
 from erc_llm.runs.directory import OUT_OF_FOLD, Run, read_run
 from erc_llm.runs.manifest import MANIFEST, read_manifest
@@ -135,6 +138,7 @@ def crossfit(
             before = read_predictions(path)
             table = table.with_neighbours(before.neighbours, before.info.neighbours)
         write_predictions(table, path)
+        write_run_report(run.folder, config.name, ConsoleProgress(console), path)
         if not calibrated:
             calibrate_run(run, table, OUT_OF_FOLD, prior_shift(run.manifest, "auto"), "nll", 0, console, decide)
 

@@ -2,6 +2,7 @@
 
     runs/NAME/              config.yaml, and
       crossfit.parquet      the out-of-fold table: predictions of train
+      report.html           its evaluation, as one page
       SPLIT.parquet         predictions of another split: the mean over the folds' models, decided for weighted F1
     runs/NAME-folds/
       fold-1/ ...           a run for each fold, with left_out.parquet and SPLIT.parquet
@@ -42,6 +43,7 @@ from erc_llm.recipes.crossfit import (
     run_folds,
 )
 from erc_llm.recipes.data import open_corpus, print_warnings
+from erc_llm.recipes.run_report import write_run_report
 from erc_llm.runs.directory import CONFIG, OUT_OF_FOLD
 
 
@@ -98,17 +100,18 @@ def crossfit_baseline(
         info = joined_info([table.info for table in of_split], config, run_id)
         written.append(folder / f"{split}.parquet")
         write_predictions(correct(replace(mean_prediction(of_split), info=info), correction), written[-1])
+    write_run_report(folder, config.name, ConsoleProgress(console), written[0])
     write_text(folder / CONFIG, config.as_yaml(), RunError)  # last: the folder is no cross-fitting without its table
     return written
 
 
 def _train_fold(splits: Sequence[str], config: BaselineConfig, with_text: bool, console: Console) -> None:
     """Train one fold, and predict the episodes that it left out, and the other splits."""
-    from erc_llm.baselines.training import train_baseline
+    from erc_llm.recipes.baseline import train_reported
 
     progress = ConsoleProgress(console)
     corpus = open_corpus(config.corpus, config.label_set())
-    trained = train_baseline(config, corpus, resume=True, with_text=with_text, progress=progress)
+    trained = train_reported(config, corpus, resume=True, with_text=with_text, progress=progress)
     for split in (LEFT_OUT, *splits):
         if not is_predicted(trained.folder / f"{split}.parquet", trained.manifest.run_id, corpus.sha256):
             trained.write(split, with_text=with_text, progress=progress)

@@ -27,6 +27,7 @@ from erc_llm.recipes.console import ConsoleProgress
 from erc_llm.recipes.data import labelled_targets, open_corpus, print_warnings, without_overlaps
 from erc_llm.recipes.plan import plan_on_gpu, shortfall
 from erc_llm.recipes.run_inputs import check_auxiliary, check_finished, check_leak, described, read_confusion, start_run
+from erc_llm.recipes.run_report import write_run_report
 from erc_llm.recipes.training_run import Training, Watch
 from erc_llm.runs.directory import ADAPTER, CHECKPOINTS, CONFIG, TEMPLATE, Run, check_same, claim
 from erc_llm.runs.manifest import FINISHED, TRAINING, Manifest, write_manifest
@@ -138,6 +139,7 @@ def train(
         write_manifest(folder, finished)
         for left in (folder / CHECKPOINTS, *folder.glob(f".{ADAPTER}-*")):
             shutil.rmtree(left, ignore_errors=True)
+        write_run_report(folder, config.name, progress)
     return Run(folder, config, finished)
 
 

@@ -5,6 +5,7 @@
       manifest.json     kind, hashes of corpus, template, base model and config; labels, versions, seed, commit
       training.jsonl    loss, learning rate and speed, step by step
       selection.jsonl   scores on the selection split, evaluation by evaluation
+      report.html       losses and scores as one page, with an evaluation of the predictions, if there are some
 
     for an adapter, also
       prompt.jinja      the prompt template, so that the adapter stays usable when the packaged one changes
@@ -44,6 +45,7 @@ TEMPLATE = "prompt.jinja"
 SPEAKERS = "speakers.json"
 OUT_OF_FOLD = "crossfit.parquet"
 CHECKPOINTS = "checkpoints"
+REPORT = "report.html"
 
 C = TypeVar("C", bound=Recipe)
 

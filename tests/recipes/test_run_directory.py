@@ -33,6 +33,7 @@ def test_a_run_directory_explains_itself(finished: Run, tiny_llama: TinyModel, c
         "manifest.json",
         "selection.jsonl",
         "prompt.jinja",
+        "report.html",
         "training.jsonl",
     }
     assert {p.name for p in finished.adapter.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}

@@ -25,6 +25,7 @@ from tests.recipes.crossfit.crossfitted import (
     scores,
 )
 from tests.tiny_models import TinyModel
+from tests.tiny_runs import OPENINGS
 
 BASELINES = ["encoder", "emonet"]
 
@@ -120,6 +121,11 @@ def test_the_text_can_be_left_out_of_all_tables_of_a_baseline(
     tables = sorted((tmp_path / "runs").rglob("*.parquet"))
     assert len(tables) == 2 + 3 * FOLDS
     assert [path for path in tables if read_predictions(path).text is not None] == []
+    reports = sorted((tmp_path / "runs").rglob("report.html"))
+    assert len(reports) == 1 + FOLDS
+    assert [path for path in reports if any(words in path.read_text("utf-8") for words in OPENINGS)] == []
+    with_text = baseline.folder / "report.html"
+    assert any(words in with_text.read_text("utf-8") for words in OPENINGS)
 
 
 def test_a_split_that_is_not_there_is_refused_before_anything_is_trained(

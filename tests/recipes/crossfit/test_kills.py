@@ -33,6 +33,7 @@ from tests.recipes.crossfit.crossfitted import (
     write_config,
 )
 from tests.tiny_models import TinyModel
+from tests.tiny_runs import OPENINGS
 
 TRAINING = ("erc_llm.tuning.trainer", "TreeTrainer.compute_loss")
 KILLS = {
@@ -101,6 +102,9 @@ def test_the_text_can_be_left_out_later(copied: Crossfitted, erc: Command) -> No
     said = erc("crossfit", copied.config, *ONE_BY_ONE, "--resume", "--without-text")
     assert said.code == 0, said.err
     assert copied.table.text is None
+    report = (copied.folder / "report.html").read_text("utf-8")
+    assert "Most confident errors" in report
+    assert not any(words in report for words in OPENINGS)
 
 
 def test_a_test_split_that_is_added_between_two_folds_is_taken_in(
