@@ -62,12 +62,9 @@ def sweep(options: Sweep, console: Console | None = None, workers: int | None = 
         run_trials(options, space, None, console)
     else:
         jobs = {f"worker-{number}": (options, space, 1) for number in range(1, at_once + 1)}
-        run_side_by_side(run_trials, jobs, at_once, _finished, on_killed=_Killed(options, at_once, console))
+        killed = _Killed(options, at_once, console)
+        run_side_by_side(run_trials, jobs, at_once, lambda name, left: None, on_killed=killed)
     return open_study(options)
-
-
-def _finished(name: str, left: int) -> None:
-    """A worker found no trial to begin: nothing is to be shown."""
 
 
 class _Killed:
