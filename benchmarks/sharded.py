@@ -29,13 +29,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.outcome import CannotDo, exit_code
-from benchmarks.random_llama import SHAPES, write_base
+from benchmarks.random_llama import Shape, write_base
 
 HEADER = (
     "| | seconds | lines/s | after the first shard: lines/s | MB, first half | MB, second half |\n"
     "| --- | ---: | ---: | ---: | ---: | ---: |"
 )
 _FILES, _SHARD = 4, 256
+_TINY = Shape(hidden=32, inner=64, layers=1, heads=2, vocabulary=4000, file_gb=0.01)
 _WORKER = b"_RayWorker"  # in the name of a worker's process
 
 
@@ -77,7 +78,7 @@ def write_model(folder: Path) -> Path:
     """Write a tiny random model and a configuration that names it; returns the configuration."""
     from erc_llm.corpus import read_sample
 
-    write_base(SHAPES["tiny"], folder / "base", [u.text for d in read_sample().dialogues() for u in d.utterances])
+    write_base(_TINY, folder / "base", [u.text for d in read_sample().dialogues() for u in d.utterances])
     config = folder / "tiny.yaml"
     base = f"model: {{base: {folder / 'base'}, device: cpu, precision: fp32}}\n"
     config.write_text(base + "prompt: {template: plain}\n", "utf-8")
