@@ -160,8 +160,6 @@ class TrainingConfig(Section):
 
     @model_validator(mode="after")
     def _has_the_answers_that_a_loss_needs(self) -> TrainingConfig:
-        if self.auxiliary.words and self.objective == "closed_set":
-            raise ValueError("auxiliary.words has no closed set of answers; set objective=label, or leave it out")
         for name in ("label_smoothing", "r_drop"):
             if (value := getattr(self, name)) and self.objective != "closed_set":
                 raise ValueError(

@@ -30,14 +30,16 @@ def target_losses(
     Args:
         likelihoods: (answers,) log-likelihoods from `answer_log_likelihoods`.
         forest: The forest with these answers; under `closed_set` its questions have all labels as answers.
-        objective: The kind of loss.
+        objective: The kind of loss. A question with one answer alone, such as a line's own words, always has `label`.
         smoothed: (labels, labels) distribution to be learned for each gold label (row), under `closed_set` only; None:
             the gold label alone.
     """
     if objective == "label":
         return -likelihoods[forest.gold]
     wanted = likelihoods[forest.gold] if smoothed is None else expected_log_likelihood(likelihoods, forest, smoothed)
-    return total_log_likelihood(likelihoods, forest) - wanted
+    total = total_log_likelihood(likelihoods, forest)
+    closed = forest.question.bincount(minlength=len(forest.gold)) > 1  # a line's own words have no other answers
+    return torch.where(closed, total, 0) - wanted
 
 
 def expected_log_likelihood(likelihoods: torch.Tensor, forest: Forest, smoothed: torch.Tensor) -> torch.Tensor:

@@ -56,7 +56,8 @@ def test_the_distributions_are_those_of_the_formula() -> None:
 def _by_hand(model: Any, trees: Sequence[TokenTree], rows: Rows) -> tuple[torch.Tensor, float]:
     """Weighted sum of cross-entropies against the mixed distribution, and the sum of weights.
 
-    One plain causal forward over each answer's root path; auxiliary questions have their gold answer.
+    One plain causal forward over each answer's root path; auxiliary questions have their gold answer, and the words of
+    a line their negative log-likelihood.
     """
     total, weight = torch.zeros(()), 0.0
     for tree, question in [(t, q) for t in trees for q in t.questions]:
@@ -68,7 +69,10 @@ def _by_hand(model: Any, trees: Sequence[TokenTree], rows: Rows) -> tuple[torch.
         gold = question.labels.index(question.gold)  # type: ignore[arg-type]
         target = torch.tensor(rows[gold]) if question.task == "label" else torch.eye(len(likelihoods))[gold]
         logits = torch.stack(likelihoods)
-        total = total + question.weight * torch.nn.functional.cross_entropy(logits[None], target[None])
+        if question.task == "words":
+            total = total - question.weight * logits.sum()
+        else:
+            total = total + question.weight * torch.nn.functional.cross_entropy(logits[None], target[None])
         weight += question.weight
     return total, weight
 
@@ -77,9 +81,12 @@ def _by_hand(model: Any, trees: Sequence[TokenTree], rows: Rows) -> tuple[torch.
 def test_a_step_is_the_cross_entropy_against_the_mixed_distribution(
     parts: int, tiny_llama: TinyModel, tmp_path: Path
 ) -> None:
-    """Loss and LoRA gradients, whatever the step is split into; auxiliary questions are not smoothed."""
+    """Loss and LoRA gradients, whatever the step is split into; auxiliary questions are not smoothed.
+
+    The words of a line, which have no closed set of answers, have their negative log-likelihood.
+    """
     assert ROWS is not None
-    tasks = {"next_emotion": 0.5, "speaker": 0.7, "polarity": 0.5}
+    tasks = {"next_emotion": 0.5, "speaker": 0.7, "polarity": 0.5, "words": 0.3}
     config = RunConfig.model_validate({"training": {"objective": "closed_set", "auxiliary": tasks}})
     trees_of = training_trees(config, SCENES, tiny_prompter(tiny_llama), None)
     watcher, model = Watcher(), tiny_adapter(tiny_llama)
