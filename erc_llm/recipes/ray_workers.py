@@ -17,7 +17,7 @@ from dataclasses import asdict
 from typing import Any
 
 from erc_llm.corpus.shards import Shard
-from erc_llm.errors import UserError
+from erc_llm.errors import InternalError, UserError
 from erc_llm.recipes.shard_worker import Done, Job, ShardWorker
 
 _GOES_ON = "finished shards are kept, and the same command goes on"
@@ -33,6 +33,7 @@ def label_shards(job: Job, shards: Sequence[Shard], workers: int | None) -> Iter
 
     Raises:
         UserError: A worker reports what concerns all shards, or workers cannot be kept running.
+        InternalError: A worker failed in a way that it does not expect.
     """
     if not shards:
         return
@@ -53,6 +54,8 @@ def label_shards(job: Job, shards: Sequence[Shard], workers: int | None) -> Iter
             if done.stop is not None:
                 raise UserError(f"{done.stop}; {_GOES_ON}")
             yield done
+    except ray.exceptions.RayTaskError as error:
+        raise InternalError(f"a worker failed; {_GOES_ON}\n{error}") from error
     except (ray.exceptions.RayError, ConnectionError) as error:
         raise UserError(
             f"--engine ray: the workers could not be kept running: {_first_line(error)}; if memory is short, use fewer "
@@ -92,7 +95,7 @@ def _dataset(job: Job, shards: Sequence[Shard], workers: int | None) -> Any:
         fn_constructor_args=(job,),
         compute=ActorPoolStrategy(size=count),
         num_cpus=None if gpus else max(1, cpus // count),
-        num_gpus=gpus / count if gpus else None,
+        num_gpus=min(1, gpus / count) if gpus else None,
     )
 
 

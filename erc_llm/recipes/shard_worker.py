@@ -178,7 +178,7 @@ class ShardWorker:
     ) -> int:
         """Write the files of a shard, that of its rows last; returns the number of rows."""
         job = self._job
-        lines = "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in failures)
+        lines = "".join(json.dumps(asdict(one)) + "\n" for one in failures)  # ids may be no valid Unicode
         if failures:
             write_text(errors_file(job.folder, shard.number), lines)
         rows = 0

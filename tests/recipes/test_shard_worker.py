@@ -103,6 +103,16 @@ def test_a_dialogue_that_cannot_be_read_is_recorded_and_the_others_labelled(fini
     assert "not valid JSON" in failure["error"]
 
 
+def test_an_id_that_is_no_text_is_recorded(finished: Run, tmp_path: Path) -> None:
+    talks = write_talks(tmp_path / "talks.jsonl", 2)
+    talks.write_bytes(talks.read_bytes().replace(b"s4_1", b"s4_\xff"))
+    (shard,) = shards(talks, 100)
+    assert ShardWorker(job(finished, tmp_path / "out"))(shard).failed == 1
+    (failure,) = failures(tmp_path / "out")
+    assert failure["dialogue_id"] == "s4_\udcff"
+    assert "surrogate" in failure["error"]
+
+
 def test_a_dialogue_that_fails_in_the_model_costs_no_other(
     finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
