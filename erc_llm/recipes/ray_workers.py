@@ -37,9 +37,7 @@ def label_shards(job: Job, shards: Sequence[Shard], workers: int | None) -> Iter
     if not shards:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault(
-        "RAY_BACKEND_LOG_LEVEL", "fatal"
-    )
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
     try:
