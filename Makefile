@@ -54,7 +54,7 @@ check: $(STAMP)
 
 docs: $(DOCS_STAMP)
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs build/site
-	@echo "docs: build/site/index.html; search works from a server too: python -m http.server -d build/site"
+	@echo "docs: open build/site/index.html, or run python -m http.server -d build/site"
 
 $(DOCS_STAMP): $(STAMP)
 	@echo "setup: installing what builds the documentation site"
