@@ -38,6 +38,14 @@ def sweep(
             min=2,
         ),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Trials at a time, each in a process with a GPU or an equal part of the cores. Default: one per GPU, "
+            "without a GPU one.",
+            min=1,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the values that are tried.", min=0)] = 0,
 ) -> None:
     """Try values of configuration fields, through Optuna; the best configuration is a file.
@@ -52,7 +60,7 @@ def sweep(
 
     options = Sweep(config, tuple(overrides or ()), space, trials, metric, folds, seed, out)
     try:
-        study = run_sweep(options, open_console())
+        study = run_sweep(options, open_console(), workers)
     except KeyboardInterrupt:
         typer.echo("erc-llm: interrupted; the same command continues the sweep", err=True)
         raise typer.Exit(130) from None

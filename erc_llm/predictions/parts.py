@@ -56,7 +56,7 @@ def parts_of(folder: Path) -> list[Path]:
         unfinished = any(folder.glob("part-*.parquet"))
         raise PredictionsError(
             f"{folder}: a folder without {INDEX}; "
-            + ("its prediction is not finished: the same command goes on" if unfinished else "expected a table")
+            + ("its prediction is not finished: the same command goes on" if unfinished else "expected a file")
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PredictionsError(f"{index}: cannot be read: {error}") from error

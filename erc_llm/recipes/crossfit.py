@@ -37,7 +37,6 @@ from erc_llm.corpus.dialogues import LEFT_OUT
 from erc_llm.corpus.splits import episode_of, fold_episodes
 from erc_llm.errors import ConfigError, CorpusError, PredictionsError, RunError
 from erc_llm.files import has_files
-from erc_llm.models.devices import process_count
 from erc_llm.predictions import (
     Prediction,
     Predictions,
@@ -51,7 +50,7 @@ from erc_llm.recipes.console import ConsoleProgress
 from erc_llm.recipes.data import open_whole, print_warnings
 from erc_llm.recipes.run_inputs import check_leak
 from erc_llm.recipes.run_report import write_run_report
-from erc_llm.recipes.side_by_side import jobs_at_once, run_side_by_side
+from erc_llm.recipes.side_by_side import jobs_at_once, refuse_launcher, run_side_by_side
 from erc_llm.runs.directory import OUT_OF_FOLD, Run, read_run
 from erc_llm.runs.manifest import MANIFEST, read_manifest
 from erc_llm.runs.opened import open_run
@@ -213,11 +212,7 @@ def check_folder(config: Recipe, resume: bool) -> None:
         RunError: A folder exists already, or holds a run that is no cross-fitting.
         ConfigError: `corpus.fold` is set, or a launcher started several processes.
     """
-    if process_count() > 1:
-        raise ConfigError(
-            f"{process_count()} processes of a launcher were found; start `erc-llm crossfit` directly, it runs a fold "
-            "on each GPU itself"
-        )
+    refuse_launcher("crossfit", "fold")
     if config.corpus.fold is not None:
         raise ConfigError("corpus.fold: cross-fitting sets it for each fold; leave it out")
     folder = Path(config.output) / config.name
@@ -280,7 +275,7 @@ def run_folds(job: Callable[..., None], configs: Sequence[Recipe], folds: Folds,
         console.print(done, highlight=False, soft_wrap=True)
 
     jobs = {config.name: (config, folds.with_text) for config in configs}
-    run_side_by_side(job, jobs, folds.side_by_side, show)
+    run_side_by_side(job, jobs, folds.side_by_side, show, file=console.file)
 
 
 def _train_fold(corpus_sha256: str, config: RunConfig, with_text: bool, console: Console) -> None:

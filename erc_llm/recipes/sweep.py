@@ -6,103 +6,94 @@
       trials/          a run directory for each trial
       trials.csv, importance.svg, best.yaml    what came out
 
-A trial is scored on the selection split, where bad ones are stopped early, or by cross-fitting. A trial whose worker
-has died is continued by the next worker, in the same run directory.
+Workers share the trials through the journal, whether they are processes of one call, of several, or on other machines.
 
 Input: a configuration and a search space. Output: the folder above.
-Does not depend on: how training works.
+Does not depend on: how a trial is run and scored.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-import yaml
 from rich.console import Console
 
-from erc_llm.config import RunConfig, load_config
 from erc_llm.errors import ConfigError, RunError, UserError
 from erc_llm.files import write_text
-from erc_llm.recipes.sweep_report import write_report
-from erc_llm.recipes.sweep_space import Space, read_space, suggest
+from erc_llm.recipes.side_by_side import refuse_launcher, run_side_by_side, visible_gpus
+from erc_llm.recipes.sweep_report import ended
+from erc_llm.recipes.sweep_space import Space, read_space
+from erc_llm.recipes.sweep_trials import Sweep, give_back, lock, open_study, run_trials
 
 if TYPE_CHECKING:
     import optuna
-    from filelock import BaseFileLock
 
-Metric = Literal["nll", "weighted_f1", "macro_f1"]
-SWEEP, JOURNAL, TRIALS = "sweep.yaml", "journal.log", "trials"
-_CONTINUES = "continues"  # attribute of a trial: number of the trial whose run directory it uses
-_MOST = 100_000  # trials of a sweep, so that seeds of different sweeps differ
-_STARTUP = 3  # trials before any is stopped early
+__all__ = ["SWEEP", "Sweep", "sweep"]
+
+SWEEP = "sweep.yaml"
+_IN_A_ROW = 3  # workers killed without a trial that ended in between, after which a sweep ends; or one for each worker
 
 
-@dataclass(frozen=True, slots=True)
-class Sweep:
-    """What a sweep varies, and how it scores.
-
-    Attributes:
-        config: Name or file of the configuration that is varied.
-        overrides: `key=value` texts for every trial.
-        space: The file of the search space.
-        trials: Number of trials in all, those of earlier calls included.
-        metric: What is to be lowest (`nll`) or highest.
-        folds: Score by cross-fitting with so many folds; None: on the selection split.
-        seed: Seed of the values that are tried.
-        folder: The folder of the sweep.
-    """
-
-    config: str
-    overrides: tuple[str, ...]
-    space: Path
-    trials: int
-    metric: Metric
-    folds: int | None
-    seed: int
-    folder: Path
-
-    def base(self, further: list[str] | None = None) -> RunConfig:
-        """The configuration of a trial with these values."""
-        return load_config(self.config, [*self.overrides, *(further or [])])
-
-    def described(self, space: Space) -> str:
-        """The content of `sweep.yaml`."""
-        fields = {name: field.model_dump(mode="json") for name, field in space.items()}
-        content = {
-            "metric": self.metric,
-            "folds": self.folds,
-            "seed": self.seed,
-            "space": fields,
-            "config": self.base().result_fields(),
-        }
-        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-
-
-def sweep(options: Sweep, console: Console | None = None) -> optuna.Study:
+def sweep(options: Sweep, console: Console | None = None, workers: int | None = None) -> optuna.Study:
     """Run trials until there are as many as asked for; the report is written after each.
+
+    Args:
+        options: The sweep.
+        console: Where to show progress.
+        workers: Number of trials at a time, each in a process of its own with a GPU or an equal part of the cores; its
+            folds are trained one after the other. None: one per GPU, without any one. One runs in this process.
 
     Raises:
         UserError: Optuna is not installed.
-        ConfigError: The search space does not fit the configuration, or the selection split is not scored.
-        RunError: The folder holds another sweep, or trials fail one after the other.
+        ConfigError: The search space does not fit the configuration, the selection split is not scored, or a launcher
+            started this.
+        RunError: The folder holds another sweep, trials fail one after the other, or their workers are killed.
     """
     console = console or Console()
     _require_optuna()
+    refuse_launcher("sweep", "trial")
     space = read_space(options.space, options.base)
     if options.folds is None and not options.base().holds_out_selection:
         raise ConfigError("training.evaluations=0 scores nothing; leave it out, or score trials by --folds 5")
     _claim(options, space)
-    study = open_study(options)
-    while (trial := _begin(study, options)) is not None:
-        _run_trial(study, trial, options, space, console)
-        with _lock(options.folder, "report"):
-            write_report(options.folder, study, options.base, options.metric)
-    return study
+    at_once = min(workers or len(visible_gpus()) or 1, options.trials)
+    if at_once == 1:
+        run_trials(options, space, None, console)
+    else:
+        jobs = {f"worker-{number}": (options, space, 1) for number in range(1, at_once + 1)}
+        killed = _Killed(options, at_once, console)
+        run_side_by_side(run_trials, jobs, at_once, lambda name, left: None, on_killed=killed)
+    return open_study(options)
+
+
+class _Killed:
+    """Gives the trial of a killed worker back; ends a sweep in which workers are killed and no trial ends.
+
+    Args:
+        options: The sweep.
+        workers: Number of its workers.
+        console: Where to show that a worker was killed.
+    """
+
+    def __init__(self, options: Sweep, workers: int, console: Console) -> None:
+        self._options = options
+        self._most = max(_IN_A_ROW, workers)
+        self._console = console
+        self._in_a_row = 0
+        self._ended = 0
+
+    def __call__(self, name: str, process: int) -> None:
+        give_back(self._options, process)
+        before, self._ended = self._ended, len(ended(open_study(self._options)))
+        self._in_a_row = self._in_a_row + 1 if self._ended == before else 1
+        if self._in_a_row > self._most:
+            raise RunError(
+                f"{self._options.folder}: {self._in_a_row} workers were killed and no trial ended in between, perhaps "
+                "for lack of memory; the same command with fewer --workers continues in less memory"
+            )
+        text = f"{name} was killed, perhaps for lack of memory; it starts again, and its trial goes on"
+        self._console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def _require_optuna() -> None:
@@ -110,26 +101,11 @@ def _require_optuna() -> None:
         raise UserError("a sweep needs Optuna, which is not installed: pip install 'erc-llm[scale]'")
 
 
-def open_study(options: Sweep) -> optuna.Study:
-    """The study of a sweep, which is created if there is none."""
-    import optuna
-    from optuna.storages.journal import JournalFileBackend
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return optuna.create_study(
-        storage=optuna.storages.JournalStorage(JournalFileBackend(str(options.folder / JOURNAL))),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=_STARTUP),
-        study_name="sweep",
-        direction="minimize" if options.metric == "nll" else "maximize",
-        load_if_exists=True,
-    )
-
-
 def _claim(options: Sweep, space: Space) -> None:
     """Write what the sweep is; refuse a folder with another one."""
     path, wanted = options.folder / SWEEP, options.described(space)
     options.folder.mkdir(parents=True, exist_ok=True)
-    with _lock(options.folder, "claim"):
+    with lock(options.folder, "claim"):
         if not path.is_file():
             write_text(path, wanted, RunError)
         elif path.read_text("utf-8") != wanted:
@@ -137,134 +113,3 @@ def _claim(options: Sweep, space: Space) -> None:
                 f"{path}: this folder holds a sweep with another configuration, search space or metric; choose another "
                 "--out"
             )
-
-
-def _begin(study: optuna.Study, options: Sweep) -> _Trial | None:
-    """The next trial, or None if there are as many as asked for. Trials of dead workers come first.
-
-    Raises:
-        RunError: More trials failed than ended.
-    """
-    from optuna.samplers import TPESampler
-    from optuna.trial import TrialState
-
-    with _lock(options.folder, "ask"):
-        _rescue(study, options.folder)
-        trials = study.get_trials(deepcopy=False)
-        states = [trial.state for trial in trials]
-        ended = states.count(TrialState.COMPLETE) + states.count(TrialState.PRUNED)
-        failed = [trial for trial in trials if "error" in trial.user_attrs]
-        if len(failed) > max(_STARTUP, ended):
-            raise RunError(f"{options.folder}: {len(failed)} trials failed; the last: {failed[-1].user_attrs['error']}")
-        if ended + states.count(TrialState.RUNNING) >= options.trials:
-            return None
-        # Each trial has a seed of its own; with that of the sweep every worker would begin with the same values.
-        study.sampler = TPESampler(seed=options.seed * _MOST + len(states), constant_liar=True)
-        asked = study.ask()
-        own = _lock(options.folder, f"trial-{asked.number}")
-        own.acquire(timeout=0)
-        return _Trial(asked, own, int(asked.user_attrs.get(_CONTINUES, asked.number)))
-
-
-@dataclass(frozen=True, slots=True)
-class _Trial:
-    """A trial of this worker.
-
-    Attributes:
-        asked: Optuna's trial.
-        lock: Held while the worker lives.
-        number: Number in the name of the run directory.
-    """
-
-    asked: optuna.Trial
-    lock: BaseFileLock
-    number: int
-
-
-def _rescue(study: optuna.Study, folder: Path) -> None:
-    """Put the trials of workers that have died back at the front."""
-    from filelock import Timeout
-    from optuna.trial import TrialState
-
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        lock = _lock(folder, f"trial-{trial.number}")
-        try:
-            with lock.acquire(timeout=0):
-                study.tell(trial.number, state=TrialState.FAIL)
-                first = trial.user_attrs.get(_CONTINUES, trial.number)
-                study.enqueue_trial(trial.params, {_CONTINUES: first})
-        except Timeout:
-            continue  # its worker lives
-
-
-def _lock(folder: Path, name: str) -> BaseFileLock:
-    """A lock between workers, which ends with the process that holds it."""
-    from filelock import FileLock
-
-    (folder / ".locks").mkdir(parents=True, exist_ok=True)
-    return FileLock(folder / ".locks" / f"{name}.lock")
-
-
-def _run_trial(study: optuna.Study, trial: _Trial, options: Sweep, space: Space, console: Console) -> None:
-    from optuna.trial import TrialState
-
-    values = suggest(space, trial.asked)
-    trial.asked.set_user_attr("overrides", values)
-    name = f"trial-{trial.number:03d}"
-    console.rule(f"{name}: {' '.join(values)}")
-    config = options.base([*values, f"output={options.folder / TRIALS}", f"name={name}"])
-    try:
-        score, stopped = _score(config, options, trial.asked, console)
-    except UserError as error:
-        trial.asked.set_user_attr("error", str(error))
-        study.tell(trial.asked, state=TrialState.FAIL)
-        console.print(f"{name} failed: {error}", style="yellow", markup=False)
-    else:
-        if stopped:
-            study.tell(trial.asked, state=TrialState.PRUNED)
-        else:
-            study.tell(trial.asked, score)
-        console.print(f"{name}: {options.metric} {score:.4f}{', stopped early' if stopped else ''}", markup=False)
-    finally:
-        trial.lock.release()
-
-
-def _score(config: RunConfig, options: Sweep, asked: optuna.Trial, console: Console) -> tuple[float, bool]:
-    """The score of a trial, and whether it was stopped early."""
-    if options.folds is not None:
-        return _crossfitted(config, options.folds, options.metric, console), False
-    from erc_llm.recipes.train import train
-    from erc_llm.runs.logs import SELECTION_LOG, read_lines
-
-    stopped = False
-
-    def stop_early(step: int, metrics: Mapping[str, float]) -> bool:
-        nonlocal stopped
-        asked.report(metrics[options.metric], step)
-        stopped = asked.should_prune()
-        return stopped
-
-    run = train(config, resume=True, console=console, watch=stop_early)
-    scores = [record[options.metric] for record in read_lines(run.folder / SELECTION_LOG)]
-    best: Callable[..., float] = min if options.metric == "nll" else max
-    return best(scores, default=math.nan), stopped
-
-
-def _crossfitted(config: RunConfig, folds: int, metric: Metric, console: Console) -> float:
-    """The metric of all of train, each line predicted, calibrated and decided by what never saw its episode."""
-    from erc_llm.calibration.select import decide_held_out
-    from erc_llm.metrics import confusion, gold_surprise, scores_from_confusion
-    from erc_llm.predictions import corpus_shift, read_predictions
-    from erc_llm.recipes.crossfit import Folds, crossfit
-    from erc_llm.runs.directory import OUT_OF_FOLD
-
-    run = crossfit(config, Folds(folds), resume=True, console=console)
-    table = read_predictions(run.folder / OUT_OF_FOLD)
-    shift = corpus_shift(table.info.training_prior, table.info.train_shares)
-    rule: Literal["weighted_f1", "macro_f1"] = "macro_f1" if metric == "macro_f1" else "weighted_f1"
-    decided = decide_held_out(table, shift, rule, calibrated=True)
-    if metric == "nll":
-        assert decided.probabilities is not None, "a decided table has probabilities"
-        return float(gold_surprise(decided.probabilities, decided.gold_index).mean())
-    scores = scores_from_confusion(confusion(decided.gold_index, decided.predicted_index, len(table.info.labels)))
-    return float(getattr(scores, metric))

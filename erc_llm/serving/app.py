@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 
 from erc_llm import __version__
 from erc_llm.errors import ModelError, UserError
@@ -202,7 +202,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     async def health() -> Health:
         return service.health()
 
-    @app.get("/metrics", summary="Measures for Prometheus")
+    @app.get("/metrics", summary="Measures for Prometheus", response_class=PlainTextResponse)
     async def metrics() -> Response:
         return Response(service.measures.text(), media_type=CONTENT_TYPE_LATEST)
 

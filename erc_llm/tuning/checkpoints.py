@@ -22,6 +22,7 @@ from erc_llm.models.devices import process_rank
 from erc_llm.runs.directory import ADAPTER, CHECKPOINTS
 from erc_llm.runs.logs import SELECTION_LOG, read_lines
 from erc_llm.tuning.order import StepOrder
+from erc_llm.tuning.processes import of_all_processes
 
 STEP_ORDER = "step_order.json"
 # The best adapter within a checkpoint. It has no folder of its own: transformers would load that as a second adapter.
@@ -55,6 +56,25 @@ def checkpoint_step(path: Path) -> int | None:
     if not any(path.glob("rng_state*.pth")) or not all((path / name).is_file() for name in needed):
         return None
     return step
+
+
+def check_shared(folder: Path, checkpoint: Path | None) -> None:
+    """Refuse to resume if processes find other checkpoints, as machines do that do not share the run directory.
+
+    Args:
+        folder: The run directory.
+        checkpoint: The latest checkpoint that this process finds.
+
+    Raises:
+        RunError: In every process, since one alone would leave the others waiting.
+    """
+    found = of_all_processes(None if checkpoint is None else checkpoint.name)
+    if len(set(found)) > 1:
+        names = ", ".join(f"process {rank} {name or 'none'}" for rank, name in enumerate(found))
+        raise RunError(
+            f"{folder}: cannot resume: the processes find different checkpoints ({names}); put the run directory on a "
+            "file system that all machines share (output=FOLDER)"
+        )
 
 
 def check_step_order(folder: Path, order: StepOrder) -> None:

@@ -23,6 +23,16 @@ def of_main_process(value: T) -> T:
     return agreed[0]
 
 
+def of_all_processes(value: T) -> list[T]:
+    """Return the values of all processes, in the order of their ranks; all must call this at the same step."""
+    if process_count() == 1:
+        return [value]
+    from accelerate.utils import gather_object
+
+    found: list[T] = gather_object([value])
+    return found
+
+
 def shared_work(items: Sequence[T], work: Callable[[Sequence[T]], Sequence[R]]) -> list[R]:
     """Results for all items, in order, in every process; each process works on a share of them.
 

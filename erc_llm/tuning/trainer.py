@@ -35,7 +35,7 @@ from erc_llm.trees.attention import forest_logits, require_tree_attention
 from erc_llm.trees.forest import Forest, pack
 from erc_llm.trees.likelihoods import answer_log_likelihoods
 from erc_llm.tuning.averaging import AdapterAverage
-from erc_llm.tuning.checkpoints import keep_adapter, latest_checkpoint, rewind_adapter
+from erc_llm.tuning.checkpoints import check_shared, keep_adapter, latest_checkpoint, rewind_adapter
 from erc_llm.tuning.objective import Objective, divergence, require_gold, target_losses, target_weights
 from erc_llm.tuning.order import Batch, StepOrder
 from erc_llm.tuning.scene_trees import TreesOf
@@ -226,6 +226,8 @@ def fit(
             parameter.data = parameter.data.float()
     set_seed(settings.seed)
     checkpoint = latest_checkpoint(folder) if resume else None
+    if resume:
+        check_shared(folder, checkpoint)
     if process_rank() == 0:
         rewind_adapter(folder, checkpoint)
     if average is not None and checkpoint is not None:

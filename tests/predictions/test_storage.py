@@ -217,7 +217,7 @@ def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path, table: Pr
 def test_a_missing_file_says_so(tmp_path: Path) -> None:
     with pytest.raises(PredictionsError, match=r"nothing\.parquet: no such file"):
         read_predictions(tmp_path / "nothing.parquet")
-    with pytest.raises(PredictionsError, match="cannot be read"):
+    with pytest.raises(PredictionsError, match=r"a folder without predictions\.json; expected a file"):
         read_predictions(tmp_path)
 
 

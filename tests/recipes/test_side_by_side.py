@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,7 +13,13 @@ import pytest
 from rich.console import Console
 
 from erc_llm.errors import CorpusError, InternalError, RunError, UserError
-from erc_llm.recipes.side_by_side import jobs_at_once, prefixed_console, run_side_by_side
+from erc_llm.recipes.side_by_side import (
+    jobs_at_once,
+    prefixed_console,
+    run_side_by_side,
+    usable_cores,
+    visible_gpus,
+)
 
 WAITING = 60.0  # seconds that a job which is to be ended would take; starting a process takes about two
 
@@ -41,6 +49,22 @@ def _fail(kind: str, path: str, console: Console) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(WAITING)
     Path(path).write_text("not ended", encoding="utf-8")
+
+
+def _write_environment(path: str, met: str, together: int, console: Console) -> None:
+    """Write the environment that this process began with, after `together` jobs are there at the same time."""
+    inherited = Path("/proc/self/environ").read_bytes().decode().split("\0")
+    Path(path).write_text("\n".join(inherited), encoding="utf-8")
+    end = time.monotonic() + WAITING
+    while len(list(Path(met).iterdir())) < together and time.monotonic() < end:
+        time.sleep(0.05)
+
+
+def _die_once(path: str, console: Console) -> None:
+    if not Path(path).is_file():
+        Path(path).write_text(str(os.getpid()), encoding="utf-8")
+        os.kill(os.getpid(), signal.SIGKILL)
+    console.print("done")
 
 
 class _Done:
@@ -84,7 +108,7 @@ def test_two_at_a_time_jobs_have_processes_of_their_own(tmp_path: Path, capfd: p
 def test_every_line_begins_with_the_name_and_the_cores_are_shared(capfd: pytest.CaptureFixture[str]) -> None:
     run_side_by_side(_tell, {"a": (), "b": ()}, 2, _Done())
     lines = capfd.readouterr().out.splitlines()
-    threads = max(1, (os.cpu_count() or 1) // 2)
+    threads = max(1, usable_cores() // 2)
     for name in ("a", "b"):
         own = [line.removeprefix(f"{name}: ") for line in lines if line.startswith(f"{name}: ")]
         assert own[:3] == ["one", "two", f"{threads} threads, OMP_NUM_THREADS={threads}"]
@@ -121,6 +145,93 @@ def test_an_error_reaches_the_caller_and_stops_the_other_jobs(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_killed_job_starts_again_if_the_caller_allows_it(tmp_path: Path) -> None:
+    done, killed = _Done(), _Done()
+    run_side_by_side(_die_once, {"one": (str(tmp_path / "died"),)}, 2, done, on_killed=killed)
+    assert killed.calls == [("one", int((tmp_path / "died").read_text(encoding="utf-8")))]
+    assert done.calls == [("one", 0)]
+
+
+INTERRUPTED = """
+import sys
+from tests.recipes.test_side_by_side import _Done, _wait, run_side_by_side
+
+if __name__ == "__main__":
+    try:
+        run_side_by_side(_wait, {name: (f"{sys.argv[1]}/{name}",) for name in "ab"}, 2, _Done(), on_killed=_Done())
+    except KeyboardInterrupt:
+        sys.exit(130)
+"""
+
+
+def _wait(path: str, console: Console) -> None:
+    Path(path).write_text(str(os.getpid()), encoding="utf-8")
+    time.sleep(WAITING)
+
+
+def test_ctrl_c_ends_all_processes(tmp_path: Path) -> None:
+    """A terminal sends the signal to all of them."""
+    (tmp_path / "interrupted.py").write_text(INTERRUPTED, encoding="utf-8")
+    (tmp_path / "met").mkdir()
+    command = [sys.executable, str(tmp_path / "interrupted.py"), str(tmp_path / "met")]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    parent = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
+    written = [tmp_path / "met" / name for name in "ab"]
+    while not all(path.is_file() and path.read_text(encoding="utf-8") for path in written):
+        assert parent.poll() is None
+        time.sleep(0.05)
+    os.killpg(parent.pid, signal.SIGINT)
+    assert parent.wait(timeout=WAITING) == 130
+    for path in written:
+        assert not Path("/proc", path.read_text(encoding="utf-8")).exists()
+
+
+def test_each_process_is_born_with_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In its environment before it imports anything; the GPUs are invented."""
+    gpus = ["3", "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6", "MIG-c6f9b0d2-7a15-5ae1-9f4c-bc6a4dbf0f2f"]
+    monkeypatch.setattr("erc_llm.recipes.side_by_side.visible_gpus", lambda: gpus)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-8932f937,MIG-c6f9b0d2")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    (tmp_path / "met").mkdir()
+    paths = [tmp_path / "met" / name for name in "abc"]
+    run_side_by_side(
+        _write_environment, {path.name: (str(path), str(tmp_path / "met"), 3) for path in paths}, 3, _Done()
+    )
+    found = [path.read_text(encoding="utf-8").splitlines() for path in paths]
+    own = [line.partition("=")[2] for lines in found for line in lines if line.startswith("CUDA_VISIBLE_DEVICES=")]
+    assert sorted(own) == sorted(gpus)
+    assert all(f"OMP_NUM_THREADS={max(1, usable_cores() // 3)}" in lines for lines in found)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,GPU-8932f937,MIG-c6f9b0d2", "of the parent"
+    assert "OMP_NUM_THREADS" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("named", "found", "gpus"),
+    [
+        (None, 0, []),
+        (None, 3, ["0", "1", "2"]),
+        ("", 2, ["0", "1"]),
+        ("2,5", 2, ["2", "5"]),
+        (" 2, 5 ", 2, ["2", "5"]),
+        ("1,9,0", 1, ["1"]),
+        ("GPU-8932f937,GPU-46ab32c7", 2, ["GPU-8932f937", "GPU-46ab32c7"]),
+        ("MIG-c6f9b0d2,MIG-5a0e4d97", 1, ["MIG-c6f9b0d2", "MIG-5a0e4d97"]),
+    ],
+)
+def test_gpus_keep_the_names_that_they_have(
+    named: str | None, found: int, gpus: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`found` is what torch sees: fewer than are named if one is unknown, and one of any number of MIG instances."""
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: found > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if named is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert visible_gpus() == gpus
+
+
 def test_an_error_keeps_its_fields() -> None:
     with pytest.raises(CorpusError) as caught:
         run_side_by_side(_fail, {"one": ("corpus", "")}, 2, _Done())
@@ -129,7 +240,7 @@ def test_an_error_keeps_its_fields() -> None:
 
 def test_there_are_never_more_jobs_at_once_than_jobs_or_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("erc_llm.recipes.side_by_side.visible_gpus", list)
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 4, 5}, raising=False)
     assert [jobs_at_once(jobs) for jobs in (1, 3, 5)] == [1, 3, 4]
     monkeypatch.setattr("erc_llm.recipes.side_by_side.visible_gpus", lambda: ["0", "1"])
     assert [jobs_at_once(jobs) for jobs in (1, 3, 5)] == [1, 2, 2]
@@ -142,3 +253,5 @@ def test_a_console_passes_on_whole_lines_with_their_prefix(capsys: pytest.Captur
     console.print("and the rest\n\nafter an empty one", highlight=False)
     assert capsys.readouterr().out == "fold-1: half a line, and the rest\nfold-1: \nfold-1: after an empty one\n"
     assert not console.is_terminal
+    prefixed_console("inner", console.file).print("a line", highlight=False)
+    assert capsys.readouterr().out == "fold-1: inner: a line\n"

@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
 from erc_llm.config import load_config
 from erc_llm.errors import ConfigError, RunError
-from erc_llm.recipes.sweep import Sweep, sweep
+from erc_llm.recipes.sweep import Sweep, _Killed, sweep
 from erc_llm.recipes.sweep_space import read_space
+from erc_llm.recipes.sweep_trials import _begin, give_back, open_study
 from erc_llm.recipes.train import train
 from erc_llm.runs.directory import read_run
 from tests.tiny_models import TinyModel
@@ -121,9 +123,71 @@ def test_trials_that_all_fail_end_the_sweep(tmp_path: Path, config: Path) -> Non
         sweep(options(config, tmp_path, overrides=("sampling.scheme=inverse_frequency", "training.max_scenes=1")))
 
 
-def worker(config: Path, tmp_path: Path, trials: int) -> subprocess.Popen[bytes]:
+def test_a_launcher_is_refused(tmp_path: Path, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"start `erc-llm sweep` directly, it runs a trial on each GPU itself"):
+        sweep(options(config, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("workers", "gpus", "trials", "at_once"),
+    [(None, [], 3, 1), (None, ["0", "1"], 3, 2), (None, ["0", "1"], 1, 1), (4, ["0", "1"], 9, 4), (2, [], 3, 2)],
+)
+def test_there_is_a_worker_for_each_gpu(
+    workers: int | None,
+    gpus: list[str],
+    trials: int,
+    at_once: int,
+    tmp_path: Path,
+    config: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without a GPU there is one; one worker runs in this process, several train a trial's folds one by one."""
+    started: list[tuple[int, int | None]] = []
+
+    def run_side_by_side(_: Any, jobs: Any, at_once: int, *__: Any, **___: Any) -> None:
+        started.append((at_once, *{values[2] for values in jobs.values()}))
+
+    monkeypatch.setattr("erc_llm.recipes.sweep.visible_gpus", lambda: gpus)
+    monkeypatch.setattr("erc_llm.recipes.sweep.run_side_by_side", run_side_by_side)
+    monkeypatch.setattr("erc_llm.recipes.sweep.run_trials", lambda *values: started.append((1, values[2])))
+    sweep(options(config, tmp_path, trials=trials), workers=workers)
+    assert started == [(at_once, 1 if at_once > 1 else None)]
+
+
+def test_a_sweep_ends_if_its_workers_are_killed_and_no_trial_ends(tmp_path: Path, config: Path) -> None:
+    asked = options(config, tmp_path)
+    asked.folder.mkdir()
+    killed = _Killed(asked, 2, Console(quiet=True))
+    study = open_study(asked)
+    for _ in range(3):
+        killed("worker-1", 1)
+    study.tell(study.ask(), 1.0)
+    for _ in range(3):
+        killed("worker-2", 2)
+    with pytest.raises(RunError, match=r"4 workers were killed and no trial ended .* with fewer --workers continues"):
+        killed("worker-1", 3)
+
+
+def test_a_trial_that_loses_two_workers_fails_and_the_sweep_goes_on(tmp_path: Path, config: Path) -> None:
+    """The workers are imitated: each asks for a trial, and leaves it with a lock that is free, as a dead one does."""
+    asked = options(config, tmp_path, trials=2)
+    asked.folder.mkdir()
+    for _ in range(2):
+        lost = _begin(open_study(asked), asked)
+        assert lost is not None
+        lost.lock.release()
+        give_back(asked, os.getpid())
+    study = sweep(asked)
+    [failed] = [trial for trial in study.trials if "error" in trial.user_attrs]
+    assert failed.user_attrs["error"] == "2 workers were killed with it, perhaps for lack of memory"
+    assert len(rows(tmp_path / "sweep")) == 2
+    assert "trial-000" not in {path.name for path in (tmp_path / "sweep" / "trials").iterdir()}
+
+
+def worker(config: Path, tmp_path: Path, trials: int, *more_options: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "erc_llm", "sweep", str(config), str(tmp_path / "space.yaml")]
-    more = ["--trials", str(trials), "--out", str(tmp_path / "sweep")]
+    more = ["--trials", str(trials), "--out", str(tmp_path / "sweep"), *more_options]
     return subprocess.Popen([*command, *more], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
@@ -147,4 +211,27 @@ def test_a_killed_sweep_goes_on_and_two_workers_share_it(tmp_path: Path, config:
     assert len({*values}) == 8
     runs = sorted(path.name for path in (folder / "trials").iterdir())
     assert len(runs) == 8  # the trial that was killed went on in its own run directory
+    assert all(read_run(folder / "trials" / name).manifest.finished for name in runs)
+
+
+def workers_of(parent: int) -> list[int]:
+    """Process ids of a sweep's workers; beside them there is the tracker of multiprocessing's resources."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+@pytest.mark.slow
+def test_two_workers_of_one_call_outlive_the_death_of_one(tmp_path: Path, config: Path) -> None:
+    space_file(tmp_path)
+    folder = tmp_path / "sweep"
+    parent = worker(config, tmp_path, 5, "--workers", "2")
+    while not (folder / "trials" / "trial-001" / "manifest.json").is_file():
+        assert parent.poll() is None, parent.stderr and parent.stderr.read()
+        time.sleep(0.05)
+    os.kill(workers_of(parent.pid)[-1], signal.SIGKILL)
+    _, errors = parent.communicate(timeout=600)
+    assert parent.returncode == 0, errors.decode()
+    assert len(rows(folder)) == 5
+    runs = sorted(path.name for path in (folder / "trials").iterdir())
+    assert len(runs) == 5  # the trial that was killed went on in its own run directory
     assert all(read_run(folder / "trials" / name).manifest.finished for name in runs)

@@ -1,11 +1,13 @@
-"""Several processes, as on several GPUs but with gloo: `accelerate launch` with the file at the top level."""
+"""Several processes, as on several GPUs but with gloo: `accelerate launch` with each of the shipped files."""
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -91,36 +93,65 @@ selection.score_scenes, TreeTrainer.compute_loss = score_scenes, compute_loss
 )
 
 
-def _launch(script: str, config: RunConfig, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+ROOT = Path(__file__).parents[2]
+TOP_LEVEL = [["--config_file", "accelerate_config.yaml", "--multi_gpu", "--num_processes", "2"]]
+ONE_NODE = [["--config_file", "configs/launch/one-node.yaml", "--num_processes", "2"]]
+
+
+def _two_nodes() -> list[list[str]]:
+    """The arguments of two machines, which are this one."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = ["--main_process_ip", "127.0.0.1", "--main_process_port", str(free.getsockname()[1])]
+    shared = ["--config_file", "configs/launch/two-nodes.yaml", "--num_processes", "2", *place]
+    return [[*shared, "--machine_rank", str(rank)] for rank in (0, 1)]
+
+
+def _launch(
+    script: str, config: RunConfig, folder: Path, *arguments: str, machines: list[list[str]] = ONE_NODE
+) -> subprocess.CompletedProcess[str]:
+    """What the first machine's launcher printed, and its exit code, or the first that is not 0."""
     (folder / "run.yaml").write_text(config.as_yaml(), encoding="utf-8")
     (folder / "launched.py").write_text(script, encoding="utf-8")
-    root = Path(__file__).parents[2]
-    launcher = [sys.executable, "-m", "accelerate.commands.launch"]
-    launcher += ["--config_file", str(root / "accelerate_config.yaml")]
-    launcher += ["--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
-    return subprocess.run(
-        [*launcher, str(folder / "launched.py"), str(folder / "run.yaml"), *arguments],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    launched = [str(folder / "launched.py"), str(folder / "run.yaml"), *arguments]
+    commands = [
+        [sys.executable, "-m", "accelerate.commands.launch", option, str(ROOT / file), *options, *launched]
+        for option, file, *options in machines
+    ]
+    launchers = [
+        subprocess.Popen(
+            command,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for command in commands
+    ]
+    printed = [launcher.communicate(timeout=300) for launcher in launchers]
+    code = next((launcher.returncode for launcher in launchers if launcher.returncode), 0)
+    return subprocess.CompletedProcess(commands[0], code, printed[0][0], "".join(errors for _, errors in printed))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("sampling", "objective"),
+    ("sampling", "objective", "machines"),
     [
-        ({}, "label"),
-        ({"scheme": "square_root", "allow_absent": True}, "label"),
-        ({"scheme": "square_root", "allow_absent": True}, "closed_set"),
-        ({}, "closed_set, with noise"),
+        ({}, "label", lambda: ONE_NODE),
+        ({}, "label", _two_nodes),
+        ({"scheme": "square_root", "allow_absent": True}, "label", lambda: TOP_LEVEL),
+        ({"scheme": "square_root", "allow_absent": True}, "closed_set", lambda: ONE_NODE),
+        ({}, "closed_set, with noise", lambda: ONE_NODE),
     ],
-    ids=["all", "drawn", "drawn, closed set", "noise"],
+    ids=["all", "two machines", "drawn", "drawn, closed set", "noise"],
 )
 def test_two_processes_train_the_same_adapter_as_one(
-    sampling: dict[str, Any], objective: str, tiny_llama: TinyModel, tmp_path: Path
+    sampling: dict[str, Any],
+    objective: str,
+    machines: Callable[[], list[list[str]]],
+    tiny_llama: TinyModel,
+    tmp_path: Path,
 ) -> None:
     """The noise is two passes with a dropout that drops nothing, smoothed labels, and the mean of the last steps."""
     corpus = write_corpus(tmp_path / "corpus", train=12)
@@ -132,7 +163,7 @@ def test_two_processes_train_the_same_adapter_as_one(
         changes["lora"] = {"dropout": 1e-9}
     alone = train(tiny_config(tiny_llama, corpus, tmp_path / "alone", **changes), console=Console(quiet=True))
     config = tiny_config(tiny_llama, corpus, tmp_path / "two", **changes)
-    done = _launch(LAUNCHED, config, tmp_path)
+    done = _launch(LAUNCHED, config, tmp_path, machines=machines())
     assert done.returncode == 0, done.stderr[-3000:]
     one, two = (
         load_file(folder / "adapter_model.safetensors") for folder in (alone.adapter, tmp_path / "two/tiny/adapter")

@@ -24,7 +24,7 @@ from erc_llm.runs.directory import read_run
 from erc_llm.runs.logs import read_lines
 from erc_llm.runs.progress import SILENT
 from erc_llm.tuning.callbacks import SelectionCallback
-from erc_llm.tuning.checkpoints import checkpoint_step, latest_checkpoint
+from erc_llm.tuning.checkpoints import check_shared, checkpoint_step, latest_checkpoint
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import tiny_config, write_corpus
 from tests.tuning.killed_runs import Kill, train_apart
@@ -290,3 +290,13 @@ def test_patience_that_had_run_out_stops_a_resumed_training(tmp_path: Path) -> N
     callback.on_step_end(None, state, control)  # type: ignore[arg-type]
     assert control.should_training_stop
     assert not scored
+
+
+def test_processes_that_find_other_checkpoints_do_not_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on machines that do not share the run directory: all processes end, and none waits for another."""
+    check_shared(tmp_path, tmp_path / "checkpoint-4")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("accelerate.utils.gather_object", lambda mine: [*mine, None])
+    check_shared(tmp_path, None)
+    with pytest.raises(RunError, match=r"process 0 checkpoint-4, process 1 none\); put the run directory on a file"):
+        check_shared(tmp_path, tmp_path / "checkpoint-4")
