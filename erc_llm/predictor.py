@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from erc_llm.build import Past, build_prompter, check_fit
 from erc_llm.calibration.choose import AskedDecide, Calibrated, Prior, choose_correction
@@ -29,10 +30,14 @@ from erc_llm.metrics import Floats
 from erc_llm.models.adapters import activate_adapter
 from erc_llm.models.devices import gpu_peak
 from erc_llm.models.loading import LoadedModel
+from erc_llm.notebook import Share, html_table
 from erc_llm.opened_model import load_model, share_model
 from erc_llm.predictions import Correction, Prediction
 from erc_llm.retrieval.index import Neighbours
 from erc_llm.runs.opened import Opened, open_run
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,35 @@ class LabelledUtterance:
     def speaker(self) -> str:
         """Names of the speakers, for display."""
         return ", ".join(self.utterance.speakers)
+
+    def _repr_html_(self) -> str:
+        """The line with its label, for notebooks."""
+        return LabelledLines([self])._repr_html_()
+
+    def most_probable(self) -> tuple[str, Share, str]:
+        """The label, its probability, and the other labels above 5 %, for display."""
+        others = sorted(((p, name) for name, p in self.probabilities.items() if name != self.label), reverse=True)
+        shown = ", ".join(f"{name} {p:.0%}" for p, name in others if p > 0.05)
+        return self.label, Share(self.probabilities[self.label]), shown
+
+
+class LabelledLines(list[LabelledUtterance]):
+    """The labelled targets of a dialogue, in order: a list that notebooks show as a table."""
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A pandas DataFrame with one row per target, and one column per label with its probability."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            {"id": line.utterance.id, "speaker": line.speaker, "text": line.utterance.text, "label": line.label}
+            | {f"probability of {name}": value for name, value in line.probabilities.items()}
+            for line in self
+        )
+
+    def _repr_html_(self) -> str:
+        """The lines with their labels, for notebooks."""
+        rows = [(line.speaker, line.utterance.text, *line.most_probable()) for line in self]
+        return html_table("Labelled lines", ("Speaker", "Line", "Label", "Probability", "Others"), rows)
 
 
 class Predictor:
@@ -105,6 +139,20 @@ class Predictor:
         made = None if opened.run is None else opened.run.manifest
         self.prompter = build_prompter(self.config, self.labels, loaded.tokenizer, opened.template, past, made=made)
         check_fit(self.prompter, self.ready(), self._free_tokens, self.uses_state)
+
+    def _repr_html_(self) -> str:
+        """What is loaded, for notebooks."""
+        correction = self.correction
+        steps = [name for name, _ in correction.steps if name != "raw"]
+        rows = [
+            ("base model", self.config.model.base),
+            ("run", "none: the base model alone" if self.run is None else self.run.manifest.run_id),
+            ("context", self.config.prompt.context),
+            ("labels", ", ".join(self.labels.names)),
+            ("corrected by", ", ".join(steps) or "nothing"),
+            ("answers", "the most probable label" if correction.decision is None else correction.decision.words),
+        ]
+        return html_table("Predictor", ("", ""), rows)
 
     def ready(self) -> LoadedModel:
         """The model with this predictor's adapter in use, if it holds several."""
@@ -198,18 +246,18 @@ class Predictor:
         """Whether its neighbours are found by the hidden states at the questions."""
         return self.neighbours is not None and self.neighbours.by_states
 
-    def predict(self, dialogue: Dialogue) -> list[LabelledUtterance]:
+    def predict(self, dialogue: Dialogue) -> LabelledLines:
         """Label every target of the dialogue, in order."""
         return self.predict_all([dialogue])[0]
 
-    def predict_all(self, dialogues: Sequence[Dialogue]) -> list[list[LabelledUtterance]]:
+    def predict_all(self, dialogues: Sequence[Dialogue]) -> list[LabelledLines]:
         """Label every target of each dialogue; their trees are packed together, so this is faster than one by one."""
         scores = self.scores(dialogues, states=self.needs_states)
         near: Iterator[Floats | None] = repeat(None)
         if self.neighbours is not None:
             near = iter(self.neighbours.of(dialogues, [s.state for found in scores for s in found]))
         return [
-            [self.labelled(dialogue.utterances[s.target], s, next(near)) for s in found]
+            LabelledLines(self.labelled(dialogue.utterances[s.target], s, next(near)) for s in found)
             for dialogue, found in zip(dialogues, scores, strict=True)
         ]
 

@@ -1,4 +1,4 @@
-"""README.md, docs/*.md and docs/results agree: links, commands, and the rule of what is kept.
+"""README.md, docs and docs/results agree: links, commands, the navigation of the site, and the rule of what is kept.
 
 Input: the pages and the files of the repository. Output: none.
 Does not depend on: what the package does; only on the names that the pages import from it.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,9 +17,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
-DOCS = sorted((ROOT / "docs").glob("*.md"))
+DOCS = sorted(path for path in (ROOT / "docs").rglob("*.md") if RESULTS not in path.parents)
 PAGES = [ROOT / "README.md", *DOCS]
 REPORTS = sorted(RESULTS.rglob("*.md"))
+OTHERS = [ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "adapters/README.md")]
 # What `benchmarks.ablation --split dev --calibrated` writes before other commands of its block read it.
 _WRITTEN_BY_A_COMMAND = re.compile(r"/dev-(raw|prior|calibration|decision-weights)\.parquet$")
 
@@ -57,7 +59,7 @@ def _named_results(page: Path) -> set[str]:
     return named
 
 
-@pytest.mark.parametrize("page", [*PAGES, *REPORTS], ids=_name)
+@pytest.mark.parametrize("page", [*PAGES, *REPORTS, *OTHERS], ids=_name)
 def test_every_relative_link_leads_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
         if "://" in link:
@@ -66,6 +68,36 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
         target = (page.parent / path) if path else page
         assert target.exists(), link
         assert not anchor or anchor in _anchors(target), link
+
+
+def _navigation(page: Path) -> Iterator[Path]:
+    """The pages that the toctrees of a page list."""
+    for block in re.findall(r"^```\{toctree\}\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL):
+        for entry in block.split("\n"):
+            if entry and not entry.startswith(":"):
+                name = re.sub(r".*<(.*)>", r"\1", entry)  # `Title <page>`, or `page`
+                yield page.parent / f"{name}.md"
+
+
+def test_every_page_of_the_site_is_in_its_navigation_once() -> None:
+    """Without Sphinx, whose strict build refuses the same."""
+    index = ROOT / "docs" / "index.md"
+    listed = [index, *_navigation(index), *_navigation(RESULTS / "README.md")]
+    assert sorted(listed) == sorted([*DOCS, *REPORTS])
+
+
+def test_on_the_site_a_link_to_a_folder_is_its_path() -> None:
+    text = (
+        "[tables](results/finals), [the code](../erc_llm/), [one](results.md#epochs), [web](https://a.b), ![p](x.svg)"
+    )
+    expected = (
+        "tables (`docs/results/finals` in the repository), the code (`erc_llm` in the repository), "
+        "[one](results.md#epochs), [web](https://a.b), ![p](x.svg)"
+    )
+    with_links = runpy.run_path(str(ROOT / "docs" / "conf.py"))["with_links_into_the_site"]
+    assert with_links(text, ROOT / "docs") == expected
+    assert with_links("[README](../../README.md)", RESULTS) == "README (`README.md` in the repository)"
+    assert with_links("[configs/](../configs/)", ROOT / "docs") == "`configs`"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_name)

@@ -16,9 +16,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from erc_llm.corpus.labels import LabelSet
 from erc_llm.errors import CorpusError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SELECTION = "selection"  # the split of train that a training run chooses its epoch on
 LEFT_OUT = "left_out"  # the split of train that a fold of a cross-fitting leaves out
@@ -117,6 +121,12 @@ class Corpus:
         if name not in self.splits:
             raise CorpusError(f"no split '{name}' in corpus '{self.name}'; it has: {', '.join(self.splits)}")
         return self.splits[name]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A pandas DataFrame with one row per utterance; `erc_llm.corpus.frames.write_frame` is the way back."""
+        from erc_llm.corpus.frames import to_frame
+
+        return to_frame(self)
 
     def dialogues(self) -> Iterator[Dialogue]:
         """All dialogues in time order over all splits."""

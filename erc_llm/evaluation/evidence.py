@@ -206,6 +206,12 @@ class Comparison:
     missing: tuple[str, ...]
     notes: tuple[str, ...]
 
+    def _repr_html_(self) -> str:
+        """The headline numbers, for notebooks."""
+        from erc_llm.evaluation.displays import comparison_html
+
+        return comparison_html(self)
+
     def as_dict(self) -> Mapping[str, Any]:
         """Plain values for JSON; results that others report have a key of their own."""
         values = asdict(self)

@@ -84,6 +84,12 @@ class Evaluation:
     missing: tuple[str, ...]
     warnings: tuple[str, ...]
 
+    def _repr_html_(self) -> str:
+        """The headline numbers, for notebooks."""
+        from erc_llm.evaluation.displays import evaluation_html
+
+        return evaluation_html(self)
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}

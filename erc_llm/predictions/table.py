@@ -1,6 +1,7 @@
 """The predictions table in memory: one row per target, checked when it is built.
 
-Input: dialogues and a system's predictions, or plain columns. Output: a frozen `Predictions` with its metadata.
+Input: dialogues and a system's predictions, plain columns, or a DataFrame. Output: a frozen `Predictions` with its
+metadata.
 Does not depend on: files, models, metrics.
 """
 
@@ -10,7 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +19,13 @@ from numpy.typing import NDArray
 from erc_llm.corpus.dialogues import Dialogue
 from erc_llm.corpus.speakers import GENERIC_NAMES
 from erc_llm.errors import PredictionsError
+from erc_llm.notebook import Share, Shown, html_table
 from erc_llm.predictions.columns import KINDS, NullableTexts, Texts, column, plain
 from erc_llm.predictions.corpus_columns import corpus_columns, history_lengths
 from erc_llm.predictions.info import PredictionsInfo
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 REQUIRED = ("dialogue_id", "utterance_id", "predicted")
 LABELS_ONLY = "constrained generation"  # the decoding whose output is always a label
@@ -162,6 +167,38 @@ class Predictions:
         """The existing columns as lists of plain values with None for null; `from_columns` is the inverse."""
         present = {name: getattr(self, name) for name in KINDS}
         return {name: plain(KINDS[name], values) for name, values in present.items() if values is not None}
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A pandas DataFrame with one row per target and, of each distribution, one column per label."""
+        from erc_llm.predictions.frames import to_frame
+
+        return to_frame(self)
+
+    @classmethod
+    def from_pandas(cls, frame: pd.DataFrame, info: PredictionsInfo) -> Predictions:
+        """Build a table from a DataFrame with the columns of `to_pandas`, and from its metadata.
+
+        Raises:
+            PredictionsError: A required column is missing, or a value breaks the rules of its column.
+        """
+        from erc_llm.predictions.frames import columns_of
+
+        return cls.from_columns(info, columns_of(frame, info))
+
+    def _repr_html_(self) -> str:
+        """The table's first rows, for notebooks."""
+        info, largest = self.info, None if self.probabilities is None else self.probabilities.max(axis=1)
+        shown: dict[str, Sequence[Shown]] = {
+            "Scene": self.dialogue_id,
+            "Speaker": [", ".join(names) for names in self.speakers or ()],
+            "Line": self.text or (),
+            "Gold": [label or "" for label in self.gold or ()],
+            "Predicted": [label or "(invalid)" for label in self.predicted],
+            "Probability": () if largest is None else ["" if np.isnan(p) else Share(float(p)) for p in largest],
+        }
+        columns = {name: values for name, values in shown.items() if len(values)}
+        title = f"{info.system} on {info.corpus_name}, split {info.split}: {len(self):,} targets"
+        return html_table(title, tuple(columns), zip(*columns.values(), strict=True))
 
     @classmethod
     def from_columns(cls, info: PredictionsInfo, columns: Mapping[str, Sequence[Any] | None]) -> Predictions:

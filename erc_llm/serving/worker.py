@@ -24,7 +24,7 @@ from erc_llm.predictor import LabelledUtterance
 class Labeller(Protocol):
     """The part of `erc_llm.Predictor` that the thread uses."""
 
-    def predict_all(self, dialogues: Sequence[Dialogue]) -> list[list[LabelledUtterance]]:
+    def predict_all(self, dialogues: Sequence[Dialogue]) -> Sequence[Sequence[LabelledUtterance]]:
         """Label every target of each dialogue."""
 
 
@@ -74,7 +74,7 @@ class ModelWorker:
         """Whether the thread takes jobs."""
         return self._thread.is_alive() and not self._ending
 
-    def label(self, dialogue: Dialogue) -> Future[list[LabelledUtterance]]:
+    def label(self, dialogue: Dialogue) -> Future[Sequence[LabelledUtterance]]:
         """The labels of a dialogue's lines.
 
         Raises:
