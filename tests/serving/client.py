@@ -14,7 +14,7 @@ import uvicorn
 
 from erc_llm.serving.app import create_app
 from erc_llm.serving.limits import Limits
-from erc_llm.serving.listen import open_socket
+from erc_llm.hosting.listen import open_socket
 
 
 class Answer(NamedTuple):
