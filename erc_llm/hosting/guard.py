@@ -2,8 +2,8 @@
 
 It checks the key and the host, reads the request's body within a size and a time, and counts what was answered. A
 server without a key answers only to requests that name this machine as their host, so a page in a browser cannot reach
-it under another name (DNS rebinding). Where it has a page of its own, requests that another page makes a browser send are
-refused.
+it under another name (DNS rebinding). Where it has a page of its own, it refuses requests that another page makes a
+browser send.
 
 Input: an ASGI application. Output: an ASGI application.
 Does not depend on: models, routes.

@@ -153,8 +153,8 @@ def open_live(options: PredictOptions, console: Console, beside: Predictor | Non
     opened = open_run(options.source, options.overrides)
     if opened.config.scoring.decode != "score":
         raise UserError(
-            f"--interactive, serve and ui: show probabilities, and scoring.decode={opened.config.scoring.decode} has none; "
-            "use scoring.decode=score"
+            f"--interactive, serve and ui: show probabilities, and scoring.decode={opened.config.scoring.decode} has "
+            "none; use scoring.decode=score"
         )
     past: Past = None
     if options.corpus == "none":

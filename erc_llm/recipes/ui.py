@@ -82,7 +82,9 @@ def find_shown(options: UiOptions) -> Found:
     folders = [Path(source) for source in named if Path(source).is_dir()]
     default = (RUNS,) if RUNS.is_dir() and not options.watch else ()
     watched = tuple(dict.fromkeys((*folders, *options.watch, *default)))
-    tables = tuple(dict.fromkeys((*options.tables, *(t for folder in folders for t in sorted(folder.glob("*.parquet"))))))
+    tables = tuple(
+        dict.fromkeys((*options.tables, *(t for folder in folders for t in sorted(folder.glob("*.parquet")))))
+    )
     if not sources and not tables and not watched:
         raise UserError(
             "nothing to show: found no run in `runs` and no export in `adapters`; name a run, an export or a "

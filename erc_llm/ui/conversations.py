@@ -23,7 +23,7 @@ _NEW = Dialogue("live", ())
 
 
 def dialogue_of(lines: Lines, scene: Dialogue | None = None) -> Dialogue:
-    """A dialogue of these lines, at the place in time of a scene of a corpus if there is one; an empty line is context."""
+    """A dialogue of these lines, at the place in time of a corpus's scene if there is one; an empty line is context."""
     spoken = enumerate(lines, start=1)
     utterances = tuple(Utterance(f"u{k:03d}", who, text, target=bool(text.strip())) for k, (who, text) in spoken)
     place = scene or _NEW

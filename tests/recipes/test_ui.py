@@ -10,14 +10,16 @@ from rich.console import Console
 
 from erc_llm.errors import CorpusError, RunError, UserError
 from erc_llm.predictions import write_predictions
+from erc_llm.recipes.train import train
 from erc_llm.recipes.ui import UiOptions, find_shown, loader
 from erc_llm.runs.directory import read_run
 from erc_llm.runs.manifest import write_manifest
+from erc_llm.ui.training import Watcher
 from tests.command_line import Command
 from tests.evaluation.compared_tables import table
 from tests.test_predictor import make_run
 from tests.tiny_models import TinyModel
-from tests.tiny_runs import write_corpus
+from tests.tiny_runs import tiny_config, write_corpus
 from tests.ui.pages import calibrated_run
 
 
@@ -77,6 +79,19 @@ def test_a_run_is_loaded_with_its_calibration_and_without_a_rule(tmp_path: Path,
     assert calibrated.correction.decision is None
     make_run(tmp_path / "b", tiny_llama)
     assert not load(str(tmp_path / "b"), calibrated).correction.calibrated
+
+
+def test_what_train_writes_is_what_the_page_follows(tmp_path: Path, tiny_llama: TinyModel) -> None:
+    corpus = write_corpus(tmp_path / "talks")
+    run = train(tiny_config(tiny_llama, corpus, tmp_path / "runs"), console=Console(quiet=True))
+    watcher = Watcher([tmp_path / "runs"])
+    (found,) = watcher.runs()
+    loss, scores = watcher.curves(found.id)
+    assert (found.name, found.state, found.step, found.has_report) == ("runs/tiny", "finished", found.total, True)
+    assert len(loss) == found.step
+    assert found.best == max(score.weighted_f1 for score in scores)
+    assert "Training" in watcher.report(found.id).read_text("utf-8")
+    assert run.manifest.finished
 
 
 def test_the_command_says_what_is_wrong_with_its_arguments(erc: Command, tmp_path: Path) -> None:

@@ -39,7 +39,9 @@ def test_every_way_answers_as_predict_does_by_it(runs: tuple[Path, Path]) -> Non
     assert np.ptp(found.plain) > np.ptp(found.calibrated or ()), "the temperature is 2"
 
 
-def test_a_run_without_calibration_and_a_base_model_have_one_way(runs: tuple[Path, Path], tiny_llama: TinyModel) -> None:
+def test_a_run_without_calibration_and_a_base_model_have_one_way(
+    runs: tuple[Path, Path], tiny_llama: TinyModel
+) -> None:
     (runs[1].parent / "base.yaml").write_text(config_of(tiny_llama).as_yaml(), "utf-8")
     for source, adapted in ((runs[1], True), (runs[1].parent / "base.yaml", False)):
         system = open_system(str(source))
