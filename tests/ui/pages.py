@@ -24,7 +24,7 @@ from tests.serving.client import until
 from tests.test_predictor import make_run
 from tests.tiny_models import TinyModel
 
-RULE = Decision("weighted_f1", "inductive", (1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 9.0), (0.0,) * 7, "ab" * 32)
+RULE = Decision("weighted_f1", "inductive", (0.0, 1.0, 0.0, 1.0, 1.0, 1.0, 9.0), (0.0,) * 7, "ab" * 32)
 _HELD_OUT = HeldOut(0.5, 0.4, 1.2, 0.1, 0.5)
 
 
@@ -61,7 +61,7 @@ class Client:
 
 
 def calibrated_run(folder: Path, tiny: TinyModel) -> Path:
-    """A run with a calibration and a decision rule, which answers by it: it prefers Scared, and never says Neutral."""
+    """A run that answers by its decision rule, which never says Joyful; its calibration prefers Joyful."""
     make_run(folder, tiny)
     calibration = Calibration(
         labels=EMORYNLP.names,
@@ -69,7 +69,7 @@ def calibrated_run(folder: Path, tiny: TinyModel) -> Path:
         kind="temperature",
         strength=1.0,
         temperature=2.0,
-        offsets=(0.0,) * 7,
+        offsets=(3.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
         fit_for="nll",
         decision_strength=None,
         targets=100,

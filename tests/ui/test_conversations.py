@@ -62,6 +62,17 @@ def test_conversations_are_apart_and_few_are_kept(predictor: Predictor) -> None:
     assert len(conversations._kept) == 2
 
 
+def test_systems_that_label_the_same_lines_in_turn_are_kept_apart(tiny_llama: TinyModel, predictor: Predictor) -> None:
+    other = Predictor(Opened(config_of(tiny_llama, prompt={"template": "instruct", "names": "full"})), predictor.loaded)
+    conversations = Conversations()
+    for count in range(1, 6):
+        for number, asked in ((1, other), (0, predictor)):
+            labels = known(conversations.labels(number, asked, SPOKEN[:count]))
+            assert_same(labels, asked.predict(dialogue_of(SPOKEN[:count])))
+    one, two = (asked.predict(dialogue_of(SPOKEN[:5]))[-1].log_likelihoods for asked in (predictor, other))
+    assert max(abs(one[name] - two[name]) for name in one) > 10 * TOLERANCE
+
+
 def test_an_empty_line_has_no_label_and_is_context(predictor: Predictor) -> None:
     lines: Lines = ((("Ann",), "Hello."), (("Bob",), " "), (("Ann",), "Are you there?"))
     conversations = Conversations()
