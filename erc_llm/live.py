@@ -74,6 +74,28 @@ class LiveSession:
         near = None if neighbours is None else neighbours.of_line(text, self._episode, scores[-1].state)
         return self._predictor.labelled(utterance, scores[-1], near)
 
+    def hear(self, lines: Sequence[tuple[Sequence[str], str]]) -> None:
+        """Add lines, each with its speakers, that need no label; the lines after them are labelled as ever.
+
+        This reads nothing yet: the next line's forward pass reads all of them, which is faster than saying each. If
+        questions state the predictions for earlier lines, each has to be said all the same.
+
+        Raises:
+            ConfigError: An earlier line ended in an error, so the caches are not complete.
+        """
+        if self._predictor.uses_state:
+            for speakers, text in lines:
+                self.say(speakers, text)
+            return
+        before = len(self._utterances)
+        for k, (speakers, text) in enumerate(lines, start=before + 1):
+            self._utterances.append(Utterance(f"u{k:03d}", tuple(speakers), text))
+        scene = self._prompter.scene(Dialogue(self._dialogue_id, tuple(self._utterances)), self._episode)
+        for k in range(before, len(self._utterances)):
+            if self._cutter.add(scene.cost(k)):
+                self._caches = []  # of the window before
+        self._state += [None] * len(lines)
+
     def forecast(self) -> Mapping[str, float]:
         """Probability of each label for the next line, whoever says it, from the lines so far; they sum to 1.
 
@@ -120,7 +142,8 @@ class LiveSession:
 
         model, answers = self._predictor.ready().model, list(enumerate(self._prompter.answer_ids))
         by_order = []
-        model.eval()
+        if model.training:  # `eval` visits all modules, which takes a small model a tenth of the time of a line
+            model.eval()
         with torch.inference_mode():
             for cache, order in zip(self._caches, self._orders, strict=True):
                 builder, said = TreeBuilder(), len(self._utterances)

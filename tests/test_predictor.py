@@ -86,6 +86,18 @@ def test_a_live_session_equals_batch(
     assert_same(say_all(predictor, dialogue), predictor.predict(dialogue))
 
 
+@pytest.mark.parametrize("limits", [{}, {"trunk_budget": 64}, {"trunk_lines": 4}])
+def test_lines_that_are_only_heard_change_no_later_label(tiny_llama: TinyModel, limits: dict[str, int]) -> None:
+    predictor = predictor_of(tiny_llama, chatml_predictor(tiny_llama).loaded, **limits)
+    dialogue = scene(*[(who, f"{text} {k}") for k, (who, text) in enumerate(LINES * 2)])
+    session, lines = predictor.live(), [(u.speakers, u.text) for u in dialogue.utterances]
+    live = [session.say(*line) for line in lines[:2]]
+    session.hear(lines[2:8])
+    live += [session.say(*line) for line in lines[8:]]
+    batch = predictor.predict(dialogue)
+    assert_same(live, [*batch[:2], *batch[8:]])
+
+
 @settings(max_examples=5, deadline=None)
 @given(said=st.lists(st.tuples(st.sampled_from(SPEAKERS), hostile_texts()), min_size=1, max_size=6))
 def test_a_live_session_equals_batch_whatever_is_said(tiny_llama: TinyModel, said: list[tuple[str, str]]) -> None:

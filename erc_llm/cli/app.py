@@ -26,6 +26,7 @@ from erc_llm.cli.predict import calibrate, predict
 from erc_llm.cli.serve import serve
 from erc_llm.cli.sweep import sweep
 from erc_llm.cli.train import average, train
+from erc_llm.cli.ui import ui
 from erc_llm.cli.validate import validate
 from erc_llm.errors import ErcError, UserError
 from erc_llm.models.devices import grow_segments
@@ -88,6 +89,7 @@ for command in (
     adapters,
     export_prompts,
     serve,
+    ui,
     sweep,
 ):
     app.command()(command)

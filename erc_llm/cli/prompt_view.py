@@ -95,14 +95,14 @@ def _path_tree(tree: TokenTree, question: Question) -> TokenTree:
     """The root path of one question, as a tree of its own."""
     from erc_llm.trees.tree import TreeBuilder
 
-    builder = TreeBuilder()
-    attach = int(tree.parent[question.start])
-    after = -1
-    for span in tree.spans:
-        if span.stop <= min(tree.trunk, attach + 1):
-            after = builder.add_trunk(span.kind, tree.token_ids[span.start : span.stop].tolist())
-    inside = [s for s in tree.spans if question.start <= s.start < question.stop]
-    pieces = [(s.kind, tree.token_ids[s.start : s.stop].tolist()) for s in inside if s.kind != "answer"]
+    builder, after = TreeBuilder(), -1
+    pieces = []
+    for span in tree.prompt_of(question):
+        ids = tree.token_ids[span.start : span.stop].tolist()
+        if span.start < tree.trunk:
+            after = builder.add_trunk(span.kind, ids)
+        else:
+            pieces.append((span.kind, ids))
     answers = [
         (label, tree.token_ids[list(path)].tolist())
         for label, path in zip(question.labels, question.answers, strict=True)

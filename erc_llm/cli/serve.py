@@ -79,8 +79,8 @@ def serve(
 ) -> None:
     """Serve a run over HTTP: label dialogues, and live sessions line by line; /docs describes the requests."""
     try:
+        from erc_llm.hosting.listen import answer, check_door, open_socket
         from erc_llm.serving.app import create_app
-        from erc_llm.serving.listen import answer, check_door, open_socket
     except ImportError as error:
         raise UserError(
             f"a service needs {error.name}, which is not installed: pip install 'erc-llm[serve]'"

@@ -76,13 +76,13 @@ def confident_errors(table: Predictions) -> tuple[ConfidentError, ...] | None:
     falling = np.argsort(-table.probabilities[wrong, answer[wrong]], kind="stable")
     found = []
     for rank, row in enumerate(wrong[falling][:ERRORS].tolist()):
-        around = _around(table, row) if rank < WITH_SCENE else np.array([], dtype=np.int64)
-        scene = tuple(_line(table, i) for i in around.tolist())
-        found.append(ConfidentError(table.dialogue_id[row], table.utterance_id[row], _line(table, row), scene))
+        around = lines_around(table, row) if rank < WITH_SCENE else np.array([], dtype=np.int64)
+        scene = tuple(scene_line(table, i) for i in around.tolist())
+        found.append(ConfidentError(table.dialogue_id[row], table.utterance_id[row], scene_line(table, row), scene))
     return tuple(found)
 
 
-def _around(table: Predictions, row: int) -> Integers:
+def lines_around(table: Predictions, row: int) -> Integers:
     """Rows of the same scene, in the order of the scene, from some lines before a row to some after it."""
     rows = np.flatnonzero(table.dialogue_index == table.dialogue_index[row])
     if table.position is not None:
@@ -91,7 +91,9 @@ def _around(table: Predictions, row: int) -> Integers:
     return rows[max(0, at - LINES_BEFORE) : at + LINES_AFTER + 1]
 
 
-def _line(table: Predictions, row: int) -> SceneLine:
+def scene_line(table: Predictions, row: int) -> SceneLine:
+    """A row of a table, for display."""
+
     def probability(label: int) -> float | None:
         if table.probabilities is None or label < 0 or np.isnan(table.probabilities[row, 0]):
             return None

@@ -99,6 +99,11 @@ def render_html(heading: str, page: Page) -> str:
     return template.render(heading=heading, page=page, style=_source(_STYLE), script=script, script_sha256=digest)
 
 
+def page_style() -> str:
+    """The style sheet of a page, for another page with its look."""
+    return _source(_STYLE)
+
+
 def render_markdown(heading: str, page: Page) -> str:
     """Markdown that names the figures' files."""
     return _environment().get_template("page.md.jinja").render(heading=heading, page=page)

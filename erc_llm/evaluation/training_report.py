@@ -33,12 +33,12 @@ def _losses(steps: Sequence[Mapping[str, Any]]) -> Iterator[Block]:
         return
     (_, first), (step, last) = known[0], known[-1]
     yield f"{int(step):,} optimizer steps; the mean loss was {first:.3f} at first, {last:.3f} at last."
-    yield Curves("Training loss", "optimizer step", "loss, nats", (Curve("loss", _thinned(known)),))
+    yield Curves("Training loss", "optimizer step", "loss, nats", (Curve("loss", thinned(known)),))
 
 
-def _thinned(points: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
-    """At most `_MOST_POINTS` points: the means of as many consecutive ones as need be."""
-    size = -(-len(points) // _MOST_POINTS)
+def thinned(points: Sequence[tuple[float, float]], most: int = _MOST_POINTS) -> tuple[tuple[float, float], ...]:
+    """At most `most` points: the means of as many consecutive ones as need be."""
+    size = -(-len(points) // most)
     parts = [points[i : i + size] for i in range(0, len(points), size)]
     return tuple((part[-1][0], sum(loss for _, loss in part) / len(part)) for part in parts)
 

@@ -134,8 +134,10 @@ def predict_to_file(options: PredictOptions, console: Console) -> PredictedFile:
     return PredictedFile(write_table(table, options), ())
 
 
-def open_live(options: PredictOptions, console: Console) -> Predictor:
+def open_live(options: PredictOptions, console: Console, beside: Predictor | None = None) -> Predictor:
     """A predictor for lines that are typed one by one; profiles are written from `options.corpus`.
+
+    With `beside`, it shares the base model of another predictor; see `erc_llm.predictor.load`.
 
     Raises:
         UserError: A live session does not support one of the options, or loading fails.
@@ -151,15 +153,22 @@ def open_live(options: PredictOptions, console: Console) -> Predictor:
     opened = open_run(options.source, options.overrides)
     if opened.config.scoring.decode != "score":
         raise UserError(
-            f"--interactive and serve: show probabilities, and scoring.decode={opened.config.scoring.decode} has none; "
-            "use scoring.decode=score"
+            f"--interactive, serve and ui: show probabilities, and scoring.decode={opened.config.scoring.decode} has "
+            "none; use scoring.decode=score"
         )
     past: Past = None
     if options.corpus == "none":
         past = "none"
     elif options.corpus is not None:
         past = open_to_predict(opened.config, options.corpus, options.heal_from, None, console).past
-    return load(opened, past, prior=options.prior, calibration=options.calibration, decide=options.decide)
+    return load(
+        opened,
+        past,
+        prior=options.prior,
+        calibration=options.calibration,
+        decide=options.decide,
+        beside=beside,
+    )
 
 
 def open_to_predict(

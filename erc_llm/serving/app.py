@@ -18,7 +18,8 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 
 from erc_llm import __version__
 from erc_llm.errors import ModelError, UserError
-from erc_llm.serving.guard import Application, Guard
+from erc_llm.hosting.guard import Application, Guard
+from erc_llm.hosting.worker import Busy, ModelWorker
 from erc_llm.serving.limits import Limits
 from erc_llm.serving.measures import CONTENT_TYPE_LATEST, Measures
 from erc_llm.serving.messages import (
@@ -34,7 +35,6 @@ from erc_llm.serving.messages import (
     problems,
 )
 from erc_llm.serving.sessions import NoSession, SessionRefused, Sessions
-from erc_llm.serving.worker import Busy, ModelWorker
 
 if TYPE_CHECKING:
     from erc_llm.predictor import Predictor

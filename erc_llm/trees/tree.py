@@ -96,6 +96,13 @@ class TokenTree:
             node = int(self.parent[node])
         return np.array(path[::-1], dtype=np.int64)
 
+    def prompt_of(self, question: Question) -> tuple[Span, ...]:
+        """The pieces that a question's prompt consists of, in order; its answers are left out."""
+        above = int(self.parent[question.start]) + 1
+        trunk = [span for span in self.spans if span.stop <= min(self.trunk, above)]
+        branch = [s for s in self.spans if question.start <= s.start < question.stop and s.kind != "answer"]
+        return (*trunk, *branch)
+
     @cached_property
     def ancestors(self) -> BoolArray:
         """(nodes, nodes) whether row may attend to column: column is an ancestor of row, or row itself.

@@ -27,7 +27,7 @@ COMMANDS = [
         "predict",
         "calibrate",
     ),
-    *("evaluate", "compare", "baseline", "benchmark", "export", "export-prompts", "adapters"),
+    *("evaluate", "compare", "baseline", "benchmark", "export", "export-prompts", "adapters", "serve", "ui"),
 ]
 
 

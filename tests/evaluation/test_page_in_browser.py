@@ -5,22 +5,17 @@ Needs Chromium with its driver, and selenium; skipped without them.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.browser import CONTRAST, chromium, emulate
 from tests.evaluation.compared_tables import table
 from tests.evaluation.reported_tables import SYSTEM, hostile, page_of
 
 pytestmark = pytest.mark.slow
-
-pytest.importorskip("selenium", reason="pip install selenium")
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-if CHROMIUM is None or DRIVER is None:
-    pytest.skip("needs chromium and chromedriver (Debian: apt-get install chromium-driver)", allow_module_level=True)
 
 WIDE, NARROW = 1280, 400
 Opened = Callable[..., Any]
@@ -28,27 +23,8 @@ Opened = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    for switch in (
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ):
-        options.add_argument(switch)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
-    yield driver
-    driver.quit()
+    with chromium(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
 
 
 @pytest.fixture(scope="module")
@@ -64,21 +40,8 @@ def opened(browser: Any, pages: Path) -> Opened:
     """Opens a page in a window of a width, light or dark, printed or on the screen, with or without scripts."""
 
     def open_page(name: str, width: int = WIDE, scheme: str = "light", media: str = "", scripts: bool = True) -> Any:
-        commands: dict[str, dict[str, Any]] = {
-            "Emulation.setDeviceMetricsOverride": {
-                "width": width,
-                "height": 900,
-                "deviceScaleFactor": 1,
-                "mobile": False,
-            },
-            "Emulation.setEmulatedMedia": {
-                "media": media,
-                "features": [{"name": "prefers-color-scheme", "value": scheme}],
-            },
-            "Emulation.setScriptExecutionDisabled": {"value": not scripts},
-        }
-        for command, values in commands.items():
-            browser.execute_cdp_cmd(command, values)
+        emulate(browser, width, scheme, media)
+        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": not scripts})
         browser.get((pages / f"{name}.html").as_uri())
         return browser
 
@@ -124,28 +87,7 @@ def test_only_tables_and_plots_scroll_sideways(opened: Opened, name: str, width:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_and_drawings_stand_out_in_the_light_and_in_the_dark(opened: Opened, scheme: str) -> None:
     page = opened("ordinary", scheme=scheme)
-    lowest = page.execute_script(
-        """
-        const parts = (colour) => colour.match(/[\\d.]+/g).map(Number);
-        const luminance = (rgb) => rgb.slice(0, 3).map(v => v / 255)
-            .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-            .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-        const ground = parts(getComputedStyle(document.body).backgroundColor);
-        const behind = (element) => {
-            const own = parts(getComputedStyle(element).backgroundColor), alpha = own.length > 3 ? own[3] : 1;
-            return ground.slice(0, 3).map((v, i) => alpha * own[i] + (1 - alpha) * v);
-        };
-        const ratio = (one, other) => {
-            const [low, high] = [luminance(one), luminance(other)].sort((a, b) => a - b);
-            return (high + 0.05) / (low + 0.05);
-        };
-        const words = [...document.querySelectorAll("p, h1, h2, a, td, th, svg text")];
-        return Math.min(...words.filter(e => e.textContent.trim()).map(e => {
-            const style = getComputedStyle(e);
-            return ratio(parts(e.closest("svg") ? style.fill : style.color), behind(e));
-        }));
-        """
-    )
+    lowest = page.execute_script(CONTRAST, "p, h1, h2, a, td, th, svg text")
     assert lowest >= 4.5, "WCAG 2.2, contrast (minimum)"
     dark = page.execute_script("return getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
     assert dark == (scheme == "dark")

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import uvicorn
 
+from erc_llm.hosting.listen import open_socket
 from erc_llm.serving.app import create_app
 from erc_llm.serving.limits import Limits
-from erc_llm.serving.listen import open_socket
 
 
 class Answer(NamedTuple):

@@ -12,9 +12,9 @@ import pytest
 
 from erc_llm.corpus.dialogues import Dialogue
 from erc_llm.errors import ConfigError
+from erc_llm.hosting.listen import check_door, open_socket
 from erc_llm.predictor import LabelledUtterance, Predictor
 from erc_llm.serving.limits import Limits
-from erc_llm.serving.listen import check_door, open_socket
 from tests.prompting.scenes import scene
 from tests.serving.client import service, until
 from tests.test_predictor import LINES, TOLERANCE, chatml_predictor

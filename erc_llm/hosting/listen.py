@@ -1,4 +1,4 @@
-"""The socket of the service, and the server that answers on it until it is told to end.
+"""The socket of a server, and the server that answers on it until it is told to end.
 
 Input: an ASGI application, a host and a port. Output: none; it runs until SIGINT or SIGTERM.
 Does not depend on: models, routes.
@@ -12,7 +12,7 @@ from typing import Any
 import uvicorn
 
 from erc_llm.errors import ConfigError
-from erc_llm.serving.guard import LOOPBACK
+from erc_llm.hosting.guard import LOOPBACK
 
 _CONNECTIONS = 1024  # above it, uvicorn answers 503 at once
 

@@ -1,8 +1,9 @@
-"""The door of the service: what is refused before a route sees it.
+"""The door of a server: what is refused before a route sees it.
 
 It checks the key and the host, reads the request's body within a size and a time, and counts what was answered. A
-service without a key answers only to requests that name this machine as their host, so a page in a browser cannot reach
-it under another name (DNS rebinding).
+server without a key answers only to requests that name this machine as their host, so a page in a browser cannot reach
+it under another name (DNS rebinding). Where it has a page of its own, it refuses requests that another page makes a
+browser send.
 
 Input: an ASGI application. Output: an ASGI application.
 Does not depend on: models, routes.
@@ -43,6 +44,7 @@ class Guard:
         body_bytes: Largest request.
         body_seconds: Time to send it.
         on_answer: Called with route, status and seconds of every request.
+        own_page: Whether a browser may send requests from pages of this address only.
     """
 
     inner: Application
@@ -50,6 +52,7 @@ class Guard:
     body_bytes: int
     body_seconds: float
     on_answer: Callable[[str, int, float], None]
+    own_page: bool = False
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -66,7 +69,8 @@ class Guard:
 
         try:
             headers = {name.lower(): value for name, value in scope["headers"]}
-            self._check_origin(scope["path"], headers)
+            self._check_host(scope["path"], headers)
+            self._check_page(headers)
             body = await self._body(headers, receive)
             if body is not None:
                 await self.inner(scope, _replay(body, receive), counted)
@@ -76,7 +80,12 @@ class Guard:
             route = getattr(scope.get("route"), "path", "other")
             self.on_answer(route, status, time.perf_counter() - began)
 
-    def _check_origin(self, path: str, headers: dict[bytes, bytes]) -> None:
+    def _check_page(self, headers: dict[bytes, bytes]) -> None:
+        origin = headers.get(b"origin")
+        if self.own_page and origin is not None and origin != b"http://" + headers.get(b"host", b""):
+            raise _Refused(403, f"origin: found '{origin.decode('latin-1')}'; only the page of this address may ask")
+
+    def _check_host(self, path: str, headers: dict[bytes, bytes]) -> None:
         if self.key is None:
             host = headers.get(b"host", b"").decode("latin-1")
             name = host if host.endswith("]") else host.rpartition(":")[0] or host

@@ -44,14 +44,18 @@ class ModelWorker:
     """A thread that owns the model.
 
     Args:
-        labeller: Labels dialogues.
+        labeller: Labels dialogues; None if there are only calls.
         waiting: Most jobs that wait.
         batch_lines: Lines of different dialogues that are scored together; a longer dialogue is scored alone.
         on_batch: Called with the number of dialogues of each batch.
     """
 
     def __init__(
-        self, labeller: Labeller, waiting: int, batch_lines: int, on_batch: Callable[[int], None] = lambda _: None
+        self,
+        labeller: Labeller | None,
+        waiting: int,
+        batch_lines: int = 1,
+        on_batch: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._labeller = labeller
         self._most = waiting
@@ -80,6 +84,7 @@ class ModelWorker:
         Raises:
             Busy: Too many jobs wait.
         """
+        assert self._labeller is not None, "this thread has no labeller, so it takes calls only"
         return self._add(_Job(dialogue), self._dialogues)
 
     def call(self, work: Callable[[], Any]) -> Future[Any]:
@@ -135,6 +140,7 @@ class ModelWorker:
         if not wanted:
             return
         self._on_batch(len(wanted))
+        assert self._labeller is not None
         try:
             found = self._labeller.predict_all([job.work for job in wanted if isinstance(job.work, Dialogue)])
         except Exception as error:
@@ -149,6 +155,7 @@ class ModelWorker:
 
     def _alone(self, job: _Job) -> None:
         assert isinstance(job.work, Dialogue)
+        assert self._labeller is not None
         try:
             job.future.set_result(self._labeller.predict_all([job.work])[0])
         except Exception as error:

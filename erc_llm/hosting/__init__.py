@@ -1,0 +1,1 @@
+"""What the HTTP service and the page share: the door, the socket, and the thread that owns the model."""
