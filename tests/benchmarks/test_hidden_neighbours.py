@@ -14,6 +14,7 @@ from tests.tiny_models import TinyModel
 from tests.tiny_runs import tiny_config, write_corpus
 
 
+@pytest.mark.slow
 def test_every_arm_has_a_row(tiny_llama: TinyModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     corpus = write_corpus(tmp_path / "corpus", train=24)
     config = tiny_config(tiny_llama, corpus, tmp_path / "runs", training={"evaluations": 0})
