@@ -21,13 +21,13 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
 from benchmarks.outcome import CannotDo, exit_code
+from benchmarks.started import started
 
 HEADER = (
     "| batching | clients | requests/s | lines/s | p50 ms | p95 ms | failed | MB before | MB after |\n"
@@ -83,24 +83,8 @@ def bodies(corpus: str) -> tuple[list[str], float]:
     return [json.dumps(body) for body in asked], sum(len(body["lines"]) for body in asked) / len(asked)
 
 
-@contextmanager
-def served(run: str, batch_lines: int) -> Iterator[str]:
-    """The address of the service while the block runs.
-
-    Raises:
-        CannotDo: It did not start.
-    """
-    command = [sys.executable, "-m", "erc_llm", "serve", run, "--port", "0", "--batch-lines", str(batch_lines)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        found = re.search(r"http://\S+", process.stdout.readline())
-        if not found:
-            raise CannotDo(f"`{' '.join(command[2:])}` did not start")
-        yield found[0]
-    finally:
-        process.terminate()
-        process.wait(60)
+def _serve(run: str, batch_lines: int) -> list[str]:
+    return ["serve", run, "--port", "0", "--batch-lines", str(batch_lines)]
 
 
 def resident_mb(address: str) -> float:
@@ -150,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         runs: dict[tuple[bool, int], list[Load]] = {}
         for number in range(options.rounds):
             for batching in (True, False) if number % 2 == 0 else (False, True):
-                with served(options.run, 256 if batching else 1) as address:
+                with started(_serve(options.run, 256 if batching else 1)) as (_, address):
                     load(address, asked, 1, 2)  # warm-up
                     for clients in options.clients:
                         found = load(address, asked, clients, options.seconds)

@@ -15,8 +15,6 @@ import argparse
 import http.client
 import json
 import os
-import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,6 +26,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from benchmarks.outcome import CannotDo, exit_code
+from benchmarks.started import started
 
 HEADER = "| what | times | median ms | smallest | largest | processor |\n| --- | ---: | ---: | ---: | ---: | ---: |"
 SCENE, NEW, SCENES, PEOPLE, EACH, ROWS = 20, 10, 5, 10, 10, 10_000
@@ -81,19 +80,10 @@ def served(run: str, table: Path) -> Iterator[Server]:
     Raises:
         CannotDo: It did not start.
     """
-    command = [sys.executable, "-m", "erc_llm", "ui", run, "--port", "0", "--table", str(table)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        found = next((f for line in process.stdout if (f := re.search(r"http://[\d.]+:(\d+)", line))), None)
-        if found is None:
-            raise CannotDo(f"`{' '.join(command[2:])}` did not start")
-        server = Server(int(found[1]), process.pid)
+    with started(["ui", run, "--port", "0", "--table", str(table)]) as found:
+        server = Server(found.port, found.process.pid)
         server.label(scene(0, 2))
         yield server
-    finally:
-        process.terminate()
-        process.wait(60)
 
 
 def scene(number: int, lines: int) -> Spoken:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.sharded import workers_of
 from erc_llm.corpus import read_corpus
 from erc_llm.predictions import read_predictions
 from erc_llm.predictor import load
@@ -23,8 +24,6 @@ from tests.command_line import Command
 from tests.recipes.test_shard_worker import same_rows, write_talks
 
 pytest.importorskip("ray", reason="pip install 'erc-llm[scale]'")
-
-WORKER = "_RayWorker"  # in the name of a worker's process
 
 
 def test_a_job_equals_predict_and_names_what_failed(finished: Run, tmp_path: Path, erc: Command) -> None:
@@ -128,7 +127,7 @@ def test_workers_and_drivers_that_are_killed_cost_no_row(finished: Run, tmp_path
     for _ in range(2):
         driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         wait_for_shards(draw.randint(1, 4))
-        workers = _workers_of(driver.pid)
+        workers = workers_of(driver.pid)
         assert workers, "the workers of this driver are found"
         os.kill(draw.choice(workers), signal.SIGKILL)
         wait_for_shards(draw.randint(2, 6))
@@ -142,29 +141,6 @@ def test_workers_and_drivers_that_are_killed_cost_no_row(finished: Run, tmp_path
     same_rows(read_predictions(out), predict(load(finished.folder), read_corpus(talks), "all"))
     assert not [path for path in out.iterdir() if path.name.startswith(".") and path.name != ".lock"]
     shutil.rmtree(out)
-
-
-def _workers_of(driver: int) -> list[int]:
-    """Processes of Ray that label shards, of one driver."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (path / "cmdline").read_bytes()
-            started_by = _ancestors(int(path.name))
-        except OSError:
-            continue
-        if WORKER.encode() in words and driver in started_by:
-            found.append(int(path.name))
-    return found
-
-
-def _ancestors(process: int) -> list[int]:
-    found = []
-    while process > 1:
-        status = Path(f"/proc/{process}/stat").read_text()
-        process = int(status.rpartition(")")[2].split()[1])
-        found.append(process)
-    return found
 
 
 def _wait_until_gone(processes: list[int]) -> None:

@@ -3,37 +3,20 @@
 from __future__ import annotations
 
 import http.client
-import re
 import signal
 import socket
-import subprocess
-import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import yaml
 
+from benchmarks.started import started
 from tests.serving.client import Answer, Client, until
 from tests.serving.test_service import SAID, lines
 from tests.tiny_models import TinyModel
 
 BODY = {"lines": lines(SAID)}
-
-
-@contextmanager
-def served(config: Path, port: int = 0) -> Iterator[tuple[subprocess.Popen[str], Client]]:
-    command = [sys.executable, "-m", "erc_llm", "serve", str(config), "--port", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            found = re.search(r"http://127\.0\.0\.1:(\d+)", process.stdout.readline())
-            assert found, "the address is printed once requests are accepted"
-            yield process, Client(int(found[1]))
-        finally:
-            process.kill()
 
 
 def _ask(client: Client) -> Answer | None:
@@ -48,7 +31,8 @@ def _ask(client: Client) -> Answer | None:
 def test_a_killed_service_starts_again_at_once_and_answers_alike(tiny_llama: TinyModel, tmp_path: Path) -> None:
     config = tmp_path / "tiny.yaml"
     config.write_text(yaml.safe_dump({"model": {"base": str(tiny_llama.folder), "device": "cpu", "precision": "fp32"}}))
-    with served(config) as (process, client), ThreadPoolExecutor(8) as pool:
+    with started(["serve", str(config), "--port", "0"]) as (process, address), ThreadPoolExecutor(8) as pool:
+        client = Client(int(address.rpartition(":")[2]))
         before = client.post("/v1/label", BODY)
         session = client.post("/v1/live", {}).body["session"]
         asked = [pool.submit(_ask, client) for _ in range(200)]
@@ -59,7 +43,8 @@ def test_a_killed_service_starts_again_at_once_and_answers_alike(tiny_llama: Tin
     answered = [answer for answer in answers if answer is not None]
     assert 20 < len(answered) < len(answers), "the kill came in between"
     assert all(answer.status == 200 for answer in answered), "an answer is whole or there is none"
-    with served(config, client.port) as (_, again):
+    with started(["serve", str(config), "--port", str(client.port)]):
+        again = Client(client.port)
         assert again.post("/v1/label", BODY).body["lines"] == before.body["lines"]
         lost = again.get(f"/v1/live/{session}")
         assert (lost.status, "no such live session" in lost.body["error"]) == (404, True)
