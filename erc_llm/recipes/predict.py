@@ -59,9 +59,9 @@ class PredictOptions:
     Attributes:
         source: A run directory; or a configuration, for zero-shot prediction with its base model.
         corpus: A corpus to use instead of the configuration's; None: the configuration's. For live use: the corpus
-            that profiles are written from, or `none`.
+            that profiles are written from, or `none`; for a sharded prediction: an address of files.
         split: The split to predict.
-        out: File of the table: `.parquet` or `.jsonl`.
+        out: File of the table: `.parquet` or `.jsonl`; for a sharded prediction: a folder.
         heal_from: Original EmoryNLP files, from which lines missing in the `aligned` corpus are restored.
         with_text: Keep the text of the utterances in the table.
         prior: See `erc_llm.predictor.load`.

@@ -176,14 +176,18 @@ def _claimed(folder: Path) -> Iterator[Path]:
     """
     from filelock import FileLock, Timeout
 
+    lock = FileLock(folder / ".lock", timeout=0)
     try:
         (folder / ERRORS).mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock", timeout=0):
-            yield folder.resolve()
+        lock.acquire()
     except Timeout:
         raise RunError(f"{folder}: another process predicts into this folder; wait for it, or end it") from None
     except OSError as error:
-        raise RunError(f"{folder}: cannot be written: {error.strerror or error}; the same command goes on") from error
+        raise RunError(f"{folder}: cannot be written: {error.strerror or error}; choose another --out") from error
+    try:
+        yield folder.resolve()
+    finally:
+        lock.release()
 
 
 def _open_journal(

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from benchmarks.sharded import workers_of
 from erc_llm.corpus import read_corpus
@@ -100,6 +101,17 @@ def test_a_folder_with_something_else_is_refused(finished: Run, tmp_path: Path, 
     talks = write_talks(tmp_path / "talks.jsonl")
     done = erc("predict", finished.folder, talks, "--engine", "ray", "--out", tmp_path / "out")
     assert (done.code, "holds tables of something else" in done.err) == (2, True)
+
+
+def test_a_folder_that_another_process_writes_to_is_refused(finished: Run, tmp_path: Path, erc: Command) -> None:
+    talks = write_talks(tmp_path / "talks.jsonl")
+    (tmp_path / "out").mkdir()
+    with FileLock(tmp_path / "out" / ".lock"):
+        done = erc("predict", finished.folder, talks, "--engine", "ray", "--out", tmp_path / "out")
+    assert (done.code, "another process predicts into this folder" in done.err) == (2, True)
+    (tmp_path / "file").write_text("")
+    done = erc("predict", finished.folder, talks, "--engine", "ray", "--out", tmp_path / "file")
+    assert (done.code, f"{tmp_path}/file: cannot be written" in done.err) == (2, True)
 
 
 def test_an_unfinished_folder_is_no_table(tmp_path: Path, erc: Command) -> None:
