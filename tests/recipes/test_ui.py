@@ -43,7 +43,10 @@ def test_without_arguments_it_shows_what_lies_around(
     assert [corpus.name for corpus in found.corpora] == ["sample"]
 
 
-def test_an_unfinished_run_is_followed_and_not_asked(tmp_path: Path, tiny_llama: TinyModel) -> None:
+def test_an_unfinished_run_is_followed_and_not_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_llama: TinyModel
+) -> None:
+    monkeypatch.chdir(tmp_path)  # away from a `runs` folder that would be followed too
     make_run(tmp_path / "a", tiny_llama)
     run = read_run(tmp_path / "a")
     write_manifest(run.folder, replace(run.manifest, status="training"))
