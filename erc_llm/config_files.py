@@ -130,8 +130,13 @@ def find_config(source: str | Path) -> Path:
     packaged = configs_dir() / f"{path.name.removesuffix('.yaml')}.yaml"
     if packaged.is_file() and path.parent.name in ("", "configs"):
         return packaged
-    known = sorted(p.stem for p in configs_dir().glob("*.yaml"))
-    raise ConfigError(f"{source}: no such configuration file; the package contains: {', '.join(known)}")
+    known = ", ".join(packaged_configs())
+    raise ConfigError(f"{source}: no such configuration file; the package contains: {known}")
+
+
+def packaged_configs() -> list[str]:
+    """Names of the packaged configurations, sorted."""
+    return sorted(path.stem for path in configs_dir().glob("*.yaml"))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from erc_llm.cli.options import WithoutText, open_console, quiet
+from erc_llm.cli.completion import complete_config
+from erc_llm.cli.options import WithoutText, open_console, quiet, tell
 from erc_llm.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,7 +22,11 @@ if TYPE_CHECKING:
 
 def baseline(
     config: Annotated[
-        str, typer.Argument(help="YAML file, or a packaged one: emonet, emonet-mpnet, emonet-roberta-large.")
+        str,
+        typer.Argument(
+            help="YAML file, or a packaged one: emonet, emonet-mpnet, emonet-roberta-large.",
+            autocompletion=complete_config,
+        ),
     ],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Fields to change, as section.field=value, for example kind=compm.")
@@ -93,10 +98,10 @@ def _train(
 
     progress = ConsoleProgress(open_console())
     trained = train_reported(config, corpus, resume=resume, with_text=with_text, progress=progress)
-    typer.echo(f"run: {trained.folder}")
+    tell(f"run: {trained.folder}")
     for split in splits:
         path = trained.write(split, decide=decide, with_text=with_text, progress=progress)
-        typer.echo(f"predictions of {split} ({corpus.version}) written to {path}")
+        tell(f"predictions of {split} ({corpus.version}) written to {path}")
 
 
 def _ablate(config: BaselineConfig, corpus: Corpus, seeds: list[int], split: str, with_text: bool) -> None:

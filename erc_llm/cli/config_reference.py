@@ -41,6 +41,16 @@ def reference() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def field_names(model: type[BaseModel], path: str = "") -> Iterator[str]:
+    """The names of all fields as the command line takes them, such as `lora.rank`."""
+    for name, field in model.model_fields.items():
+        nested = _nested(field.annotation)
+        if nested is None:
+            yield f"{path}{name}"
+        else:
+            yield from field_names(nested, f"{path}{name}.")
+
+
 def _section(model: type[BaseModel], path: str) -> Iterator[str]:
     """The table of a model's own fields, then one section for each field that has fields of its own."""
     plain = {name: field for name, field in model.model_fields.items() if _nested(field.annotation) is None}

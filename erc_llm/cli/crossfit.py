@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from erc_llm.cli.options import Overrides, WithoutText, open_console, prepare_scoring
+from erc_llm.cli.completion import complete_config
+from erc_llm.cli.options import Overrides, WithoutText, open_console, prepare_scoring, tell
 from erc_llm.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,7 +22,9 @@ def crossfit(
     config: Annotated[
         str,
         typer.Argument(
-            help="YAML file, or a packaged configuration, of a language model or of a baseline (which states its kind)."
+            help="YAML file, or a packaged configuration, of a language model or of a baseline (which states its "
+            "kind).",
+            autocompletion=complete_config,
         ),
     ],
     overrides: Overrides = None,
@@ -73,7 +76,7 @@ def _language_model(config: str, overrides: list[str], folds: Folds, resume: boo
     from erc_llm.runs.directory import OUT_OF_FOLD
 
     run = crossfit(load_config(config, overrides), folds, resume=resume, console=open_console(), control=control)
-    typer.echo(f"run: {run.folder}   adapter: {run.adapter}   predictions of train: {run.folder / OUT_OF_FOLD}")
+    tell(f"run: {run.folder}   adapter: {run.adapter}   predictions of train: {run.folder / OUT_OF_FOLD}")
 
 
 def _baseline(config: str, overrides: list[str], folds: Folds, resume: bool, splits: list[str]) -> None:
@@ -82,4 +85,4 @@ def _baseline(config: str, overrides: list[str], folds: Folds, resume: bool, spl
 
     loaded = load_baseline(config, overrides)
     for path in crossfit_baseline(loaded, folds, splits, resume=resume, console=open_console()):
-        typer.echo(f"predictions written to {path}")
+        tell(f"predictions written to {path}")

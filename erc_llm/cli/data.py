@@ -11,12 +11,20 @@ from typing import Annotated
 
 import typer
 
-from erc_llm.cli.options import HealFrom, Overrides, open_console, quiet
+from erc_llm.cli.completion import complete_config, complete_corpus
+from erc_llm.cli.options import AsJson, HealFrom, Overrides, open_console, open_output, print_json, quiet, tell
 
-CorpusPath = Annotated[str, typer.Argument(help="Corpus file or folder; `sample` is the embedded corpus.")]
+CorpusPath = Annotated[
+    str,
+    typer.Argument(help="Corpus file or folder; `sample` is the embedded corpus.", autocompletion=complete_corpus),
+]
 ConfigName = Annotated[
     str,
-    typer.Option("--config", help="YAML file or packaged configuration, for the label set, prompt and tokenizer."),
+    typer.Option(
+        "--config",
+        help="YAML file or packaged configuration, for the label set, prompt and tokenizer.",
+        autocompletion=complete_config,
+    ),
 ]
 
 
@@ -24,22 +32,20 @@ def data(
     path: CorpusPath,
     heal_from: HealFrom = None,
     config: ConfigName = "sample",
-    json_out: Annotated[Path | None, typer.Option("--json", help="Also write the summary as JSON.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Show the content of a corpus: splits, label distribution, speakers, checksums and warnings."""
-    import json
-
     from erc_llm.cli.corpus_view import print_summary
     from erc_llm.config import load_config
     from erc_llm.corpus.summary import summarise
-    from erc_llm.files import write_text
     from erc_llm.recipes.data import open_whole
 
     loaded = load_config(config)
     summary = summarise(open_whole(loaded, path, heal_from))
-    print_summary(summary, open_console())
-    if json_out:
-        write_text(json_out, json.dumps(summary.as_dict(), indent=2, ensure_ascii=False) + "\n")
+    if as_json:
+        print_json(summary.as_dict())
+    else:
+        print_summary(summary, open_output())
 
 
 def config() -> None:
@@ -71,7 +77,7 @@ def render(
     read = open_whole(loaded, corpus, heal_from)
     quiet()
     prompter = build_prompter(loaded, loaded.label_set(), load_tokenizer(loaded.model.base), past=read)
-    print_prompt(prompter, read, dialogue, utterance, tokens, open_console())
+    print_prompt(prompter, read, dialogue, utterance, tokens, open_output())
 
 
 def export_prompts(
@@ -100,7 +106,7 @@ def export_prompts(
     quiet()
     print_warnings(read, open_console())
     rows = export_prompts(loaded, read, split, out)
-    typer.echo(f"{rows} prompts of {split} ({read.version}) written to {out}")
+    tell(f"{rows} prompts of {split} ({read.version}) written to {out}")
 
 
 def profile(
@@ -139,4 +145,4 @@ def profile(
     elif speaker is not None and at is not None:
         person = loaded.corpus.aliases.get(speaker, speaker)
         found, dialogue = find_scene(read, at, person)
-        open_view(loaded, read, console).show(person, found, dialogue, console)
+        open_view(loaded, read, console).show(person, found, dialogue, open_output())

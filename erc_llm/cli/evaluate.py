@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from erc_llm.cli.options import WithoutText, open_console, prepare_scoring
+from erc_llm.cli.options import AsJson, WithoutText, open_console, open_output, prepare_scoring, print_json, tell
 from erc_llm.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def compare(
         int, typer.Option(help="Number of bootstrap resamples, and of swaps in the permutation test.", min=100)
     ] = 10_000,
     seed: Annotated[int, typer.Option(help="Random seed of resamples and swaps.", min=0)] = 0,
+    as_json: AsJson = False,
     decide: Decided = None,
     without_text: WithoutText = False,
 ) -> None:
@@ -74,13 +75,17 @@ def compare(
         has_text = without_text or any(named.table.text is not None for named in tables)
         table = _read(path, decide, (*_UNUSED, "text") if has_text else _UNUSED)
         tables.append(NamedTable(str(path), table, system))
-    comparison = evidence(tables, on=on, draws=draws, seed=seed)
-    print_sections(title(comparison), sections(comparison), open_console())
+    with open_console().status(f"comparing on {draws:,} resamples and swaps"):
+        comparison = evidence(tables, on=on, draws=draws, seed=seed)
+    if as_json:
+        print_json(comparison.as_dict())
+    else:
+        print_sections(title(comparison), sections(comparison), open_output())
     if out is not None:
         from erc_llm.evaluation.comparison_pages import write_comparison
 
         for written in write_comparison(comparison, out):
-            typer.echo(f"written: {written}")
+            tell(f"written: {written}")
 
 
 def _named(text: str) -> tuple[str | None, Path]:
@@ -120,7 +125,7 @@ def evaluate(
     plots: Annotated[
         Path | None, typer.Option(help="Folder for the reliability diagram and the risk-coverage curve, as PNG.")
     ] = None,
-    json_out: Annotated[Path | None, typer.Option("--json", help="Also write the metrics to this JSON file.")] = None,
+    as_json: AsJson = False,
     report: Annotated[
         Path | None, typer.Option(help="Also write everything, with plots, to this one HTML file.")
     ] = None,
@@ -128,37 +133,37 @@ def evaluate(
     without_text: WithoutText = False,
 ) -> None:
     """Print the metrics of a predictions table, with confidence intervals from a bootstrap over whole dialogues."""
-    import json
-
     from erc_llm.cli.evaluation_view import print_differences, print_evaluation
     from erc_llm.evaluation.references import difference, reference_by_name
     from erc_llm.evaluation.report import evaluate as evaluate_table
-    from erc_llm.files import write_text
 
     table = _read(predictions, decide)
-    evaluation = evaluate_table(table, draws=draws, abstain_below=abstain_below)
+    waiting = open_console().status(f"evaluating on {draws:,} resamples")
+    with waiting:
+        evaluation = evaluate_table(table, draws=draws, abstain_below=abstain_below)
     if plots is not None and evaluation.calibration is None:
         raise UserError(f"--plots: needs probabilities, and {predictions} has none; leave --plots out")
     others = [reference_by_name(table, name) or _read(Path(name), decide) for name in against or []]
-    differences = [difference(table, other, draws=draws) for other in others]
-    print_evaluation(evaluation, open_console())
-    if differences:
-        print_differences(differences, open_console())
+    with waiting:
+        differences = [difference(table, other, draws=draws) for other in others]
+    if as_json:
+        print_json(evaluation.as_dict() | {"differences": [each.as_dict() for each in differences]})
+    else:
+        print_evaluation(evaluation, open_output())
+        if differences:
+            print_differences(differences, open_output())
     if plots is not None and evaluation.calibration is not None:
         from erc_llm.evaluation.plots import write_plots
 
         for path in write_plots(evaluation.calibration, plots, f"{table.info.system}, split {table.info.split}"):
-            typer.echo(f"plot: {path}")
+            tell(f"plot: {path}")
     if report is not None:
         from erc_llm.evaluation.evaluation_report import sections, title
         from erc_llm.evaluation.page import write_page
 
         shown = table.without_text() if without_text else table
         write_page(report, title(evaluation), sections(shown, evaluation, differences))
-        typer.echo(f"report: {report}")
-    if json_out:
-        content = evaluation.as_dict() | {"differences": [d.as_dict() for d in differences]}
-        write_text(json_out, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        tell(f"report: {report}")
 
 
 def benchmark(
@@ -200,4 +205,4 @@ def benchmark(
         typer.echo("erc-llm: interrupted; the same command continues", err=True)
         raise typer.Exit(130) from None
     for report in reports:
-        typer.echo(f"report: {report / 'comparison.html'}")
+        tell(f"report: {report / 'comparison.html'}")

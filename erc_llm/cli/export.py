@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from erc_llm.cli.options import open_console, prepare_scoring
+from erc_llm.cli.options import open_console, open_output, prepare_scoring, tell
 from erc_llm.errors import UserError
 
 
@@ -87,7 +87,7 @@ def export(
         if any(value is not None for value in new) or (form, stored, from_base) != ("peft", "auto", "auto"):
             raise UserError(f"{source}: is an export already; options of a new one have no effect, leave them out")
         if verify:
-            verify_export(source, open_console(), base)
+            verify_export(source, open_output(), base)
         if push is not None:
             _push(source, push, force, private)
         return
@@ -105,7 +105,7 @@ def export(
         probes=PROBES if probes is None else probes,
     )
     folder = export_run(options, open_console())
-    typer.echo(f"{form} export, verified: {folder}")
+    tell(f"{form} export, verified: {folder}")
     if push is not None:
         _push(folder, push, force, private)
 
@@ -113,4 +113,4 @@ def export(
 def _push(folder: Path, repository: str, force: bool, private: bool) -> None:
     from erc_llm.export.push import push
 
-    typer.echo(f"uploaded: {push(folder, repository, force=force, private=private)}")
+    tell(f"uploaded: {push(folder, repository, force=force, private=private)}")

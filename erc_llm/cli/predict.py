@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from erc_llm.cli.options import HealFrom, WithoutText, open_console, prepare_scoring
+from erc_llm.cli.options import HealFrom, WithoutText, open_console, open_output, prepare_scoring, tell
 from erc_llm.errors import UserError
 
 if TYPE_CHECKING:
@@ -216,12 +216,12 @@ def predict(
     if interactive:
         from erc_llm.cli.terminal import talk
 
-        talk(open_live(options, open_console()), sys.stdin, open_console())
+        talk(open_live(options, open_console()), sys.stdin, open_output())
         return
     written = predict_to_file(options, open_console())
     _report(written.table, out)
     for sentence in written.remarks:
-        typer.echo(sentence)
+        tell(sentence)
 
 
 def _unsharded(interactive: bool, adapter: list[str] | None, split: str | None) -> str | None:
@@ -242,7 +242,7 @@ def _predict_sharded(options: PredictOptions, workers: int | None, dialogues: in
     except KeyboardInterrupt:
         typer.echo("erc-llm: interrupted; the same command goes on where it was", err=True)
         raise typer.Exit(130) from None
-    typer.echo(f"{found.rows} predictions of {found.dialogues} dialogues written to {options.out}")
+    tell(f"{found.rows} predictions of {found.dialogues} dialogues written to {options.out}")
     if found.failed:
         raise UserError(f"{found.failed} dialogues have no predictions; {found.errors} says why, shard by shard")
 
@@ -279,17 +279,17 @@ def _report(table: Predictions, out: Path) -> None:
     from erc_llm.predictions import Correction
 
     info = table.info
-    typer.echo(f"{len(table)} predictions of {info.split} ({info.corpus_version}) written to {out}")
+    tell(f"{len(table)} predictions of {info.split} ({info.corpus_version}) written to {out}")
     for words in filter(None, (info.prior, info.calibration)):
-        typer.echo(f"corrected: {words}")
+        tell(f"corrected: {words}")
     if info.neighbours_weight is not None:
-        typer.echo(f"mixed in with weight {info.neighbours_weight:.3f}: {info.neighbours}")
+        tell(f"mixed in with weight {info.neighbours_weight:.3f}: {info.neighbours}")
     decision = Correction.of(info).decision
     if info.decoding is None or decision is not None:
-        typer.echo(f"decided: {'the most probable label' if decision is None else decision.words}")
+        tell(f"decided: {'the most probable label' if decision is None else decision.words}")
     if info.abstain_below is not None:
         count = int(table.abstained().sum())
-        typer.echo(f"{count} of them abstain: their largest probability is below {info.abstain_below:g}")
+        tell(f"{count} of them abstain: their largest probability is below {info.abstain_below:g}")
 
 
 def calibrate(
@@ -370,4 +370,4 @@ def calibrate(
         decide = "weighted_f1"
     path = calibrate_run(run, table, name, shift, fit_for, seed, open_console(), decide, lines)
     how = "" if decide else " --calibration run"
-    typer.echo(f"calibration written to {path}; `erc-llm predict {source}{how}` applies it")
+    tell(f"calibration written to {path}; `erc-llm predict {source}{how}` applies it")

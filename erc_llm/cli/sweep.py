@@ -11,11 +11,15 @@ from typing import Annotated, Literal
 
 import typer
 
-from erc_llm.cli.options import Overrides, open_console, prepare_scoring
+from erc_llm.cli.completion import complete_config
+from erc_llm.cli.options import Overrides, open_console, prepare_scoring, tell
 
 
 def sweep(
-    config: Annotated[str, typer.Argument(help="YAML file, or a packaged configuration, which is varied.")],
+    config: Annotated[
+        str,
+        typer.Argument(help="YAML file, or a packaged configuration, which is varied.", autocompletion=complete_config),
+    ],
     space: Annotated[
         Path,
         typer.Argument(
@@ -66,9 +70,9 @@ def sweep(
         raise typer.Exit(130) from None
     done = ended(study)
     best = study.best_trial
-    typer.echo(f"{len(done)} trials in {out / TABLE}; best {metric} {best.value:.4f} in trial {best.number}:")
+    tell(f"{len(done)} trials in {out / TABLE}; best {metric} {best.value:.4f} in trial {best.number}:")
     for text in best.user_attrs["overrides"]:
-        typer.echo(f"  {text}")
+        tell(f"  {text}")
     for name, part in importance(study).items():
-        typer.echo(f"importance of {name}: {part:.2f}")
-    typer.echo(f"train it: erc-llm train {out / BEST}")
+        tell(f"importance of {name}: {part:.2f}")
+    tell(f"train it: erc-llm train {out / BEST}")

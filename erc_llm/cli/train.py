@@ -11,12 +11,17 @@ from typing import Annotated
 
 import typer
 
-from erc_llm.cli.options import Overrides, open_console, prepare_scoring
+from erc_llm.cli.completion import complete_config
+from erc_llm.cli.options import Overrides, open_console, prepare_scoring, tell
 
 
 def train(
     config: Annotated[
-        str, typer.Argument(help="YAML file, or a packaged configuration: smollm2-135m, llama2-7b-qlora or sample.")
+        str,
+        typer.Argument(
+            help="YAML file, or a packaged configuration: smollm2-135m, llama2-7b-qlora or sample.",
+            autocompletion=complete_config,
+        ),
     ],
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run.")] = False,
@@ -44,7 +49,7 @@ def train(
         raise typer.Exit(130) from None
     leave_processes()
     if process_rank() == 0:
-        typer.echo(f"run: {run.folder}   adapter: {run.adapter}")
+        tell(f"run: {run.folder}   adapter: {run.adapter}")
 
 
 def average(
@@ -65,4 +70,4 @@ def average(
     from erc_llm.runs.directory import read_run
 
     made = average_runs([read_run(run) for run in runs], out, rank=rank)
-    typer.echo(f"run: {made.folder}   adapter: {made.adapter}   rank {made.config.lora.rank}")
+    tell(f"run: {made.folder}   adapter: {made.adapter}   rank {made.config.lora.rank}")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from erc_llm.cli.options import Overrides, open_console, quiet
+from erc_llm.cli.completion import complete_config
+from erc_llm.cli.options import Overrides, open_console, open_output, quiet
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,7 +23,11 @@ _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
 def validate(
     config: Annotated[
-        str, typer.Argument(help="YAML file, or a packaged configuration: smollm2-135m, llama2-7b-qlora or sample.")
+        str,
+        typer.Argument(
+            help="YAML file, or a packaged configuration: smollm2-135m, llama2-7b-qlora or sample.",
+            autocompletion=complete_config,
+        ),
     ],
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Validate for continuing an unfinished run.")] = False,
@@ -31,8 +36,9 @@ def validate(
     quiet()
     from erc_llm.recipes.validate import validate as run_checks
 
-    report = run_checks(config, overrides or [], resume=resume)
-    print_report(report, open_console())
+    with open_console().status("checking"):
+        report = run_checks(config, overrides or [], resume=resume)
+    print_report(report, open_output())
     raise typer.Exit(report.exit_code)
 
 

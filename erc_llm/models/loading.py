@@ -7,11 +7,9 @@ Does not depend on: prompts, corpora, training.
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Mapping
-from contextlib import nullcontext, redirect_stderr
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -101,8 +99,7 @@ def load_base_model(
     folder, reference = _weights(name) if gguf is None else (Path(name), name)
     chosen = choose_device(device)
     dtype, reason = choose_precision(precision, chosen)
-    # The bar of a GGUF file's conversion has no setting to disable it, and writes to stderr.
-    with quiet_loading(), redirect_stderr(io.StringIO()) if gguf else nullcontext():
+    with quiet_loading(gguf=gguf is not None):
         model = _load_weights(folder, dtype, chosen, attention, quantisation, gguf)
         tokenizer = read_tokenizer(folder)
     description = describe(folder, name)

@@ -13,13 +13,14 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import shutil
 import tempfile
 import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 # Part of the name of a converted folder: increase it when the conversion changes, so that old folders are not used.
 CONVERSION = 1
+# Seconds before tqdm draws a bar (read when it is imported); the command line sets it on terminals.
+SLOW_BARS = "TQDM_DELAY"
 _UNFINISHED = ".unfinished-"
 
 
@@ -122,14 +125,22 @@ ENCODERS = {
 
 
 @contextmanager
-def quiet_loading() -> Iterator[None]:
-    """A context without weight-loading progress bars, which add nothing to the lines that are printed here."""
+def quiet_loading(*, gguf: bool = False) -> Iterator[None]:
+    """A context without the bars of loading weights, unless they wait until loading has taken a while.
+
+    Args:
+        gguf: Whether a GGUF file is read: the bar of its conversion has no setting to disable it, and writes to stderr.
+    """
     from transformers.utils import logging as transformers_logging
 
+    if SLOW_BARS in os.environ:
+        yield
+        return
     before = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        yield
+        with redirect_stderr(io.StringIO()) if gguf else nullcontext():
+            yield
     finally:
         if before:
             with warnings.catch_warnings():  # it warns if HF_HUB_DISABLE_PROGRESS_BARS is set
@@ -232,8 +243,7 @@ def _convert(model: WheelModel, gguf: Path, folder: Path) -> None:
 
     # Without this, an installed `kernels` package would keep the weights packed.
     dequantised = GgufConfig(dequantize=True)
-    # One of the progress bars has no setting to disable it, and writes to stderr.
-    with quiet_loading(), warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+    with quiet_loading(gguf=True), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32, quantization_config=dequantised

@@ -6,7 +6,9 @@ Does not depend on: models, the work whose progress is shown.
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -83,17 +85,32 @@ class _ConsoleBar:
 
 
 def quiet() -> None:
-    """Silence the notices of libraries; their errors are still raised as exceptions."""
-    import logging
+    """Silence the notices of libraries; their errors are still raised as exceptions.
+
+    On a terminal, their bars of downloads and of loading weights show if these take longer than three seconds, and so
+    does the note that a model is converted.
+    """
     import warnings
+
+    from erc_llm.models.wheels import SLOW_BARS
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if sys.stderr.isatty() and "HF_HUB_DISABLE_PROGRESS_BARS" not in os.environ:
+        os.environ.setdefault(SLOW_BARS, "3")
+        _show_notes(logging.getLogger("erc_llm.models"))
+    else:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     warnings.simplefilter("ignore", FutureWarning)
     for library in ("accelerate", "bitsandbytes"):
         logging.getLogger(library).setLevel(logging.ERROR)
+
+
+def _show_notes(logger: logging.Logger) -> None:
+    if not logger.handlers:
+        logger.addHandler(logging.StreamHandler())
+        logger.setLevel(logging.INFO)
 
 
 def prepare_scoring() -> None:

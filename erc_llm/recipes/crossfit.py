@@ -275,7 +275,7 @@ def run_folds(job: Callable[..., None], configs: Sequence[Recipe], folds: Folds,
         console.print(done, highlight=False, soft_wrap=True)
 
     jobs = {config.name: (config, folds.with_text) for config in configs}
-    run_side_by_side(job, jobs, folds.side_by_side, show, file=console.file)
+    run_side_by_side(job, jobs, folds.side_by_side, show, file=console.file, quiet=console.quiet)
 
 
 def _train_fold(corpus_sha256: str, config: RunConfig, with_text: bool, console: Console) -> None:

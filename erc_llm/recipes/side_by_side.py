@@ -33,6 +33,7 @@ def run_side_by_side(
     *,
     on_killed: Callable[[str, int], None] | None = None,
     file: IO[str] | None = None,
+    quiet: bool = False,
 ) -> None:
     """Run `job(*arguments[name], console)` for every name, at most `at_once` of them at a time.
 
@@ -47,6 +48,7 @@ def run_side_by_side(
         on_killed: Called with the name and the process id of a job whose process was killed from outside; after it the
             job starts again. None: such a job is an error.
         file: Where jobs in this process print; None: on standard output, as those in processes of their own do.
+        quiet: Whether the consoles of the jobs show nothing.
 
     Raises:
         ErcError, OSError: A job raised it; the other processes are stopped.
@@ -55,10 +57,10 @@ def run_side_by_side(
     """
     if at_once == 1:
         for i, (name, values) in enumerate(arguments.items()):
-            job(*values, prefixed_console(name, file))
+            job(*values, prefixed_console(name, file, quiet=quiet))
             on_done(name, len(arguments) - i - 1)
         return
-    _Pool(job, at_once, on_done, on_killed).run(arguments)
+    _Pool(job, at_once, on_done, on_killed, quiet).run(arguments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +82,10 @@ class _Pool:
         at_once: int,
         on_done: Callable[[str, int], None],
         on_killed: Callable[[str, int], None] | None,
+        quiet: bool,
     ) -> None:
         self._job = job
+        self._quiet = quiet
         self._places = list(range(at_once))  # free places; a place keeps its GPU
         self._gpus = visible_gpus()
         self._threads = max(1, usable_cores() // at_once)
@@ -115,7 +119,7 @@ class _Pool:
         context = multiprocessing.get_context("spawn")
         pipe, other_end = context.Pipe(duplex=False)
         process = context.Process(
-            target=_run_in_process, args=(self._job, name, values, self._threads, other_end), name=name
+            target=_run_in_process, args=(self._job, name, values, self._threads, self._quiet, other_end), name=name
         )
         with _changed_environment(environment):  # what the process inherits counts before anything is imported there
             process.start()
@@ -201,7 +205,7 @@ def _changed_environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _run_in_process(job: Job, name: str, values: Sequence[Any], threads: int, pipe: Connection) -> None:
+def _run_in_process(job: Job, name: str, values: Sequence[Any], threads: int, quiet: bool, pipe: Connection) -> None:
     """The main function of a process: run the job, and send None or its error."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
@@ -209,7 +213,7 @@ def _run_in_process(job: Job, name: str, values: Sequence[Any], threads: int, pi
     torch.set_num_threads(threads)
     prepare_scoring()
     try:
-        job(*values, prefixed_console(name))
+        job(*values, prefixed_console(name, quiet=quiet))
     except KeyboardInterrupt:
         os._exit(130)  # the parent has it too, and tells the user
     except (ErcError, OSError) as error:
@@ -230,11 +234,11 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def prefixed_console(name: str, file: IO[str] | None = None) -> Console:
+def prefixed_console(name: str, file: IO[str] | None = None, *, quiet: bool = False) -> Console:
     """A console on a file, by default standard output, whose lines begin with the name of a job."""
     import sys
 
-    return Console(file=cast(IO[str], _Prefixed(file or sys.stdout, f"{name}: ")), width=120)
+    return Console(file=cast(IO[str], _Prefixed(file or sys.stdout, f"{name}: ")), width=120, quiet=quiet)
 
 
 class _Prefixed:

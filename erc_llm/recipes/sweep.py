@@ -63,7 +63,7 @@ def sweep(options: Sweep, console: Console | None = None, workers: int | None = 
     else:
         jobs = {f"worker-{number}": (options, space, 1) for number in range(1, at_once + 1)}
         killed = _Killed(options, at_once, console)
-        run_side_by_side(run_trials, jobs, at_once, lambda name, left: None, on_killed=killed)
+        run_side_by_side(run_trials, jobs, at_once, lambda name, left: None, on_killed=killed, quiet=console.quiet)
     return open_study(options)
 
 

@@ -24,12 +24,6 @@ def test_no_space_for_the_predictions(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_space_for_the_summary(corpus: Path, erc: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", _no_space)
-    refused(erc("data", corpus, "--json", tmp_path / "summary.json"), "summary.json", "No space left")
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_no_space_for_the_run(config: Path, erc: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", _no_space)
     refused(erc("train", config), "No space left", str(tmp_path / "runs" / "tiny"))

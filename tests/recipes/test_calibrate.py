@@ -78,12 +78,13 @@ def test_calibrate_and_predict(run: Path, erc: Command, tmp_path: Path) -> None:
     assert [read_predictions(path).info.selection for path in (raw, calibrated)] == ["selection"] * 2
     assert read_predictions(given).info.prior_shares == pytest.approx([float(s) for s in SHARES.split(",")])
 
-    figures = tmp_path / "figures.json"
-    done = erc("evaluate", calibrated, "--draws", 100, "--json", figures, "--plots", tmp_path / "plots")
+    done = erc("evaluate", calibrated, "--draws", 100)
     assert done.code == 0, done.err
     assert "Abstaining below 30 %" in done.out
+    done = erc("evaluate", calibrated, "--draws", 100, "--json", "--plots", tmp_path / "plots")
+    assert done.code == 0, done.err
     assert {p.name for p in (tmp_path / "plots").iterdir()} == {"reliability.png", "risk-coverage.png"}
-    steps = json.loads(figures.read_text("utf-8"))["calibration"]["steps"]
+    steps = json.loads(done.out)["calibration"]["steps"]
     assert [s["step"] for s in steps] == ["raw", "prior: corpus", "calibration"]
 
 

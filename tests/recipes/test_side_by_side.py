@@ -116,6 +116,13 @@ def test_every_line_begins_with_the_name_and_the_cores_are_shared(capfd: pytest.
     assert all(line.startswith(("a: ", "b: ")) for line in lines), lines
 
 
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_quiet_jobs_print_nothing(at_once: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run_side_by_side(_write, _jobs(tmp_path, 2), at_once, _Done(), quiet=True)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert capfd.readouterr().out == ""
+
+
 def test_one_at_a_time_the_first_error_ends_the_rest(tmp_path: Path) -> None:
     done = _Done()
     with pytest.raises(CorpusError, match=r"^train\.jsonl:7: found a hole$"):
