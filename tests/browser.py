@@ -1,6 +1,6 @@
 """Chromium for tests of pages, and what is looked at in every page: contrast, names of controls, overflow.
 
-Needs Chromium with its driver, and selenium; a module that imports this one is skipped without them.
+Needs Chromium with its driver, which no package installs; a module that imports this one is skipped without them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("selenium", reason="pip install selenium")
 _CHROMIUM, _DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 if _CHROMIUM is None or _DRIVER is None:
     pytest.skip("needs chromium and chromedriver (Debian: apt-get install chromium-driver)", allow_module_level=True)

@@ -1,6 +1,6 @@
 """The page in a browser: a person labels a conversation, changes runs, finds an error and follows a training run.
 
-Needs Chromium with its driver, and selenium; skipped without them. With the path of axe-core's `axe.min.js` in
+Needs Chromium with its driver; skipped without them. With the path of axe-core's `axe.min.js` in
 ERC_LLM_AXE, axe looks at every view too.
 """
 
