@@ -195,13 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         busy = os.getloadavg()[0]
         print(f"load of the machine: {busy:.1f} on {os.cpu_count()} cores (1 to 2 is this benchmark alone)\n")
         print(HEADER)
-        print(
-            row(
-                f"a new line in a scene of {SCENE} to {SCENE + NEW} lines",
-                after,
-                lines * len(after) / len(first + after),
-            )
-        )
+        print(row(f"a new line in a scene of {SCENE} to {SCENE + NEW} lines", after, lines))
         print(row(f"the first line after pasting {SCENE - 1}", first))
         print(row(f"a table of {ROWS:,} rows, opened", opened, between - before))
         print(row(f"a new line while {PEOPLE} people type, {EACH} lines each", typed, people))
