@@ -48,7 +48,7 @@ class Watched:
         name: Its folder, from the one that is followed on.
         state: `training`, `finished`, or `starting` before its first logged step.
         step: The last logged optimizer step.
-        total: Steps of all epochs; None if unknown. Early stopping may end before.
+        total: Steps of all epochs, from the last logged one; None if unknown or finished. Early stopping may end before.
         epoch: Passes over train so far.
         loss: The last logged loss, in nats; None before the first.
         best: The best weighted F1 on the selection split, a fraction; None before the first.
@@ -133,7 +133,7 @@ class Watcher:
         step, epoch = int(last.get("step", 0)), float(last.get("epoch", 0.0))
         finished = _status(folder) == FINISHED
         epochs = _epochs(folder)
-        total = round(step * epochs / epoch) if epochs and epoch > 0 else None
+        total = round(step * epochs / epoch) if epochs and epoch > 0 and not finished else None
         scores = _scores(folder)
         written = _time(folder / TRAINING_LOG)
         return Watched(

@@ -16,8 +16,8 @@ const number = (value, digits) => (value === null ? "" : value.toFixed(digits));
 
 /** Texts of a run's cells after its name. */
 const cells = (run) => [
-  run.state, run.total ? `${run.step} of ${run.total}` : String(run.step), number(run.loss, 3),
-  run.best === null ? "" : number(100 * run.best, 2), duration(run.seconds_left),
+  run.state, run.total ? `${run.step} of ${run.total}` : String(run.step), duration(run.seconds_left),
+  number(run.loss, 3), run.best === null ? "" : number(100 * run.best, 2),
   run.seconds_since === null ? "" : `${duration(run.seconds_since)} ago`,
 ];
 
