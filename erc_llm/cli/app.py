@@ -109,7 +109,9 @@ COMMANDS: dict[str, tuple[tuple[Callable[..., None], str], ...]] = {
 }
 for _group, _commands in COMMANDS.items():
     for _command, _example in _commands:
-        app.command(rich_help_panel=_group, epilog=f"Example: {_example}")(with_quiet(_command))
+        # A demo has nothing to show but its progress.
+        _function = _command if _command is demo else with_quiet(_command)
+        app.command(rich_help_panel=_group, epilog=f"Example: {_example}")(_function)
 
 
 def main() -> None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from erc_llm.cli.completion import complete_config
-from erc_llm.cli.options import WithoutText, open_console, quiet, tell
+from erc_llm.cli.completion import complete_baseline_field, complete_config
+from erc_llm.cli.options import WithoutText, open_console, open_output, print_note, silence_libraries
 from erc_llm.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,7 +29,11 @@ def baseline(
         ),
     ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Fields to change, as section.field=value, for example kind=compm.")
+        list[str] | None,
+        typer.Argument(
+            help="Fields to change, as section.field=value, for example kind=compm.",
+            autocompletion=complete_baseline_field,
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an unfinished run; a finished one is only used to predict.")
@@ -77,7 +81,7 @@ def baseline(
     corpus = open_corpus(loaded.corpus, loaded.label_set())
     for name in [scored] if ablate else splits:
         corpus.split(name)  # a wrong name fails before anything is trained
-    quiet()
+    silence_libraries()
     print_warnings(corpus, open_console())
     try:
         if ablate:
@@ -98,10 +102,10 @@ def _train(
 
     progress = ConsoleProgress(open_console())
     trained = train_reported(config, corpus, resume=resume, with_text=with_text, progress=progress)
-    tell(f"run: {trained.folder}")
+    print_note(f"run: {trained.folder}")
     for split in splits:
         path = trained.write(split, decide=decide, with_text=with_text, progress=progress)
-        tell(f"predictions of {split} ({corpus.version}) written to {path}")
+        print_note(f"predictions of {split} ({corpus.version}) written to {path}")
 
 
 def _ablate(config: BaselineConfig, corpus: Corpus, seeds: list[int], split: str, with_text: bool) -> None:
@@ -110,10 +114,10 @@ def _ablate(config: BaselineConfig, corpus: Corpus, seeds: list[int], split: str
     from erc_llm.recipes.baseline import ablate_reported
     from erc_llm.recipes.console import ConsoleProgress
 
-    console = open_console()
-    done = ablate_reported(config, corpus, seeds, split, with_text=with_text, progress=ConsoleProgress(console))
-    console.print(Markdown(done.markdown))
-    console.print(f"written to {done.path} and .json", markup=False, soft_wrap=True)
+    progress = ConsoleProgress(open_console())
+    done = ablate_reported(config, corpus, seeds, split, with_text=with_text, progress=progress)
+    open_output().print(Markdown(done.markdown))
+    print_note(f"written to {done.path} and .json")
 
 
 def _seeds(text: str) -> list[int]:

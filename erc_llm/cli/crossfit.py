@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from erc_llm.cli.completion import complete_config
-from erc_llm.cli.options import Overrides, WithoutText, open_console, prepare_scoring, tell
+from erc_llm.cli.options import Overrides, WithoutText, open_console, prepare_scoring, print_note
 from erc_llm.errors import UserError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _language_model(config: str, overrides: list[str], folds: Folds, resume: boo
     from erc_llm.runs.directory import OUT_OF_FOLD
 
     run = crossfit(load_config(config, overrides), folds, resume=resume, console=open_console(), control=control)
-    tell(f"run: {run.folder}   adapter: {run.adapter}   predictions of train: {run.folder / OUT_OF_FOLD}")
+    print_note(f"run: {run.folder}   adapter: {run.adapter}   predictions of train: {run.folder / OUT_OF_FOLD}")
 
 
 def _baseline(config: str, overrides: list[str], folds: Folds, resume: bool, splits: list[str]) -> None:
@@ -85,4 +85,4 @@ def _baseline(config: str, overrides: list[str], folds: Folds, resume: bool, spl
 
     loaded = load_baseline(config, overrides)
     for path in crossfit_baseline(loaded, folds, splits, resume=resume, console=open_console()):
-        tell(f"predictions written to {path}")
+        print_note(f"predictions written to {path}")

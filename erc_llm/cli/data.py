@@ -12,7 +12,16 @@ from typing import Annotated
 import typer
 
 from erc_llm.cli.completion import complete_config, complete_corpus
-from erc_llm.cli.options import AsJson, HealFrom, Overrides, open_console, open_output, print_json, quiet, tell
+from erc_llm.cli.options import (
+    AsJson,
+    HealFrom,
+    Overrides,
+    open_console,
+    open_output,
+    print_json,
+    print_note,
+    silence_libraries,
+)
 
 CorpusPath = Annotated[
     str,
@@ -75,7 +84,7 @@ def render(
 
     loaded = load_config(config, overrides or [])
     read = open_whole(loaded, corpus, heal_from)
-    quiet()
+    silence_libraries()
     prompter = build_prompter(loaded, loaded.label_set(), load_tokenizer(loaded.model.base), past=read)
     print_prompt(prompter, read, dialogue, utterance, tokens, open_output())
 
@@ -103,10 +112,10 @@ def export_prompts(
     read = open_whole(loaded, corpus, heal_from)
     if loaded.holds_out_selection:
         read = with_selection(read, loaded.corpus)
-    quiet()
+    silence_libraries()
     print_warnings(read, open_console())
     rows = export_prompts(loaded, read, split, out)
-    tell(f"{rows} prompts of {split} ({read.version}) written to {out}")
+    print_note(f"{rows} prompts of {split} ({read.version}) written to {out}")
 
 
 def profile(
@@ -133,7 +142,7 @@ def profile(
 
     check_options(out, split, speaker, at)
     loaded, console = load_config(config, overrides or []), open_console()
-    quiet()
+    silence_libraries()
     from erc_llm.build import training_view
 
     read = training_view(open_whole(loaded, corpus, heal_from), loaded)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from erc_llm.cli.options import AsJson, WithoutText, open_console, open_output, prepare_scoring, print_json, tell
+from erc_llm.cli.options import AsJson, WithoutText, open_console, open_output, prepare_scoring, print_json, print_note
 from erc_llm.errors import UserError
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def compare(
         from erc_llm.evaluation.comparison_pages import write_comparison
 
         for written in write_comparison(comparison, out):
-            tell(f"written: {written}")
+            print_note(f"written: {written}")
 
 
 def _named(text: str) -> tuple[str | None, Path]:
@@ -156,14 +156,14 @@ def evaluate(
         from erc_llm.evaluation.plots import write_plots
 
         for path in write_plots(evaluation.calibration, plots, f"{table.info.system}, split {table.info.split}"):
-            tell(f"plot: {path}")
+            print_note(f"plot: {path}")
     if report is not None:
         from erc_llm.evaluation.evaluation_report import sections, title
         from erc_llm.evaluation.page import write_page
 
         shown = table.without_text() if without_text else table
         write_page(report, title(evaluation), sections(shown, evaluation, differences))
-        tell(f"report: {report}")
+        print_note(f"report: {report}")
 
 
 def benchmark(
@@ -193,7 +193,7 @@ def benchmark(
     from erc_llm.recipes.benchmark_config import read_benchmark_config
 
     def show(comparison: Comparison) -> None:
-        print_sections(title(comparison), sections(comparison), console)
+        print_sections(title(comparison), sections(comparison), open_output())
 
     console = open_console()
     benchmark = read_benchmark_config(name)
@@ -205,4 +205,4 @@ def benchmark(
         typer.echo("erc-llm: interrupted; the same command continues", err=True)
         raise typer.Exit(130) from None
     for report in reports:
-        tell(f"report: {report / 'comparison.html'}")
+        print_note(f"report: {report / 'comparison.html'}")

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from erc_llm.cli.options import open_console, open_output, prepare_scoring, tell
+from erc_llm.cli.options import open_console, open_output, prepare_scoring, print_note
 from erc_llm.errors import UserError
 
 
@@ -105,7 +105,7 @@ def export(
         probes=PROBES if probes is None else probes,
     )
     folder = export_run(options, open_console())
-    tell(f"{form} export, verified: {folder}")
+    print_note(f"{form} export, verified: {folder}")
     if push is not None:
         _push(folder, push, force, private)
 
@@ -113,4 +113,4 @@ def export(
 def _push(folder: Path, repository: str, force: bool, private: bool) -> None:
     from erc_llm.export.push import push
 
-    tell(f"uploaded: {push(folder, repository, force=force, private=private)}")
+    print_note(f"uploaded: {push(folder, repository, force=force, private=private)}")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from erc_llm.cli.completion import complete_field
-from erc_llm.recipes.console import prepare_scoring, quiet
+from erc_llm.recipes.console import prepare_scoring, silence_libraries
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,12 +30,13 @@ __all__ = [
     "open_output",
     "prepare_scoring",
     "print_json",
-    "quiet",
-    "tell",
+    "print_note",
+    "print_remark",
+    "silence_libraries",
     "with_quiet",
 ]
 
-# Whether the command that runs now shows its result and errors only.
+# Whether the command that runs now prints no progress and no notes.
 _QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
 
 
@@ -57,7 +58,10 @@ WithoutText = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables, and nothing else.")]
 
 
-_Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show the result and errors only: no progress, no notes.")]
+_Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="No progress, no notes: results, warnings and errors only."),
+]
 
 
 def with_quiet(command: Callable[..., None]) -> Callable[..., None]:
@@ -65,7 +69,7 @@ def with_quiet(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def wrapped(*, quiet: bool, **values: Any) -> None:
-        _QUIET.set(quiet)
+        _QUIET.set(quiet or bool(values.get("as_json")))
         if quiet:
             os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
         command(**values)
@@ -91,15 +95,19 @@ def open_output() -> Console:
     return Console()
 
 
-def tell(text: str) -> None:
-    """Print a note, such as where a file was written; with `--quiet` nothing."""
+def print_note(text: str) -> None:
+    """Print a note, such as where a file was written; nothing with `--quiet` and `--json`."""
     if not _QUIET.get():
         typer.echo(text)
 
 
+def print_remark(text: str) -> None:
+    """Print what should be known of a result; with `--quiet` on standard error."""
+    typer.echo(text, err=_QUIET.get())
+
+
 def print_json(content: object) -> None:
-    """Print a result as JSON; notes that come after it are not printed, so that standard output is JSON alone."""
+    """Print a result as JSON."""
     import json
 
     typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
-    _QUIET.set(True)

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from erc_llm.cli.options import HealFrom, WithoutText, open_console, open_output, prepare_scoring, tell
+from erc_llm.cli.options import (
+    HealFrom,
+    WithoutText,
+    open_console,
+    open_output,
+    prepare_scoring,
+    print_note,
+    print_remark,
+)
 from erc_llm.errors import UserError
 
 if TYPE_CHECKING:
@@ -221,7 +229,7 @@ def predict(
     written = predict_to_file(options, open_console())
     _report(written.table, out)
     for sentence in written.remarks:
-        tell(sentence)
+        print_remark(sentence)
 
 
 def _unsharded(interactive: bool, adapter: list[str] | None, split: str | None) -> str | None:
@@ -242,7 +250,7 @@ def _predict_sharded(options: PredictOptions, workers: int | None, dialogues: in
     except KeyboardInterrupt:
         typer.echo("erc-llm: interrupted; the same command goes on where it was", err=True)
         raise typer.Exit(130) from None
-    tell(f"{found.rows} predictions of {found.dialogues} dialogues written to {options.out}")
+    print_note(f"{found.rows} predictions of {found.dialogues} dialogues written to {options.out}")
     if found.failed:
         raise UserError(f"{found.failed} dialogues have no predictions; {found.errors} says why, shard by shard")
 
@@ -279,17 +287,17 @@ def _report(table: Predictions, out: Path) -> None:
     from erc_llm.predictions import Correction
 
     info = table.info
-    tell(f"{len(table)} predictions of {info.split} ({info.corpus_version}) written to {out}")
+    print_note(f"{len(table)} predictions of {info.split} ({info.corpus_version}) written to {out}")
     for words in filter(None, (info.prior, info.calibration)):
-        tell(f"corrected: {words}")
+        print_note(f"corrected: {words}")
     if info.neighbours_weight is not None:
-        tell(f"mixed in with weight {info.neighbours_weight:.3f}: {info.neighbours}")
+        print_note(f"mixed in with weight {info.neighbours_weight:.3f}: {info.neighbours}")
     decision = Correction.of(info).decision
     if info.decoding is None or decision is not None:
-        tell(f"decided: {'the most probable label' if decision is None else decision.words}")
+        print_note(f"decided: {'the most probable label' if decision is None else decision.words}")
     if info.abstain_below is not None:
         count = int(table.abstained().sum())
-        tell(f"{count} of them abstain: their largest probability is below {info.abstain_below:g}")
+        print_note(f"{count} of them abstain: their largest probability is below {info.abstain_below:g}")
 
 
 def calibrate(
@@ -368,6 +376,6 @@ def calibrate(
         table, name = predict_selection(run, corpus, heal_from, open_console())
     if decide is None and run.manifest.folds is not None:
         decide = "weighted_f1"
-    path = calibrate_run(run, table, name, shift, fit_for, seed, open_console(), decide, lines)
+    path = calibrate_run(run, table, name, shift, fit_for, seed, open_output(), decide, lines)
     how = "" if decide else " --calibration run"
-    tell(f"calibration written to {path}; `erc-llm predict {source}{how}` applies it")
+    print_note(f"calibration written to {path}; `erc-llm predict {source}{how}` applies it")

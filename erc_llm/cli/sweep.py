@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import typer
 
 from erc_llm.cli.completion import complete_config
-from erc_llm.cli.options import Overrides, open_console, prepare_scoring, tell
+from erc_llm.cli.options import Overrides, open_console, prepare_scoring, print_note
 
 
 def sweep(
@@ -70,9 +70,9 @@ def sweep(
         raise typer.Exit(130) from None
     done = ended(study)
     best = study.best_trial
-    tell(f"{len(done)} trials in {out / TABLE}; best {metric} {best.value:.4f} in trial {best.number}:")
+    typer.echo(f"{len(done)} trials in {out / TABLE}; best {metric} {best.value:.4f} in trial {best.number}:")
     for text in best.user_attrs["overrides"]:
-        tell(f"  {text}")
+        typer.echo(f"  {text}")
     for name, part in importance(study).items():
-        tell(f"importance of {name}: {part:.2f}")
-    tell(f"train it: erc-llm train {out / BEST}")
+        typer.echo(f"importance of {name}: {part:.2f}")
+    print_note(f"train it: erc-llm train {out / BEST}")

@@ -12,14 +12,14 @@ from typing import Annotated
 import typer
 
 from erc_llm.cli.completion import complete_config
-from erc_llm.cli.options import Overrides, open_console, prepare_scoring, tell
+from erc_llm.cli.options import Overrides, open_console, prepare_scoring, print_note
 
 
 def train(
     config: Annotated[
         str,
         typer.Argument(
-            help="YAML file, or a packaged configuration: smollm2-135m, llama2-7b-qlora or sample.",
+            help="YAML file, or a packaged configuration: smollm2-135m, llama2-7b-qlora, sample, ...",
             autocompletion=complete_config,
         ),
     ],
@@ -49,7 +49,7 @@ def train(
         raise typer.Exit(130) from None
     leave_processes()
     if process_rank() == 0:
-        tell(f"run: {run.folder}   adapter: {run.adapter}")
+        print_note(f"run: {run.folder}   adapter: {run.adapter}")
 
 
 def average(
@@ -70,4 +70,4 @@ def average(
     from erc_llm.runs.directory import read_run
 
     made = average_runs([read_run(run) for run in runs], out, rank=rank)
-    tell(f"run: {made.folder}   adapter: {made.adapter}   rank {made.config.lora.rank}")
+    print_note(f"run: {made.folder}   adapter: {made.adapter}   rank {made.config.lora.rank}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from erc_llm.cli.completion import complete_config
-from erc_llm.cli.options import Overrides, open_console, open_output, quiet
+from erc_llm.cli.options import Overrides, open_console, open_output, silence_libraries
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,7 +25,7 @@ def validate(
     config: Annotated[
         str,
         typer.Argument(
-            help="YAML file, or a packaged configuration: smollm2-135m, llama2-7b-qlora or sample.",
+            help="YAML file, or a packaged configuration: smollm2-135m, llama2-7b-qlora, sample, ...",
             autocompletion=complete_config,
         ),
     ],
@@ -33,7 +33,7 @@ def validate(
     resume: Annotated[bool, typer.Option("--resume", help="Validate for continuing an unfinished run.")] = False,
 ) -> None:
     """Check a configuration, its files, the model and this machine before training; report all findings together."""
-    quiet()
+    silence_libraries()
     from erc_llm.recipes.validate import validate as run_checks
 
     with open_console().status("checking"):

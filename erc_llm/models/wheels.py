@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 import tempfile
 import time
 import warnings
@@ -34,8 +35,8 @@ logger = logging.getLogger(__name__)
 
 # Part of the name of a converted folder: increase it when the conversion changes, so that old folders are not used.
 CONVERSION = 1
-# Seconds before tqdm draws a bar (read when it is imported); the command line sets it on terminals.
-SLOW_BARS = "TQDM_DELAY"
+# Environment variable of tqdm: seconds before a bar is drawn. It counts at tqdm's import; the command line sets it.
+BAR_DELAY = "TQDM_DELAY"
 _UNFINISHED = ".unfinished-"
 
 
@@ -126,14 +127,14 @@ ENCODERS = {
 
 @contextmanager
 def quiet_loading(*, gguf: bool = False) -> Iterator[None]:
-    """A context without the bars of loading weights, unless they wait until loading has taken a while.
+    """Disable the progress bars of loading weights, unless the command line has delayed them on a terminal.
 
     Args:
-        gguf: Whether a GGUF file is read: the bar of its conversion has no setting to disable it, and writes to stderr.
+        gguf: Also discard standard error: the bar of a GGUF file's conversion has no setting to disable it.
     """
     from transformers.utils import logging as transformers_logging
 
-    if SLOW_BARS in os.environ:
+    if BAR_DELAY in os.environ and sys.stderr.isatty():
         yield
         return
     before = transformers_logging.is_progress_bar_enabled()

@@ -39,8 +39,10 @@ class ConsoleProgress:
 
     def line(self, text: str, *, warning: bool = False) -> None:
         """Print one line; a warning is printed in yellow."""
-        style = "yellow" if warning else None
-        self.console.print(text, style=style, markup=False, highlight=not warning, soft_wrap=True)
+        if warning:
+            print_warning(text, self.console)
+        else:
+            self.console.print(text, markup=False, soft_wrap=True)
 
     def heading(self, text: str) -> None:
         """Print a rule across the console, with a text in it."""
@@ -73,6 +75,12 @@ class ConsoleProgress:
         return self.console.status(text)
 
 
+def print_warning(text: str, console: Console) -> None:
+    """Print one line in yellow; on standard error if the console is quiet."""
+    shown = Console(stderr=True) if console.quiet else console
+    shown.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
 class _ConsoleBar:
     def __init__(self, drawn: Progress, task: TaskID) -> None:
         self._drawn = drawn
@@ -84,20 +92,22 @@ class _ConsoleBar:
             self._drawn.update(self._task, metrics=metrics)
 
 
-def quiet() -> None:
+def silence_libraries() -> None:
     """Silence the notices of libraries; their errors are still raised as exceptions.
 
-    On a terminal, their bars of downloads and of loading weights show if these take longer than three seconds, and so
-    does the note that a model is converted.
+    On a terminal, their bars of downloads and of loading weights appear after three seconds, and a note says when a
+    model is converted.
     """
     import warnings
 
-    from erc_llm.models.wheels import SLOW_BARS
+    from erc_llm.models.wheels import BAR_DELAY
 
+    # huggingface_hub reads its variable at import, with these values.
+    disabled = os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS", "").upper() in ("1", "ON", "TRUE", "YES")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    if sys.stderr.isatty() and "HF_HUB_DISABLE_PROGRESS_BARS" not in os.environ:
-        os.environ.setdefault(SLOW_BARS, "3")
+    if sys.stderr.isatty() and not disabled:
+        os.environ.setdefault(BAR_DELAY, "3")
         _show_notes(logging.getLogger("erc_llm.models"))
     else:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -121,5 +131,5 @@ def prepare_scoring() -> None:
     """
     from erc_llm.models.devices import keep_freed_memory
 
-    quiet()
+    silence_libraries()
     keep_freed_memory()

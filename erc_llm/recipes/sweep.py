@@ -21,6 +21,7 @@ from rich.console import Console
 
 from erc_llm.errors import ConfigError, RunError, UserError
 from erc_llm.files import write_text
+from erc_llm.recipes.console import print_warning
 from erc_llm.recipes.side_by_side import refuse_launcher, run_side_by_side, visible_gpus
 from erc_llm.recipes.sweep_report import ended
 from erc_llm.recipes.sweep_space import Space, read_space
@@ -93,7 +94,7 @@ class _Killed:
                 "for lack of memory; the same command with fewer --workers continues in less memory"
             )
         text = f"{name} was killed, perhaps for lack of memory; it starts again, and its trial goes on"
-        self._console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        print_warning(text, self._console)
 
 
 def _require_optuna() -> None:

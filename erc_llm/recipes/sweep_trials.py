@@ -22,6 +22,7 @@ from rich.console import Console
 
 from erc_llm.config import RunConfig, load_config
 from erc_llm.errors import RunError, UserError
+from erc_llm.recipes.console import print_warning
 from erc_llm.recipes.sweep_report import write_report
 from erc_llm.recipes.sweep_space import Space, suggest
 
@@ -220,7 +221,7 @@ def _run_trial(
     except UserError as error:
         trial.asked.set_user_attr("error", str(error))
         study.tell(trial.asked, state=TrialState.FAIL)
-        console.print(f"{name} failed: {error}", style="yellow", markup=False)
+        print_warning(f"{name} failed: {error}", console)
     else:
         if stopped:
             study.tell(trial.asked, state=TrialState.PRUNED)

@@ -48,7 +48,8 @@ class Watched:
         name: Its folder, from the one that is followed on.
         state: `training`, `finished`, or `starting` before its first logged step.
         step: The last logged optimizer step.
-        total: Steps of all epochs, from the last logged one; None if unknown or finished. Early stopping may end before.
+        total: Steps of all epochs, estimated from the last logged step; None if unknown or finished. Early stopping may
+            end before.
         epoch: Passes over train so far.
         loss: The last logged loss, in nats; None before the first.
         best: The best weighted F1 on the selection split, a fraction; None before the first.

@@ -13,17 +13,20 @@ from pathlib import Path
 
 import pytest
 import typer.main
+from rich.console import Console
 
+from erc_llm.baselines.baseline_config import BaselineConfig
 from erc_llm.cli.app import COMMANDS, app
-from erc_llm.cli.completion import complete_field
+from erc_llm.cli.config_reference import field_names
 from erc_llm.config import RunConfig, load_config
-from erc_llm.models.wheels import SLOW_BARS
+from erc_llm.models.wheels import BAR_DELAY
 from erc_llm.predictions import write_predictions
-from erc_llm.recipes.console import quiet
+from erc_llm.recipes.console import ConsoleProgress, silence_libraries
 from tests.command_line import Command
 from tests.evaluation.compared_tables import table
 
 ROOT = Path(__file__).parents[2]
+FIELDS = list(field_names(RunConfig))
 EXAMPLES = {example.split()[1]: example for commands in COMMANDS.values() for _, example in commands}
 
 
@@ -75,6 +78,15 @@ def test_quiet_work_prints_nothing_and_still_fails_loudly(config: Path, erc: Com
     assert "predictions of dev" in loud.out
 
 
+def test_a_warning_is_never_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    for is_quiet in (False, True):
+        ConsoleProgress(Console(quiet=is_quiet)).line("the report was not written", warning=True)
+        ConsoleProgress(Console(quiet=is_quiet)).line("written")
+    shown = capsys.readouterr()
+    assert shown.out.splitlines() == ["the report was not written", "written"]
+    assert shown.err.splitlines() == ["the report was not written"]
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_the_example_of_a_command_is_one_of_its_calls(name: str, erc: Command) -> None:
     command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
@@ -84,15 +96,15 @@ def test_the_example_of_a_command_is_one_of_its_calls(name: str, erc: Command) -
         assert context.args == []
     shown = erc(name, "--help").out
     assert f"Example: {EXAMPLES[name]}" in shown
-    assert "--quiet" in shown
+    assert ("--quiet" in shown) == (name != "demo")
 
 
 def test_overrides_of_the_examples_are_fields() -> None:
-    known = set(complete_field(""))
+    known = {*FIELDS, *field_names(BaselineConfig)}
     for example in EXAMPLES.values():
         for word in shlex.split(example):
             if "=" in word and ".parquet" not in word:
-                assert f"{word.partition('=')[0]}=" in known, example
+                assert word.partition("=")[0] in known, example
 
 
 def test_every_command_is_in_a_group() -> None:
@@ -122,16 +134,19 @@ def test_a_shell_completes_commands_configurations_and_fields() -> None:
     assert _completed("erc-llm", "cal") == ["calibrate"]
     assert _completed("erc-llm", "train", "llama2-7b-q")[0] == "llama2-7b-qlora"
     assert _completed("erc-llm", "train", "smollm2-135m", "lora.ra") == ["lora.rank="]
+    assert _completed("erc-llm", "baseline", "emonet", "ki") == ["kind="]
     assert _completed("erc-llm", "data", "sa") == ["sample"]
+    assert _completed("erc-llm", "train", "smollm2-135m", "name", "=", "tr") == [], "bash splits name=tr at the sign"
+    assert _completed("erc-llm", "train", "smollm2-135m", "name=tr") == []
 
 
 def test_every_completed_field_can_be_set() -> None:
     config = load_config("smollm2-135m")
-    for field in complete_field(""):
+    for field in FIELDS:
         value: object = config
-        for part in field.removesuffix("=").split("."):
+        for part in field.split("."):
             value = None if value is None else getattr(value, part)
-    assert len(complete_field("")) > len(RunConfig.model_fields)
+    assert len(FIELDS) > len(RunConfig.model_fields)
 
 
 @pytest.mark.parametrize("colours", [True, False])
@@ -159,20 +174,20 @@ def test_bars_of_libraries_wait_on_a_terminal_and_are_off_elsewhere(
 ) -> None:
     import logging
 
-    environment = {key: value for key, value in os.environ.items() if "PROGRESS_BARS" not in key and key != SLOW_BARS}
+    environment = {key: value for key, value in os.environ.items() if "PROGRESS_BARS" not in key and key != BAR_DELAY}
     monkeypatch.setattr(os, "environ", environment)
     monkeypatch.setattr(sys, "stderr", _Terminal(is_terminal))
     monkeypatch.setattr(logging.getLogger("erc_llm.models"), "handlers", [])
-    quiet()
-    assert environment.get(SLOW_BARS) == ("3" if is_terminal else None)
+    silence_libraries()
+    assert environment.get(BAR_DELAY) == ("3" if is_terminal else None)
     assert environment.get("HF_HUB_DISABLE_PROGRESS_BARS") == (None if is_terminal else "1")
     assert bool(logging.getLogger("erc_llm.models").handlers) == is_terminal
 
 
 LOADING = """
 import sys, time
-from erc_llm.recipes.console import quiet
-quiet()
+from erc_llm.recipes.console import ConsoleProgress, silence_libraries
+silence_libraries()
 from erc_llm.models.wheels import quiet_loading
 from transformers.utils.logging import tqdm
 with quiet_loading(gguf=True):

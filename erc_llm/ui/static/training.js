@@ -7,9 +7,9 @@ let chosen = null, drawn = "", timer = null;
 
 function duration(seconds) {
   if (seconds === null) return "";
-  const [minutes, hours] = [Math.round(seconds / 60), Math.floor(seconds / 3600)];
+  const minutes = Math.round(seconds / 60);
   if (seconds < 90) return `${Math.round(seconds)} s`;
-  return minutes < 90 ? `${minutes} min` : `${hours} h ${Math.round((seconds - 3600 * hours) / 60)} min`;
+  return minutes < 90 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
 const number = (value, digits) => (value === null ? "" : value.toFixed(digits));
