@@ -2,13 +2,16 @@
 
 Weighted and macro F1 are those of answers decided for weighted F1, and NLL that of calibrated probabilities;
 calibration and rule of a row are fitted on other episodes than the row's. Differences are paired; intervals resample
-whole dialogues, and whole episodes. A table with more rows than the first one counts on the rows of the first.
+whole dialogues, and whole episodes. A table with more rows than the first one counts on the rows of the first. The
+folder of a cross-fitting's folds stands for one that was stopped: all tables are then cut to the rows that its finished
+folds left out, before anything is fitted.
 
 Input: a YAML file of arms and the folder with their out-of-fold tables, or tables. Output: a Markdown table.
 Does not depend on: how arms are trained; `benchmarks.ablation --folds` does that.
 
     python -m benchmarks.ingredients --arms benchmarks/ingredients.yaml --out docs/results/ingredients
     python -m benchmarks.ingredients aligned=a/crossfit.parquet original=b/crossfit.parquet    # against the first one
+    python -m benchmarks.ingredients plain=a/crossfit.parquet stopped=runs/stopped-folds
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from erc_llm.calibration.select import decide_held_out
 from erc_llm.errors import ConfigError
 from erc_llm.metrics import Floats, bootstrap_over_dialogues, gold_surprise, paired_mean_difference
 from erc_llm.predictions import Predictions, corpus_shift, read_predictions
+from erc_llm.recipes.crossfit import LEFT_OUT_TABLE
 
 HEADER = (
     "| arm | weighted F1 | better by: dialogues | episodes | macro F1 | better by: dialogues | NLL (nats) "
@@ -40,16 +44,40 @@ def rows(paths: Mapping[str, Path]) -> Iterator[str]:
         ConfigError: A table lacks rows of the first, or has other gold labels.
     """
     base: Predictions | None = None
-    for name, path in paths.items():
-        table = read_predictions(path)
+    tables = {name: read_folds(path) if path.is_dir() else read_predictions(path) for name, path in paths.items()}
+    if any(path.is_dir() for path in paths.values()):
+        shared = set[tuple[str, str]].intersection(*(set(labelled_keys(table)) for table in tables.values()))
+        for name, table in tables.items():
+            tables[name] = on_rows(table, name, [key for key in table.keys if key in shared])
+    for name, table in tables.items():
         shift = corpus_shift(table.info.training_prior, table.info.train_shares)
         decided = decide_held_out(table, shift, "weighted_f1", calibrated=True)
-        labelled = [key for key, gold in zip(table.keys, table.gold_index, strict=True) if gold >= 0]
-        decided = on_rows(decided, name, labelled if base is None else base.keys)
+        decided = on_rows(decided, name, labelled_keys(table) if base is None else base.keys)
         if base is not None and (decided.gold_index != base.gold_index).any():
             raise ConfigError(f"{name}: other gold labels than in the first table, so there is nothing to compare")
         yield row(name, decided, base)
         base = base or decided
+
+
+def labelled_keys(table: Predictions) -> list[tuple[str, str]]:
+    """The keys of the rows with a gold label, in their order."""
+    return [key for key, gold in zip(table.keys, table.gold_index, strict=True) if gold >= 0]
+
+
+def read_folds(folder: Path) -> Predictions:
+    """What the finished folds of a cross-fitting left out, as one table.
+
+    Raises:
+        ConfigError: No fold is finished.
+    """
+    tables = [read_predictions(path) for path in sorted(folder.glob(f"*/{LEFT_OUT_TABLE}"))]
+    if not tables:
+        raise ConfigError(f"{folder}: expected the folds of a cross-fitting, with {LEFT_OUT_TABLE} in a finished one")
+    parts = [table.columns() for table in tables]
+    joined = {
+        c: None if any(part[c] is None for part in parts) else [v for part in parts for v in part[c]] for c in parts[0]
+    }
+    return Predictions.from_columns(tables[0].info, joined)
 
 
 def on_rows(table: Predictions, name: str, keys: Sequence[tuple[str, str]]) -> Predictions:

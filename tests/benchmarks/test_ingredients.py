@@ -54,6 +54,34 @@ def test_a_table_with_more_rows_counts_on_those_of_the_first(
     assert "part: its table lacks 50 of the 600 rows" in capsys.readouterr().err
 
 
+def test_a_stopped_cross_fitting_is_compared_on_what_its_finished_folds_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = cross_fitted(0, CORPUS)
+    episodes = sorted(set(whole.columns()["episode"]))
+    part = whole
+    for episode in episodes[-2:]:
+        part = without_episode(part, episode)
+    folds = tmp_path / "arm-folds"
+    for number, own in enumerate((episodes[0], episodes[1:-2]), start=1):
+        left_out = part
+        for episode in set(episodes[:-2]) - set([own] if isinstance(own, str) else own):
+            left_out = without_episode(left_out, episode)
+        write_predictions(left_out, folds / f"fold-{number}" / "left_out.parquet")
+    (folds / "fold-3").mkdir()  # not finished
+    for name, table in (("whole", whole), ("part", part)):
+        write_predictions(table, tmp_path / f"{name}.parquet")
+    assert len(ingredients.read_folds(folds)) == len(part)
+    assert ingredients.main([f"whole={tmp_path / 'whole.parquet'}", f"arm={folds}"]) == 0
+    (first, second) = rows_of(capsys.readouterr().out)
+    assert second[2] == second[3] == "+0.00 (+0.00 to +0.00)", "calibrated on the same rows"
+    assert ingredients.main([f"part={tmp_path / 'part.parquet'}", f"whole={tmp_path / 'whole.parquet'}"]) == 0
+    (alone, _) = rows_of(capsys.readouterr().out)
+    assert alone[1:] == first[1:]
+    assert ingredients.main([f"whole={tmp_path / 'whole.parquet'}", f"arm={folds / 'fold-3'}"]) == 2
+    assert "expected the folds of a cross-fitting" in capsys.readouterr().err
+
+
 def test_a_missing_base_arm_is_the_users_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arms = tmp_path / "arms.yaml"
     arms.write_text("config: sample\nbudget: []\nbase: plain\narms: {plain: []}\n")
