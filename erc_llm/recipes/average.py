@@ -105,7 +105,7 @@ def average_runs(
         if of_folds is not None:
             training = config.training.model_copy(update={"evaluations": 0})
             config = config.model_copy(update={"corpus": of_folds.corpus, "training": training})
-        write_text(draft / RUN_CONFIG, config.as_yaml(), RunError)
+        write_text(draft / RUN_CONFIG, _config_note(runs) + config.as_yaml(), RunError)
         shutil.copyfile(first.template, draft / TEMPLATE)
         run_id = average_id(runs, config.name if rank is None else f"{config.name}-rank-{rank}")
         write_manifest(draft, _manifest(runs, run_id, config.sha256, of_folds is not None))
@@ -116,6 +116,15 @@ def average_runs(
         if complete is not None:
             complete(read_run(draft))
     return read_run(folder)
+
+
+def _config_note(runs: Sequence[Run]) -> str:
+    """A comment on the rank in an average's `config.yaml`, which is not the one to train with."""
+    lora = runs[0].config.lora
+    return (
+        f"# Adapters that were averaged: {len(runs)}, trained with lora.rank={lora.rank} lora.alpha={lora.alpha}; rank "
+        "and alpha below are those of the average.\n"
+    )
 
 
 def _kept_calibration(run: Run) -> Calibration:

@@ -71,6 +71,7 @@ def test_it_predicts_like_any_run_and_says_what_it_is_of(
     assert read.manifest.averaged == tuple(read_run(run).manifest.run_id for run in trained)
     assert read.manifest.run_id.startswith("mean-")
     assert read.config.lora.rank == read.config.lora.alpha == 6
+    assert "trained with lora.rank=4 lora.alpha=8" in (out / "config.yaml").read_text("utf-8").splitlines()[0]
     done = erc("predict", out, "--split", "dev", "--out", tmp_path / "dev.parquet")
     assert done.code == 0, done.err
     info = read_predictions(tmp_path / "dev.parquet").info
