@@ -8,7 +8,7 @@ Input: a run or export, and a corpus. Output: a Markdown table.
 Does not depend on: what is answered; `tests/serving` compares that with batch prediction.
 
     python -m benchmarks.service adapters/smollm2-135m-emorynlp --corpus sample
-    python -m benchmarks.service RUN --clients 8 --seconds 600        # is memory flat?
+    python -m benchmarks.service RUN --clients 8 --seconds 600 --rounds 1 --batching on     # is memory flat?
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,8 +31,8 @@ from benchmarks.outcome import CannotDo, exit_code
 from benchmarks.started import started
 
 HEADER = (
-    "| batching | clients | requests/s | lines/s | p50 ms | p95 ms | failed | MB before | MB after |\n"
-    "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    "| batching | clients | requests/s | lines/s | p50 ms | p95 ms | failed | MB before | half-way | after |\n"
+    "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
 )
 _SCRIPT = """
 local bodies, number = {}, 0
@@ -58,6 +59,7 @@ class Load(NamedTuple):
         p50: Median latency, in ms.
         p95: 95th percentile of latency, in ms.
         before: Resident memory of the service before, in MB.
+        halfway: The same after half of the time.
         after: The same after.
     """
 
@@ -67,6 +69,7 @@ class Load(NamedTuple):
     p50: float
     p95: float
     before: float
+    halfway: float
     after: float
 
 
@@ -103,16 +106,19 @@ def load(address: str, asked: Sequence[str], clients: int, seconds: int) -> Load
         script.write_text(_SCRIPT.replace("BODIES", str(texts)), "utf-8")
         before = resident_mb(address)
         command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "60s", "-s", str(script)]
-        output = subprocess.run([*command, f"{address}/v1/label"], capture_output=True, text=True, check=True).stdout
+        with subprocess.Popen([*command, f"{address}/v1/label"], stdout=subprocess.PIPE, text=True) as process:
+            time.sleep(seconds / 2)
+            halfway = resident_mb(address)
+            output, _ = process.communicate()
         found = json.loads(output.strip().splitlines()[-1])
-        return Load(**found, before=before, after=resident_mb(address))
+        return Load(**found, before=before, halfway=halfway, after=resident_mb(address))
 
 
 def row(batching: bool, clients: int, runs: Sequence[Load], lines: float) -> str:
-    """The row of the table: medians over rounds, all failures, first and last memory."""
+    """The row of the table: medians over rounds, all failures, first, largest half-way and last memory."""
     speed = median(run.requests / run.seconds for run in runs)
     middle = [f"{median(run.p50 for run in runs):.0f}", f"{median(run.p95 for run in runs):.0f}"]
-    memory = [f"{runs[0].before:.0f}", f"{runs[-1].after:.0f}"]
+    memory = [f"{mb:.0f}" for mb in (runs[0].before, max(run.halfway for run in runs), runs[-1].after)]
     cells = ["on" if batching else "off", str(clients), f"{speed:.1f}", f"{speed * lines:.0f}", *middle]
     return f"| {' | '.join([*cells, str(sum(run.failed for run in runs)), *memory])} |"
 
@@ -125,7 +131,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--clients", type=int, nargs="*", default=[1, 8, 64], help="default: 1 8 64")
     parser.add_argument("--seconds", type=int, default=20, help="duration of each load; default: 20")
     parser.add_argument("--rounds", type=int, default=3, help="rounds; default: 3")
+    parser.add_argument("--batching", choices=("on", "off", "both"), default="both", help="default: both")
     options = parser.parse_args(arguments)
+    ways = {"on": (True,), "off": (False,), "both": (True, False)}[options.batching]
 
     def show() -> None:
         if shutil.which("wrk") is None:
@@ -133,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         asked, lines = bodies(options.corpus)
         runs: dict[tuple[bool, int], list[Load]] = {}
         for number in range(options.rounds):
-            for batching in (True, False) if number % 2 == 0 else (False, True):
+            for batching in ways if number % 2 == 0 else ways[::-1]:
                 with started(_serve(options.run, 256 if batching else 1)) as (_, address):
                     load(address, asked, 1, 2)  # warm-up
                     for clients in options.clients:
