@@ -129,7 +129,8 @@ def prepare_scoring() -> None:
     For commands that run a language model, and the processes that they start. `erc_llm.load` does not change the whole
     process.
     """
-    from erc_llm.models.devices import keep_freed_memory
+    from erc_llm.models.devices import bound_kernel_cache, keep_freed_memory
 
     silence_libraries()
     keep_freed_memory()
+    bound_kernel_cache()

@@ -60,6 +60,40 @@ def test_memory_that_is_kept_is_used_again_and_not_handed_out_anew() -> None:
     assert abs(after - freed) < BLOCK / 4
 
 
+SHAPES = """
+import os, sys
+import torch
+from erc_llm.models.devices import bound_kernel_cache
+if len(sys.argv) > 1:
+    bound_kernel_cache()
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 2**20
+weight = torch.ones(96, 64, dtype=torch.bfloat16)
+largest = torch.ones(1000, 64, dtype=torch.bfloat16)
+torch.nn.functional.linear(largest, weight)
+before = resident()
+for rows in range(1, 1000):
+    torch.nn.functional.linear(largest[:rows], weight)
+print(resident() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says in /proc what is resident")
+def test_products_of_many_shapes_take_no_more_and_more_memory() -> None:
+    """Each shape is compiled; without a bound the first thousand of them are kept."""
+    grown = []
+    for arguments in ((), ("bounded",)):
+        command = [sys.executable, "-c", SHAPES, *arguments]
+        environment = {key: value for key, value in os.environ.items() if "CACHE_CAPACITY" not in key}
+        found = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        grown.append(int(found.stdout))
+    if grown[0] < 20:
+        pytest.skip(f"this CPU keeps {grown[0]} MB only for a thousand shapes")
+    assert grown[1] < grown[0] / 2
+
+
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
