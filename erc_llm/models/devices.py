@@ -106,9 +106,10 @@ def keep_freed_memory() -> bool:
 def bound_kernel_cache() -> None:
     """Keep 256 compiled products of matrices instead of 1,024; call it before the first one is computed.
 
-    On CPUs, oneDNN compiles a product for each shape, and forests of hundreds of sizes come up, so a process that scores
-    for long would grow by a gigabyte. A forward pass needs about ten, and up to three more for each tree. There are two
-    caches: "Primitive Cache" in oneDNN's developer guide, and torch's own in front of it (`ideep`, lru_cache.hpp).
+    On CPUs, oneDNN compiles a product for each shape, and forests of hundreds of sizes come up, so a process that
+    scores for long would grow by a gigabyte. A forward pass needs about ten, and up to three more for each tree. There
+    are two caches: "Primitive Cache" in oneDNN's developer guide, and torch's own in front of it (`ideep`,
+    lru_cache.hpp).
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
     os.environ.setdefault("LRU_CACHE_CAPACITY", "256")
