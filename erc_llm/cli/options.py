@@ -31,7 +31,6 @@ __all__ = [
     "prepare_scoring",
     "print_json",
     "print_note",
-    "print_remark",
     "silence_libraries",
     "with_quiet",
 ]
@@ -99,11 +98,6 @@ def print_note(text: str) -> None:
     """Print a note, such as where a file was written; nothing with `--quiet` and `--json`."""
     if not _QUIET.get():
         typer.echo(text)
-
-
-def print_remark(text: str) -> None:
-    """Print what should be known of a result; with `--quiet` on standard error."""
-    typer.echo(text, err=_QUIET.get())
 
 
 def print_json(content: object) -> None:

@@ -19,7 +19,6 @@ from erc_llm.cli.options import (
     open_output,
     prepare_scoring,
     print_note,
-    print_remark,
 )
 from erc_llm.errors import UserError
 
@@ -181,6 +180,7 @@ def predict(
     """Predict a split and write the predictions table, or label lines as you type them."""
     prepare_scoring()
     from erc_llm.calibration.choose import parse_prior
+    from erc_llm.recipes.console import print_warning
     from erc_llm.recipes.predict import PredictOptions, open_live, predict_to_file
 
     sharded = engine == "ray"
@@ -229,7 +229,7 @@ def predict(
     written = predict_to_file(options, open_console())
     _report(written.table, out)
     for sentence in written.remarks:
-        print_remark(sentence)
+        print_warning(sentence, open_console())
 
 
 def _unsharded(interactive: bool, adapter: list[str] | None, split: str | None) -> str | None:

@@ -124,7 +124,7 @@ def _show_notes(logger: logging.Logger) -> None:
 
 
 def prepare_scoring() -> None:
-    """Like `quiet`; also let the process keep the memory that it frees, which makes scoring on a CPU faster.
+    """Like `silence_libraries`; also settings of memory that make long scoring on a CPU faster and smaller.
 
     For commands that run a language model, and the processes that they start. `erc_llm.load` does not change the whole
     process.

@@ -29,7 +29,7 @@ from erc_llm.recipes.plan import plan_on_gpu, shortfall
 from erc_llm.recipes.run_inputs import check_auxiliary, check_finished, check_leak, described, read_confusion, start_run
 from erc_llm.recipes.run_report import write_run_report
 from erc_llm.recipes.training_run import Training, Watch
-from erc_llm.runs.directory import ADAPTER, CHECKPOINTS, CONFIG, TEMPLATE, Run, check_same, claim
+from erc_llm.runs.directory import ADAPTER, CHECKPOINTS, CONFIG, REPORT, TEMPLATE, Run, check_same, claim
 from erc_llm.runs.manifest import FINISHED, TRAINING, Manifest, write_manifest
 from erc_llm.runs.progress import Progress
 from erc_llm.runs.provenance import commit, versions
@@ -79,6 +79,8 @@ def train(
     if began is not None and began.manifest.finished:
         check_finished(began, config)
         progress.line(f"{folder} is finished already")
+        if process_rank() == 0 and not (folder / REPORT).is_file():  # killed just before
+            _tidy_and_report(folder, config.name, progress)
         return began
     labels = config.label_set()
     corpus = open_corpus(config.corpus, labels, cut_selection=config.holds_out_selection)
@@ -137,10 +139,15 @@ def train(
     finished = replace(manifest, status=FINISHED)
     if process_rank() == 0:
         write_manifest(folder, finished)
-        for left in (folder / CHECKPOINTS, *folder.glob(f".{ADAPTER}-*")):
-            shutil.rmtree(left, ignore_errors=True)
-        write_run_report(folder, config.name, progress)
+        _tidy_and_report(folder, config.name, progress)
     return Run(folder, config, finished)
+
+
+def _tidy_and_report(folder: Path, name: str, progress: Progress) -> None:
+    """Remove what only an unfinished run needs, and write the report."""
+    for left in (folder / CHECKPOINTS, *folder.glob(f".{ADAPTER}-*")):
+        shutil.rmtree(left, ignore_errors=True)
+    write_run_report(folder, name, progress)
 
 
 def notes_progress(progress: Progress, parts: int = 20) -> Callable[[int, int], None]:

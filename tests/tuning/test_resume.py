@@ -142,6 +142,16 @@ def test_kills_at_random_moments_one_after_the_other(workshop: Workshop, tmp_pat
     _compare(run, workshop.reference(0.0, 0))
 
 
+def test_a_run_that_was_killed_before_its_report_gets_it(workshop: Workshop, tmp_path: Path) -> None:
+    config = workshop.config(tmp_path, 0.0, evaluations=0)
+    assert train_apart(config) == 0
+    run = tmp_path / "tiny"
+    (run / "report.html").unlink()
+    (run / "checkpoints").mkdir()
+    assert train_apart(config, resume=True) == 0
+    _compare(run, workshop.reference(0.0, 0))
+
+
 def test_a_kill_while_the_best_adapter_is_saved_leaves_no_litter(workshop: Workshop, tmp_path: Path) -> None:
     config = workshop.config(tmp_path, DROPOUT, evaluations=3, minutes=1e6)
     assert train_apart(config, kill=Kill("half adapter", 1)) == -signal.SIGKILL
