@@ -186,9 +186,11 @@ def test_a_person_finds_an_error_and_opens_its_scene(person: Person) -> None:
     assert set(person.texts("#rows tbody td:nth-child(3)")) == {"Neutral"}
     assert set(person.texts("#rows tbody td:nth-child(4)")) == {"Sad"}
     assert "Error 1 of" in person.text("#position")
+    person.wait(lambda: person.find("#take").is_enabled())  # the scene is drawn
     before = person.text("#scene .here")
     person.find("#next").send_keys("\n")
     person.wait(lambda: person.text("#position").startswith("Error 2 of"))
+    person.wait(lambda: person.find("#take").is_enabled())
     assert person.text("#scene .here") != before
     assert len(person.all("#scene .here .bars li")) == 4
     text = person.text("#scene .here .words")

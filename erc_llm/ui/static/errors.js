@@ -41,7 +41,7 @@ async function drawScene(mine, stepped = false) {
   $("position").textContent = row ? `${kind} ${current + 1} of ${found}` : `No ${kind.toLowerCase()} is left by this filter.`;
   $("previous").disabled = current <= 0;
   $("next").disabled = current + 1 >= found;
-  $("take").disabled = !row;
+  $("take").disabled = true;
   [...$("rows").tBodies[0].rows].forEach((tr, i) => tr.classList.toggle("here", offset + i === current));
   if (!row) {
     scene = [];
@@ -58,6 +58,7 @@ async function drawScene(mine, stepped = false) {
     if (here && each.probabilities) item.append(bars("Probabilities", table.labels, each.probabilities, line.answer, line.gold));
     return item;
   }));
+  $("take").disabled = false;
   if (stepped) $("scene").querySelector(".here").scrollIntoView({ block: "nearest" });
 }
 
