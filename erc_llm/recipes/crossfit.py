@@ -137,7 +137,8 @@ def crossfit(
             before = read_predictions(path)
             table = table.with_neighbours(before.neighbours, before.info.neighbours)
         write_predictions(table, path)
-        write_run_report(run.folder, config.name, ConsoleProgress(console), path)
+        rule = decide if decide == "weighted_f1" or decide == "macro_f1" else None
+        write_run_report(run.folder, config.name, ConsoleProgress(console), path, rule)
         if not calibrated:
             calibrate_run(run, table, OUT_OF_FOLD, prior_shift(run.manifest, "auto"), "nll", 0, console, decide)
 

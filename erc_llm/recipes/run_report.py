@@ -8,14 +8,20 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from erc_llm.predictions import read_predictions
 from erc_llm.runs.directory import REPORT
 from erc_llm.runs.logs import SELECTION_LOG, TRAINING_LOG, read_lines
 from erc_llm.runs.progress import Progress
 
+if TYPE_CHECKING:
+    from erc_llm.calibration.f1_rules import Metric
 
-def write_run_report(folder: Path, name: str, progress: Progress, table: Path | None = None) -> None:
+
+def write_run_report(
+    folder: Path, name: str, progress: Progress, table: Path | None = None, decide: Metric | None = None
+) -> None:
     """Write the report of a finished run; if that fails, print a warning, because the run itself is complete.
 
     Args:
@@ -23,17 +29,20 @@ def write_run_report(folder: Path, name: str, progress: Progress, table: Path | 
         name: Name of the run.
         progress: Where to print the warning.
         table: File of predictions of the run, with gold labels; its text, if any, is in the report.
+        decide: The rule that decides the lines of a cross-fitted table, each by what is fitted on other episodes; None:
+            the answers of the table.
     """
     path = folder / REPORT
     try:
-        _write(path, name, table)
+        _write(path, name, table, decide)
     except Exception as error:  # whatever it is: hours of training must not end in it
         progress.line(f"note: {path} was not written: {error}", warning=True)
         with suppress(OSError):
             path.unlink(missing_ok=True)  # one of an earlier state of the run, perhaps with text that is gone by now
 
 
-def _write(path: Path, name: str, table: Path | None) -> None:
+def _write(path: Path, name: str, table: Path | None, decide: Metric | None) -> None:
+    from erc_llm.calibration.choose import decide_by_others
     from erc_llm.evaluation.evaluation_report import sections, title
     from erc_llm.evaluation.page import write_page
     from erc_llm.evaluation.report import evaluate
@@ -45,5 +54,7 @@ def _write(path: Path, name: str, table: Path | None) -> None:
             write_page(path, f"Training of {name}", training)
         return
     predictions = read_predictions(table)
+    if decide is not None:
+        predictions = decide_by_others(predictions, decide)
     evaluation = evaluate(predictions)
     write_page(path, title(evaluation), (*training, *sections(predictions, evaluation)))

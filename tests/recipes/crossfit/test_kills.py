@@ -104,6 +104,7 @@ def test_the_text_can_be_left_out_later(copied: Crossfitted, erc: Command) -> No
     assert copied.table.text is None
     report = (copied.folder / "report.html").read_text("utf-8")
     assert "Most confident errors" in report
+    assert "best for weighted F1, by rules found on the rest of train" in report
     assert not any(words in report for words in OPENINGS)
 
 
