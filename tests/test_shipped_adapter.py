@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,12 @@ def test_it_labels_a_conversation() -> None:
     assert [line.label for line in found] == ["Joyful", "Mad", "Scared"]
     for line in found:
         assert sum(line.probabilities.values()) == pytest.approx(1)
+
+
+def test_libraries_say_nothing_when_it_is_loaded_from_python() -> None:
+    script = f"import erc_llm; erc_llm.load({str(FOLDER)!r})"
+    done = subprocess.run([sys.executable, "-c", script], cwd=FOLDER.parents[1], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.slow

@@ -8,12 +8,14 @@ Does not depend on: training, runs.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,7 +124,9 @@ def load_adapter(model: PreTrainedModel, folder: Path | str, *, trainable: bool 
             does not fit, with its shape and the expected one.
     """
     import torch
-    from peft import PeftModel
+
+    with _without_notices():
+        from peft import PeftModel
 
     source = Path(folder)
     config, shapes = _read_fitting(model, source)
@@ -130,6 +134,7 @@ def load_adapter(model: PreTrainedModel, folder: Path | str, *, trainable: bool 
         with warnings.catch_warnings():
             # PEFT only warns of missing tensors; here they are an error, which is raised below.
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
             adapted = PeftModel.from_pretrained(
                 model, str(source), is_trainable=trainable, torch_device=str(torch.device(model.device))
             )
@@ -141,6 +146,18 @@ def load_adapter(model: PreTrainedModel, folder: Path | str, *, trainable: bool 
     if not trainable:
         _cast_to_base(adapted, "default")
     return adapted
+
+
+@contextmanager
+def _without_notices() -> Iterator[None]:
+    """For the import of PEFT: it imports bitsandbytes, which tells everybody that a package for 4 bits is missing."""
+    logger = logging.getLogger("bitsandbytes")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def start_from(adapted: PeftModel, folder: Path | str) -> None:

@@ -35,6 +35,8 @@ def check_device(device: str, precision: str) -> list[Finding]:
         findings += _precision(chosen, precision)
         if unused := other_gpus(chosen):
             findings.append(Finding("note", "model.device", unused))
+        if device == "auto" and chosen.type == "cpu":
+            findings.append(Finding("note", "model.device", "no GPU was found; training would run on the CPU"))
     return findings
 
 

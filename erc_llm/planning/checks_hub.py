@@ -114,7 +114,7 @@ def _not_cached(hub_id: str, why: str, remedy: str) -> Finding:
     from huggingface_hub import constants
 
     return Finding(
-        "warning",
+        "error",
         _FIELD,
         f"not in the cache ({constants.HF_HUB_CACHE}) whole, and not to be had now: {why}",
         f"{remedy}, or run `hf download {hub_id}` where there is a network, or set model.base=FOLDER",

@@ -34,6 +34,7 @@ from erc_llm.predictions import (
 )
 from erc_llm.recipes.benchmark_config import BenchmarkConfig, BenchmarkSystem
 from erc_llm.runs.directory import Run, read_run
+from erc_llm.runs.manifest import MANIFEST
 
 if TYPE_CHECKING:
     from erc_llm.calibration.choose import AskedDecide, Calibrated
@@ -120,7 +121,10 @@ def run_benchmark(
     corpora = {version: _open_version(version, folder) for version, folder in paths.data.items()}
     for system in benchmark.systems:
         _check_has_held_out(system)
-    for version, wanted in splits_to_score(corpora, splits, console).items():
+    to_score = splits_to_score(corpora, splits, console)
+    for system in benchmark.systems:
+        _fetch_base(system, tuple(to_score), paths.runs)
+    for version, wanted in to_score.items():
         tables: dict[str, list[NamedTable]] = {split: [] for split in wanted}
         for system in benchmark.systems:
             for predicting in _predicting_runs(system, version, paths, console):
@@ -283,6 +287,22 @@ def _check_has_held_out(system: BenchmarkSystem) -> None:
             f"{system.name}: decide={system.decide} finds its rule on the selection split, and "
             "training.evaluations=0 holds none out; set decide: probable, or folds: 5"
         )
+
+
+def _fetch_base(system: BenchmarkSystem, versions: Sequence[Version], runs: Path) -> None:
+    """Find or download the base model of a system that is still to be trained, before any system is trained."""
+    from erc_llm.baselines.baseline_config import load_baseline
+    from erc_llm.config import load_config
+    from erc_llm.models.loading import base_folder, encoder_folder
+
+    trained_on = versions if system.trained_on == "same" else (system.trained_on,)
+    names = [f"{system.name}-{version}-{seed}" for version in trained_on for seed in system.seeds]
+    if all((runs / name / MANIFEST).is_file() for name in names):
+        return
+    if system.baseline is not None:
+        encoder_folder(load_baseline(system.baseline, system.overrides).encoder.base)
+    elif system.config is not None:
+        base_folder(load_config(system.config, system.overrides).model.base)
 
 
 def _trained(system: BenchmarkSystem, source: str, own: Version, paths: BenchmarkPaths, console: Console) -> list[Path]:

@@ -154,8 +154,10 @@ class LogCallback(TrainerCallback):
         self._log.begin(state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Count the step."""
+        """Count the step; the last one is logged too, whatever its number."""
         self._log.advance(state.global_step, self._tokens[state.global_step - 1])
+        if state.global_step == state.max_steps:
+            control.should_log = True
 
     def on_log(
         self,

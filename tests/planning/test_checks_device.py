@@ -54,7 +54,9 @@ def test_no_gpu_at_all(unused_gpu: None, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(subprocess, "run", missing)
     monkeypatch.setattr(checks_device.shutil, "which", lambda _: None)
     assert "there is no nvidia-smi" in check_device("cuda", "auto")[0].found
-    assert check_device("auto", "auto") == []
+    (note,) = check_device("auto", "auto")
+    assert (note.severity, note.found) == ("note", "no GPU was found; training would run on the CPU")
+    assert check_device("cpu", "auto") == []
 
 
 def test_bf16_on_a_gpu_without_units_for_it(old_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:

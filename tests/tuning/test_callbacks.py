@@ -124,3 +124,14 @@ def test_scoring_in_between_does_not_change_the_training(tiny_llama: TinyModel, 
     with_scores = fit_tiny(tiny_llama, tmp_path / "a", dropout=0.2, callbacks=[callback]).adapter
     without = fit_tiny(tiny_llama, tmp_path / "b", dropout=0.2).adapter
     assert all(torch.equal(with_scores[name], without[name]) for name in without)
+
+
+def test_the_first_and_the_last_step_are_logged_however_few_there_are(tiny_llama: TinyModel, tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus")
+    every, rare = (
+        train(tiny_config(tiny_llama, corpus, tmp_path / str(number), training={"log_every": number}))
+        for number in (1, 1000)
+    )
+    steps = [record["step"] for record in read_lines(every.folder / "training.jsonl")]
+    assert [record["step"] for record in read_lines(rare.folder / "training.jsonl")] == [1, steps[-1]]
+    assert f"{steps[-1]} optimizer steps" in (rare.folder / "report.html").read_text("utf-8")

@@ -132,6 +132,13 @@ def test_a_system_without_held_out_predictions_is_refused_before_any_is_trained(
     assert not (place / "out").exists()
 
 
+def test_a_missing_encoder_is_known_before_anything_is_trained(place: Path, erc: Command) -> None:
+    away = ENCODER | {"overrides": ["encoder.base=./away"]}
+    command = ("benchmark", write_systems(place, LLM, away), "--data", "data", "--out", "out", "--draws", 100)
+    refused(erc(*command), "./away", "no such folder")
+    assert not (place / "out").exists()
+
+
 def test_one_split_without_text(place: Path, erc: Command) -> None:
     systems = write_systems(place, ENCODER | {"seeds": [1]}, ENCODER | {"name": "other", "seeds": [2]})
     done = erc(
