@@ -150,7 +150,7 @@ def load_adapter(model: PreTrainedModel, folder: Path | str, *, trainable: bool 
 
 @contextmanager
 def _without_notices() -> Iterator[None]:
-    """For the import of PEFT: it imports bitsandbytes, which tells everybody that a package for 4 bits is missing."""
+    """Silence bitsandbytes, which PEFT imports and which warns of a missing package that only 4-bit models need."""
     logger = logging.getLogger("bitsandbytes")
     before = logger.level
     logger.setLevel(logging.ERROR)

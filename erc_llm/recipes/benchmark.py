@@ -34,7 +34,7 @@ from erc_llm.predictions import (
 )
 from erc_llm.recipes.benchmark_config import BenchmarkConfig, BenchmarkSystem
 from erc_llm.runs.directory import Run, read_run
-from erc_llm.runs.manifest import MANIFEST
+from erc_llm.runs.manifest import MANIFEST, read_manifest
 
 if TYPE_CHECKING:
     from erc_llm.calibration.choose import AskedDecide, Calibrated
@@ -229,7 +229,7 @@ def _baselines(
 
     progress = ConsoleProgress(console)
     for seed in system.seeds:
-        name = f"{system.name}-{version}-{seed}"
+        name = _run_name(system, version, seed)
         fixed = [f"corpus.path={paths.data[version]}", f"output={paths.runs}", f"name={name}", f"seed={seed}"]
         config = load_baseline(source, [*system.overrides, *fixed])
         progress.heading(name)
@@ -289,6 +289,10 @@ def _check_has_held_out(system: BenchmarkSystem) -> None:
         )
 
 
+def _run_name(system: BenchmarkSystem, version: Version, seed: int) -> str:
+    return f"{system.name}-{version}-{seed}"
+
+
 def _fetch_base(system: BenchmarkSystem, versions: Sequence[Version], runs: Path) -> None:
     """Find or download the base model of a system that is still to be trained, before any system is trained."""
     from erc_llm.baselines.baseline_config import load_baseline
@@ -296,8 +300,8 @@ def _fetch_base(system: BenchmarkSystem, versions: Sequence[Version], runs: Path
     from erc_llm.models.loading import base_folder, encoder_folder
 
     trained_on = versions if system.trained_on == "same" else (system.trained_on,)
-    names = [f"{system.name}-{version}-{seed}" for version in trained_on for seed in system.seeds]
-    if all((runs / name / MANIFEST).is_file() for name in names):
+    folders = [runs / _run_name(system, version, seed) for version in trained_on for seed in system.seeds]
+    if all((folder / MANIFEST).is_file() and read_manifest(folder).finished for folder in folders):
         return
     if system.baseline is not None:
         encoder_folder(load_baseline(system.baseline, system.overrides).encoder.base)
@@ -313,7 +317,7 @@ def _trained(system: BenchmarkSystem, source: str, own: Version, paths: Benchmar
 
     folders = []
     for seed in system.seeds:
-        name = f"{system.name}-{own}-{seed}"
+        name = _run_name(system, own, seed)
         fixed = [f"corpus.path={paths.data[own]}", f"output={paths.runs}", f"name={name}", f"seed={seed}"]
         config = load_config(source, [*system.overrides, *fixed])
         console.rule(name)

@@ -137,8 +137,7 @@ def crossfit(
             before = read_predictions(path)
             table = table.with_neighbours(before.neighbours, before.info.neighbours)
         write_predictions(table, path)
-        rule = decide if decide == "weighted_f1" or decide == "macro_f1" else None
-        write_run_report(run.folder, config.name, ConsoleProgress(console), path, rule)
+        write_run_report(run.folder, config.name, ConsoleProgress(console), path, decide)
         if not calibrated:
             calibrate_run(run, table, OUT_OF_FOLD, prior_shift(run.manifest, "auto"), "nll", 0, console, decide)
 

@@ -100,8 +100,7 @@ def crossfit_baseline(
         info = joined_info([table.info for table in of_split], config, run_id)
         written.append(folder / f"{split}.parquet")
         write_predictions(correct(replace(mean_prediction(of_split), info=info), correction), written[-1])
-    rule = decide if splits and decide != "probable" else None
-    write_run_report(folder, config.name, ConsoleProgress(console), written[0], rule)
+    write_run_report(folder, config.name, ConsoleProgress(console), written[0], decide)
     write_text(folder / CONFIG, config.as_yaml(), RunError)  # last: the folder is no cross-fitting without its table
     return written
 

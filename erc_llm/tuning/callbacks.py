@@ -154,7 +154,7 @@ class LogCallback(TrainerCallback):
         self._log.begin(state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Count the step; the last one is logged too, whatever its number."""
+        """Count the step; the last planned one is logged, whatever its number."""
         self._log.advance(state.global_step, self._tokens[state.global_step - 1])
         if state.global_step == state.max_steps:
             control.should_log = True

@@ -83,7 +83,7 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, hub_cache: Path, monkeyp
     assert "cannot be written" in finding.found
 
 
-def test_no_network_is_an_error_unless_the_model_is_there(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_network_is_an_error(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     (finding,) = check_hub("someone/tiny").findings
     assert finding.severity == "error"

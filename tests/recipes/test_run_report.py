@@ -81,6 +81,15 @@ def test_logs_and_table_are_on_one_page(finished: Run, tmp_path: Path) -> None:
     assert "Leakage manifest" in titles
 
 
+def test_answers_stay_where_no_rule_can_be_found(tmp_path: Path) -> None:
+    write_predictions(table(), tmp_path / "small.parquet")
+    noted = Noted()
+    write_run_report(tmp_path, "run", noted, tmp_path / "small.parquet", "weighted_f1")
+    assert noted.warnings == []
+    page = (tmp_path / REPORT).read_text("utf-8")
+    assert "answers: the most probable label" in page
+
+
 def test_the_report_of_a_baseline_follows_its_tables(tiny_bert: TinyModel, tmp_path: Path) -> None:
     """Once the text is gone from the tables, it is gone from the report too."""
     config, corpus = baseline_config(tiny_bert, tmp_path), small_corpus()
