@@ -3,7 +3,8 @@
 Every arm makes as many optimizer steps as the base arm: its own token budget compensates for longer prompts, for the
 branches of all labels, and for targets that are not drawn. Finished arms are skipped, so an interrupted ablation can
 continue; naming arms distributes the work over several processes. With `--folds`, each arm is cross-fitted and compared
-on all of train; its token budget is that of the first fold.
+on all of train; its token budget is that of the first fold. With `--first` as well, only the first folds are trained,
+and `benchmarks.ingredients` compares them on the rows that they left out.
 
 Input: a YAML file of arms, such as `benchmarks/profiles.yaml`. Output: a run directory per arm with its predictions of
 the selection split (or dev, for final systems), and a Markdown table.
@@ -75,7 +76,7 @@ def arm_config(arms: Arms, name: str, corpus: str, out: Path, folds: int | None 
 
     With folds, it is the number at which the first fold makes as many steps as the first fold of the base arm.
     """
-    from erc_llm.recipes.crossfit import Folds, fold_configs
+    from erc_llm.recipes.crossfit_folds import Folds, fold_configs
 
     folders = {arm: str(out / arm) for arm in arms.arms}
     fixed = [f"corpus.path={corpus}", f"output={out}"]
@@ -155,16 +156,24 @@ def run_arm(
         write_predictions(predict(predictor, data.corpus, part).without_text(), _table(out / name, part, k))
 
 
-def crossfit_arm(arms: Arms, name: str, corpus: str, out: Path, console: Console, folds: int) -> None:
-    """Cross-fit one arm; its out-of-fold table is `crossfit.parquet` in its run directory."""
-    from erc_llm.recipes.crossfit import Folds, crossfit
+def crossfit_arm(
+    arms: Arms, name: str, corpus: str, out: Path, console: Console, folds: int, first: int | None = None
+) -> None:
+    """Cross-fit one arm; its out-of-fold table is `crossfit.parquet` in its run directory.
+
+    With `first`, as many folds are trained only, and lie in `NAME-folds`.
+    """
+    from erc_llm.recipes.crossfit import crossfit, screen
+    from erc_llm.recipes.crossfit_folds import Folds
 
     if _table(out / name, CROSSFIT).is_file():
         console.print(f"{name}: done already", highlight=False)
         return
     config = arm_config(arms, name, corpus, out, folds)
     console.rule(f"{name}, {config.training.tokens_per_step} tokens a step")
-    crossfit(config, Folds(folds, with_text=False), resume=True, console=console, control=True)
+    wanted = Folds(folds, with_text=False, first=first)
+    train = crossfit if first is None else screen
+    train(config, wanted, resume=True, console=console, control=True)
 
 
 def as_table(arms: Arms, out: Path, split: str = SELECTION) -> str:
@@ -299,6 +308,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of the run directories")
     parser.add_argument("--split", default=SELECTION, help="split to evaluate; dev is for final systems")
     parser.add_argument("--folds", type=int, help="cross-fit each arm with this number of folds")
+    parser.add_argument("--first", type=int, help="with --folds: train only this number of folds, the first ones")
     parser.add_argument("--orders", type=int, default=1, help="also average over this number of label orders")
     parser.add_argument("--table", action="store_true", help="train nothing; print the table of the finished arms")
     parser.add_argument(
@@ -315,12 +325,14 @@ def _run(options: argparse.Namespace) -> None:
     arms = read_arms(options.file)
     if unknown := sorted(set(options.arm) - set(arms.arms)):
         raise ConfigError(f"{options.file}: has no arm {', '.join(unknown)}; its arms are {', '.join(arms.arms)}")
+    if options.first is not None and (options.folds is None or not 0 < options.first < options.folds):
+        raise ConfigError(f"--first {options.first}: expected less than the number of folds, and --folds")
     if not (options.table or options.calibrated):
         if options.corpus is None:
             raise ConfigError("--corpus: required for training; --table and --calibrated work without it")
         for name in options.arm or arms.arms:
             if options.folds is not None:
-                crossfit_arm(arms, name, options.corpus, options.out, console, options.folds)
+                crossfit_arm(arms, name, options.corpus, options.out, console, options.folds, options.first)
                 continue
             run_arm(arms, name, options.corpus, options.out, console, options.split, options.orders)
     if options.calibrated and options.split != SELECTION:

@@ -32,7 +32,7 @@ from erc_llm.corpus.dialogues import LEFT_OUT
 from erc_llm.corpus.splits import episode_of
 from erc_llm.predictions import read_predictions
 from erc_llm.predictor import Predictor, load
-from erc_llm.recipes.crossfit import LEFT_OUT_TABLE
+from erc_llm.recipes.crossfit_folds import LEFT_OUT_TABLE
 from erc_llm.retrieval.index import HiddenStates, build_index
 from erc_llm.retrieval.vectors import States, state_vectors
 from erc_llm.runs.directory import read_run

@@ -28,7 +28,7 @@ from erc_llm.calibration.select import decide_held_out
 from erc_llm.errors import ConfigError
 from erc_llm.metrics import Floats, bootstrap_over_dialogues, gold_surprise, paired_mean_difference
 from erc_llm.predictions import Predictions, corpus_shift, read_predictions
-from erc_llm.recipes.crossfit import LEFT_OUT_TABLE
+from erc_llm.recipes.crossfit_folds import LEFT_OUT_TABLE
 
 HEADER = (
     "| arm | weighted F1 | better by: dialogues | episodes | macro F1 | better by: dialogues | NLL (nats) "

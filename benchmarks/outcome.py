@@ -12,6 +12,8 @@ from rich.console import Console
 
 from erc_llm.errors import ErcError, UserError
 
+INTERRUPTED = 130  # as shells have it: 128 and the number of SIGINT
+
 
 class CannotDo(UserError):
     """What a benchmark needs is not there, such as a card with enough memory; the part is left out."""
@@ -26,4 +28,7 @@ def exit_code(work: Callable[[], object]) -> int:
     except ErcError as error:
         Console(stderr=True).print(str(error), style="red", markup=False, highlight=False)
         return error.exit_code
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted")
+        return INTERRUPTED
     return 0

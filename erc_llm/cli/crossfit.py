@@ -15,7 +15,7 @@ from erc_llm.cli.options import Overrides, WithoutText, open_console, prepare_sc
 from erc_llm.errors import UserError
 
 if TYPE_CHECKING:
-    from erc_llm.recipes.crossfit import Folds
+    from erc_llm.recipes.crossfit_folds import Folds
 
 
 def crossfit(
@@ -31,6 +31,14 @@ def crossfit(
     folds: Annotated[
         int, typer.Option(help="Number of training runs; each leaves out as large a part of train.", min=2, max=100)
     ] = 5,
+    first: Annotated[
+        int | None,
+        typer.Option(
+            help="Train the first folds only, to try a setting: what they left out is one table, compared like any "
+            "other. --resume without it trains the rest.",
+            min=1,
+        ),
+    ] = None,
     fold_seed: Annotated[int, typer.Option(help="Seed of the division of train's episodes into folds.", min=0)] = 13,
     workers: Annotated[
         int | None, typer.Option(help="Folds at a time. Default: one per GPU, without a GPU one per core.", min=1)
@@ -51,15 +59,17 @@ def crossfit(
 ) -> None:
     """Train a model per fold of train, each blind to its fold, and predict all of train with them."""
     from erc_llm.config_files import find_config, read_yaml
-    from erc_llm.recipes.crossfit import Folds
+    from erc_llm.recipes.crossfit_folds import Folds
 
     overrides = overrides or []
     fields = {*read_yaml(find_config(config)), *(text.partition("=")[0].partition(".")[0] for text in overrides)}
     is_baseline = not fields.isdisjoint(("kind", "encoder", "memory", "speaker"))
     if predict and not is_baseline:
         raise UserError("--predict: is for baselines; `erc-llm predict RUN` predicts with the averaged adapter")
+    if first is not None and first >= folds:
+        raise UserError(f"--first {first}: expected less than the {folds} folds; leave it out to train them all")
     prepare_scoring()
-    wanted = Folds(folds, fold_seed, workers, not without_text)
+    wanted = Folds(folds, fold_seed, workers, not without_text, first)
     try:
         if is_baseline:
             _baseline(config, overrides, wanted, resume, predict or [])
@@ -72,9 +82,13 @@ def crossfit(
 
 def _language_model(config: str, overrides: list[str], folds: Folds, resume: bool, control: bool) -> None:
     from erc_llm.config import load_config
-    from erc_llm.recipes.crossfit import crossfit
+    from erc_llm.recipes.crossfit import crossfit, screen
     from erc_llm.runs.directory import OUT_OF_FOLD
 
+    if folds.first is not None:
+        table = screen(load_config(config, overrides), folds, resume=resume, console=open_console(), control=control)
+        print_note(f"predictions of what {folds.first} of {folds.count} folds left out: {table}")
+        return
     run = crossfit(load_config(config, overrides), folds, resume=resume, console=open_console(), control=control)
     print_note(f"run: {run.folder}   adapter: {run.adapter}   predictions of train: {run.folder / OUT_OF_FOLD}")
 

@@ -312,7 +312,8 @@ def _fetch_base(system: BenchmarkSystem, versions: Sequence[Version], runs: Path
 def _trained(system: BenchmarkSystem, source: str, own: Version, paths: BenchmarkPaths, console: Console) -> list[Path]:
     """Run directories of a language model, trained on one version; finished ones are reused."""
     from erc_llm.config import load_config
-    from erc_llm.recipes.crossfit import Folds, crossfit
+    from erc_llm.recipes.crossfit import crossfit
+    from erc_llm.recipes.crossfit_folds import Folds
     from erc_llm.recipes.train import train
 
     folders = []

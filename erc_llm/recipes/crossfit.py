@@ -9,8 +9,9 @@ and decision rules.
       report.html           its evaluation, as one page
     runs/NAME-folds/
       fold-1/ ...           a run for each fold, with left_out.parquet: its predictions of the episodes it left out
+      left_out.parquet      what the first folds left out, where only these were trained (`screen`)
 
-Input: a configuration, and the number of folds. Output: the run directory.
+Input: a configuration, and the number of folds. Output: the run directory, or the table of the first folds.
 Does not depend on: how training, prediction and averaging work; it composes them.
 """
 
@@ -18,68 +19,46 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 
 from erc_llm.baselines.baseline_config import BaselineConfig
 from erc_llm.calibration.record import Decide
 from erc_llm.calibration.select import FEWEST_DIALOGUES, table_hash
 from erc_llm.calibration.store import read_calibration
-from erc_llm.config import FoldConfig, Recipe, RunConfig
+from erc_llm.config import Recipe, RunConfig
 from erc_llm.corpus import Corpus, labelled_scenes
 from erc_llm.corpus.dialogues import LEFT_OUT
-from erc_llm.corpus.splits import episode_of, fold_episodes
-from erc_llm.errors import ConfigError, CorpusError, PredictionsError, RunError
+from erc_llm.corpus.splits import episode_of
+from erc_llm.errors import ConfigError, CorpusError, RunError
 from erc_llm.files import has_files
 from erc_llm.predictions import (
-    Prediction,
     Predictions,
-    PredictionsInfo,
     read_predictions,
     strip_text,
     write_predictions,
 )
-from erc_llm.recipes.average import average_id, average_runs, mean_distribution
+from erc_llm.recipes.average import average_id, average_runs
 from erc_llm.recipes.console import ConsoleProgress
+from erc_llm.recipes.crossfit_folds import (
+    LEFT_OUT_TABLE,
+    Folds,
+    first_folds_table,
+    fold_configs,
+    folds_folder,
+    is_predicted,
+    join_folds,
+)
 from erc_llm.recipes.data import open_whole, print_warnings
 from erc_llm.recipes.run_inputs import check_leak
 from erc_llm.recipes.run_report import write_run_report
-from erc_llm.recipes.side_by_side import jobs_at_once, refuse_launcher, run_side_by_side
+from erc_llm.recipes.side_by_side import refuse_launcher, run_side_by_side
 from erc_llm.runs.directory import OUT_OF_FOLD, Run, read_run
 from erc_llm.runs.manifest import MANIFEST, read_manifest
 from erc_llm.runs.opened import open_run
-
-C = TypeVar("C", bound=Recipe)
-
-LEFT_OUT_TABLE = f"{LEFT_OUT}.parquet"
-
-
-@dataclass(frozen=True, slots=True)
-class Folds:
-    """How train is divided and how the folds are run.
-
-    Attributes:
-        count: Number of folds.
-        seed: Seed of the division into folds.
-        at_once: Number of folds at a time; None: one per GPU, without any one per core. See `side_by_side`.
-        with_text: Keep the text of the utterances in the tables.
-    """
-
-    count: int = 5
-    seed: int = 13
-    at_once: int | None = None
-    with_text: bool = True
-
-    @property
-    def side_by_side(self) -> int:
-        """Number of folds at a time."""
-        return min(self.count, self.at_once or jobs_at_once(self.count))
 
 
 def crossfit(
@@ -114,6 +93,61 @@ def crossfit(
     from erc_llm.recipes.calibrate import calibrate_run
 
     console = console or Console()
+    folds = replace(folds, first=None)
+    corpus, runs = _train_folds(config, folds, resume, console, control)
+
+    def complete(run: Run) -> None:
+        """Write what the run directory of an average of folds has beside the adapter."""
+        table, path = _joined_table(runs, corpus, folds, run.config, run.manifest.run_id), run.folder / OUT_OF_FOLD
+        calibrated = _is_calibrated(run, table)
+        if calibrated and path.is_file():
+            before = read_predictions(path)
+            table = table.with_neighbours(before.neighbours, before.info.neighbours)
+        write_predictions(table, path)
+        write_run_report(run.folder, config.name, ConsoleProgress(console), path, decide)
+        if not calibrated:
+            calibrate_run(run, table, OUT_OF_FOLD, prior_shift(run.manifest, "auto"), "nll", 0, console, decide)
+
+    folder = Path(config.output) / config.name
+    if not (folder / MANIFEST).is_file() or read_run(folder).manifest.run_id != average_id(runs, config.name):
+        run = average_runs(runs, folder, of_folds=config, replace_older=True, complete=complete)
+    else:
+        run = read_run(folder)
+        complete(run)
+    first_folds_table(config).unlink(missing_ok=True)
+    return run
+
+
+def screen(
+    config: RunConfig, folds: Folds, *, resume: bool = False, console: Console | None = None, control: bool = False
+) -> Path:
+    """Train the first folds only, and join what they predict of the episodes that they left out.
+
+    A cross-fitting of the same configuration goes on from them.
+
+    Args:
+        config: The configuration of every fold.
+        folds: The folds, and how many of them to train.
+        resume: As in `crossfit`.
+        console: Where to show progress.
+        control: As in `crossfit`.
+
+    Returns:
+        The table that was written, of the lines that these folds left out.
+
+    Raises:
+        UserError: As in `crossfit`.
+    """
+    corpus, runs = _train_folds(config, folds, resume, console or Console(), control)
+    path = first_folds_table(config)
+    write_predictions(_joined_table(runs, corpus, folds, config, average_id(runs, config.name)), path)
+    return path
+
+
+def _train_folds(
+    config: RunConfig, folds: Folds, resume: bool, console: Console, control: bool
+) -> tuple[Corpus, list[Run]]:
+    """Check everything, and train the folds that are not finished; the whole corpus and the runs of the folds."""
     check_folder(config, resume)
     if not control:
         check_leak(config)
@@ -127,33 +161,12 @@ def crossfit(
     for fold in configs:
         _check_classes(fold, corpus)
     run_folds(partial(_train_fold, corpus.sha256), configs, folds, console)
-    runs = [read_run(Path(fold.output) / fold.name) for fold in configs]
-
-    def complete(run: Run) -> None:
-        """Write what the run directory of an average of folds has beside the adapter."""
-        table, path = _out_of_fold_table(run, runs, corpus, folds.with_text), run.folder / OUT_OF_FOLD
-        calibrated = _is_calibrated(run, table)
-        if calibrated and path.is_file():
-            before = read_predictions(path)
-            table = table.with_neighbours(before.neighbours, before.info.neighbours)
-        write_predictions(table, path)
-        write_run_report(run.folder, config.name, ConsoleProgress(console), path, decide)
-        if not calibrated:
-            calibrate_run(run, table, OUT_OF_FOLD, prior_shift(run.manifest, "auto"), "nll", 0, console, decide)
-
-    folder = Path(config.output) / config.name
-    if not (folder / MANIFEST).is_file() or read_run(folder).manifest.run_id != average_id(runs, config.name):
-        return average_runs(runs, folder, of_folds=config, replace_older=True, complete=complete)
-    run = read_run(folder)
-    complete(run)
-    return run
+    return corpus, [read_run(Path(fold.output) / fold.name) for fold in configs]
 
 
-def _out_of_fold_table(run: Run, folds: Sequence[Run], corpus: Corpus, with_text: bool) -> Predictions:
-    """The out-of-fold table of an average, from the tables of its folds."""
-    tables = [read_predictions(fold.folder / LEFT_OUT_TABLE) for fold in folds]
-    info = joined_info([table.info for table in tables], run.config, run.manifest.run_id)
-    return join_folds(tables, corpus, replace(info, split="train"), with_text)
+def _joined_table(runs: Sequence[Run], corpus: Corpus, folds: Folds, config: Recipe, run_id: str) -> Predictions:
+    """The table of what these folds left out, from their own tables."""
+    return join_folds([read_predictions(run.folder / LEFT_OUT_TABLE) for run in runs], corpus, folds, config, run_id)
 
 
 def _is_calibrated(run: Run, table: Predictions) -> bool:
@@ -186,25 +199,6 @@ def _check_classes(fold: RunConfig, corpus: Corpus) -> None:
         raise CorpusError(f"{fold.name}: {error}") from error
 
 
-def joined_info(of_folds: Sequence[PredictionsInfo], config: Recipe, run_id: str) -> PredictionsInfo:
-    """Metadata of a table that joins those of the folds: the same split, all folds."""
-
-    def mean(distributions: Sequence[tuple[float, ...] | None]) -> tuple[float, ...] | None:
-        known = [values for values in distributions if values is not None]
-        return mean_distribution(known) if known else None
-
-    return replace(
-        of_folds[0],
-        system=config.name,
-        folds=len(of_folds),
-        run_id=run_id,
-        config_sha256=config.sha256,
-        recipe_sha256=config.recipe_sha256,
-        train_shares=mean([info.train_shares for info in of_folds]),
-        training_prior=mean([info.training_prior for info in of_folds]),
-    )
-
-
 def check_folder(config: Recipe, resume: bool) -> None:
     """Refuse to continue without `resume`, to replace another run, and a configuration that leaves a fold out itself.
 
@@ -227,37 +221,22 @@ def check_folder(config: Recipe, resume: bool) -> None:
         )
 
 
-def folds_folder(config: Recipe) -> Path:
-    """The folder of the runs of a cross-fitting's folds."""
-    return Path(config.output) / f"{config.name}-folds"
-
-
-def fold_configs(config: C, folds: Folds) -> list[C]:
-    """The configuration of each fold's run."""
-    found = []
-    for number in range(1, folds.count + 1):
-        fold = FoldConfig(number=number, folds=folds.count, seed=folds.seed)
-        corpus = config.corpus.model_copy(update={"fold": fold})
-        own = {"name": f"fold-{number}", "output": str(folds_folder(config)), "corpus": corpus}
-        found.append(config.model_copy(update=own))
-    return found
-
-
 def describe(corpus: Corpus, folds: Folds, config: RunConfig | BaselineConfig, console: Console) -> None:
     """Print the size of the folds, and how much is trained and predicted in all.
 
     Raises:
         CorpusError: Train has fewer episodes than folds.
     """
-    parts = fold_episodes(corpus, folds.count, folds.seed)
+    parts = folds.parts(corpus)
     scenes, epochs, most = corpus.split("train"), config.training.epochs, config.training.max_scenes
     left_out = [[d for d in scenes if episode_of(d) in part] for part in parts]
     targets = [sum(len(d.targets) for d in fold) for fold in left_out]
     selected = config.corpus.selection_fraction if config.holds_out_selection else 0.0
     kept = [round((len(scenes) - len(fold)) * (1 - selected)) for fold in left_out]
     trained = epochs * sum(min(of_fold, most or of_fold) for of_fold in kept)
+    first = f"the first {folds.trained} of " if folds.trained < folds.count else ""
     for line in (
-        f"{folds.count} folds of {len(scenes)} training scenes in {sum(map(len, parts))} episodes, "
+        f"{first}{folds.count} folds of {len(scenes)} training scenes in {len(set(map(episode_of, scenes)))} episodes, "
         f"{folds.side_by_side} at a time; targets left out: {', '.join(map(str, targets))}",
         f"to do: train on about {trained:.0f} scenes, as in {trained / len(scenes):.1f} epochs of all of train; "
         f"predict {sum(targets)} targets once",
@@ -296,50 +275,3 @@ def _train_fold(corpus_sha256: str, config: RunConfig, with_text: bool, console:
     predictor = Predictor(opened, load_model(opened), data.past)
     table = predict_with_progress(predictor, data.corpus, LEFT_OUT, console)
     write_predictions(table if with_text else table.without_text(), path)
-
-
-def is_predicted(path: Path, run_id: str, corpus_sha256: str) -> bool:
-    """Whether a table is there, by this run and of this corpus."""
-    if not path.is_file():
-        return False
-    info = read_predictions(path).info
-    return (info.run_id, info.corpus_sha256) == (run_id, corpus_sha256)
-
-
-def join_folds(tables: Sequence[Predictions], corpus: Corpus, info: PredictionsInfo, with_text: bool) -> Predictions:
-    """The out-of-fold table: each target of train as predicted by the fold that left it out, without correction.
-
-    Args:
-        tables: The folds' tables of the episodes that they left out.
-        corpus: The whole corpus.
-        info: Metadata of the table.
-        with_text: Keep the text of the utterances.
-
-    Raises:
-        PredictionsError: The tables do not hold every target of train exactly once.
-    """
-    rows = {key: (table, row) for table in tables for row, key in enumerate(table.keys)}
-    dialogues = corpus.split("train")
-    wanted = [(d.id, d.utterances[k].id) for d in dialogues for k in d.targets]
-    if set(wanted) != rows.keys() or sum(map(len, tables)) != len(wanted):
-        raise PredictionsError(
-            f"the folds' tables hold {sum(map(len, tables))} targets, train has {len(wanted)}: the corpus has changed "
-            "since; choose another name="
-        )
-    predictions = (_prediction(*rows[key]) for key in wanted)
-    joined = Predictions.from_corpus(info, dialogues, predictions, corpus.dialogues(), corpus.generic)
-    return joined if with_text else joined.without_text()
-
-
-def _prediction(table: Predictions, row: int) -> Prediction:
-    """One row of a table that was written by scores."""
-
-    def values(column: NDArray[np.float64] | None) -> list[float] | None:
-        return None if column is None else column[row].tolist()
-
-    return Prediction(
-        predicted=table.predicted[row],
-        log_likelihoods=values(table.log_likelihoods),
-        probabilities=values(table.probabilities),
-        label_mass=None if table.label_mass is None else float(table.label_mass[row]),
-    )

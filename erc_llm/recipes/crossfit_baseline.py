@@ -6,6 +6,7 @@
       SPLIT.parquet         predictions of another split: the mean over the folds' models, decided for weighted F1
     runs/NAME-folds/
       fold-1/ ...           a run for each fold, with left_out.parquet and SPLIT.parquet
+      left_out.parquet      what the first folds left out, where only these were trained
 
 Input: a configuration, the number of folds, and splits to predict. Output: predictions tables.
 Does not depend on: how baselines are trained.
@@ -30,17 +31,15 @@ from erc_llm.files import write_text
 from erc_llm.predictions import Correction, correct, read_predictions, write_predictions
 from erc_llm.predictions.mean import mean_prediction
 from erc_llm.recipes.console import ConsoleProgress
-from erc_llm.recipes.crossfit import (
+from erc_llm.recipes.crossfit import check_can_calibrate, check_folder, describe, run_folds
+from erc_llm.recipes.crossfit_folds import (
     LEFT_OUT_TABLE,
     Folds,
-    check_can_calibrate,
-    check_folder,
-    describe,
+    first_folds_table,
     fold_configs,
     is_predicted,
     join_folds,
     joined_info,
-    run_folds,
 )
 from erc_llm.recipes.data import open_corpus, print_warnings
 from erc_llm.recipes.run_report import write_run_report
@@ -60,20 +59,23 @@ def crossfit_baseline(
 
     Args:
         config: The configuration of every fold.
-        folds: The folds.
-        splits: Names of other splits to predict.
+        folds: The folds. If only the first of them are trained, nothing is written but their table.
+        splits: Names of other splits to predict; all folds are needed for them.
         decide: The decision rule of their answers, found on the out-of-fold table with a calibration.
         resume: Continue an unfinished cross-fitting of the same configuration.
         console: Where to show progress.
 
     Raises:
         RunError: A folder exists and `resume` is False, or it holds other runs.
-        ConfigError: The configuration leaves a fold out itself, or a split is a part of train.
+        ConfigError: The configuration leaves a fold out itself, a split is a part of train, or is to be predicted by a
+            part of the folds.
         CorpusError: Train has fewer episodes than folds, too few dialogues to calibrate on, or no such split exists.
         UserError: Training or prediction of a fold failed.
     """
     console = console or Console()
     check_folder(config, resume)
+    if splits and folds.trained < folds.count:
+        raise ConfigError(f"--predict {splits[0]}: is the mean over all folds; leave out --first, or --predict")
     corpus = open_corpus(config.corpus, config.label_set(), cut_selection=False)
     for split in splits:
         if split in PARTS_OF_TRAIN:
@@ -90,10 +92,11 @@ def crossfit_baseline(
     tables = [read_predictions(fold / LEFT_OUT_TABLE) for fold in found]
     ids = "\n".join(str(table.info.run_id) + str(table.info.config_sha256) for table in tables)
     run_id = f"{config.name}-{hashlib.sha256(ids.encode()).hexdigest()[:8]}"
-    info = replace(joined_info([table.info for table in tables], config, run_id), split="train")
-    out_of_fold = join_folds(tables, corpus, info, folds.with_text)
-    written = [folder / OUT_OF_FOLD]
+    out_of_fold = join_folds(tables, corpus, folds, config, run_id)
+    written = [folder / OUT_OF_FOLD if folds.trained == folds.count else first_folds_table(config)]
     write_predictions(out_of_fold, written[0])
+    if folds.trained < folds.count:
+        return written
     correction = correction_from(out_of_fold, decide) if splits else Correction()
     for split in splits:
         of_split = [read_predictions(fold / f"{split}.parquet") for fold in found]
@@ -102,6 +105,7 @@ def crossfit_baseline(
         write_predictions(correct(replace(mean_prediction(of_split), info=info), correction), written[-1])
     write_run_report(folder, config.name, ConsoleProgress(console), written[0], decide)
     write_text(folder / CONFIG, config.as_yaml(), RunError)  # last: the folder is no cross-fitting without its table
+    first_folds_table(config).unlink(missing_ok=True)
     return written
 
 

@@ -260,7 +260,8 @@ def _crossfitted(config: RunConfig, folds: int, at_once: int | None, metric: Met
     from erc_llm.calibration.select import decide_held_out
     from erc_llm.metrics import confusion, gold_surprise, scores_from_confusion
     from erc_llm.predictions import corpus_shift, read_predictions
-    from erc_llm.recipes.crossfit import Folds, crossfit
+    from erc_llm.recipes.crossfit import crossfit
+    from erc_llm.recipes.crossfit_folds import Folds
     from erc_llm.runs.directory import OUT_OF_FOLD
 
     run = crossfit(config, Folds(folds, at_once=at_once), resume=True, console=console)

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from benchmarks import ablation
 from benchmarks.ablation import Arms, as_table, budget_for, main, read_arms, run_arm, sizes_of, steps_at
+from benchmarks.ingredients import read_folds
 from erc_llm.config import RunConfig, load_config
 from erc_llm.errors import ConfigError
 from erc_llm.predictions import read_predictions
@@ -179,6 +180,31 @@ def test_an_unknown_arm_and_a_missing_corpus_are_the_users_mistakes(
     assert "its arms are none, statistics, state" in " ".join(capsys.readouterr().err.split())
     assert main([str(path), "--out", str(out)]) == 2
     assert not out.exists()
+
+
+def test_the_first_folds_of_an_arm_are_left_for_the_table_of_ingredients(
+    small: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, corpus, out = small
+    command = [str(path), "none", "--corpus", str(corpus), "--out", str(out)]
+    for wrong in (["--first", "1"], ["--folds", "2", "--first", "2"], ["--folds", "2", "--first", "0"]):
+        assert main([*command, *wrong]) == 2
+        assert "expected less than the number of folds" in " ".join(capsys.readouterr().err.split())
+    assert not out.exists()
+    assert main([*command, "--folds", "2", "--first", "1"]) == 0
+    assert [p.name for p in out.iterdir()] == ["none-folds"]
+    table = read_folds(out / "none-folds")
+    assert len(table) == len(read_predictions(out / "none-folds" / "left_out.parquet"))
+    assert table.text is None
+
+
+def test_an_interrupt_is_told_in_a_word(
+    small: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, corpus, out = small
+    monkeypatch.setattr(ablation, "run_arm", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert main([str(path), "none", "--corpus", str(corpus), "--out", str(out)]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 @pytest.mark.parametrize("path", sorted(Path(ablation.__file__).parent.glob("*.yaml")), ids=lambda path: path.stem)

@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from benchmarks import hidden_neighbours
-from erc_llm.recipes.crossfit import Folds, crossfit
+from erc_llm.recipes.crossfit import crossfit
+from erc_llm.recipes.crossfit_folds import Folds
 from tests.benchmarks.test_decided_tables import rows_of
 from tests.tiny_models import TinyModel
 from tests.tiny_runs import tiny_config, write_corpus

@@ -17,7 +17,8 @@ from erc_llm.calibration.neighbours import adapter_sha256
 from erc_llm.calibration.store import read_calibration, write_calibration
 from erc_llm.models.hashes import file_sha256
 from erc_llm.predictions import read_predictions
-from erc_llm.recipes.crossfit import Folds, crossfit
+from erc_llm.recipes.crossfit import crossfit
+from erc_llm.recipes.crossfit_folds import Folds
 from erc_llm.recipes.train import train
 from erc_llm.retrieval.index import Index
 from erc_llm.retrieval.store import NEIGHBOURS, read_index

@@ -14,7 +14,8 @@ import erc_llm
 from erc_llm.build import training_view
 from erc_llm.calibration.store import CALIBRATION, read_calibration
 from erc_llm.predictions import Correction, Mixing, read_predictions
-from erc_llm.recipes.crossfit import Folds, crossfit
+from erc_llm.recipes.crossfit import crossfit
+from erc_llm.recipes.crossfit_folds import Folds
 from erc_llm.recipes.train import train
 from erc_llm.retrieval.store import NEIGHBOURS
 from erc_llm.runs.directory import OUT_OF_FOLD, read_run

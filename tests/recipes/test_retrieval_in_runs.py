@@ -23,7 +23,8 @@ from erc_llm.errors import ConfigError, CorpusError, ModelError, RunError
 from erc_llm.predictions import read_predictions
 from erc_llm.recipes.average import average_runs
 from erc_llm.recipes.calibrate import predict_selection
-from erc_llm.recipes.crossfit import Folds, crossfit
+from erc_llm.recipes.crossfit import crossfit
+from erc_llm.recipes.crossfit_folds import Folds
 from erc_llm.recipes.export import score_probes
 from erc_llm.recipes.export_prompts import export_prompts
 from erc_llm.recipes.predict import predict

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from erc_llm.recipes.crossfit import Folds
+from erc_llm.recipes.crossfit_folds import Folds
 from tests.command_line import Command, refused
 from tests.recipes.crossfit.crossfitted import (
     ONE_BY_ONE,
