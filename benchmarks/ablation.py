@@ -335,6 +335,8 @@ def _run(options: argparse.Namespace) -> None:
                 crossfit_arm(arms, name, options.corpus, options.out, console, options.folds, options.first)
                 continue
             run_arm(arms, name, options.corpus, options.out, console, options.split, options.orders)
+        if options.first is not None:
+            return
     if options.calibrated and options.split != SELECTION:
         print("\n".join(map(str, write_steps(arms, options.out, options.split))))
     elif options.calibrated:

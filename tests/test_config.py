@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks.ablation import read_arms
 from erc_llm import config_files as config_module
 from erc_llm.baselines.baseline_config import load_baseline
 from erc_llm.config import RunConfig, load_config
@@ -318,6 +319,8 @@ def test_every_field_has_its_sentence() -> None:
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 RUNS_OF_BEFORE = sorted(RESULTS.rglob("config.yaml"))
+ARMS = read_arms(RESULTS.parents[1] / "benchmarks" / "ingredients.yaml").arms
+OF_CLOSED_SET = {name for name, fields in ARMS.items() if "training.objective=closed_set" in fields}
 OF_BASELINES = sorted((RESULTS / "baselines").rglob("config.yaml"))
 
 
@@ -332,6 +335,9 @@ def test_runs_of_before_are_still_read_and_answer_as_they_did(path: Path) -> Non
     """With what the file states, and where it is older than a field, with what was the only way then."""
     config, stated = load_config(path), yaml.safe_load(path.read_text("utf-8"))
     assert config.training.objective == stated["training"].get("objective", "label")
+    run = path.parents[1] if config.corpus.fold else path.parent  # a fold lies in the folder of its cross-fitting
+    named = "closed_set" in run.name or run.name.removesuffix("-folds") in OF_CLOSED_SET
+    assert (config.training.objective == "closed_set") == named
     scoring = stated.get("scoring", {})
     ways = {"decode": "score", "answer": "label", "label_orders": 1}
     assert {name: getattr(config.scoring, name) for name in ways} == ways

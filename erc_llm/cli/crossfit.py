@@ -85,11 +85,12 @@ def _language_model(config: str, overrides: list[str], folds: Folds, resume: boo
     from erc_llm.recipes.crossfit import crossfit, screen
     from erc_llm.runs.directory import OUT_OF_FOLD
 
+    loaded = load_config(config, overrides)
     if folds.first is not None:
-        table = screen(load_config(config, overrides), folds, resume=resume, console=open_console(), control=control)
+        table = screen(loaded, folds, resume=resume, console=open_console(), control=control)
         print_note(f"predictions of what {folds.first} of {folds.count} folds left out: {table}")
         return
-    run = crossfit(load_config(config, overrides), folds, resume=resume, console=open_console(), control=control)
+    run = crossfit(loaded, folds, resume=resume, console=open_console(), control=control)
     print_note(f"run: {run.folder}   adapter: {run.adapter}   predictions of train: {run.folder / OUT_OF_FOLD}")
 
 

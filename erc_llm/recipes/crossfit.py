@@ -35,12 +35,7 @@ from erc_llm.corpus.dialogues import LEFT_OUT
 from erc_llm.corpus.splits import episode_of
 from erc_llm.errors import ConfigError, CorpusError, RunError
 from erc_llm.files import has_files
-from erc_llm.predictions import (
-    Predictions,
-    read_predictions,
-    strip_text,
-    write_predictions,
-)
+from erc_llm.predictions import Predictions, read_predictions, strip_text, write_predictions
 from erc_llm.recipes.average import average_id, average_runs
 from erc_llm.recipes.console import ConsoleProgress
 from erc_llm.recipes.crossfit_folds import (
@@ -74,7 +69,7 @@ def crossfit(
 
     Args:
         config: The configuration of every fold.
-        folds: The folds.
+        folds: The folds; all of them are trained.
         decide: Name of the decision rule that predictions use unless another one is asked for; None: they use no
             calibration and no rule.
         resume: Continue an unfinished cross-fitting of the same configuration.

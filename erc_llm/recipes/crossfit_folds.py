@@ -137,7 +137,7 @@ def _prediction(table: Predictions, row: int) -> Prediction:
 
 
 def joined_info(of_folds: Sequence[PredictionsInfo], config: Recipe, run_id: str) -> PredictionsInfo:
-    """Metadata of a table that joins those of the folds: the same split, all folds."""
+    """Metadata of a table that joins those of several folds, of the same split."""
 
     def mean(distributions: Sequence[tuple[float, ...] | None]) -> tuple[float, ...] | None:
         known = [values for values in distributions if values is not None]

@@ -193,6 +193,7 @@ def test_the_first_folds_of_an_arm_are_left_for_the_table_of_ingredients(
     assert not out.exists()
     assert main([*command, "--folds", "2", "--first", "1"]) == 0
     assert [p.name for p in out.iterdir()] == ["none-folds"]
+    assert "| arm |" not in capsys.readouterr().out, "there is no finished arm to show"
     table = read_folds(out / "none-folds")
     assert len(table) == len(read_predictions(out / "none-folds" / "left_out.parquet"))
     assert table.text is None
