@@ -43,6 +43,15 @@ from erc_llm.runs.directory import OUT_OF_FOLD
 CROSSFIT = Path(OUT_OF_FOLD).stem  # instead of a split: all of train, as predicted by the folds that left it out
 
 
+class Note(BaseModel):
+    """What a table says of an arm beside its metrics."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    what: str = Field(description="What is changed, in words.")
+    literature: str = Field(default="", description="What published work reports of it.")
+
+
 class Arms(BaseModel):
     """The arms of an ablation."""
 
@@ -54,6 +63,7 @@ class Arms(BaseModel):
     arms: Mapping[str, tuple[str, ...]] = Field(
         description="Name to `key=value` texts; {NAME} stands for the run directory of an arm trained before."
     )
+    notes: Mapping[str, Note] = Field(default={}, description="Name of an arm to what a table says of it.")
 
 
 def read_arms(path: Path) -> Arms:
@@ -68,6 +78,8 @@ def read_arms(path: Path) -> Arms:
         raise ConfigError(f"{path}: expected config, budget, base and arms: {error}") from error
     if arms.base not in arms.arms:
         raise ConfigError(f"{path}: base: '{arms.base}' is not among the arms {', '.join(arms.arms)}")
+    if unknown := sorted(set(arms.notes) - set(arms.arms)):
+        raise ConfigError(f"{path}: notes: '{unknown[0]}' is not among the arms {', '.join(arms.arms)}")
     return arms
 
 

@@ -6,10 +6,9 @@ whole dialogues, and whole episodes. A table with more rows than the first one c
 folder of a cross-fitting's folds stands for one that was stopped: all tables are then cut to the rows that its finished
 folds left out, before anything is fitted.
 
-Input: a YAML file of arms and the folder with their out-of-fold tables, or tables. Output: a Markdown table.
+Input: out-of-fold tables. Output: a Markdown table.
 Does not depend on: how arms are trained; `benchmarks.ablation --folds` does that.
 
-    python -m benchmarks.ingredients --arms benchmarks/ingredients.yaml --out docs/results/ingredients
     python -m benchmarks.ingredients aligned=a/crossfit.parquet original=b/crossfit.parquet    # against the first one
     python -m benchmarks.ingredients plain=a/crossfit.parquet stopped=runs/stopped-folds
 """
@@ -21,12 +20,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.ablation import CROSSFIT, read_arms
 from benchmarks.crossfitted import difference, percent, signed
 from benchmarks.outcome import exit_code
 from erc_llm.calibration.select import decide_held_out
 from erc_llm.errors import ConfigError
-from erc_llm.metrics import Floats, bootstrap_over_dialogues, gold_surprise, paired_mean_difference
+from erc_llm.metrics import Floats, Integers, bootstrap_over_dialogues, gold_surprise, paired_mean_difference
 from erc_llm.predictions import Predictions, corpus_shift, read_predictions
 from erc_llm.recipes.crossfit_folds import LEFT_OUT_TABLE
 
@@ -46,17 +44,25 @@ def rows(paths: Mapping[str, Path]) -> Iterator[str]:
     base: Predictions | None = None
     tables = {name: read_folds(path) if path.is_dir() else read_predictions(path) for name, path in paths.items()}
     if any(path.is_dir() for path in paths.values()):
-        shared = set[tuple[str, str]].intersection(*(set(labelled_keys(table)) for table in tables.values()))
-        for name, table in tables.items():
-            tables[name] = on_rows(table, name, [key for key in table.keys if key in shared])
+        tables = on_shared_rows(tables)
     for name, table in tables.items():
-        shift = corpus_shift(table.info.training_prior, table.info.train_shares)
-        decided = decide_held_out(table, shift, "weighted_f1", calibrated=True)
-        decided = on_rows(decided, name, labelled_keys(table) if base is None else base.keys)
+        decided = on_rows(decide(table), name, labelled_keys(table) if base is None else base.keys)
         if base is not None and (decided.gold_index != base.gold_index).any():
             raise ConfigError(f"{name}: other gold labels than in the first table, so there is nothing to compare")
         yield row(name, decided, base)
         base = base or decided
+
+
+def on_shared_rows(tables: Mapping[str, Predictions]) -> dict[str, Predictions]:
+    """Each table, cut to the labelled rows that all of them have."""
+    shared = set[tuple[str, str]].intersection(*(set(labelled_keys(table)) for table in tables.values()))
+    return {name: on_rows(table, name, [k for k in table.keys if k in shared]) for name, table in tables.items()}
+
+
+def decide(table: Predictions) -> Predictions:
+    """The table, calibrated and decided for weighted F1 by what was fitted on other episodes than a row's."""
+    shift = corpus_shift(table.info.training_prior, table.info.train_shares)
+    return decide_held_out(table, shift, "weighted_f1", calibrated=True)
 
 
 def labelled_keys(table: Predictions) -> list[tuple[str, str]]:
@@ -100,10 +106,14 @@ def row(name: str, table: Predictions, base: Predictions | None) -> str:
         clusters = (base.dialogue_index, base.episode_index)
         better = [signed(difference(table, base, cluster, "weighted_f1")) for cluster in clusters]
         better.append(signed(difference(table, base, base.dialogue_index, "macro_f1")))
-        nats = (paired_mean_difference(_surprise(base), _surprise(table), cluster) for cluster in clusters)
-        better += [signed(lower, 1, 4) for lower in nats]
+        better += [lower_nll(table, base, cluster) for cluster in clusters]
     f1 = [percent(found.weighted_f1), *better[:2], percent(found.macro_f1), better[2]]
     return f"| {' | '.join([name, *f1, f'{_surprise(table).mean():.4f}', *better[3:]])} |"
+
+
+def lower_nll(table: Predictions, base: Predictions, cluster: Integers) -> str:
+    """By how many nats the mean NLL is lower than that of `base`, with an interval from whole clusters of rows."""
+    return signed(paired_mean_difference(_surprise(base), _surprise(table), cluster), 1, 4)
 
 
 def _surprise(table: Predictions) -> Floats:
@@ -126,33 +136,14 @@ def named_files(texts: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def of_arms(file: Path, out: Path) -> dict[str, Path]:
-    """The arms that have a table, with its path; the base arm first.
-
-    Raises:
-        ConfigError: The base arm has none.
-    """
-    arms = read_arms(file)
-    names = [arms.base, *(name for name in arms.arms if name != arms.base)]
-    paths = {name: path for name in names if (path := out / name / f"{CROSSFIT}.parquet").is_file()}
-    if arms.base not in paths:
-        raise ConfigError(f"{out / arms.base}: there is no {CROSSFIT}.parquet; the other arms are compared with it")
-    return paths
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; returns exit code 2 for a mistake of the user."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ingredients", description=__doc__)
-    parser.add_argument("tables", nargs="*", help="tables as NAME=FILE")
-    parser.add_argument("--arms", type=Path, help="YAML file of the arms, in place of tables")
-    parser.add_argument("--out", type=Path, help="folder of the arms' run directories")
+    parser.add_argument("tables", nargs="+", help="tables as NAME=FILE, or folders of folds as NAME=FOLDER")
     options = parser.parse_args(arguments)
-    if (options.arms is None) != (options.out is None) or (options.arms is None) == (not options.tables):
-        parser.error("give tables as NAME=FILE, or --arms and --out")
 
     def show() -> None:
-        named = named_files(options.tables)
-        print(HEADER, *rows(named or of_arms(options.arms, options.out)), sep="\n")
+        print(HEADER, *rows(named_files(options.tables)), sep="\n")
 
     return exit_code(show)
 

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import ingredient_costs
 from benchmarks.ablation import read_arms
+from benchmarks.measure import Ratio
 from erc_llm.errors import ConfigError
 
 ARMS = read_arms(Path(__file__).parents[2] / "benchmarks" / "ingredients.yaml")
@@ -28,7 +29,18 @@ def test_a_ratio_is_that_of_the_same_round() -> None:
         return {"tokens": tokens, "utterances": 10, "seconds": seconds}
 
     results = {"none": [run(1, 200), run(2, 200)], "words": [run(3, 300), run(4, 300)]}
-    assert [*ingredient_costs.rows(results, "none")] == [
+    costs = ingredient_costs.costs_of(results, "none")
+    assert [*ingredient_costs.rows(costs)] == [
         "| none | 20.0 | 1.00 | 10.00 | 1.00 (1.00 to 1.00) |",
         "| words | 30.0 | 1.50 | 3.33 | 2.50 (2.00 to 3.00) |",
     ]
+
+
+def test_written_costs_are_read_again(tmp_path: Path) -> None:
+    costs = {"words": ingredient_costs.Cost(30.0, 1.5, 3.3, Ratio((2.0, 3.0)))}
+    ingredient_costs.write_costs(tmp_path / "costs.json", costs)
+    assert ingredient_costs.read_costs(tmp_path / "costs.json") == costs
+    for text in ("{", "[]", '{"words": {"tokens": 1}}'):
+        (tmp_path / "costs.json").write_text(text)
+        with pytest.raises(ConfigError, match="expected the costs of arms"):
+            ingredient_costs.read_costs(tmp_path / "costs.json")

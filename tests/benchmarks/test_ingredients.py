@@ -22,13 +22,11 @@ def without_episode(table: Predictions, episode: str) -> Predictions:
     return Predictions.from_columns(table.info, {k: [values[i] for i in kept] for k, values in columns.items()})
 
 
-def test_arms_are_compared_with_the_plain_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arms = tmp_path / "arms.yaml"
-    arms.write_text("config: sample\nbudget: []\nbase: plain\narms: {other: [], plain: [], missing: []}\n")
+def test_tables_are_compared_with_the_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain = cross_fitted(0, CORPUS)
     for name in ("plain", "other"):
-        write_predictions(plain, tmp_path / name / "crossfit.parquet")
-    assert ingredients.main(["--arms", str(arms), "--out", str(tmp_path)]) == 0
+        write_predictions(plain, tmp_path / f"{name}.parquet")
+    assert ingredients.main([f"{name}={tmp_path / name}.parquet" for name in ("plain", "other")]) == 0
     first, second = rows_of(capsys.readouterr().out)
     expected = percent(evaluate(decide_by_others(plain, "weighted_f1"), draws=20).headline.weighted_f1.value)
     assert first[0] == "plain"
@@ -82,16 +80,6 @@ def test_a_stopped_cross_fitting_is_compared_on_what_its_finished_folds_left_out
     assert "expected the folds of a cross-fitting" in capsys.readouterr().err
 
 
-def test_a_missing_base_arm_is_the_users_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arms = tmp_path / "arms.yaml"
-    arms.write_text("config: sample\nbudget: []\nbase: plain\narms: {plain: []}\n")
-    assert ingredients.main(["--arms", str(arms), "--out", str(tmp_path)]) == 2
-    assert "the other arms are compared with it" in capsys.readouterr().err
-
-
-def test_tables_and_arms_are_not_mixed(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in ([], ["a=b.parquet", "--out", "x"], ["--arms", "x.yaml"]):
-        with pytest.raises(SystemExit) as ended:
-            ingredients.main(arguments)
-        assert ended.value.code == 2
-    assert "give tables as NAME=FILE, or --arms and --out" in capsys.readouterr().err
+def test_a_table_without_a_name_is_the_users_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ingredients.main(["a.parquet"]) == 2
+    assert "expected NAME=FILE" in capsys.readouterr().err
