@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.crossfitted import difference, percent, signed
@@ -54,9 +55,13 @@ def rows(paths: Mapping[str, Path]) -> Iterator[str]:
 
 
 def on_shared_rows(tables: Mapping[str, Predictions]) -> dict[str, Predictions]:
-    """Each table, cut to the labelled rows that all of them have."""
+    """Each table, cut to the labelled rows that all of them have, in the order of the first.
+
+    The order matters: episodes are divided by it into those that a calibration is fitted on and those that it is for.
+    """
     shared = set[tuple[str, str]].intersection(*(set(labelled_keys(table)) for table in tables.values()))
-    return {name: on_rows(table, name, [k for k in table.keys if k in shared]) for name, table in tables.items()}
+    keys = [key for key in next(iter(tables.values())).keys if key in shared]
+    return {name: on_rows(table, name, keys) for name, table in tables.items()}
 
 
 def decide(table: Predictions) -> Predictions:
@@ -73,6 +78,8 @@ def labelled_keys(table: Predictions) -> list[tuple[str, str]]:
 def read_folds(folder: Path) -> Predictions:
     """What the finished folds of a cross-fitting left out, as one table.
 
+    It states its folds, so that it is calibrated over episodes, as the table of all folds is, and not over dialogues.
+
     Raises:
         ConfigError: No fold is finished.
     """
@@ -83,7 +90,7 @@ def read_folds(folder: Path) -> Predictions:
     joined = {
         c: None if any(part[c] is None for part in parts) else [v for part in parts for v in part[c]] for c in parts[0]
     }
-    return Predictions.from_columns(tables[0].info, joined)
+    return Predictions.from_columns(replace(tables[0].info, folds=len(tables)), joined)
 
 
 def on_rows(table: Predictions, name: str, keys: Sequence[tuple[str, str]]) -> Predictions:
