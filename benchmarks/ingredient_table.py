@@ -67,7 +67,7 @@ def rows(arms: Arms, tables: Mapping[str, Predictions], costs: Mapping[str, Cost
 
 def _what(arms: Arms, name: str) -> str:
     fields = ", ".join(f"`{text}`" for text in arms.arms[name])
-    return f"{arms.notes[name].what}: {fields}" if name in arms.notes else fields
+    return f"{arms.notes[name].what} ({fields})" if name in arms.notes else fields
 
 
 def _cost(cost: Cost | None) -> list[str]:

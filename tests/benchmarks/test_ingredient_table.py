@@ -48,7 +48,7 @@ def test_every_arm_is_compared_on_its_own_rows(arms: Path, capsys: pytest.Captur
     ingredient_costs.write_costs(arms.parent / "costs.json", costs)
     assert ingredient_table.main([str(arms), "--out", str(arms.parent)]) == 0
     whole, stopped = rows_of(capsys.readouterr().out)
-    assert whole[:5] == ["`whole`", "fewer parameters: `lora.rank=4`", "1.50", "2.50 (2.00 to 3.00)", "600"]
+    assert whole[:5] == ["`whole`", "fewer parameters (`lora.rank=4`)", "1.50", "2.50 (2.00 to 3.00)", "600"]
     assert whole[-1] == "a paper: +1"
     assert whole[5] != whole[7]
     assert stopped[:4] == ["`stopped`", "", "", ""]
