@@ -20,13 +20,12 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.ingredients import HEADER, on_rows, row
-from benchmarks.neighbours import of_arm, shift_of
+from benchmarks.ingredients import HEADER, decide, on_rows, row
+from benchmarks.neighbours import of_arm
 from benchmarks.outcome import exit_code
 from erc_llm import read_corpus
 from erc_llm.build import training_view
 from erc_llm.calibration.neighbours import adapter_sha256, neighbourhood
-from erc_llm.calibration.select import decide_held_out
 from erc_llm.corpus import Dialogue
 from erc_llm.corpus.dialogues import LEFT_OUT
 from erc_llm.corpus.splits import episode_of
@@ -71,7 +70,7 @@ def lines(fold: Path, folder: Path, encoders: Sequence[str], share: float, seed:
     path = fold / LEFT_OUT_TABLE
     table = read_predictions(path)
     table = on_rows(table, str(path), [key for key in table.keys if key in asked])
-    base = decide_held_out(table, shift_of(table), "weighted_f1")
+    base = decide(table)
     rows, words = [row("no neighbours", base, None)], []
     for name, index in indices.items():
         found, sentence = of_arm(name, table, neighbourhood(index, table, left_out, states), base)

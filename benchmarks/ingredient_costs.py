@@ -104,7 +104,7 @@ def read_costs(path: Path) -> dict[str, Cost]:
         return {name: Cost(**{**cost, "time": Ratio(tuple(cost["time"]["values"]))}) for name, cost in found.items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(
-            f"{path}: expected the costs of arms; `python -m benchmarks.ingredient_costs --out {path}` writes them: "
+            f"{path}: expected the costs of arms; `python -m benchmarks.ingredient_costs` with --out writes them: "
             f"{error}"
         ) from error
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from benchmarks.ablation import CROSSFIT, Arms, read_arms
 from benchmarks.crossfitted import difference, signed
 from benchmarks.ingredient_costs import Cost, read_costs
-from benchmarks.ingredients import decide, lower_nll, on_rows, on_shared_rows, read_folds
+from benchmarks.ingredients import decide, lower_nll, on_shared_rows, read_folds
 from benchmarks.outcome import exit_code
 from erc_llm.errors import ConfigError
 from erc_llm.metrics import HeadlineMetric
@@ -55,19 +55,13 @@ def read_arm_tables(arms: Arms, out: Path) -> dict[str, Predictions]:
 
 def rows(arms: Arms, tables: Mapping[str, Predictions], costs: Mapping[str, Cost]) -> Iterator[str]:
     """The rows of the table, one for each arm but the base arm."""
-    decided: dict[frozenset[tuple[str, str]], Predictions] = {}  # the base arm, on the rows of each arm
     for name in (name for name in arms.arms if name in tables and name != arms.base):
         shared = on_shared_rows({arms.base: tables[arms.base], name: tables[name]})
-        keys = frozenset(shared[name].keys)
-        base = decided[keys] = decided.get(keys) or decide(shared[arms.base])
-        own = on_rows(decide(shared[name]), name, base.keys)
-        cells = [f"`{name}`", _what(arms, name), *_cost(costs.get(name)), *_differences(own, base)]
-        yield f"| {' | '.join([*cells, _published(arms, name)])} |"
-
-
-def _what(arms: Arms, name: str) -> str:
-    fields = ", ".join(f"`{text}`" for text in arms.arms[name])
-    return f"{arms.notes[name].what} ({fields})" if name in arms.notes else fields
+        base, own = decide(shared[arms.base]), decide(shared[name])
+        fields, note = ", ".join(f"`{text}`" for text in arms.arms[name]), arms.notes.get(name)
+        what, published = (fields, "") if note is None else (f"{note.what} ({fields})", note.literature)
+        cells = [f"`{name}`", what, *_cost(costs.get(name)), *_differences(own, base), published]
+        yield f"| {' | '.join(cells)} |"
 
 
 def _cost(cost: Cost | None) -> list[str]:
@@ -78,10 +72,6 @@ def _differences(own: Predictions, base: Predictions) -> list[str]:
     clusters = (base.dialogue_index, base.episode_index)
     f1 = [signed(difference(own, base, c, metric)) for metric in METRICS for c in clusters]
     return [f"{len(base):,}", *f1, *(lower_nll(own, base, cluster) for cluster in clusters)]
-
-
-def _published(arms: Arms, name: str) -> str:
-    return arms.notes[name].literature if name in arms.notes else ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

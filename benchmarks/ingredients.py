@@ -26,7 +26,7 @@ from benchmarks.outcome import exit_code
 from erc_llm.calibration.select import decide_held_out
 from erc_llm.errors import ConfigError
 from erc_llm.metrics import Floats, Integers, bootstrap_over_dialogues, gold_surprise, paired_mean_difference
-from erc_llm.predictions import Predictions, corpus_shift, read_predictions
+from erc_llm.predictions import Predictions, PriorShift, corpus_shift, read_predictions
 from erc_llm.recipes.crossfit_folds import LEFT_OUT_TABLE
 
 HEADER = (
@@ -66,8 +66,12 @@ def on_shared_rows(tables: Mapping[str, Predictions]) -> dict[str, Predictions]:
 
 def decide(table: Predictions) -> Predictions:
     """The table, calibrated and decided for weighted F1 by what was fitted on other episodes than a row's."""
-    shift = corpus_shift(table.info.training_prior, table.info.train_shares)
-    return decide_held_out(table, shift, "weighted_f1", calibrated=True)
+    return decide_held_out(table, shift_of(table), "weighted_f1")
+
+
+def shift_of(table: Predictions) -> PriorShift | None:
+    """The shift from the label distribution of training back to that of train."""
+    return corpus_shift(table.info.training_prior, table.info.train_shares)
 
 
 def labelled_keys(table: Predictions) -> list[tuple[str, str]]:

@@ -21,13 +21,13 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.ingredients import HEADER, on_rows, row
+from benchmarks.ingredients import HEADER, decide, labelled_keys, on_rows, row, shift_of
 from benchmarks.outcome import exit_code
 from erc_llm import read_corpus
 from erc_llm.calibration.neighbours import neighbourhood
-from erc_llm.calibration.select import Neighbourhood, calibrate, decide_held_out
+from erc_llm.calibration.select import Neighbourhood, calibrate
 from erc_llm.corpus import Dialogue
-from erc_llm.predictions import Predictions, PriorShift, corpus_shift, read_predictions
+from erc_llm.predictions import Predictions, read_predictions
 from erc_llm.retrieval.index import Index, build_index
 
 QUERIES, NEAREST, ROUNDS = 1000, 8, 5  # of the timed search; at most so many queries
@@ -40,14 +40,9 @@ def of_arm(name: str, table: Predictions, around: Neighbourhood, base: Predictio
         return row(name, base, base), f"{name}: no candidate lowers held-out NLL"
     column = dict(around.distributions)[chosen.k, chosen.temperature]
     right = (column.argmax(axis=1) == table.gold_index).mean()
-    decided = decide_held_out(table.with_neighbours(column, chosen.words), shift_of(table), "weighted_f1")
+    decided = decide(table.with_neighbours(column, chosen.words))
     words = f"{name}: weight {chosen.weight:.2f}, {chosen.words}; by themselves right in {100 * right:.1f} %"
     return row(name, decided, base), words
-
-
-def shift_of(table: Predictions) -> PriorShift | None:
-    """The shift from the label distribution of training back to that of train."""
-    return corpus_shift(table.info.training_prior, table.info.train_shares)
 
 
 def with_own_episode(index: Index, dialogues: Sequence[Dialogue]) -> Index:
@@ -74,9 +69,9 @@ def seconds(index: Index, texts: Sequence[str]) -> float:
 def lines(path: Path, folder: Path, encoders: Sequence[str]) -> Iterator[str]:
     """The lines of the report on a table of the labelled lines of a corpus."""
     table, corpus = read_predictions(path), read_corpus(folder)
-    table = on_rows(table, str(path), [k for k, g in zip(table.keys, table.gold_index, strict=True) if g >= 0])
+    table = on_rows(table, str(path), labelled_keys(table))
     train = corpus.split("train")
-    base = decide_held_out(table, shift_of(table), "weighted_f1")
+    base = decide(table)
     rows, words, times = [row("no neighbours", base, None)], [], []
     queries = [d.utterances[k].text for d in train for k in d.targets][:QUERIES]
     for encoder in encoders:
