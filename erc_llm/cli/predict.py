@@ -340,7 +340,7 @@ def calibrate(
         Literal["exact", "approximate"],
         typer.Option(
             help="With --neighbours ENCODER: how the index is searched. approximate is for hundreds of thousands of "
-            "lines, and needs pip install 'erc-llm[neighbours]'."
+            "lines, and needs pip install 'erc-llm\\[neighbours]'."
         ),
     ] = "exact",
     seed: Annotated[int, typer.Option(help="Random seed of the cross-validation folds.", min=0)] = 0,
