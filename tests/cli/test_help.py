@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
+from rich.text import Text
 
+from erc_llm.cli.app import app
 from tests.command_line import Command
 
 ROOT = Path(__file__).parents[2]
@@ -69,6 +72,15 @@ def test_every_command_has_its_help(command: str, erc: Command) -> None:
     done = erc(command, "--help")
     assert done.code == 0
     assert f" {command} [OPTIONS]" in done.out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_keeps_its_square_brackets(command: str) -> None:
+    """Help is rich markup: `[extra]` would be swallowed as a style unless it is escaped."""
+    parsed = typer.main.get_command(app).commands[command]  # type: ignore[attr-defined]
+    helps = [parsed.help, *(getattr(parameter, "help", None) for parameter in parsed.params)]
+    for text in filter(None, helps):
+        assert Text.from_markup(text).plain == text.replace("\\[", "[")
 
 
 def test_the_version(erc: Command) -> None:
