@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +29,9 @@ from tests.tiny_models import (
     save_tiny,
     wordpiece_tokenizer,
 )
+
+# A shell without job control starts background jobs deaf to ctrl-c, and what tests start would be deaf to it, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -38,6 +38,7 @@ def test_it_labels_a_conversation() -> None:
         assert sum(line.probabilities.values()) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_libraries_say_nothing_when_it_is_loaded_from_python() -> None:
     script = f"import erc_llm; erc_llm.load({str(FOLDER)!r})"
     done = subprocess.run([sys.executable, "-c", script], cwd=FOLDER.parents[1], capture_output=True, text=True)

@@ -12,6 +12,7 @@ Does not depend on: prompts, corpora, metrics.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -292,7 +293,7 @@ def _feeding(use_cpu: bool) -> dict[str, Any]:
     a CPU such processes would only take the cores from the model. Where processes are not forked (Windows, macOS), the
     functions that build trees cannot be handed to them.
     """
-    beside = 0 if use_cpu or sys.platform != "linux" else _WORKERS
+    beside = 0 if use_cpu or sys.platform != "linux" else min(_WORKERS, len(os.sched_getaffinity(0)))
     return {
         "dataloader_pin_memory": not use_cpu,
         "dataloader_num_workers": beside,

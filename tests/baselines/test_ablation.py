@@ -159,6 +159,7 @@ def _other_weights(tiny_bert: TinyModel, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_text_is_left_out_of_tables_that_were_there_already(erc: Command, tiny_bert: TinyModel, tmp_path: Path) -> None:
     command = ("baseline", _config(tiny_bert, tmp_path), "seed=3", "--ablate")
     assert erc(*command).code == 0

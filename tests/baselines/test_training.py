@@ -361,6 +361,7 @@ def test_a_finished_run_is_not_taken_for_one_in_another_precision(config: Baseli
         trained(asked("bf16"), resume=True)
 
 
+@pytest.mark.slow
 def test_a_kill_before_the_first_checkpoint_begins_anew(tiny_bert: TinyModel, tmp_path: Path) -> None:
     config = baseline_config(tiny_bert, tmp_path)
     assert _train_apart(config, tmp_path / "whole") == 0

@@ -60,7 +60,7 @@ def test_the_adapter_is_the_mean_of_those_of_the_last_steps(
     assert (largest_difference(plain.scored[-1], fitted.adapter) == 0) == (steps == 1)
 
 
-@pytest.mark.parametrize(("evaluations", "forward"), [(0, 8), (2, 7)])
+@pytest.mark.parametrize(("evaluations", "forward"), [pytest.param(0, 8, marks=pytest.mark.slow), (2, 7)])
 def test_a_killed_run_goes_on_to_the_same_mean(
     evaluations: int, forward: int, tiny_llama: TinyModel, tmp_path: Path
 ) -> None:

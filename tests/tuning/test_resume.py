@@ -83,16 +83,17 @@ def _checkpoints(run: Path) -> list[Path]:
 
 KILLS = [
     Kill("forward", 1),  # before the first checkpoint: starts anew
-    Kill("forward", 4),
     Kill("optimizer step", 3),
-    Kill("half optimizer.pt", 3),
-    Kill("half adapter", 3),
-    Kill("half state", 1),
     Kill("half state", 4),
 ]
+MORE_KILLS = [Kill("forward", 4), Kill("half optimizer.pt", 3), Kill("half adapter", 3), Kill("half state", 1)]
 
 
-@pytest.mark.parametrize("kill", KILLS, ids=lambda kill: f"{kill.what} {kill.number}")
+@pytest.mark.parametrize(
+    "kill",
+    [*KILLS, *(pytest.param(kill, marks=pytest.mark.slow) for kill in MORE_KILLS)],
+    ids=lambda kill: f"{kill.what} {kill.number}",
+)
 def test_a_killed_training_goes_on_to_the_same_adapter(kill: Kill, workshop: Workshop, tmp_path: Path) -> None:
     config = workshop.config(tmp_path, DROPOUT, evaluations=0)
     assert train_apart(config, kill=kill) == -signal.SIGKILL

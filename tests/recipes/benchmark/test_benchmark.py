@@ -139,6 +139,7 @@ def test_a_missing_encoder_is_known_before_anything_is_trained(place: Path, erc:
     assert not (place / "out").exists()
 
 
+@pytest.mark.slow
 def test_one_split_without_text(place: Path, erc: Command) -> None:
     systems = write_systems(place, ENCODER | {"seeds": [1]}, ENCODER | {"name": "other", "seeds": [2]})
     done = erc(

@@ -128,6 +128,7 @@ def test_a_damaged_table_is_predicted_anew(place: Path, erc: Command) -> None:
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_tables_of_a_healed_corpus_are_used_again(
     tiny_llama: TinyModel, tiny_bert: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, erc: Command
 ) -> None:

@@ -83,6 +83,7 @@ def test_the_tables_of_a_baseline_are_measured_like_any_other(baseline: Crossfit
         assert said.code == 0, said.err
 
 
+@pytest.mark.slow
 def test_a_finished_baseline_is_continued_to_the_same_tables(
     baseline: Crossfitted, tmp_path: Path, erc: Command
 ) -> None:
@@ -112,6 +113,7 @@ def test_a_baseline_run_of_the_same_name_is_refused_and_stays_as_it_is(
     refused(said, str(other), "name=")
 
 
+@pytest.mark.slow
 def test_the_text_can_be_left_out_of_all_tables_of_a_baseline(
     baseline: Crossfitted, tmp_path: Path, erc: Command
 ) -> None:
@@ -157,7 +159,7 @@ def test_a_single_baseline_is_decided_by_what_its_selection_split_gives(
     assert table.info.prior is not None, "its loss is weighted by class"
 
 
-@pytest.mark.parametrize("kind", BASELINES)
+@pytest.mark.parametrize("kind", ["emonet", pytest.param("encoder", marks=pytest.mark.slow)])
 def test_no_fold_of_a_baseline_depends_on_the_labels_that_it_leaves_out(
     kind: str, tiny_bert: TinyModel, corpus: Path, tmp_path: Path
 ) -> None:

@@ -108,6 +108,7 @@ def test_the_text_can_be_left_out_later(copied: Crossfitted, erc: Command) -> No
     assert not any(words in report for words in OPENINGS)
 
 
+@pytest.mark.slow
 def test_a_test_split_that_is_added_between_two_folds_is_taken_in(
     copied: Crossfitted, done: Crossfitted, tmp_path: Path
 ) -> None:
