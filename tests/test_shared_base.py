@@ -65,6 +65,7 @@ def test_what_cannot_share_a_base_is_refused(runs: list[Path], tiny_llama: TinyM
         erc_llm.load(runs[1], beside=first, overrides=["model.precision=bf16"])
 
 
+@pytest.mark.slow
 def test_an_export_with_other_weights_shares_no_base(runs: list[Path], tmp_path: Path) -> None:
     first, export = erc_llm.load(runs[0]), tmp_path / "export"
     erc_llm.export_run(runs[1], export, base="example/tiny", licence="apache-2.0", probes=1)

@@ -55,6 +55,7 @@ def test_the_benchmark_asks_a_server_of_its_own(
     assert re.fullmatch(r"\d+ \|", rows[0][5])
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_start_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ui_latency.main([str(tmp_path / "none")]) == 3
     assert "did not start" in capsys.readouterr().err

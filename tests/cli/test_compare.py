@@ -43,6 +43,7 @@ def test_real_runs_are_compared_and_written(erc: Command, tmp_path: Path) -> Non
         assert f"written: report/comparison.{suffix}" in done.out
 
 
+@pytest.mark.slow
 def test_cross_fitted_tables_are_evaluated_and_compared_as_decided(erc: Command) -> None:
     arms = [DOCS / "results" / "crossfit" / arm / "crossfit.parquet" for arm in ("none", "statistics")]
     done = erc("evaluate", arms[0], "--decide", "weighted_f1", "--draws", 100)

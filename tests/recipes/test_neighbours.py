@@ -139,6 +139,7 @@ def test_what_is_refused(mixed: Path, corpus: Path, erc: Command, tmp_path: Path
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_an_export_carries_them(mixed: Path, corpus: Path, tiny_llama: TinyModel, erc: Command, tmp_path: Path) -> None:
     away, out = tmp_path / "away", tmp_path / "t.parquet"
     done = erc("export", mixed, "--to", away, "--base", "example/tiny", "--licence", "apache-2.0")

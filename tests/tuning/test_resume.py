@@ -104,6 +104,7 @@ def test_a_killed_training_goes_on_to_the_same_adapter(kill: Kill, workshop: Wor
     _compare(run, workshop.reference(DROPOUT, 0))
 
 
+@pytest.mark.slow
 def test_a_killed_training_on_drawn_targets_and_all_labels_goes_on_to_the_same_adapter(
     workshop: Workshop, tmp_path: Path
 ) -> None:
@@ -143,6 +144,7 @@ def test_kills_at_random_moments_one_after_the_other(workshop: Workshop, tmp_pat
     _compare(run, workshop.reference(0.0, 0))
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_before_its_report_gets_it(workshop: Workshop, tmp_path: Path) -> None:
     config = workshop.config(tmp_path, 0.0, evaluations=0)
     assert train_apart(config) == 0
@@ -161,7 +163,7 @@ def test_a_kill_while_the_best_adapter_is_saved_leaves_no_litter(workshop: Works
     assert [path.name for path in (tmp_path / "tiny").iterdir() if path.name[0] == "."] == []
 
 
-@pytest.mark.parametrize("number", [3, 5])
+@pytest.mark.parametrize("number", [3, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_kill_while_the_run_directory_is_begun(number: int, workshop: Workshop, tmp_path: Path) -> None:
     """Before config.yaml has its name, and before manifest.json has."""
     config = workshop.config(tmp_path, DROPOUT, evaluations=0)
@@ -171,7 +173,11 @@ def test_a_kill_while_the_run_directory_is_begun(number: int, workshop: Workshop
     _compare(tmp_path / "tiny", workshop.reference(DROPOUT, 0))
 
 
-@pytest.mark.parametrize("knobs", [{"accumulation": 2}, {"gradient_checkpointing": True}], ids=lambda k: next(iter(k)))
+@pytest.mark.parametrize(
+    "knobs",
+    [{"accumulation": 2}, pytest.param({"gradient_checkpointing": True}, marks=pytest.mark.slow)],
+    ids=lambda k: next(iter(k)),
+)
 def test_a_killed_training_run_goes_on_with_less_memory_to_the_same_adapter(
     knobs: dict[str, Any], workshop: Workshop, tmp_path: Path
 ) -> None:
@@ -202,6 +208,7 @@ def test_an_accumulation_that_would_change_the_steps_is_refused(workshop: Worksh
     _compare(run, workshop.reference(0.0, 0))
 
 
+@pytest.mark.slow
 def test_without_a_checkpoint_any_accumulation_will_do(workshop: Workshop, tmp_path: Path) -> None:
     assert train_apart(workshop.config(tmp_path, 0.0, evaluations=0), kill=Kill("forward", 1)) == -signal.SIGKILL
     assert latest_checkpoint(tmp_path / "tiny") is None

@@ -89,6 +89,7 @@ def test_labels_that_come_later_are_taken_in_and_a_calibration_of_another_kind_i
     assert table.gold is not None
 
 
+@pytest.mark.slow
 def test_a_baseline_with_a_weighted_loss_is_decided_after_its_prior_is_taken_back(place: Path, erc: Command) -> None:
     """As a language model with balanced classes is; the answers as trained are shown too."""
     weighted = ENCODER | {"name": "emonet", "seeds": [1], "overrides": ["kind=emonet"]}
@@ -205,6 +206,7 @@ def test_what_there_is_to_score_is_known_before_anything_is_trained(
         refused(erc(*command), "aligned/train.jsonl")
 
 
+@pytest.mark.slow
 def test_a_split_that_one_version_lacks_is_scored_where_it_is(place: Path, erc: Command) -> None:
     systems = write_systems(place, ENCODER | {"seeds": [1]}, ENCODER | {"name": "other", "seeds": [2]})
     (place / "data" / "original" / "dev.jsonl").unlink()

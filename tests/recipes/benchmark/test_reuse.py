@@ -86,6 +86,7 @@ def test_a_training_in_the_place_of_an_average_is_left_alone(place: Path, erc: C
     refused(erc(*COMMAND), "llm-original-average: contains a training run, not an average, so it is not replaced")
 
 
+@pytest.mark.slow
 def test_what_is_written_is_used_again_though_classes_were_balanced(place: Path, erc: Command) -> None:
     balanced = ["scoring.decode=generate", "sampling.scheme=inverse_frequency", "sampling.allow_absent=true"]
     write_systems(place, ALONE | {"overrides": balanced}, OTHER)
