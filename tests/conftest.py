@@ -30,7 +30,7 @@ from tests.tiny_models import (
     wordpiece_tokenizer,
 )
 
-# A shell without job control starts background jobs deaf to ctrl-c, and what tests start would be deaf to it, too.
+# A shell without job control starts background jobs with SIGINT ignored, and what tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -1,4 +1,4 @@
-"""Devices: chooses device and precision, sets how memory is freed, and reads the rank of this process.
+"""Devices: chooses device and precision, sets how memory is freed, and tells cores and rank of this process.
 
 Input: a configuration's settings, and a launcher's environment. Output: a torch device, a dtype and the reason.
 Does not depend on: models.
@@ -205,6 +205,11 @@ def check_launcher() -> None:
                 "`accelerate launch --multi_gpu --num_processes N --no_python erc-llm train ...`, and use "
                 "model.quantisation=nf4 where a GPU is too small for the model"
             )
+
+
+def usable_cores() -> int:
+    """Number of cores that this process may use; a batch system may allow fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # Launchers set these variables for every process. `accelerate.PartialState` reads the same ones, but it also creates

@@ -19,7 +19,7 @@ from typing import IO, Any, cast
 from rich.console import Console
 
 from erc_llm.errors import ConfigError, ErcError, InternalError, RunError
-from erc_llm.models.devices import process_count
+from erc_llm.models.devices import process_count, usable_cores
 from erc_llm.recipes.console import prepare_scoring
 
 Job = Callable[..., None]
@@ -165,11 +165,6 @@ def visible_gpus() -> list[str]:
     if not names:
         return [str(i) for i in range(found)]
     return names if names[0].startswith("MIG-") else names[:found]
-
-
-def usable_cores() -> int:
-    """Number of cores that this process may use; a batch system may allow fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def jobs_at_once(jobs: int) -> int:

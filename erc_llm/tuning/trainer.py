@@ -12,7 +12,6 @@ Does not depend on: prompts, corpora, metrics.
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -29,7 +28,7 @@ from transformers.integrations import TensorBoardCallback, is_tensorboard_availa
 from trl import SFTConfig, SFTTrainer
 
 from erc_llm.errors import ConfigError, RunError, UserError
-from erc_llm.models.devices import gpu_peak, process_rank
+from erc_llm.models.devices import gpu_peak, process_rank, usable_cores
 from erc_llm.models.lr_schedules import LrSchedule, scheduler_name
 from erc_llm.runs.directory import CHECKPOINTS
 from erc_llm.trees.attention import forest_logits, require_tree_attention
@@ -289,11 +288,11 @@ _WORKERS = 2  # building the trees of a step takes a few hundredths of a second,
 def _feeding(use_cpu: bool) -> dict[str, Any]:
     """Arguments for how forests reach the device.
 
-    For a GPU other processes pack the next forests into pinned memory, from which they are copied while it computes. On
-    a CPU such processes would only take the cores from the model. Where processes are not forked (Windows, macOS), the
-    functions that build trees cannot be handed to them.
+    For a GPU other processes, no more than there are cores, pack the next forests into pinned memory, from which they
+    are copied while it computes. On a CPU such processes would only take the cores from the model. Where processes are
+    not forked (Windows, macOS), the functions that build trees cannot be handed to them.
     """
-    beside = 0 if use_cpu or sys.platform != "linux" else min(_WORKERS, len(os.sched_getaffinity(0)))
+    beside = 0 if use_cpu or sys.platform != "linux" else min(_WORKERS, usable_cores())
     return {
         "dataloader_pin_memory": not use_cpu,
         "dataloader_num_workers": beside,

@@ -26,6 +26,7 @@ COMMANDS = [
         "validate",
         "train",
         "crossfit",
+        "sweep",
         "average",
         "predict",
         "calibrate",

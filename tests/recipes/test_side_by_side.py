@@ -13,11 +13,11 @@ import pytest
 from rich.console import Console
 
 from erc_llm.errors import CorpusError, InternalError, RunError, UserError
+from erc_llm.models.devices import usable_cores
 from erc_llm.recipes.side_by_side import (
     jobs_at_once,
     prefixed_console,
     run_side_by_side,
-    usable_cores,
     visible_gpus,
 )
 

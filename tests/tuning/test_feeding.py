@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from pathlib import Path
 from typing import Any
@@ -54,3 +55,13 @@ def test_forests_packed_by_other_processes_train_the_same_adapter(
     assert there.watcher.losses == here.watcher.losses
     assert all(torch.equal(there.adapter[name], here.adapter[name]) for name in here.adapter)
     assert "fork" not in capfd.readouterr().err
+
+
+def test_no_more_processes_pack_than_there_are_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With more, torch warns that loading may slow down or freeze."""
+    if not trainer._feeding(use_cpu=False)["dataloader_num_workers"]:
+        pytest.skip("processes are not forked here")
+    for cores, workers in (({3}, 1), (set(range(16)), trainer._WORKERS)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: cores)
+        assert trainer._feeding(use_cpu=False)["dataloader_num_workers"] == workers
+    assert trainer._feeding(use_cpu=True)["dataloader_num_workers"] == 0
