@@ -83,7 +83,10 @@ def _precision(chosen: torch.device, precision: str) -> Iterator[Finding]:
     """Whether the device multiplies bf16, where it is asked for."""
     import torch
 
-    if precision != "bf16" or choose_precision("auto", chosen)[0] is torch.bfloat16:
+    if precision != "bf16":
+        return
+    best, reason = choose_precision("auto", chosen)
+    if best is torch.bfloat16:
         return
     if chosen.type == "cuda":
         major, minor = torch.cuda.get_device_capability(chosen)
@@ -93,5 +96,5 @@ def _precision(chosen: torch.device, precision: str) -> Iterator[Finding]:
         )
         yield Finding("error", "model.precision", found, "set model.precision=auto, or use an Ampere or newer GPU")
     else:
-        found = "bf16 was asked for, and this CPU emulates it, about eight times slower than fp32"
-        yield Finding("warning", "model.precision", found, "set model.precision=auto")
+        found = f"bf16 was asked for, and {reason}, so fp32 would be faster, in twice the memory"
+        yield Finding("warning", "model.precision", found, "set model.precision=auto if the memory suffices")

@@ -71,6 +71,7 @@ def test_bf16_on_a_cpu_that_emulates_it(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(torch.cpu, probe, lambda: False, raising=False)
     (finding,) = check_device("cpu", "bf16")
     assert finding.severity == "warning"
+    assert "this CPU has neither AMX nor AVX512-BF16, so fp32 would be faster" in finding.found
     assert devices.choose_precision("bf16", torch.device("cpu"))[0] is torch.bfloat16
 
 
