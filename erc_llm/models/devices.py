@@ -115,7 +115,7 @@ def bf16_time() -> float:
     finally:
         torch.set_num_threads(threads)
     bf16, fp32 = (median(found) for found in zip(*times[1:], strict=True))  # the first ones compile kernels
-    return bf16 / fp32
+    return float(bf16 / fp32)
 
 
 def dtype_name(dtype: torch.dtype) -> str:
