@@ -44,7 +44,7 @@ def measure(shape: str, corpus: str, place: Path, scenes: int, tokens: int, cons
         Job("write", "benchmarks.llama2_7b:write", {"shape": shape, "corpus": corpus, "folder": str(place)})
     )
     base, scene = place / "base", place / "scene.jsonl"
-    on_base = (f"model.base={base}", "model.device=cpu")
+    on_base = overrides(base)
     train = ["train", CONFIG, *on_base, f"corpus.path={corpus}", f"output={place}", "name=run", "training.epochs=1"]
     train += [f"training.max_scenes={scenes}", f"training.tokens_per_step={tokens}", "training.accumulation=1"]
     train += ["training.checkpoint_minutes=0", "training.evaluations=0", "training.log_every=1"]
@@ -73,6 +73,11 @@ def measure(shape: str, corpus: str, place: Path, scenes: int, tokens: int, cons
     }
 
 
+def overrides(base: str | Path) -> list[str]:
+    """Changes to the packaged configuration: this base, on the CPU, in the 16 bits that a plan counts."""
+    return [f"model.base={base}", "model.device=cpu", "model.precision=bf16"]
+
+
 def write(shape: str, corpus: str, folder: str) -> Result:
     """Write the base model, its tokenizer trained on the corpus, and one scene to predict."""
     from erc_llm.config import load_config
@@ -94,7 +99,7 @@ def load(base: str) -> Result:
     from erc_llm.config import load_config
     from erc_llm.models.adapters import attach_lora
 
-    config = load_config(CONFIG, [f"model.base={base}", "model.device=cpu"])
+    config = load_config(CONFIG, overrides(base))
     began = time.perf_counter()
     loaded = build_model(config)
     seconds = time.perf_counter() - began

@@ -96,5 +96,6 @@ def _precision(chosen: torch.device, precision: str) -> Iterator[Finding]:
         )
         yield Finding("error", "model.precision", found, "set model.precision=auto, or use an Ampere or newer GPU")
     else:
-        found = f"bf16 was asked for, and {reason}, so fp32 would be faster, in twice the memory"
-        yield Finding("warning", "model.precision", found, "set model.precision=auto if the memory suffices")
+        found = f"bf16 was asked for, and {reason}"
+        remedy = "set model.precision=auto, which is fp32 here: faster, in twice the memory"
+        yield Finding("warning", "model.precision", found, remedy)

@@ -1,4 +1,4 @@
-"""Which GPU a process takes, which launchers are refused, and what a process does with the memory that it frees."""
+"""Which GPU and precision a process takes, which launchers are refused, and what becomes of memory that it frees."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from erc_llm.errors import ConfigError, ModelError
+from erc_llm.models import devices
 from erc_llm.models.devices import check_launcher, choose_device, choose_precision, grow_segments, other_gpus
 
 BLOCK = 48  # MB: what is below 32 MB, glibc may learn to keep by itself
@@ -160,6 +161,52 @@ def test_auto_precision_of_a_gpu_is_by_its_generation(
     assert dtype is expected
     assert reason in found
     assert choose_precision("fp16", torch.device("cpu"))[0] is torch.float16
+
+
+AMX, AVX512 = "_is_amx_tile_supported", "_is_avx512_bf16_supported"  # probes of torch.cpu
+
+
+@pytest.mark.parametrize(
+    ("units", "time", "expected", "reason"),
+    [
+        ([AMX, AVX512], None, torch.bfloat16, "has AMX"),
+        ([AVX512], 0.6, torch.bfloat16, "has AVX512-BF16"),
+        ([AVX512], 1.6, torch.float32, "AVX512-BF16 is slower than fp32"),
+        ([], None, torch.float32, "neither AMX nor AVX512-BF16"),
+    ],
+)
+def test_auto_precision_is_bf16_only_where_the_cpu_multiplies_it_fast(
+    units: list[str], time: float | None, expected: torch.dtype, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for probe in (AMX, AVX512):
+        monkeypatch.setattr(torch.cpu, probe, lambda probe=probe: probe in units, raising=False)
+    monkeypatch.setattr(devices, "bf16_time", lambda: time)
+    dtype, found = choose_precision("auto", torch.device("cpu"))
+    assert dtype is expected
+    assert found.endswith(reason)
+
+
+def test_the_time_of_bf16_is_measured_on_one_thread_and_leaves_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, multiply, seen = torch.get_num_threads(), torch.nn.functional.linear, []
+
+    def product(rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        seen.append((torch.get_num_threads(), rows.dtype))
+        rows = rows.float()
+        for _ in range(5 if seen[-1][1] is torch.bfloat16 else 1):
+            made = multiply(rows, weights.float())
+        return made
+
+    monkeypatch.setattr(torch.nn.functional, "linear", product)
+    assert devices.bf16_time.__wrapped__() > 2  # bf16 has five products here
+    assert {threads for threads, _ in seen} == {1}
+    assert {dtype for _, dtype in seen} == {torch.bfloat16, torch.float32}
+    assert torch.get_num_threads() == before
+
+
+def test_auto_precision_without_the_probes_is_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    for probe in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.delattr(torch.cpu, probe, raising=False)
+    assert choose_precision("auto", torch.device("cpu"))[0] is torch.float32
 
 
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")

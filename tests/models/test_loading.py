@@ -14,9 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from erc_llm.errors import ModelError
-from erc_llm.models import devices
 from erc_llm.models import loading as models
-from erc_llm.models.devices import choose_device, choose_precision
+from erc_llm.models.devices import choose_device
 from erc_llm.models.loading import load_base_model, load_tokenizer, resolve_base_model, resolve_encoder
 from tests.hub_server import serve_hub
 from tests.tiny_models import TinyModel
@@ -59,52 +58,6 @@ def test_attention_and_bf16_reach_the_model(tiny_llama: TinyModel) -> None:
     assert loaded.dtype is torch.bfloat16
     assert loaded.model.dtype is torch.bfloat16
     assert loaded.model.config._attn_implementation == "eager"
-
-
-AMX, AVX512 = "_is_amx_tile_supported", "_is_avx512_bf16_supported"  # probes of torch.cpu
-
-
-@pytest.mark.parametrize(
-    ("units", "time", "expected", "reason"),
-    [
-        ([AMX, AVX512], None, torch.bfloat16, "has AMX"),
-        ([AVX512], 0.6, torch.bfloat16, "has AVX512-BF16"),
-        ([AVX512], 1.6, torch.float32, "AVX512-BF16 is slower than fp32"),
-        ([], None, torch.float32, "neither AMX nor AVX512-BF16"),
-    ],
-)
-def test_auto_precision_is_bf16_only_where_the_cpu_multiplies_it_fast(
-    units: list[str], time: float | None, expected: torch.dtype, reason: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for probe in (AMX, AVX512):
-        monkeypatch.setattr(torch.cpu, probe, lambda probe=probe: probe in units, raising=False)
-    monkeypatch.setattr(devices, "bf16_time", lambda: time)
-    dtype, found = choose_precision("auto", torch.device("cpu"))
-    assert dtype is expected
-    assert found.endswith(reason)
-
-
-def test_the_time_of_bf16_is_measured_on_one_thread_and_leaves_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    before, multiply, seen = torch.get_num_threads(), torch.nn.functional.linear, []
-
-    def product(rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        seen.append((torch.get_num_threads(), rows.dtype))
-        rows = rows.float()
-        for _ in range(5 if seen[-1][1] is torch.bfloat16 else 1):
-            made = multiply(rows, weights.float())
-        return made
-
-    monkeypatch.setattr(torch.nn.functional, "linear", product)
-    assert devices.bf16_time.__wrapped__() > 2  # bf16 has five products here
-    assert {threads for threads, _ in seen} == {1}
-    assert {dtype for _, dtype in seen} == {torch.bfloat16, torch.float32}
-    assert torch.get_num_threads() == before
-
-
-def test_auto_precision_without_the_probes_is_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
-    for probe in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
-        monkeypatch.delattr(torch.cpu, probe, raising=False)
-    assert choose_precision("auto", torch.device("cpu"))[0] is torch.float32
 
 
 def test_each_process_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,8 +71,19 @@ def test_bf16_on_a_cpu_that_emulates_it(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(torch.cpu, probe, lambda: False, raising=False)
     (finding,) = check_device("cpu", "bf16")
     assert finding.severity == "warning"
-    assert "this CPU has neither AMX nor AVX512-BF16, so fp32 would be faster" in finding.found
+    assert finding.found.endswith("this CPU has neither AMX nor AVX512-BF16")
     assert devices.choose_precision("bf16", torch.device("cpu"))[0] is torch.bfloat16
+
+
+def test_bf16_on_a_cpu_where_fp32_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
+    monkeypatch.setattr(devices, "bf16_time", lambda: 1.6)
+    (finding,) = check_device("cpu", "bf16")
+    assert (finding.severity, finding.where) == ("warning", "model.precision")
+    assert finding.found.endswith("this CPU's AVX512-BF16 is slower than fp32")
+    monkeypatch.setattr(devices, "bf16_time", lambda: 0.6)
+    assert check_device("cpu", "bf16") == []
 
 
 def test_several_gpus_are_told(old_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
